@@ -1,0 +1,21 @@
+import type { Options } from 'tsup';
+
+/**
+ * One build for every library package: ESM and CommonJS from the front door `src/index.ts`. Types are a second run,
+ * `tsup --dts-only`: they take twenty times as long, and running the program does not need them.
+ */
+export function libraryBuild(overrides: Options = {}): Options {
+  return {
+    entry: ['src/index.ts'],
+    format: ['esm', 'cjs'],
+    target: 'es2022',
+    platform: 'node',
+    tsconfig: '../../tsconfig.build.json',
+    shims: true, // import.meta.url in the CommonJS build: a native addon is found relative to it
+    splitting: false, // one file per format, so neither run leaves stale chunks behind
+    sourcemap: true,
+    clean: false, // the two runs share dist/
+    silent: true,
+    ...overrides,
+  };
+}
