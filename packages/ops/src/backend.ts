@@ -1,0 +1,102 @@
+import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
+import type { UnavailableReason } from './int-flash-error.js';
+
+export const BACKEND_NAMES = ['cuda', 'cpu', 'portable'] as const;
+/** `cuda`: NVIDIA GPU addon. `cpu`: native CPU addon. `portable`: TypeScript, runs wherever Node does. */
+export type BackendName = (typeof BACKEND_NAMES)[number];
+
+export interface BackendStatus {
+  readonly name: BackendName;
+  readonly available: boolean;
+  /** One sentence: what it runs on, or why it cannot. */
+  readonly detail: string;
+  /** Set when unavailable. */
+  readonly reason?: UnavailableReason;
+  /** What to do about it, when unavailable. */
+  readonly hint?: string;
+  /** The instruction set in use, e.g. `avx512-vnni`, `avx2`, `neon`, `portable-cpp`, `typescript`; `sm_90` on CUDA. */
+  readonly isa?: string;
+  readonly threads?: number;
+}
+
+/**
+ * A layer's keys and values of one sequence, as the runtime's cache holds them; [kvHeads, capacity, headDim] each.
+ * Only the first `length` tokens of each head are read.
+ *
+ * - `int8`: codes in [-127, 127]; `int4`: two codes in [-7, 7] a byte, low nibble first (quant's packInt4).
+ * - Key row j of head h stands for `codes · keyScales[h · capacity + j]`, minus a vector that is the same for every key
+ *   of the head (smooth-K), to which softmax is blind. Value rows stand for `codes · valueScales[h · capacity + j]`.
+ */
+export type KvCacheView = {
+  readonly kvHeads: number;
+  readonly capacity: number;
+  readonly headDim: number;
+  readonly length: number;
+} & (
+  | { readonly type: 'fp32'; readonly keys: Float32Array; readonly values: Float32Array }
+  | {
+      readonly type: 'int8';
+      readonly keys: Int8Array;
+      readonly values: Int8Array;
+      readonly keyScales: Float32Array;
+      readonly valueScales: Float32Array;
+    }
+  | {
+      readonly type: 'int4';
+      readonly keys: Uint8Array;
+      readonly values: Uint8Array;
+      readonly keyScales: Float32Array;
+      readonly valueScales: Float32Array;
+    }
+);
+
+/** Causal attention of the last `tokens` positions of a sequence against its cache, their own keys included (bottom-right). */
+export interface CacheAttentionArgs {
+  /** [tokens, heads, headDim], float32, finite. */
+  readonly query: Float32Array;
+  readonly tokens: number;
+  readonly heads: number;
+  readonly cache: KvCacheView;
+  readonly scale: number;
+  /** Keys to the left of the diagonal that stay visible; Infinity = all. */
+  readonly windowLeft: number;
+  /** 0 = off. */
+  readonly softcap: number;
+}
+
+/** Weights of y = W·x + bias; W is [rows, cols], row-major. */
+export type LinearWeights = { readonly rows: number; readonly cols: number; readonly bias?: Float32Array | undefined } & (
+  | { readonly type: 'fp32'; readonly weights: Float32Array }
+  /** One scale a row; activations are quantized per token at run time (W8A8). */
+  | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }
+);
+
+/** A linear layer whose weights the backend holds in the layout it likes best. */
+export interface Linear {
+  readonly rows: number;
+  readonly cols: number;
+  /**
+   * @param input [tokens, cols], float32, finite.
+   * @param out   [tokens, rows]; allocated when absent.
+   */
+  forwardSync(input: Float32Array, tokens: number, out?: Float32Array): Float32Array;
+  /** Frees the weights; twice is a no-op, use afterwards throws `ERR_DISPOSED`. */
+  dispose(): void;
+}
+
+/** The operations a backend implements. All of them expect judged arguments (attention-args.ts). */
+export interface Backend {
+  readonly name: BackendName;
+  status(): BackendStatus;
+  /** Copies what it needs of the caller's memory before returning the promise; rejects with `signal.reason` when aborted. */
+  attention(plan: AttentionPlan, signal?: AbortSignal): Promise<AttentionResult>;
+  attentionSync(plan: AttentionPlan): AttentionResult;
+  quantizedAttention(plan: QuantizedAttentionPlan, signal?: AbortSignal): Promise<AttentionResult>;
+  quantizedAttentionSync(plan: QuantizedAttentionPlan): AttentionResult;
+  /** One layer of a decoding or prefilling step. `out` is [tokens, heads, headDim]; allocated when absent. */
+  cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array;
+  /** Copies the weights. */
+  createLinear(weights: LinearWeights): Linear;
+  /** Bytes of memory outside the JS heap that live objects of this backend hold; 0 once all are disposed. */
+  liveBytes(): number;
+}

@@ -1,0 +1,38 @@
+export { ATTENTION_OPTION_KEYS, judgeAttention, judgeQuantizedAttention } from './attention-args.js';
+export {
+  type AttentionGeometry,
+  type AttentionPlan,
+  type AttentionResult,
+  type CausalAlignment,
+  type CodeOperand,
+  type FloatOperand,
+  type MaskOperand,
+  PRECISIONS,
+  type Precision,
+  type QuantizedAttentionPlan,
+  type RowStrides,
+  type SequenceSpan,
+  type TensorLayout,
+} from './attention-plan.js';
+export {
+  BACKEND_NAMES,
+  type Backend,
+  type BackendName,
+  type BackendStatus,
+  type CacheAttentionArgs,
+  type KvCacheView,
+  type Linear,
+  type LinearWeights,
+} from './backend.js';
+export { checkBuffer } from './buffer-check.js';
+export {
+  bfloat16BitsToNumber,
+  type FloatType,
+  fromFloat32,
+  numberToBfloat16Bits,
+  toFloat32,
+} from './float-formats.js';
+export { float16BitsToNumber, numberToFloat16Bits } from './float16-bits.js';
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, IntFlashError, type UnavailableReason } from './int-flash-error.js';
+export { checkBoolean, checkChoice, checkInteger, checkNumber, checkOptions, checkSignal } from './option-check.js';
+export { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorData, type TensorLike, tensor } from './tensor.js';

@@ -1,0 +1,64 @@
+import { IntFlashError } from './int-flash-error.js';
+import { describe } from './tensor.js';
+
+/** Rejects anything but a plain options object whose keys are all `known`: a misspelled option must not be dropped silently. */
+export function checkOptions(options: unknown, known: readonly string[], name: string): Record<string, unknown> {
+  if (options === undefined) return {};
+  if (typeof options !== 'object' || options === null || Array.isArray(options) || ArrayBuffer.isView(options)) {
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an object, got ${describe(options)}`);
+  }
+  for (const key of Object.keys(options)) {
+    if (!known.includes(key)) {
+      throw new IntFlashError('ERR_ARG_RANGE', `Expected ${name} to hold only known keys, got "${key.slice(0, 60)}"`, {
+        hint: `Known keys: ${known.join(', ')}.`,
+      });
+    }
+  }
+  return { ...options } as Record<string, unknown>; // one read of every getter
+}
+
+/** A finite number inside [min, max], or `fallback` when absent. */
+export function checkNumber(value: unknown, name: string, fallback: number, min: number, max: number): number {
+  if (value === undefined) return fallback;
+  if (typeof value !== 'number')
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a number, got ${describe(value)}`);
+  if (!(value >= min && value <= max))
+    throw new IntFlashError('ERR_ARG_RANGE', `Expected ${name} to be in [${min}, ${max}], got ${value}`);
+  return value;
+}
+
+/** An integer inside [min, max], or `fallback` when absent. */
+export function checkInteger(value: unknown, name: string, fallback: number, min: number, max: number): number {
+  const number = checkNumber(value, name, fallback, min, max);
+  if (!Number.isInteger(number))
+    throw new IntFlashError('ERR_ARG_RANGE', `Expected ${name} to be an integer, got ${number}`);
+  return number;
+}
+
+export function checkBoolean(value: unknown, name: string, fallback: boolean): boolean {
+  if (value === undefined) return fallback;
+  if (typeof value !== 'boolean')
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a boolean, got ${describe(value)}`);
+  return value;
+}
+
+/** One of a fixed list of strings, or `fallback` when absent. */
+export function checkChoice<T extends string>(value: unknown, name: string, choices: readonly T[], fallback: T): T {
+  if (value === undefined) return fallback;
+  if (typeof value !== 'string')
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a string, got ${describe(value)}`);
+  if (!(choices as readonly string[]).includes(value)) {
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected ${name} to be one of ${choices.join(', ')}, got ${describe(value)}`,
+    );
+  }
+  return value as T;
+}
+
+export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {
+  if (value === undefined) return undefined;
+  if (!(value instanceof AbortSignal))
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an AbortSignal, got ${describe(value)}`);
+  return value;
+}
