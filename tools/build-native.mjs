@@ -1,0 +1,103 @@
+#!/usr/bin/env node
+// Builds a package's native addon with cmake-js:  node tools/build-native.mjs packages/kernels-cpu
+// The package holds CMakeLists.txt, native/** and, in package.json, `"binary": {"napi_versions": [8]}`: with that, cmake-js
+// takes the headers from node-api-headers instead of downloading Node's. CMake is told CMAKE_JS_INC (node-api-headers and
+// node-addon-api), CMAKE_JS_LIB and CMAKE_JS_SRC. The result is build/Release/*.node.
+// Not a lifecycle script: installing runs nobody's code, and a machine without a compiler still has the portable backend.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { root, runTool, say } from './process.mjs';
+import { contentHash, readStamp, writeStamp } from './stamp.mjs';
+
+/**
+ * @param {string} packageDir  relative to the repository root
+ * @param {{ retryFailed?: boolean }} [options] retryFailed: compile again although these very sources failed before
+ * @returns {Promise<{ state: 'fresh' | 'built' | 'skipped' | 'failed', message?: string, log?: string }>}
+ *   `message` is one line for the person at the terminal; `log` is the compiler's output
+ */
+export async function buildNative(packageDir, { retryFailed = true } = {}) {
+  const directory = resolve(root, packageDir);
+  const name = relative(root, directory);
+  const sources = [join(directory, 'CMakeLists.txt'), join(directory, 'native')];
+  if (!sources.every((path) => existsSync(path))) {
+    return { state: 'skipped', message: `${name} has no native sources yet: using the portable TypeScript backend.` };
+  }
+
+  const stampFile = join(directory, 'build', 'native-stamp');
+  const stamp = contentHash(sources);
+  const last = readStamp(stampFile);
+  if (last === stamp && hasAddon(directory)) return { state: 'fresh' };
+  const failedMessage = `${name}: the native sources did not compile here; using the portable TypeScript backend. \`npm run build\` shows the errors.`;
+  if (last === `failed ${stamp}` && !retryFailed) return { state: 'failed', message: failedMessage };
+
+  const missing = missingTools();
+  if (missing.length > 0) {
+    const message = `No ${missing.join(', no ')} here: using the portable TypeScript backend, which is slower. For the native one: ${installHint()}`;
+    return { state: 'skipped', message };
+  }
+
+  say('compiling the native addon…');
+  const args = ['compile', '--directory', directory, '--config', 'Release', '--parallel', String(availableParallelism())];
+  const { status, output } = await runTool('cmake-js/bin/cmake-js', args);
+  const built = status === 0 && hasAddon(directory);
+  writeStamp(stampFile, built ? stamp : `failed ${stamp}`);
+  return built ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
+}
+
+function hasAddon(directory) {
+  const release = join(directory, 'build', 'Release');
+  return existsSync(release) && readdirSync(release).some((file) => file.endsWith('.node'));
+}
+
+/** What a build needs and this machine lacks, in words. On Windows cmake-js itself finds Visual Studio. */
+function missingTools() {
+  const missing = [];
+  if (!runs('cmake')) missing.push('cmake');
+  if (process.platform === 'win32') return missing;
+  const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find(runs);
+  if (!compiler || !compilesCxx17(compiler)) missing.push('C++17 compiler');
+  if (!runs('make') && !runs('ninja')) missing.push('make');
+  return missing;
+}
+
+function runs(tool) {
+  return spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
+}
+
+function compilesCxx17(compiler) {
+  const input = '#include <string_view>\nint main() { if constexpr (sizeof(std::string_view) > 0) return 0; }\n';
+  return (
+    spawnSync(compiler, ['-std=c++17', '-fsyntax-only', '-x', 'c++', '-'], {
+      input,
+      stdio: ['pipe', 'ignore', 'ignore'],
+    }).status === 0
+  );
+}
+
+function installHint() {
+  if (process.platform === 'darwin') return '`xcode-select --install && brew install cmake`';
+  if (process.platform === 'win32') return 'install Visual Studio Build Tools and CMake';
+  const commands = {
+    'apt-get': 'apt-get install g++ cmake make',
+    dnf: 'dnf install gcc-c++ cmake make',
+    pacman: 'pacman -S gcc cmake make',
+    apk: 'apk add g++ cmake make',
+  };
+  return `\`${commands[Object.keys(commands).find(runs) ?? 'apt-get']}\``;
+}
+
+if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const packageDir = process.argv[2];
+  if (!packageDir) {
+    say('Expected a package directory, as in: node tools/build-native.mjs packages/kernels-cpu');
+    process.exitCode = 2;
+  } else {
+    const { state, message, log } = await buildNative(packageDir);
+    if (log) process.stderr.write(log);
+    if (message) say(message);
+    process.exitCode = state === 'failed' ? 1 : 0;
+  }
+}

@@ -1,0 +1,77 @@
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { prepare } from '../phases/prepare.mjs';
+import { runNode, runTool } from '../process.mjs';
+import { cacheDir } from '../stamp.mjs';
+import { countTests } from './count-tests.mjs';
+
+/** Each check is one test to the count: it passes or it fails. */
+const CHECKS = {
+  lint: () => runTool('@biomejs/biome/bin/biome', ['check', '--diagnostic-level=warn', '.']),
+  layers: () => runNode(['tools/checks/check-layers.mjs']),
+  docs: () => runNode(['tools/checks/check-docs.mjs']),
+  typecheck: () =>
+    runTool('typescript/bin/tsc', ['--project', 'tsconfig.json', '--incremental', '--tsBuildInfoFile', join(cacheDir, 'tsc.tsbuildinfo')]),
+  packaging: () => runNode(['tools/checks/check-packaging.mjs']),
+};
+
+/** Everything that needs no GPU: build, checks, tests. @returns the exit status */
+export async function testEverything({ packaging = false } = {}) {
+  const total = { passed: 0, failed: 0, skipped: 0 };
+  add(total, await runBuild(packaging ? 'js+types' : 'js'));
+  add(total, await runChecks(['lint', 'layers', 'docs', 'typecheck', ...(packaging ? ['packaging'] : [])]));
+  add(total, await runVitest('unit', []));
+  return conclude(total);
+}
+
+/** `npm test -- packages/quant -t rounding`: only vitest, with these arguments. @returns the exit status */
+export async function testSome(project, args) {
+  await prepare({ native: 'optional' });
+  return conclude(await runVitest(project, args));
+}
+
+/** @param {(keyof typeof CHECKS)[]} names */
+export async function runChecks(names) {
+  const total = { passed: 0, failed: 0, skipped: 0 };
+  const running = names.map(async (name) => ({ name, ...(await CHECKS[name]()) }));
+  for (const { name, status, output } of await Promise.all(running)) add(total, report(name, status === 0, output));
+  return total;
+}
+
+async function runBuild(what) {
+  try {
+    await prepare({ native: 'required', build: what });
+    return report('build', true, '');
+  } catch (error) {
+    if (error?.name !== 'PhaseError') throw error;
+    return report('build', false, error.message);
+  }
+}
+
+async function runVitest(project, args) {
+  const report = join(cacheDir, `vitest-${project}.json`);
+  mkdirSync(cacheDir, { recursive: true });
+  rmSync(report, { force: true }); // a report left by another run must not be counted
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  const { status } = await runTool('vitest/vitest.mjs', ['run', '--project', project, ...reporters, ...args], {
+    inherit: true,
+  });
+  return countTests(report, status);
+}
+
+function report(name, passed, output) {
+  const shown = passed ? '' : `\n${output.trimEnd()}\n`;
+  console.log(`${passed ? '✓' : '✗'} ${name}${shown}`);
+  return { passed: passed ? 1 : 0, failed: passed ? 0 : 1, skipped: 0 };
+}
+
+function add(total, { passed, failed, skipped }) {
+  total.passed += passed;
+  total.failed += failed;
+  total.skipped += skipped;
+}
+
+function conclude({ passed, failed, skipped }) {
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
+  return failed > 0 ? 1 : 0;
+}

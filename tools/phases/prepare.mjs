@@ -1,0 +1,29 @@
+import { buildNative } from '../build-native.mjs';
+import { PhaseError, say } from '../process.mjs';
+import { buildPackages } from './build-packages.mjs';
+import { installDependencies } from './install-dependencies.mjs';
+import { oneAtATime } from './one-at-a-time.mjs';
+
+/** Packages with a native half that needs nothing beyond a C++ compiler. */
+const NATIVE_PACKAGES = ['packages/kernels-cpu'];
+
+/**
+ * Brings the working tree to where a job can run.
+ * @param {object} wanted
+ * @param {'optional' | 'required'} [wanted.native] `required`: sources that do not compile are an error; a missing
+ *   compiler never is, because the portable TypeScript backend serves then
+ * @param {'js' | 'js+types'} [wanted.build] what to build of the TypeScript
+ */
+export async function prepare({ native, build } = {}) {
+  await oneAtATime(async () => {
+    await installDependencies();
+    if (native) for (const directory of NATIVE_PACKAGES) await prepareNative(directory, native);
+    if (build) await buildPackages(build);
+  });
+}
+
+async function prepareNative(directory, native) {
+  const result = await buildNative(directory, { retryFailed: native === 'required' });
+  if (result.state === 'failed' && native === 'required') throw new PhaseError(`${result.log}\n${result.message}`);
+  if (result.message) say(result.message);
+}
