@@ -40,7 +40,15 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
   }
 
   say('compiling the native addon…');
-  const args = ['compile', '--directory', directory, '--config', 'Release', '--parallel', String(availableParallelism())];
+  const args = [
+    'compile',
+    '--directory',
+    directory,
+    '--config',
+    'Release',
+    '--parallel',
+    String(availableParallelism()),
+  ];
   const { status, output } = await runTool('cmake-js/bin/cmake-js', args);
   const built = status === 0 && hasAddon(directory);
   writeStamp(stampFile, built ? stamp : `failed ${stamp}`);

@@ -31,7 +31,11 @@ const JOBS = {
     const { prepare } = await import('./phases/prepare.mjs');
     const { runTool } = await import('./process.mjs');
     await prepare();
-    return (await runTool('@biomejs/biome/bin/biome', ['check', '--write', ...(args.length > 0 ? args : ['.'])], { inherit: true })).status;
+    return (
+      await runTool('@biomejs/biome/bin/biome', ['check', '--write', ...(args.length > 0 ? args : ['.'])], {
+        inherit: true,
+      })
+    ).status;
   },
 };
 

@@ -69,7 +69,8 @@ function mentionedPaths(prose) {
     for (const match of line.matchAll(/`([^`]+)`/g)) {
       const target = match[1].replace(/^\.\//, '').replace(/:\d+(-\d+)?$/, '');
       const isPath =
-        /^[\w.*{},-]+(\/[\w.*{},-]+)+\/?$/.test(target) && (topLevel.has(target.split('/')[0]) || /^(src|test|native|kernels|bench)\//.test(target));
+        /^[\w.*{},-]+(\/[\w.*{},-]+)+\/?$/.test(target) &&
+        (topLevel.has(target.split('/')[0]) || /^(src|test|native|kernels|bench)\//.test(target));
       if (isPath || SOURCE_NAME.test(target)) found.push({ target, line: index + 1 });
     }
   }
@@ -90,11 +91,13 @@ function exists(target, document) {
 /** `packages/*\/test/x.{h,cc}`: a pattern is true when some file fits it. */
 function matchesSomething(base, pattern) {
   const prefix = relative(root, base).replaceAll('\\', '/');
-  const source = (prefix ? `${prefix}/${pattern}` : pattern).replace(/[.+^$()|[\]\\]/g, '\\$&').replace(/\*\*\/?|\*|\{[^}]*\}/g, (token) => {
-    if (token.startsWith('**')) return '.*';
-    if (token === '*') return '[^/]*';
-    return `(${token.slice(1, -1).split(',').join('|')})`;
-  });
+  const source = (prefix ? `${prefix}/${pattern}` : pattern)
+    .replace(/[.+^$()|[\]\\]/g, '\\$&')
+    .replace(/\*\*\/?|\*|\{[^}]*\}/g, (token) => {
+      if (token.startsWith('**')) return '.*';
+      if (token === '*') return '[^/]*';
+      return `(${token.slice(1, -1).split(',').join('|')})`;
+    });
   const fits = new RegExp(`^${source}(/|$)`);
   return files.some((path) => fits.test(path));
 }
@@ -107,8 +110,10 @@ function checkCommands(path, { language, line, lines }) {
     const command = text.replace(/^\s*\$\s*/, '').replace(/#.*$/, '');
     for (const match of command.matchAll(/\b(?:npm|pnpm)\s+(?:run\s+)?(?:-\S+\s+)*([\w:-]+)/g)) {
       const [whole, name] = match;
-      const isScript = /\srun\s/.test(whole) || ['test', 'start'].includes(name) || (/^pnpm/.test(whole) && /:/.test(name));
-      if (isScript && !Object.hasOwn(scripts, name)) problems.push(`${where} runs \`${whole}\`, but package.json has no script ${name}`);
+      const isScript =
+        /\srun\s/.test(whole) || ['test', 'start'].includes(name) || (/^pnpm/.test(whole) && /:/.test(name));
+      if (isScript && !Object.hasOwn(scripts, name))
+        problems.push(`${where} runs \`${whole}\`, but package.json has no script ${name}`);
     }
     for (const [, script] of command.matchAll(/\bnode\s+([\w./-]+\.[mc]?js)\b/g)) {
       if (!exists(script, path)) problems.push(`${where} runs ${script}, which does not exist`);

@@ -17,7 +17,9 @@ for (const directory of workspacePackages()) {
   const home = join(root, directory);
   const layer = directory.startsWith('apps') ? 'apps' : basename(directory);
   checkManifest(home, layer);
-  for (const path of ['src', 'test', 'bench', 'native', 'kernels'].flatMap((folder) => filesBelow(join(home, folder)))) {
+  for (const path of ['src', 'test', 'bench', 'native', 'kernels'].flatMap((folder) =>
+    filesBelow(join(home, folder)),
+  )) {
     checkName(path);
     const text = readFileSync(path, 'utf8');
     if (/\.(ts|mts|cts|tsx|mjs|js|cc|cu|cuh|h|hpp|cpp)$/.test(path)) checkLength(path, text);
@@ -39,7 +41,9 @@ function checkImports(path, text, home, layer) {
     const [, name, behind] = /^@int-flash\/([^/]+)(\/.*)?$/.exec(specifier) ?? [];
     if (name) {
       if (behind && behind !== '/package.json') {
-        problems.push(`${where} imports ${specifier}: what lies behind a front door may move; import @int-flash/${name}`);
+        problems.push(
+          `${where} imports ${specifier}: what lies behind a front door may move; import @int-flash/${name}`,
+        );
       }
       const why = layerProblem(layer, name, inTest);
       if (why) problems.push(`${where} imports ${specifier}: ${why}`);
@@ -74,7 +78,9 @@ function checkFrontDoor(path, text) {
   const rest = code.replace(/export\s+(type\s+)?\{[^}]*\}(\s*from\s*['"][^'"]+['"])?\s*;/g, '').trim();
   if (rest) {
     const first = rest.split('\n')[0];
-    problems.push(`${relative(root, path)} holds \`${first}\`: a front door only re-exports, and by name (\`export { x } from './x'\`)`);
+    problems.push(
+      `${relative(root, path)} holds \`${first}\`: a front door only re-exports, and by name (\`export { x } from './x'\`)`,
+    );
   }
 }
 
@@ -87,7 +93,9 @@ function checkName(path) {
 function checkLength(path, text) {
   const lines = text.split('\n').length;
   if (lines > LONG && !/one story/i.test(text.slice(0, 1500))) {
-    warnings.push(`${relative(root, path)} has ${lines} lines; past ${LONG}, split it or say at its top why it is one story`);
+    warnings.push(
+      `${relative(root, path)} has ${lines} lines; past ${LONG}, split it or say at its top why it is one story`,
+    );
   }
 }
 

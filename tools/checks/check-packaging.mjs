@@ -14,7 +14,8 @@ try {
     const tarball = join(folder, tarballName(manifest));
     await expectSuccess(path, 'publint', 'publint/src/cli.js', [tarball, '--strict']);
     // A command has no front door to import.
-    if (manifest.exports) await expectSuccess(path, 'attw', '@arethetypeswrong/cli/dist/index.js', [tarball, '--no-emoji']);
+    if (manifest.exports)
+      await expectSuccess(path, 'attw', '@arethetypeswrong/cli/dist/index.js', [tarball, '--no-emoji']);
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });

@@ -4,7 +4,13 @@ import { PhaseError, root, runTool, say } from '../process.mjs';
 import { cacheDir, mtimeHash, readStamp, workspacePackages, writeStamp } from '../stamp.mjs';
 
 /** What the build reads that is not inside a package. */
-const SHARED_INPUTS = ['tsconfig.base.json', 'tsconfig.build.json', 'turbo.json', 'tools/tsup-config.ts', 'pnpm-lock.yaml'];
+const SHARED_INPUTS = [
+  'tsconfig.base.json',
+  'tsconfig.build.json',
+  'turbo.json',
+  'tools/tsup-config.ts',
+  'pnpm-lock.yaml',
+];
 
 /**
  * Builds every package with turbo, which rebuilds only what changed. Not even turbo starts when no file did.
@@ -12,7 +18,9 @@ const SHARED_INPUTS = ['tsconfig.base.json', 'tsconfig.build.json', 'turbo.json'
  */
 export async function buildPackages(what) {
   const packages = workspacePackages();
-  const inputs = packages.flatMap((path) => ['src', 'package.json', 'tsup.config.ts'].map((name) => join(root, path, name)));
+  const inputs = packages.flatMap((path) =>
+    ['src', 'package.json', 'tsup.config.ts'].map((name) => join(root, path, name)),
+  );
   const stamp = mtimeHash([...inputs, ...SHARED_INPUTS.map((path) => join(root, path))]);
   const tasks = (what === 'js' ? ['build:js'] : ['build:js', 'build:types']).filter((task) => {
     const built = packages.every((path) => existsSync(join(root, path, 'dist')));
