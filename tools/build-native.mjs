@@ -5,7 +5,7 @@
 // node-addon-api), CMAKE_JS_LIB and CMAKE_JS_SRC. The result is build/Release/*.node.
 // Not a lifecycle script: installing runs nobody's code, and a machine without a compiler still has the portable backend.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -29,7 +29,8 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
   const stampFile = join(directory, 'build', 'native-stamp');
   const stamp = contentHash(sources);
   const last = readStamp(stampFile);
-  if (last === stamp && hasAddon(directory)) return { state: 'fresh' };
+  if (last === stamp && addonsIn(directory).length > 0) return { state: 'fresh' };
+  for (const addon of addonsIn(directory)) rmSync(addon); // made from other sources: must not be loaded if this build fails
   const failedMessage = `${name}: the native sources did not compile here; using the portable TypeScript backend. \`npm run build\` shows the errors.`;
   if (last === `failed ${stamp}` && !retryFailed) return { state: 'failed', message: failedMessage };
 
@@ -50,14 +51,17 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
     String(availableParallelism()),
   ];
   const { status, output } = await runTool('cmake-js/bin/cmake-js', args);
-  const built = status === 0 && hasAddon(directory);
+  const built = status === 0 && addonsIn(directory).length > 0;
   writeStamp(stampFile, built ? stamp : `failed ${stamp}`);
   return built ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
 }
 
-function hasAddon(directory) {
+function addonsIn(directory) {
   const release = join(directory, 'build', 'Release');
-  return existsSync(release) && readdirSync(release).some((file) => file.endsWith('.node'));
+  if (!existsSync(release)) return [];
+  return readdirSync(release)
+    .filter((file) => file.endsWith('.node'))
+    .map((file) => join(release, file));
 }
 
 /** What a build needs and this machine lacks, in words. On Windows cmake-js itself finds Visual Studio. */

@@ -67,8 +67,8 @@ async function runVitest(project, args) {
 }
 
 function report(name, passed, output) {
-  const shown = passed ? '' : `\n${output.trimEnd()}\n`;
-  console.log(`${passed ? '✓' : '✗'} ${name}${shown}`);
+  const shown = passed ? output.split('\n').filter((line) => line.startsWith('warning:')) : [output.trimEnd(), ''];
+  console.log([`${passed ? '✓' : '✗'} ${name}`, ...shown].join('\n'));
   return { passed: passed ? 1 : 0, failed: passed ? 0 : 1, skipped: 0 };
 }
 
