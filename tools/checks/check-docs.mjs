@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { root } from '../process.mjs';
-import { filesBelow } from '../stamp.mjs';
+import { filesBelow, workspacePackages } from '../stamp.mjs';
 
 /** Written by tools, or told about the past: a changelog may name a file long gone. */
 const NOT_CHECKED = /(^|\/)(CHANGELOG\.md|LICENSE\.md)$|^\.changeset\/(?!README)/;
@@ -93,7 +93,9 @@ function exists(target, document) {
   if (GENERATED.test(target)) return true;
   const path = decodeURI(target).replace(/\/$/, '');
   const [, home = '.'] = /^((?:packages|apps)\/[^/]+)\//.exec(document) ?? [];
-  const bases = [root, dirname(join(root, document)), join(root, home)];
+  // `src/index.ts` in a document of the whole repository speaks of any package.
+  const homes = home === '.' ? workspacePackages() : [home];
+  const bases = [root, dirname(join(root, document)), ...homes.map((path) => join(root, path))];
   if (/[*{]/.test(path)) return bases.some((base) => matchesSomething(base, path));
   if (SOURCE_NAME.test(path) && names.has(path)) return true;
   return bases.some((base) => existsSync(resolve(base, path)));
