@@ -75,7 +75,11 @@ export function judgeAttention(inputs: unknown, options?: unknown): AttentionPla
  *   contiguous float32, finite and positive.
  */
 export function judgeQuantizedAttention(inputs: unknown, options?: unknown): QuantizedAttentionPlan {
-  const given = checkOptions(options, ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK'), 'options');
+  const given = checkOptions(
+    options,
+    ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK'),
+    'options',
+  );
   const fields = checkInputs(inputs, ['q', 'k', 'v', 'qScale', 'kScale', 'vScale', 'vChannelScale']);
   const operands = {
     query: judgeTensor(fields.q, 'q', ['int8']),
@@ -90,7 +94,10 @@ export function judgeQuantizedAttention(inputs: unknown, options?: unknown): Qua
   const vScale = judgeTensor(fields.vScale, 'vScale', ['float32']);
   const tokenLevel = vScale.dims.length === perKey.length;
   if (tokenLevel && precision === 'paper-int8') {
-    throw new IntFlashError('ERR_SHAPE', `Expected vScale [${perHead.join(', ')}] (per tensor) for paper-int8, got [${vScale.dims.join(', ')}]`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected vScale [${perHead.join(', ')}] (per tensor) for paper-int8, got [${vScale.dims.join(', ')}]`,
+    );
   }
   const channel = fields.vChannelScale;
   return {
@@ -99,19 +106,34 @@ export function judgeQuantizedAttention(inputs: unknown, options?: unknown): Qua
     query: { data: operands.query.data as Int8Array, strides: strides.query },
     key: { data: operands.key.data as Int8Array, strides: strides.key },
     value: { data: operands.value.data as Int8Array, strides: strides.value },
-    queryScale: scaleOperand(judgeTensor(fields.qScale, 'qScale', ['float32']), 'qScale', [...batch, geometry.heads, queries], batched, 1),
+    queryScale: scaleOperand(
+      judgeTensor(fields.qScale, 'qScale', ['float32']),
+      'qScale',
+      [...batch, geometry.heads, queries],
+      batched,
+      1,
+    ),
     keyScale: scaleOperand(judgeTensor(fields.kScale, 'kScale', ['float32']), 'kScale', perKey, batched, 1),
     valueScale: scaleOperand(vScale, 'vScale', tokenLevel ? perKey : perHead, batched, tokenLevel ? 1 : 0),
     valueChannelScale:
       channel === undefined
         ? undefined
-        : scaleOperand(judgeTensor(channel, 'vChannelScale', ['float32']), 'vChannelScale', [...perHead, geometry.headDimV], batched, 0),
+        : scaleOperand(
+            judgeTensor(channel, 'vChannelScale', ['float32']),
+            'vChannelScale',
+            [...perHead, geometry.headDimV],
+            batched,
+            0,
+          ),
   };
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {
   if (typeof inputs !== 'object' || inputs === null || Array.isArray(inputs) || ArrayBuffer.isView(inputs)) {
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected the inputs to be an object with ${keys.join(', ')}, got ${describe(inputs)}`);
+    throw new IntFlashError(
+      'ERR_ARG_TYPE',
+      `Expected the inputs to be an object with ${keys.join(', ')}, got ${describe(inputs)}`,
+    );
   }
   return checkOptions(inputs, keys, 'inputs') as Partial<Record<K, unknown>>;
 }
@@ -119,12 +141,22 @@ function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Par
 /** Scales are small, so they are read here once: a NaN or negative scale would poison a whole row silently. */
 function scaleOperand(scale: Tensor, name: string, dims: readonly number[], batched: boolean, tokenStride: number) {
   const contiguous = contiguousStrides(scale.dims);
-  if (scale.dims.join() !== dims.join() || scale.strides.some((stride, axis) => scale.dims[axis]! > 1 && stride !== contiguous[axis])) {
-    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to be contiguous with dims [${dims.join(', ')}], got [${scale.dims.join(', ')}]`);
+  if (
+    scale.dims.join() !== dims.join() ||
+    scale.strides.some((stride, axis) => scale.dims[axis]! > 1 && stride !== contiguous[axis])
+  ) {
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} to be contiguous with dims [${dims.join(', ')}], got [${scale.dims.join(', ')}]`,
+    );
   }
   const data = scale.data as Float32Array;
   for (let i = 0; i < data.length; i++) {
-    if (!(data[i]! > 0 && data[i]! < Infinity)) throw new IntFlashError('ERR_ARG_RANGE', `Expected ${name} to hold finite scales > 0, got ${data[i]} at element ${i}`);
+    if (!(data[i]! > 0 && data[i]! < Infinity))
+      throw new IntFlashError(
+        'ERR_ARG_RANGE',
+        `Expected ${name} to hold finite scales > 0, got ${data[i]} at element ${i}`,
+      );
   }
   const headAxis = batched ? 1 : 0;
   return { data, strides: { batch: batched ? contiguous[0]! : 0, head: contiguous[headAxis]!, token: tokenStride } };
@@ -141,9 +173,13 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
   const varlen = given.cuSeqlensQ !== undefined || given.cuSeqlensK !== undefined;
   const rank = operands.query.dims.length;
   if (varlen ? rank !== 3 : rank !== 3 && rank !== 4) {
-    throw new IntFlashError('ERR_SHAPE', `Expected query of rank ${varlen ? '3 with cuSeqlens' : '4 (or 3 without a batch)'}, got dims [${operands.query.dims.join(', ')}]`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected query of rank ${varlen ? '3 with cuSeqlens' : '4 (or 3 without a batch)'}, got dims [${operands.query.dims.join(', ')}]`,
+    );
   }
-  if (varlen && layout !== 'NHD') throw new IntFlashError('ERR_UNSUPPORTED', `Expected tensorLayout NHD with cuSeqlens, got ${layout}`);
+  if (varlen && layout !== 'NHD')
+    throw new IntFlashError('ERR_UNSUPPORTED', `Expected tensorLayout NHD with cuSeqlens, got ${layout}`);
   const batched = rank === 4;
   const shapes = {
     query: readShape(operands.query, 'query', rank, layout),
@@ -192,12 +228,17 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
 
 function readShape(operand: Tensor, name: string, rank: number, layout: TensorLayout) {
   const { dims, strides } = operand;
-  if (dims.length !== rank) throw new IntFlashError('ERR_SHAPE', `Expected ${name} of rank ${rank} like query, got dims [${dims.join(', ')}]`);
+  if (dims.length !== rank)
+    throw new IntFlashError('ERR_SHAPE', `Expected ${name} of rank ${rank} like query, got dims [${dims.join(', ')}]`);
   const dim = dims[rank - 1]!;
   if (dim > 1 && strides[rank - 1] !== 1) {
-    throw new IntFlashError('ERR_UNSUPPORTED', `Expected the head dimension of ${name} to be contiguous (stride 1), got stride ${strides[rank - 1]}`, {
-      hint: 'Copy the tensor so that its last axis is contiguous; the other axes may have any stride.',
-    });
+    throw new IntFlashError(
+      'ERR_UNSUPPORTED',
+      `Expected the head dimension of ${name} to be contiguous (stride 1), got stride ${strides[rank - 1]}`,
+      {
+        hint: 'Copy the tensor so that its last axis is contiguous; the other axes may have any stride.',
+      },
+    );
   }
   const [tokens, heads] = layout === 'HND' ? [dims[rank - 2]!, dims[rank - 3]!] : [dims[rank - 3]!, dims[rank - 2]!];
   return { batch: rank === 4 ? dims[0]! : 1, heads, tokens, dim };
@@ -214,24 +255,39 @@ function floatOperand(operand: Tensor, strides: RowStrides): FloatOperand {
 }
 
 function expectEqual(name: string, what: string, actual: number, expected: number): void {
-  if (actual !== expected) throw new IntFlashError('ERR_SHAPE', `Expected ${name} to have ${what} ${expected}, got ${actual}`);
+  if (actual !== expected)
+    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to have ${what} ${expected}, got ${actual}`);
 }
 
 function judgeHeads(heads: number, kvHeads: number, enableGqa: boolean): void {
   if (heads < 1 || kvHeads < 1 || heads % kvHeads !== 0) {
-    throw new IntFlashError('ERR_SHAPE', `Expected query heads to be a multiple of key/value heads, got ${heads} and ${kvHeads}`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected query heads to be a multiple of key/value heads, got ${heads} and ${kvHeads}`,
+    );
   }
   if (!enableGqa && heads !== kvHeads) {
-    throw new IntFlashError('ERR_SHAPE', `Expected as many key/value heads as query heads (enableGqa is false), got ${heads} and ${kvHeads}`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected as many key/value heads as query heads (enableGqa is false), got ${heads} and ${kvHeads}`,
+    );
   }
 }
 
 function judgeHeadDim(name: string, dim: number): void {
-  if (dim < 1) throw new IntFlashError('ERR_SHAPE', `Expected ${name} to have a head dimension of at least ${HEAD_DIM_STEP}, got ${dim}`);
+  if (dim < 1)
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} to have a head dimension of at least ${HEAD_DIM_STEP}, got ${dim}`,
+    );
   if (dim > MAX_HEAD_DIM || dim % HEAD_DIM_STEP !== 0) {
-    throw new IntFlashError('ERR_UNSUPPORTED', `Expected ${name} to have a head dimension that is a multiple of ${HEAD_DIM_STEP} up to ${MAX_HEAD_DIM}, got ${dim}`, {
-      hint: 'Pad the head dimension with zeros and pass the scale of the original one.',
-    });
+    throw new IntFlashError(
+      'ERR_UNSUPPORTED',
+      `Expected ${name} to have a head dimension that is a multiple of ${HEAD_DIM_STEP} up to ${MAX_HEAD_DIM}, got ${dim}`,
+      {
+        hint: 'Pad the head dimension with zeros and pass the scale of the original one.',
+      },
+    );
   }
 }
 
@@ -243,7 +299,12 @@ function judgeScale(value: unknown, headDim: number): number {
 /** Folds isCausal and windowSize into one band around the diagonal. */
 function judgeWindow(given: Record<string, unknown>) {
   const isCausal = checkBoolean(given.isCausal, 'isCausal', false);
-  const diagonal: CausalAlignment = checkChoice(given.causalAlignment, 'causalAlignment', ['top-left', 'bottom-right'] as const, 'top-left');
+  const diagonal: CausalAlignment = checkChoice(
+    given.causalAlignment,
+    'causalAlignment',
+    ['top-left', 'bottom-right'] as const,
+    'top-left',
+  );
   let windowLeft = Infinity;
   let windowRight = Infinity;
   const window = given.windowSize;
@@ -251,7 +312,9 @@ function judgeWindow(given: Record<string, unknown>) {
     if (!Array.isArray(window) || window.length !== 2) {
       throw new IntFlashError('ERR_ARG_TYPE', `Expected windowSize to be [left, right], got ${describe(window)}`);
     }
-    const [left, right] = window.map((side: unknown, i) => checkInteger(side ?? null, `windowSize[${i}]`, -1, -1, 2 ** 31 - 1));
+    const [left, right] = window.map((side: unknown, i) =>
+      checkInteger(side ?? null, `windowSize[${i}]`, -1, -1, 2 ** 31 - 1),
+    );
     if (left !== -1) windowLeft = left!; // -1 = unlimited, as in flash-attn
     if (right !== -1) windowRight = right!;
   }
@@ -259,19 +322,38 @@ function judgeWindow(given: Record<string, unknown>) {
   return { windowLeft, windowRight, diagonal };
 }
 
-function judgeMask(given: Record<string, unknown>, batch: number, heads: number, queries: number, keys: number, varlen: boolean): MaskOperand | undefined {
+function judgeMask(
+  given: Record<string, unknown>,
+  batch: number,
+  heads: number,
+  queries: number,
+  keys: number,
+  varlen: boolean,
+): MaskOperand | undefined {
   if (given.attnMask === undefined) return undefined;
-  if (given.isCausal === true) throw new IntFlashError('ERR_ARG_RANGE', 'Expected either attnMask or isCausal, got both', { hint: 'Write the causal triangle into the mask.' });
+  if (given.isCausal === true)
+    throw new IntFlashError('ERR_ARG_RANGE', 'Expected either attnMask or isCausal, got both', {
+      hint: 'Write the causal triangle into the mask.',
+    });
   if (varlen) throw new IntFlashError('ERR_UNSUPPORTED', 'Expected no attnMask with cuSeqlens, got one');
   const mask = judgeTensor(given.attnMask, 'attnMask', ['bool', 'float32']);
   const target = [batch, heads, queries, keys];
   const lead = target.length - mask.dims.length;
-  const fits = mask.dims.length >= 2 && lead >= 0 && mask.dims.every((dim, axis) => dim === 1 || dim === target[axis + lead]);
-  if (!fits) throw new IntFlashError('ERR_SHAPE', `Expected attnMask to broadcast to [${target.join(', ')}], got [${mask.dims.join(', ')}]`);
+  const fits =
+    mask.dims.length >= 2 && lead >= 0 && mask.dims.every((dim, axis) => dim === 1 || dim === target[axis + lead]);
+  if (!fits)
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected attnMask to broadcast to [${target.join(', ')}], got [${mask.dims.join(', ')}]`,
+    );
   if (mask.type === 'float32') {
     const data = mask.data as Float32Array;
     const bad = data.findIndex((entry) => Number.isNaN(entry) || entry === Infinity);
-    if (bad >= 0) throw new IntFlashError('ERR_NONFINITE', `Expected attnMask to hold finite numbers or -Infinity, got ${data[bad]} at element ${bad}`);
+    if (bad >= 0)
+      throw new IntFlashError(
+        'ERR_NONFINITE',
+        `Expected attnMask to hold finite numbers or -Infinity, got ${data[bad]} at element ${bad}`,
+      );
   }
   const stride = (axis: number) => (axis < lead || mask.dims[axis - lead] === 1 ? 0 : mask.strides[axis - lead]!);
   return {

@@ -65,7 +65,11 @@ export interface CacheAttentionArgs {
 }
 
 /** Weights of y = W·x + bias; W is [rows, cols], row-major. */
-export type LinearWeights = { readonly rows: number; readonly cols: number; readonly bias?: Float32Array | undefined } & (
+export type LinearWeights = {
+  readonly rows: number;
+  readonly cols: number;
+  readonly bias?: Float32Array | undefined;
+} & (
   | { readonly type: 'fp32'; readonly weights: Float32Array }
   /** One scale a row; activations are quantized per token at run time (W8A8). */
   | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }

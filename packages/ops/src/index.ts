@@ -33,6 +33,21 @@ export {
   toFloat32,
 } from './float-formats.js';
 export { float16BitsToNumber, numberToFloat16Bits } from './float16-bits.js';
-export { ERROR_CODES, type ErrorCode, type ErrorDetails, IntFlashError, type UnavailableReason } from './int-flash-error.js';
+export {
+  ERROR_CODES,
+  type ErrorCode,
+  type ErrorDetails,
+  IntFlashError,
+  type UnavailableReason,
+} from './int-flash-error.js';
 export { checkBoolean, checkChoice, checkInteger, checkNumber, checkOptions, checkSignal } from './option-check.js';
-export { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorData, type TensorLike, tensor } from './tensor.js';
+export {
+  contiguousStrides,
+  type DataType,
+  describe,
+  judgeTensor,
+  type Tensor,
+  type TensorData,
+  type TensorLike,
+  tensor,
+} from './tensor.js';

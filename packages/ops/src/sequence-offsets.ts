@@ -14,7 +14,10 @@ export function judgeSequenceOffsets(given: Record<string, unknown>, totalQ: num
   const q = readOffsets(given.cuSeqlensQ, 'cuSeqlensQ', totalQ);
   const k = readOffsets(given.cuSeqlensK, 'cuSeqlensK', totalK);
   if (q.length !== k.length) {
-    throw new IntFlashError('ERR_SHAPE', `Expected cuSeqlensK to have ${q.length} entries like cuSeqlensQ, got ${k.length}`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected cuSeqlensK to have ${q.length} entries like cuSeqlensQ, got ${k.length}`,
+    );
   }
   const spans = Array.from({ length: q.length - 1 }, (_, s) => ({
     qStart: q[s]!,
@@ -30,21 +33,41 @@ export function judgeSequenceOffsets(given: Record<string, unknown>, totalQ: num
 
 function checkMaximum(value: unknown, name: string, longest: number): void {
   const maximum = checkInteger(value, name, longest, 0, 2 ** 31 - 1);
-  if (maximum < longest) throw new IntFlashError('ERR_SHAPE', `Expected ${name} to be at least the longest sequence, ${longest}, got ${maximum}`);
+  if (maximum < longest)
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} to be at least the longest sequence, ${longest}, got ${maximum}`,
+    );
 }
 
 function readOffsets(value: unknown, name: string, total: number): readonly number[] {
   const typed = Object.prototype.toString.call(value) === '[object Int32Array]' && ArrayBuffer.isView(value);
   if (!typed && !Array.isArray(value)) {
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an Int32Array or an array of integers, got ${describe(value)}`);
+    throw new IntFlashError(
+      'ERR_ARG_TYPE',
+      `Expected ${name} to be an Int32Array or an array of integers, got ${describe(value)}`,
+    );
   }
   if (typed) checkBuffer(value as Int32Array, name);
-  const offsets = Array.from(value as ArrayLike<unknown>, (entry, i) => checkInteger(entry ?? null, `${name}[${i}]`, 0, 0, 2 ** 31 - 1));
-  if (offsets.length < 2 || offsets[0] !== 0) throw new IntFlashError('ERR_SHAPE', `Expected ${name} to start with 0 and hold at least 2 entries, got [${offsets.slice(0, 4).join(', ')}]`);
+  const offsets = Array.from(value as ArrayLike<unknown>, (entry, i) =>
+    checkInteger(entry ?? null, `${name}[${i}]`, 0, 0, 2 ** 31 - 1),
+  );
+  if (offsets.length < 2 || offsets[0] !== 0)
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} to start with 0 and hold at least 2 entries, got [${offsets.slice(0, 4).join(', ')}]`,
+    );
   const fall = offsets.findIndex((offset, i) => i > 0 && offset < offsets[i - 1]!);
-  if (fall > 0) throw new IntFlashError('ERR_SHAPE', `Expected ${name} never to fall, got ${offsets[fall - 1]} then ${offsets[fall]} at entry ${fall}`);
+  if (fall > 0)
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} never to fall, got ${offsets[fall - 1]} then ${offsets[fall]} at entry ${fall}`,
+    );
   if (offsets[offsets.length - 1] !== total) {
-    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to end at the number of tokens, ${total}, got ${offsets[offsets.length - 1]}`);
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected ${name} to end at the number of tokens, ${total}, got ${offsets[offsets.length - 1]}`,
+    );
   }
   return offsets;
 }
