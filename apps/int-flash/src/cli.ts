@@ -1,11 +1,8 @@
 #!/usr/bin/env node
-import { Command } from 'commander';
+import { main } from './program.js';
+import { llmRuntime } from './runtime-llm.js';
+import { Terminal } from './terminal.js';
 
-const program = new Command('int-flash').description('INT8 FlashAttention for Node');
-program
-  .command('demo')
-  .description('not written yet')
-  .allowUnknownOption()
-  .allowExcessArguments()
-  .action(() => {});
-await program.parseAsync();
+const terminal = new Terminal(process, process.env);
+const exitCode = await main(process.argv.slice(2), { terminal, runtime: llmRuntime, env: process.env });
+process.exitCode = exitCode;

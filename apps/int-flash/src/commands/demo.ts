@@ -1,0 +1,151 @@
+import type { Command } from 'commander';
+import { type Answer, answer } from '../answer.js';
+import type { App } from '../app.js';
+import { compareLogits, type LogitDifference, poolDifferences } from '../attention-error.js';
+import type { DemoOptions, DemoResult, PlayedScene } from '../demo-result.js';
+import { demoScreen } from '../demo-screen.js';
+import { loadModel, withModel } from '../load.js';
+import { samplingSettings, withModelOptions, withSamplingOptions } from '../options.js';
+import type { Model, Prompt } from '../runtime.js';
+import { stoppable } from '../stoppable.js';
+import { withoutControls } from '../terminal.js';
+import { WordWrap } from '../word-wrap.js';
+import { conversation } from './generate.js';
+
+interface Scene {
+  readonly prompt: string;
+  readonly maxTokens: number;
+}
+
+/** One of each thing the shipped model was trained on: small talk, bookings, old stories. */
+const SCENES: readonly Scene[] = [
+  { prompt: 'Hello! Who are you?', maxTokens: 40 },
+  { prompt: 'I would like to find a restaurant in San Jose.', maxTokens: 40 },
+  { prompt: 'Tell me a story about a fox.', maxTokens: 120 },
+];
+const DEFAULT_SEED = 1;
+
+export function addDemo(program: Command, app: App): void {
+  const command = program
+    .command('demo')
+    .description('let the shipped model write, with INT8 attention, and say what ran')
+    .option('--prompt <text>', 'answer this instead of the three prompts of the demo');
+  withSamplingOptions(withModelOptions(command)).action((options: DemoOptions) =>
+    stoppable(app.terminal, (signal) => demo(app, options, signal)),
+  );
+}
+
+async function demo(app: App, options: DemoOptions, signal: AbortSignal): Promise<void> {
+  const { terminal } = app;
+  const result = await withModel(app, options, signal, async ({ model, loadMs }): Promise<DemoResult> => {
+    const seed = options.seed ?? DEFAULT_SEED;
+    const played: PlayedScene[] = [];
+    for (const scene of scenesFor(options)) {
+      const prompt: Prompt = model.hasChatTemplate ? conversation(scene.prompt, options.system) : scene.prompt;
+      const settings = { ...samplingSettings(options), seed, maxTokens: options.maxTokens ?? scene.maxTokens };
+      const result = await playScene(app, options, model, scene.prompt, prompt, settings, signal);
+      played.push({ prompt: scene.prompt, answer: result, ids: [...model.encode(prompt), ...result.tokenIds] });
+    }
+    const ids = played.map((scene) => scene.ids);
+    const difference = await differenceFromFp32(app, options, model, ids, signal);
+    const why = await whyThisBackend(app, options);
+    return { model, options, seed, why, loadMs, scenes: played, ...speed(played), ...(difference && { difference }) };
+  });
+  if (options.json) await terminal.writeLine(JSON.stringify(demoReport(result), null, 2));
+  else await terminal.write(demoScreen(result, terminal.columns, terminal.paint));
+}
+
+function scenesFor({ prompt }: DemoOptions): readonly Scene[] {
+  return prompt === undefined ? SCENES : [{ prompt, maxTokens: 120 }];
+}
+
+async function playScene(
+  { terminal }: App,
+  options: DemoOptions,
+  model: Model,
+  question: string,
+  prompt: Prompt,
+  settings: Parameters<Model['generate']>[1],
+  signal: AbortSignal,
+): Promise<Answer> {
+  if (options.json) return answer(model, prompt, settings, signal, async () => {});
+  const { bold, cyan, green } = terminal.paint;
+  const wrapWidth = terminal.columns - 8;
+  const wrap = new WordWrap(wrapWidth, '       ');
+  const asked = new WordWrap(wrapWidth, '       ');
+  const said = (asked.push(withoutControls(question)) + asked.end()).trimStart();
+  await terminal.write(`${bold(cyan('you'))}    ${said}\n${bold(green('model'))}  `);
+  let begun = false;
+  const show = async (text: string) => {
+    if (!begun) text = text.trimStart(); // the speaker's name stands where the first indent would
+    if (text !== '') await terminal.write(text);
+    begun ||= text !== '';
+  };
+  const result = await answer(model, prompt, settings, signal, (text) => show(wrap.push(withoutControls(text))));
+  await show(wrap.end());
+  await terminal.write(result.finishReason === 'length' ? ' …\n\n' : '\n\n');
+  return result;
+}
+
+/** Scores the same tokens once more with attention and cache in fp32, everything else equal. */
+async function differenceFromFp32(
+  app: App,
+  options: DemoOptions,
+  model: Model,
+  texts: readonly (readonly number[])[],
+  signal: AbortSignal,
+): Promise<LogitDifference | undefined> {
+  if (options.attention === 'fp32' && options.kvCacheDtype === 'fp32') return undefined;
+  const fp32Options = { ...options, attention: 'fp32', kvCacheDtype: 'fp32', quiet: true } as const;
+  const { model: fp32 } = await loadModel(app, fp32Options, signal);
+  try {
+    const differences: LogitDifference[] = [];
+    for (const ids of texts) {
+      const truth = await fp32.logits(ids, signal);
+      differences.push(compareLogits(await model.logits(ids, signal), truth, model.facts.vocabularySize));
+    }
+    return poolDifferences(differences);
+  } finally {
+    await fp32.dispose();
+  }
+}
+
+async function whyThisBackend({ runtime }: App, { backend }: DemoOptions): Promise<string> {
+  return backend === 'auto' ? (await runtime.describeBackends()).auto.why : 'asked for with --backend';
+}
+
+function speed(scenes: readonly PlayedScene[]) {
+  const generatedTokens = scenes.reduce((sum, { answer }) => sum + answer.tokenIds.length, 0);
+  const seconds = scenes.reduce((sum, { answer }) => {
+    const timed = answer.tokenIds.length - (answer.tokenIds.length > 1 ? 1 : 0);
+    return sum + (answer.tokensPerSecond > 0 ? timed / answer.tokensPerSecond : 0);
+  }, 0);
+  const timed = scenes.reduce((sum, { answer }) => sum + Math.max(answer.tokenIds.length - 1, 0), 0);
+  return {
+    generatedTokens,
+    tokensPerSecond: seconds > 0 ? timed / seconds : 0,
+    timeToFirstTokenMs: scenes[0]!.answer.timeToFirstTokenMs,
+  };
+}
+
+function demoReport(result: DemoResult): Record<string, unknown> {
+  const { model, options, difference } = result;
+  return {
+    model: model.facts,
+    backend: { ...model.backend, requested: options.backend, why: result.why },
+    attention: options.attention,
+    kvCacheDtype: options.kvCacheDtype,
+    seed: result.seed,
+    answers: result.scenes.map(({ prompt, answer }) => ({
+      prompt,
+      text: answer.text,
+      tokenIds: answer.tokenIds,
+      finishReason: answer.finishReason,
+    })),
+    generatedTokens: result.generatedTokens,
+    tokensPerSecond: Math.round(result.tokensPerSecond * 10) / 10,
+    timeToFirstTokenMs: Math.round(result.timeToFirstTokenMs),
+    loadMs: Math.round(result.loadMs),
+    differenceFromFp32Attention: difference ?? null,
+  };
+}

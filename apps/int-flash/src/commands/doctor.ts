@@ -1,0 +1,52 @@
+import type { Command } from 'commander';
+import type { App } from '../app.js';
+import { type DoctorReport, doctorReport } from '../doctor-report.js';
+import { type OutputOptions, withOutputOptions } from '../options.js';
+import { labelled, rule } from '../screen.js';
+import { type Paint, withoutControls } from '../terminal.js';
+import { formatBytes } from '../units.js';
+
+export function addDoctor(program: Command, app: App): void {
+  const command = program.command('doctor').description('what this machine has, which backends run here and why');
+  withOutputOptions(command).action(async (options: OutputOptions) => {
+    const report = await doctorReport(app.runtime);
+    const { columns, paint } = app.terminal;
+    await app.terminal.write(
+      options.json ? `${JSON.stringify(report, null, 2)}\n` : doctorScreen(report, columns, paint),
+    );
+  });
+}
+
+function doctorScreen(report: DoctorReport, columns: number, paint: Paint): string {
+  const row = (label: string, text: string) => labelled(label, withoutControls(text), columns, paint);
+  const { os, cpu, memory, gpu } = report;
+  const lines = [
+    rule('machine', columns, paint),
+    row(
+      'versions',
+      Object.entries(report.versions)
+        .map(([name, version]) => `${name} ${version}`)
+        .join(', '),
+    ),
+    row('system', [`${os.platform} ${os.release}`, os.arch, os.libc].filter(Boolean).join(', ')),
+    row('processor', `${cpu.model}, ${cpu.logicalCores} logical cores`),
+    row('features', cpu.features.join(' ') || 'not told by this system'),
+    row('memory', `${formatBytes(memory.totalBytes)}, ${formatBytes(memory.freeBytes)} free`),
+    row('gpu', gpu.devices.length > 0 ? `${gpu.devices.join(', ')}; driver ${gpu.driver ?? 'unknown'}` : 'none found'),
+    rule('backends', columns, paint),
+  ];
+  for (const backend of report.backends) {
+    const mark = backend.available ? paint.green('✓') : paint.yellow('–');
+    const where = [backend.isa, backend.threads === undefined ? undefined : `${backend.threads} threads`];
+    const facts = where.filter(Boolean).join(', ');
+    lines.push(`${mark} ${row(backend.name, `${facts ? `${facts}: ` : ''}${backend.detail}`)}`);
+    if (!backend.available && backend.hint) lines.push(`  ${row('', backend.hint)}`);
+  }
+  lines.push(
+    row('kernels', report.supportedIsas.join(', ') || 'none'),
+    row('auto', `${report.auto.name}: ${report.auto.why}`),
+    row('demo model', report.demoModel ?? 'not found; name one with --model <folder>'),
+    '',
+  );
+  return lines.join('\n');
+}

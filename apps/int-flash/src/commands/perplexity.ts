@@ -1,0 +1,51 @@
+import { readFile } from 'node:fs/promises';
+import type { Command } from 'commander';
+import type { App } from '../app.js';
+import { withModel } from '../load.js';
+import { integer, type ModelOptions, withComputeOptions } from '../options.js';
+import { withProgressBar } from '../progress-bar.js';
+import { stoppable } from '../stoppable.js';
+import { formatSeconds } from '../units.js';
+
+type PerplexityOptions = ModelOptions & { readonly window: number };
+
+export function addPerplexity(program: Command, app: App): void {
+  const command = program
+    .command('perplexity')
+    .description('how well a model predicts a text: windows in a row, all but the first token of each predicted')
+    .argument('<model>', 'folder in Hugging Face format')
+    .argument('<text>', 'UTF-8 text file; special tokens in it are read as such')
+    .option('--window <tokens>', 'tokens read at a time', integer(2, 1_000_000), 1024);
+  withComputeOptions(command).action((model: string, file: string, options: PerplexityOptions) =>
+    stoppable(app.terminal, (signal) => perplexity(app, { ...options, model }, file, signal)),
+  );
+}
+
+async function perplexity(app: App, options: PerplexityOptions, file: string, signal: AbortSignal): Promise<void> {
+  const { terminal } = app;
+  const text = await readFile(file, 'utf8');
+  await withModel(app, options, signal, async ({ model }) => {
+    const quiet = options.quiet === true || options.json === true;
+    const started = performance.now();
+    const result = await withProgressBar(terminal, 'reading', quiet, (onProgress) =>
+      model.perplexity(text, options.window, signal, onProgress),
+    );
+    const ms = performance.now() - started;
+    const { attention, kvCacheDtype, window } = options;
+    if (options.json) {
+      const { name: backend, isa, threads } = model.backend;
+      const where = { model: model.facts.name, text: file, backend, isa, threads, attention, kvCacheDtype, window };
+      await terminal.writeLine(JSON.stringify({ ...where, ...result, seconds: Math.round(ms) / 1000 }, null, 2));
+      return;
+    }
+    await terminal.writeLine(
+      `perplexity ${result.perplexity.toFixed(4)}, ${result.natsPerToken.toFixed(6)} nats a token`,
+    );
+    if (!options.quiet) {
+      const how = `${result.predicted} of ${result.tokens} tokens predicted, windows of ${window}`;
+      terminal.note(
+        terminal.notePaint.dim(`${how}, ${attention} attention, ${kvCacheDtype} cache, ${formatSeconds(ms)}`),
+      );
+    }
+  });
+}

@@ -1,0 +1,80 @@
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import os from 'node:os';
+import type { BackendStatus } from '@int-flash/ops';
+import { shippedModel } from './model-folder.js';
+import type { Runtime } from './runtime.js';
+import { VERSION } from './version.js';
+
+/** Instruction sets that decide which kernels can run, by their names in /proc/cpuinfo. */
+const FEATURES =
+  /^(sse4_2|avx|avx2|fma|f16c|avx_vnni|avx_vnni_int8|avx512(f|bw|dq|vl|_vnni)|amx_int8|asimd|asimddp|i8mm|sve2?)$/;
+
+export interface DoctorReport {
+  readonly versions: Readonly<Record<string, string>>;
+  readonly os: {
+    readonly platform: string;
+    readonly release: string;
+    readonly arch: string;
+    readonly libc: string | null;
+  };
+  readonly cpu: { readonly model: string; readonly logicalCores: number; readonly features: readonly string[] };
+  readonly memory: { readonly totalBytes: number; readonly freeBytes: number };
+  readonly gpu: { readonly devices: readonly string[]; readonly driver: string | null };
+  readonly backends: readonly BackendStatus[];
+  readonly supportedIsas: readonly string[];
+  readonly auto: { readonly name: string; readonly why: string };
+  readonly demoModel: string | null;
+}
+
+export async function doctorReport(runtime: Runtime): Promise<DoctorReport> {
+  const { backends, supportedIsas, auto } = await runtime.describeBackends();
+  const processors = os.cpus();
+  return {
+    versions: { 'int-flash': VERSION, node: process.versions.node, 'node-api': process.versions.napi ?? '' },
+    os: { platform: process.platform, release: os.release(), arch: process.arch, libc: libc() },
+    cpu: {
+      model: processors[0]?.model.trim() ?? 'unknown',
+      logicalCores: os.availableParallelism(),
+      features: cpuFeatures(),
+    },
+    memory: { totalBytes: os.totalmem(), freeBytes: os.freemem() },
+    gpu: { devices: gpuDevices(), driver: gpuDriver() },
+    backends,
+    supportedIsas,
+    auto,
+    demoModel: shippedModel() ?? null,
+  };
+}
+
+function cpuFeatures(): string[] {
+  const lines = readIfThere('/proc/cpuinfo').split('\n');
+  const flags = lines.find((line) => /^(flags|Features)\s*:/.test(line)) ?? '';
+  return flags.split(/\s+/).filter((flag) => FEATURES.test(flag));
+}
+
+/** `glibc 2.36`, `musl`, or null where that is no question. */
+function libc(): string | null {
+  if (process.platform !== 'linux') return null;
+  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
+  const version = report?.header?.glibcVersionRuntime;
+  return version ? `glibc ${version}` : 'musl';
+}
+
+function gpuDriver(): string | null {
+  return /Kernel Module[^\n]*?\s(\d+\.[\d.]+)\s/.exec(readIfThere('/proc/driver/nvidia/version'))?.[1] ?? null;
+}
+
+function gpuDevices(): string[] {
+  const listing = spawnSync('nvidia-smi', ['-L'], { encoding: 'utf8', timeout: 5000 });
+  if (listing.status !== 0) return [];
+  return listing.stdout.split('\n').flatMap((line) => /^GPU \d+: (.*?) \(UUID/.exec(line)?.[1] ?? []);
+}
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

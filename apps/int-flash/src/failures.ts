@@ -1,0 +1,66 @@
+import { IntFlashError } from '@int-flash/ops';
+import { CommanderError } from 'commander';
+import { type Terminal, withoutControls } from './terminal.js';
+
+export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
+
+/** The command line cannot be understood; exit code 2. */
+export class UsageError extends Error {
+  readonly code = 'ERR_USAGE';
+  constructor(
+    message: string,
+    readonly hint?: string,
+  ) {
+    super(message);
+  }
+}
+
+/** The work was ended from outside, which is no failure to explain: Ctrl-C, or nobody reads stdout any more. */
+export class Stopped extends Error {
+  constructor(readonly exitCode: number) {
+    super('stopped');
+  }
+}
+
+const ALL_COMMANDS = 'Run int-flash --help for all of them; int-flash demo is the one to start with.';
+
+/** Says what went wrong in one line and a hint, and returns the exit code. `INT_FLASH_DEBUG` adds the stack. */
+export function reportFailure(error: unknown, terminal: Terminal, debug: boolean): number {
+  if (error instanceof Stopped) return error.exitCode;
+  if (error instanceof CommanderError && error.exitCode === 0) return EXIT.ok; // --help and --version
+  const { code, message, hint, exitCode } = explain(error);
+  const { red, dim } = terminal.notePaint;
+  terminal.note(`${red(code)}: ${oneLine(message)}`);
+  if (hint) terminal.note(dim(`hint: ${oneLine(hint)}`));
+  if (debug && error instanceof Error && error.stack) terminal.note(dim(error.stack));
+  return exitCode;
+}
+
+function explain(error: unknown): { code: string; message: string; hint?: string | undefined; exitCode: number } {
+  if (error instanceof CommanderError) {
+    if (error.code === 'commander.help') {
+      return { code: 'ERR_USAGE', message: 'Expected a command, got none', hint: ALL_COMMANDS, exitCode: EXIT.usage };
+    }
+    const hint = 'Run int-flash --help, or int-flash <command> --help, for what there is.';
+    return { code: 'ERR_USAGE', message: error.message.replace(/^error: /, ''), hint, exitCode: EXIT.usage };
+  }
+  if (error instanceof UsageError) {
+    return { code: error.code, message: error.message, hint: error.hint, exitCode: EXIT.usage };
+  }
+  if (IntFlashError.isInstance(error)) {
+    return { code: error.code, message: error.message, hint: error.hint, exitCode: EXIT.failed };
+  }
+  if (error instanceof Error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (typeof code === 'string') {
+      return { code, message: error.message.replace(`${code}: `, ''), exitCode: EXIT.failed };
+    }
+    const hint = 'This is a fault of int-flash. INT_FLASH_DEBUG=1 shows where it happened.';
+    return { code: 'ERR_INTERNAL', message: error.message, hint, exitCode: EXIT.failed };
+  }
+  return { code: 'ERR_INTERNAL', message: String(error), exitCode: EXIT.failed };
+}
+
+function oneLine(text: string): string {
+  return withoutControls(text.trim().replace(/\s*\n\s*/g, ' '));
+}

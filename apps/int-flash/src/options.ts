@@ -1,0 +1,98 @@
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import {
+  ATTENTION_CHOICES,
+  type AttentionChoice,
+  BACKEND_CHOICES,
+  type BackendChoice,
+  KV_CACHE_CHOICES,
+  type KvCacheDtype,
+  type SamplingSettings,
+} from './runtime.js';
+
+export interface OutputOptions {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+export interface ModelOptions extends OutputOptions {
+  readonly model?: string;
+  readonly backend: BackendChoice;
+  readonly attention: AttentionChoice;
+  readonly kvCacheDtype: KvCacheDtype;
+}
+
+export interface SamplingOptions extends SamplingSettings {
+  readonly system?: string;
+}
+
+export function withOutputOptions(command: Command): Command {
+  return command
+    .option('--json', 'print JSON on stdout instead of text')
+    .option('--quiet', 'no progress bar, no closing line on stderr');
+}
+
+/** Where and in which arithmetic a model runs. */
+export function withComputeOptions(command: Command): Command {
+  return withOutputOptions(
+    command
+      .addOption(choice('--backend <name>', 'where to compute', BACKEND_CHOICES, 'auto'))
+      .addOption(choice('--attention <precision>', 'arithmetic of attention', ATTENTION_CHOICES, 'int8'))
+      .addOption(choice('--kv-cache-dtype <type>', 'how keys and values are kept', KV_CACHE_CHOICES, 'int8')),
+  );
+}
+
+export function withModelOptions(command: Command): Command {
+  return withComputeOptions(
+    command.option('--model <folder>', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)'),
+  );
+}
+
+/** Sampling; what is not given, the model's generation_config.json decides. */
+export function withSamplingOptions(command: Command): Command {
+  return command
+    .option('--system <text>', 'a system message to start the conversation with')
+    .option('--seed <n>', 'same seed, same text', integer(0, 2 ** 32 - 1))
+    .option('--max-tokens <n>', 'stop after so many tokens', integer(1, 1_000_000))
+    .option('--temperature <x>', '0 takes the likeliest token every time', number(0, 100))
+    .option('--top-k <n>', 'sample among the k likeliest; 0 is all', integer(0, 1_000_000))
+    .option('--top-p <x>', 'sample among the likeliest that hold this much probability', number(0, 1))
+    .option('--min-p <x>', 'leave out tokens below this fraction of the likeliest', number(0, 1))
+    .option('--repeat-penalty <x>', 'above 1 avoids tokens already written', number(0.01, 100))
+    .option('--stop <text>', 'end before this text; may be given several times', collect);
+}
+
+/** The sampling settings among parsed options. */
+export function samplingSettings(options: SamplingOptions): SamplingSettings {
+  const { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop } = options;
+  const given = { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+export function integer(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^[+-]?\d+$/.test(text) || value < min || value > max) {
+      throw new InvalidArgumentError(`Expected an integer from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+export function number(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= min && value <= max)) {
+      throw new InvalidArgumentError(`Expected a number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+function choice(flags: string, description: string, choices: readonly string[], fallback: string): Option {
+  return new Option(flags, description).choices(choices).default(fallback);
+}
+
+function collect(text: string, earlier: readonly string[] = []): string[] {
+  if (text === '') throw new InvalidArgumentError('Expected some text.');
+  return [...earlier, text];
+}

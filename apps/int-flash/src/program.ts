@@ -1,0 +1,39 @@
+import { Command } from 'commander';
+import type { App } from './app.js';
+import { addChat } from './commands/chat.js';
+import { addDemo } from './commands/demo.js';
+import { addDoctor } from './commands/doctor.js';
+import { addGenerate } from './commands/generate.js';
+import { addInspect } from './commands/inspect.js';
+import { addPerplexity } from './commands/perplexity.js';
+import { addQuantize } from './commands/quantize.js';
+import { EXIT, reportFailure } from './failures.js';
+import { VERSION } from './version.js';
+
+/** Runs one command line and returns the exit code; never throws. @param args without node and the script */
+export async function main(args: readonly string[], app: App): Promise<number> {
+  try {
+    await createProgram(app).parseAsync(args, { from: 'user' });
+    return EXIT.ok;
+  } catch (error) {
+    return reportFailure(error, app.terminal, Boolean(app.env.INT_FLASH_DEBUG));
+  }
+}
+
+function createProgram(app: App): Command {
+  const { terminal } = app;
+  const program = new Command('int-flash')
+    .description('Language models on INT8 attention, for Node')
+    .version(VERSION)
+    .helpCommand(false)
+    .configureOutput({
+      writeOut: (text) => void terminal.write(text),
+      writeErr: () => {}, // reportFailure says it, in one line
+      getOutHelpWidth: () => terminal.columns,
+    })
+    .exitOverride() // before the subcommands, which inherit it
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 command line not understood, 130 Ctrl-C.');
+  for (const add of [addDemo, addGenerate, addChat, addPerplexity, addInspect, addQuantize, addDoctor])
+    add(program, app);
+  return program;
+}

@@ -1,0 +1,130 @@
+import type { BackendStatus } from '@int-flash/ops';
+import type { OnProgress } from './progress-bar.js';
+
+export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
+export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
+export const KV_CACHE_CHOICES = ['fp32', 'int8', 'int4'] as const;
+
+export type BackendChoice = (typeof BACKEND_CHOICES)[number];
+export type AttentionChoice = (typeof ATTENTION_CHOICES)[number];
+export type KvCacheDtype = (typeof KV_CACHE_CHOICES)[number];
+
+export interface ChatMessage {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+/** Text as it is, or a conversation to be put into the model's chat format. */
+export type Prompt = string | readonly ChatMessage[];
+
+export interface LoadSettings {
+  readonly backend: BackendChoice;
+  readonly attention: AttentionChoice;
+  readonly kvCacheDtype: KvCacheDtype;
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+/** What of the sampler the command line can set; what is absent, the model's generation_config.json decides. */
+export interface SamplingSettings {
+  readonly seed?: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repeatPenalty?: number;
+  readonly maxTokens?: number;
+  readonly stop?: readonly string[];
+}
+
+export type FinishReason = 'stop' | 'length' | 'other';
+
+export type GenerationEvent =
+  | { readonly type: 'text'; readonly text: string; readonly tokenId: number }
+  | { readonly type: 'finish'; readonly reason: FinishReason };
+
+export interface ModelFacts {
+  readonly folder: string;
+  readonly name: string;
+  readonly architecture: string;
+  readonly parameters: number;
+  /** Of the weight files. */
+  readonly bytes: number;
+  /** How the weights of the linear layers are stored, e.g. `int8` or `bfloat16`. */
+  readonly weights: string;
+  readonly contextLength: number;
+  readonly vocabularySize: number;
+}
+
+/** A loaded model, as the commands use it; runtime-llm.ts makes one of `@int-flash/llm`, tests make a fake. */
+export interface Model {
+  readonly facts: ModelFacts;
+  readonly backend: BackendStatus;
+  readonly hasChatTemplate: boolean;
+  /** Tokens of a prompt: with the chat format and its opening for an answer, or of plain text. */
+  encode(prompt: Prompt): number[];
+  generate(prompt: Prompt, settings: SamplingSettings, signal: AbortSignal): AsyncIterable<GenerationEvent>;
+  /** [ids.length, vocabularySize]: row t scores the token after ids[0..t]. */
+  logits(ids: readonly number[], signal: AbortSignal): Promise<Float32Array>;
+  /** Reads the text in windows and predicts all but the first token of each. */
+  perplexity(text: string, window: number, signal: AbortSignal, onProgress: OnProgress): Promise<PerplexityResult>;
+  dispose(): Promise<void>;
+}
+
+export interface PerplexityResult {
+  readonly perplexity: number;
+  readonly natsPerToken: number;
+  readonly tokens: number;
+  readonly predicted: number;
+}
+
+export interface TensorFacts {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+export interface SpecialToken {
+  readonly id: number;
+  readonly text: string;
+  readonly role?: 'bos' | 'eos' | 'pad';
+}
+
+/** What a model's files say about it, read without loading the weights. */
+export interface ModelDescription extends ModelFacts {
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly feedForwardSize: number;
+  readonly tiedEmbeddings: boolean;
+  readonly quantization: string;
+  readonly slidingWindow: number | null;
+  readonly chatTemplate: boolean;
+  readonly specialTokens: readonly SpecialToken[];
+  readonly tensors: readonly TensorFacts[];
+}
+
+export interface BackendReport {
+  readonly backends: readonly BackendStatus[];
+  /** What `auto` takes here and why. */
+  readonly auto: { readonly name: string; readonly why: string };
+  readonly supportedIsas: readonly string[];
+}
+
+export interface QuantizeSummary {
+  readonly tensors: number;
+  readonly quantized: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+}
+
+/** Everything the commands ask of the library. */
+export interface Runtime {
+  loadModel(folder: string, settings: LoadSettings): Promise<Model>;
+  describeModel(folder: string): Promise<ModelDescription>;
+  describeBackends(): Promise<BackendReport>;
+  quantize(from: string, to: string, signal: AbortSignal, onProgress: OnProgress): Promise<QuantizeSummary>;
+}

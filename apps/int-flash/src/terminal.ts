@@ -1,0 +1,76 @@
+import { once } from 'node:events';
+import type { Readable, Writable } from 'node:stream';
+import pc from 'picocolors';
+
+/** The parts of a stream that say whether a person is looking at it. */
+interface Screen {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+}
+
+export interface TerminalStreams {
+  readonly stdin: Readable & Screen;
+  readonly stdout: Writable & Screen;
+  readonly stderr: Writable & Screen;
+}
+
+export type Paint = ReturnType<typeof pc.createColors>;
+
+/** Where a command writes: what was asked for goes to stdout, everything about it to stderr. */
+export class Terminal {
+  readonly stdin: Readable & Screen;
+  readonly stdout: Writable & Screen;
+  readonly stderr: Writable & Screen;
+  /** Colours for stdout and stderr; each is plain when that stream is no terminal or NO_COLOR is set. */
+  readonly paint: Paint;
+  readonly notePaint: Paint;
+  /** Aborts when the reader of stdout has gone, as in `| head`. */
+  readonly closed: AbortSignal;
+
+  constructor(streams: TerminalStreams, env: NodeJS.ProcessEnv = {}) {
+    this.stdin = streams.stdin;
+    this.stdout = streams.stdout;
+    this.stderr = streams.stderr;
+    this.paint = pc.createColors(wantsColor(streams.stdout, env));
+    this.notePaint = pc.createColors(wantsColor(streams.stderr, env));
+    const controller = new AbortController();
+    this.closed = controller.signal;
+    streams.stdout.on('error', () => controller.abort());
+    streams.stderr.on('error', () => {}); // nobody is left to tell
+  }
+
+  /** Columns to lay text out in: what the terminal has, at most 100; 80 where nobody looks. */
+  get columns(): number {
+    return Math.min(this.stdout.columns ?? 80, 100);
+  }
+
+  /** Writes to stdout and waits while its reader is slower than the model. */
+  async write(text: string): Promise<void> {
+    if (this.closed.aborted || this.stdout.write(text)) return;
+    await once(this.stdout, 'drain', { signal: this.closed }).catch(() => {}); // closed: the work is being stopped anyway
+  }
+
+  async writeLine(text = ''): Promise<void> {
+    await this.write(`${text}\n`);
+  }
+
+  /** One line about the work, to stderr. */
+  note(text: string): void {
+    this.stderr.write(`${text}\n`);
+  }
+}
+
+function wantsColor(stream: Screen, env: NodeJS.ProcessEnv): boolean {
+  if (env.NO_COLOR) return false;
+  if (env.FORCE_COLOR) return env.FORCE_COLOR !== '0';
+  return stream.isTTY === true && env.TERM !== 'dumb';
+}
+
+/**
+ * Makes text from a file or a model harmless to a terminal: control characters, which could move the cursor or rename
+ * the window, become U+FFFD. Line feeds and tabs stay.
+ */
+export function withoutControls(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this looks for
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '\ufffd');
+}

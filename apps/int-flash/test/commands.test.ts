@@ -1,0 +1,261 @@
+import { IntFlashError } from '@int-flash/ops';
+import { describe, expect, it } from 'vitest';
+import { modelFolder, promptText, runFake } from './fake-app.js';
+
+const model = modelFolder();
+
+describe('generate', () => {
+  it('puts the text alone on stdout and the timing on stderr', async () => {
+    const run = await runFake(['generate', 'Hi', '--model', model]);
+    expect(run).toMatchObject({ code: 0, stdout: 'Hello there.\n', alive: 0 });
+    expect(run.stderr).toMatch(/^3 tokens · [\d.,]+ tokens\/s · first token after \d+ ms\n$/);
+  });
+
+  it('says nothing on stderr when quiet', async () => {
+    expect(await runFake(['generate', 'Hi', '--model', model, '--quiet'])).toMatchObject({
+      stdout: 'Hello there.\n',
+      stderr: '',
+    });
+  });
+
+  it('prints one JSON object with the documented fields', async () => {
+    const args = ['generate', 'Hi', '--model', model, '--json', '--seed', '7', '--kv-cache-dtype', 'int4'];
+    const run = await runFake(args);
+    expect(run.stderr).toBe('');
+    expect(JSON.parse(run.stdout)).toEqual({
+      model: 'fake',
+      backend: 'portable',
+      isa: 'typescript',
+      threads: 1,
+      attention: 'int8',
+      kvCacheDtype: 'int4',
+      seed: 7,
+      prompt: 'Hi',
+      text: 'Hello there.',
+      tokenIds: [0, 1, 2],
+      finishReason: 'stop',
+      promptTokens: 2,
+      generatedTokens: 3,
+      loadMs: expect.any(Number),
+      timeToFirstTokenMs: expect.any(Number),
+      tokensPerSecond: expect.any(Number),
+    });
+  });
+
+  it('hands the sampler only what was asked for', async () => {
+    const bare = await runFake(['generate', 'Hi', '--model', model]);
+    expect(bare.sampling).toEqual([{}]);
+    const args = '--seed 1 --temperature 0.5 --top-k 40 --top-p 0.9 --min-p 0.05 --repeat-penalty 1.1 --max-tokens 2';
+    const run = await runFake(['generate', 'Hi', '--model', model, ...args.split(' '), '--stop', 'a', '--stop', 'b']);
+    expect(run.sampling).toEqual([
+      {
+        seed: 1,
+        temperature: 0.5,
+        topK: 40,
+        topP: 0.9,
+        minP: 0.05,
+        repeatPenalty: 1.1,
+        maxTokens: 2,
+        stop: ['a', 'b'],
+      },
+    ]);
+    expect(run.loads).toMatchObject([{ backend: 'auto', attention: 'int8', kvCacheDtype: 'int8' }]);
+  });
+
+  it('reads the prompt from stdin, wraps it into the chat format, or leaves it raw', async () => {
+    const chat = await runFake(['generate', '-', '--model', model, '--system', 'Be kind.'], { stdin: 'from stdin' });
+    expect(chat.prompts).toEqual([
+      [
+        { role: 'system', content: 'Be kind.' },
+        { role: 'user', content: 'from stdin' },
+      ],
+    ]);
+    expect((await runFake(['generate', 'Once', '--raw', '--model', model])).prompts).toEqual(['Once']);
+    expect((await runFake(['generate', 'Once', '--model', model], { chatTemplate: false })).prompts).toEqual(['Once']);
+  });
+});
+
+describe('a command line that makes no sense', () => {
+  it.each([
+    [['generate', 'Hi', '--temprature', '1'], /^ERR_USAGE: unknown option '--temprature'.*--temperature/],
+    [['generate', 'Hi', '--temperature', 'warm'], /^ERR_USAGE: .*'warm'.*Expected a number from 0 to 100/],
+    [['generate', 'Hi', '--max-tokens', '0'], /^ERR_USAGE: .*Expected an integer from 1/],
+    [['generate', 'Hi', '--seed', '1.5'], /^ERR_USAGE: .*Expected an integer/],
+    [['generate', 'Hi', '--backend', 'tpu'], /^ERR_USAGE: .*Allowed choices are auto, cuda, cpu, portable/],
+    [['generate', 'Hi', '--stop', ''], /^ERR_USAGE: /],
+    [['generate'], /^ERR_USAGE: missing required argument 'prompt'/],
+    [['generate', 'Hi', 'there'], /^ERR_USAGE: too many arguments/],
+    [['generate', 'Hi', '--raw', '--system', 'x'], /^ERR_USAGE: --raw/],
+    [['generat', 'Hi'], /^ERR_USAGE: unknown command 'generat'.*generate/],
+    [[], /^ERR_USAGE: Expected a command, got none/],
+  ])('%j exits 2 with one line and a hint', async (args, message) => {
+    const run = await runFake(args);
+    expect(run).toMatchObject({ code: 2, stdout: '' });
+    expect(run.stderr).toMatch(message);
+    expect(run.stderr).not.toMatch(/\n\s+at /);
+    expect(run.stderr.trimEnd().split('\n').length).toBeLessThanOrEqual(2);
+  });
+
+  it('--help and --version are no errors', async () => {
+    const help = await runFake(['--help']);
+    expect(help).toMatchObject({ code: 0, stderr: '' });
+    for (const name of ['demo', 'generate', 'chat', 'doctor', 'inspect', 'quantize', 'perplexity']) {
+      expect(help.stdout).toContain(`\n  ${name}`);
+    }
+    expect((await runFake(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+});
+
+describe('failures', () => {
+  it('a missing model exits 1 and says what to do', async () => {
+    const run = await runFake(['generate', 'Hi', '--model', '/no/such/folder']);
+    expect(run).toMatchObject({ code: 1, stdout: '' });
+    expect(run.stderr).toMatch(
+      /^ERR_MODEL_FORMAT: Expected the model to be a folder with a config.json, got no such folder: /,
+    );
+    expect(run.stderr).toMatch(/\nhint: /);
+  });
+
+  it("shows a library error's code, message and hint, harmless to the terminal", async () => {
+    const error = new IntFlashError('ERR_MODEL_FORMAT', 'Expected a header,\n got \u001b[31mthis', {
+      hint: 'Download it again.',
+    });
+    const run = await runFake(['generate', 'Hi', '--model', model], {
+      runtime: { loadModel: () => Promise.reject(error) },
+    });
+    expect(run.code).toBe(1);
+    expect(run.stderr).toBe('ERR_MODEL_FORMAT: Expected a header, got \ufffd[31mthis\nhint: Download it again.\n');
+  });
+
+  it('owns up to a fault of its own without a stack', async () => {
+    const runtime = { loadModel: () => Promise.reject(new TypeError('x is not a function')) };
+    const run = await runFake(['generate', 'Hi', '--model', model], { runtime });
+    expect(run.code).toBe(1);
+    expect(run.stderr).toMatch(/^ERR_INTERNAL: x is not a function\nhint: .*INT_FLASH_DEBUG=1.*\n$/);
+  });
+});
+
+describe('Ctrl-C', () => {
+  it('ends an answer with exit code 130, nothing on stderr, and the model disposed', async () => {
+    const onToken = (count: number) => {
+      if (count === 2) process.emit('SIGINT');
+    };
+    const run = await runFake(['generate', 'Hi', '--model', model], { onToken });
+    expect(run).toMatchObject({ code: 130, stdout: 'Hello there', stderr: '', alive: 0 });
+    expect(process.listenerCount('SIGINT')).toBe(0);
+  });
+});
+
+describe('chat', () => {
+  it('remembers the conversation until /reset and ends at /exit', async () => {
+    const stdin = 'one\n\ntwo\n/what\n/reset\nthree\n/exit\nfour\n';
+    const run = await runFake(['chat', '--model', model, '--system', 'S', '--quiet'], { stdin });
+    expect(run.prompts.map(promptText)).toEqual([
+      'system: S user: one',
+      'system: S user: one assistant: Hello there. user: two',
+      'system: S user: three',
+    ]);
+    expect(run).toMatchObject({ code: 0, stdout: 'Hello there.\n'.repeat(3), alive: 0 });
+    expect(run.stderr).toBe('No command /what. There are /reset and /exit.\n');
+  });
+
+  it('drops the oldest turns, never the system message, when the context is full', async () => {
+    const stdin = 'one\ntwo\nthree\n';
+    const run = await runFake(['chat', '--model', model, '--system', 'S', '--max-tokens', '4'], {
+      stdin,
+      contextLength: 12,
+    });
+    expect(run.prompts.map(promptText)).toEqual([
+      'system: S user: one',
+      'system: S user: two',
+      'system: S user: three',
+    ]);
+  });
+
+  it('prints a JSON object a turn', async () => {
+    const run = await runFake(['chat', '--model', model, '--json'], { stdin: 'one\ntwo\n' });
+    const turns = run.stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(turns).toMatchObject([
+      { prompt: 'one', text: 'Hello there.' },
+      { prompt: 'two', text: 'Hello there.' },
+    ]);
+  });
+
+  it('needs a chat template', async () => {
+    expect(await runFake(['chat', '--model', model], { chatTemplate: false })).toMatchObject({ code: 2, alive: 0 });
+  });
+});
+
+describe('demo', () => {
+  const answer = Array.from({ length: 60 }, (_, i) => ` word${i}`);
+
+  it('shows three answers, then what ran, in 80 columns and at most 20 lines', async () => {
+    const run = await runFake(['demo', '--model', model], { answer });
+    expect(run).toMatchObject({ code: 0, stderr: '', alive: 0 });
+    for (const line of run.stdout.split('\n')) expect(line.length).toBeLessThanOrEqual(80);
+    const screen = run.stdout.slice(run.stdout.indexOf('── what just ran'));
+    expect(screen.trimEnd().split('\n').length).toBeLessThanOrEqual(20);
+    for (const said of [
+      '14.2 M parameters',
+      'int8 weights',
+      '15.9 MB',
+      'portable',
+      '1 thread',
+      'nothing better is here',
+      'tokens/s',
+      'first token after',
+      'fp32 attention',
+      'npm run demo --',
+    ]) {
+      expect(screen).toContain(said);
+    }
+    expect(run.stdout.match(/^you {4}/gm)).toHaveLength(3);
+    expect(run.loads.map(({ attention, kvCacheDtype }) => `${attention} ${kvCacheDtype}`)).toEqual([
+      'int8 int8',
+      'fp32 fp32',
+    ]);
+    expect(run.sampling.map(({ seed }) => seed)).toEqual([1, 1, 1]);
+  });
+
+  it("answers the user's own prompt", async () => {
+    const run = await runFake(['demo', '--model', model, '--prompt', 'Why?', '--seed', '5', '--max-tokens', '3']);
+    expect(run.prompts.map(promptText)).toEqual(['user: Why?']);
+    expect(run.sampling).toEqual([{ seed: 5, maxTokens: 3 }]);
+    expect(run.stdout).toMatch(/^you {4}Why\?\nmodel {2}Hello there\. …\n/);
+  });
+
+  it('prints one JSON object, the difference from fp32 attention in it', async () => {
+    const run = await runFake(['demo', '--model', model, '--json', '--backend', 'portable']);
+    const report = JSON.parse(run.stdout);
+    expect(report).toMatchObject({
+      model: { name: 'fake', parameters: 14_162_304, bytes: 15_900_000, weights: 'int8' },
+      backend: {
+        name: 'portable',
+        isa: 'typescript',
+        threads: 1,
+        requested: 'portable',
+        why: 'asked for with --backend',
+      },
+      attention: 'int8',
+      kvCacheDtype: 'int8',
+      seed: 1,
+      generatedTokens: 9,
+      tokensPerSecond: expect.any(Number),
+      timeToFirstTokenMs: expect.any(Number),
+      loadMs: expect.any(Number),
+    });
+    expect(report.answers).toHaveLength(3);
+    // The fake's logits are sin, and sin + 0.01 cos: rms of both waves is 1/√2, so they lie 1 % apart.
+    expect(report.differenceFromFp32Attention.relativeL2).toBeCloseTo(0.01, 3);
+    expect(report.differenceFromFp32Attention.maxAbsolute).toBeLessThan(0.012);
+  });
+
+  it('has no difference to show when fp32 attention itself ran', async () => {
+    const run = await runFake(['demo', '--model', model, '--json', '--attention', 'fp32', '--kv-cache-dtype', 'fp32']);
+    expect(JSON.parse(run.stdout).differenceFromFp32Attention).toBeNull();
+    expect(run.loads).toHaveLength(1);
+  });
+});

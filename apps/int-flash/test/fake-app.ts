@@ -1,0 +1,132 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import type { App } from '../src/app.js';
+import { main } from '../src/program.js';
+import type { LoadSettings, Model, Prompt, Runtime } from '../src/runtime.js';
+import { Terminal } from '../src/terminal.js';
+
+const VOCABULARY = 16;
+
+export interface FakeOptions {
+  /** What the model says, a token each. */
+  readonly answer?: readonly string[];
+  readonly chatTemplate?: boolean;
+  readonly contextLength?: number;
+  readonly stdin?: string;
+  readonly runtime?: Partial<Runtime>;
+  /** Called after each token, before the next. */
+  readonly onToken?: (count: number) => void;
+}
+
+export interface RunResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** Settings and prompts the runtime was called with. */
+  readonly loads: readonly LoadSettings[];
+  readonly prompts: readonly Prompt[];
+  readonly sampling: readonly Record<string, unknown>[];
+  /** Models loaded and not disposed. */
+  readonly alive: number;
+}
+
+/** A folder that passes for a model, for the check that there is one. */
+export function modelFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'int-flash-app-'));
+  writeFileSync(join(folder, 'config.json'), '{}');
+  return folder;
+}
+
+/** Runs one command line in this process against a model that says what the test wants. */
+export async function runFake(args: readonly string[], options: FakeOptions = {}): Promise<RunResult> {
+  const streams = { stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough() };
+  const text = { stdout: '', stderr: '' };
+  streams.stdout.on('data', (chunk) => {
+    text.stdout += chunk;
+  });
+  streams.stderr.on('data', (chunk) => {
+    text.stderr += chunk;
+  });
+  streams.stdin.end(options.stdin ?? '');
+  const calls = {
+    loads: [] as LoadSettings[],
+    prompts: [] as Prompt[],
+    sampling: [] as Record<string, unknown>[],
+    alive: 0,
+  };
+
+  const fakeModel = (folder: string, settings: LoadSettings): Model => ({
+    facts: {
+      folder,
+      name: 'fake',
+      architecture: 'llama',
+      parameters: 14_162_304,
+      bytes: 15_900_000,
+      weights: 'int8',
+      contextLength: options.contextLength ?? 1024,
+      vocabularySize: VOCABULARY,
+    },
+    backend: { name: 'portable', available: true, detail: 'TypeScript', isa: 'typescript', threads: 1 },
+    hasChatTemplate: options.chatTemplate ?? true,
+    encode: (prompt) =>
+      promptText(prompt)
+        .split(' ')
+        .map((_, i) => i % VOCABULARY),
+    async *generate(prompt, sampling, signal) {
+      calls.prompts.push(prompt);
+      calls.sampling.push({ ...sampling });
+      const said = (options.answer ?? ['Hello', ' there', '.']).slice(0, sampling.maxTokens);
+      for (const [i, piece] of said.entries()) {
+        signal.throwIfAborted();
+        yield { type: 'text', text: piece, tokenId: i % VOCABULARY };
+        options.onToken?.(i + 1);
+      }
+      yield { type: 'finish', reason: said.length === sampling.maxTokens ? 'length' : 'stop' };
+    },
+    logits: async (ids) => {
+      const shift = settings.attention === 'int8' ? 0.01 : 0;
+      return Float32Array.from({ length: ids.length * VOCABULARY }, (_, i) => Math.sin(i) + shift * Math.cos(7 * i));
+    },
+    perplexity: async (source, window) => ({
+      perplexity: Math.E,
+      natsPerToken: 1,
+      tokens: source.length,
+      predicted: source.length - Math.ceil(source.length / window),
+    }),
+    dispose: async () => {
+      calls.alive--;
+    },
+  });
+
+  const missing = async () => {
+    throw new Error('not expected in this test');
+  };
+  const app: App = {
+    terminal: new Terminal(streams, {}),
+    env: {},
+    runtime: {
+      loadModel: async (folder, settings) => {
+        calls.loads.push(settings);
+        calls.alive++;
+        settings.onProgress?.(0.5);
+        return fakeModel(folder, settings);
+      },
+      describeBackends: async () => ({
+        backends: [{ name: 'portable', available: true, detail: 'TypeScript' }],
+        auto: { name: 'portable', why: 'nothing better is here' },
+        supportedIsas: [],
+      }),
+      describeModel: missing,
+      quantize: missing,
+      ...options.runtime,
+    },
+  };
+  const code = await main(args, app);
+  return { code, ...text, ...calls };
+}
+
+export function promptText(prompt: Prompt): string {
+  return typeof prompt === 'string' ? prompt : prompt.map(({ role, content }) => `${role}: ${content}`).join(' ');
+}
