@@ -1,1 +1,1 @@
-export {};
+export { createPortableBackend } from './portable-backend.js';

@@ -1,0 +1,202 @@
+import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { quantizePerTokenInt8 } from '@int-flash/quant';
+import {
+  addPackedDots,
+  MAX_PACKED_LENGTH,
+  packRowPair,
+  writeCodeDots,
+  writeFloatDots,
+  writeFloatVectorDots,
+} from './portable-dot-products.js';
+
+const ROW_STEP = 4; // the inner loops take four weight rows and four tokens at a time; both are padded with zeros
+const FEW_TOKENS = 3; // up to here a pass over the weights per token is cheaper than packing them
+
+/** Counts bytes of weights that live linear layers hold. */
+export interface ByteCounter {
+  bytes: number;
+}
+
+/**
+ * A linear layer in TypeScript. INT8: `y = f32(f32(f32(Σ x·w) · f32(sX · sW)) + bias)`, the sum exact; fp32: `y = f32(Σ x·w + bias)`, the sum in float64.
+ *
+ * @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`.
+ */
+export function createPortableLinear(weights: LinearWeights, counter: ByteCounter): Linear {
+  const { rows, cols, bias } = weights;
+  const paddedRows = Math.ceil(rows / ROW_STEP) * ROW_STEP;
+  const given = weights.type === 'int8' ? weights.codes : weights.weights;
+  expectLength('weights', given.length, rows * cols);
+  if (bias) expectLength('bias', bias.length, rows);
+  const biasCopy = bias ? bias.slice() : undefined;
+  if (weights.type === 'int8') {
+    expectLength('scales', weights.scales.length, rows);
+    const codes = new Int8Array(paddedRows * cols);
+    codes.set(weights.codes);
+    return new PortableLinear(
+      rows,
+      cols,
+      new Int8Weights(rows, cols, codes, weights.scales.slice(), biasCopy),
+      counter,
+    );
+  }
+  const floats = new Float32Array(paddedRows * cols);
+  floats.set(weights.weights);
+  return new PortableLinear(rows, cols, new FloatWeights(rows, cols, floats, biasCopy), counter);
+}
+
+interface HeldWeights {
+  readonly bytes: number;
+  multiply(input: Float32Array, tokens: number, out: Float32Array): void;
+}
+
+class PortableLinear implements Linear {
+  #held: HeldWeights | undefined;
+  readonly #counter: ByteCounter;
+
+  constructor(
+    readonly rows: number,
+    readonly cols: number,
+    held: HeldWeights,
+    counter: ByteCounter,
+  ) {
+    this.#held = held;
+    this.#counter = counter;
+    counter.bytes += held.bytes;
+  }
+
+  forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {
+    if (!this.#held) throw new IntFlashError('ERR_DISPOSED', 'Expected a live linear layer, got one that was disposed');
+    expectLength('input', input.length, tokens * this.cols);
+    expectLength('out', out.length, tokens * this.rows);
+    this.#held.multiply(input, tokens, out);
+    return out;
+  }
+
+  dispose(): void {
+    if (!this.#held) return;
+    this.#counter.bytes -= this.#held.bytes;
+    this.#held = undefined;
+  }
+}
+
+class Int8Weights implements HeldWeights {
+  readonly bytes: number;
+
+  constructor(
+    private readonly rows: number,
+    private readonly cols: number,
+    private readonly codes: Int8Array,
+    private readonly scales: Float32Array,
+    private readonly bias: Float32Array | undefined,
+  ) {
+    this.bytes = codes.byteLength + scales.byteLength + (bias?.byteLength ?? 0);
+  }
+
+  multiply(input: Float32Array, tokens: number, out: Float32Array): void {
+    const { values, scales } = quantizePerTokenInt8(input, this.cols);
+    if (tokens <= FEW_TOKENS) this.#multiplyVectors(values, scales, out);
+    else this.#multiplyMatrix(values, scales, out);
+  }
+
+  #multiplyVectors(values: Int8Array, scales: Float32Array, out: Float32Array): void {
+    const { rows, cols } = this;
+    const sums = new Int32Array(ROW_STEP);
+    for (let token = 0; token < scales.length; token++) {
+      const vector = values.subarray(token * cols, (token + 1) * cols);
+      for (let row = 0; row < rows; row += ROW_STEP) {
+        writeCodeDots(vector, this.codes, row * cols, cols, sums);
+        const last = Math.min(row + ROW_STEP, rows);
+        for (let r = row; r < last; r++) out[token * rows + r] = this.#dequantize(sums[r - row]!, scales[token]!, r);
+      }
+    }
+  }
+
+  #multiplyMatrix(values: Int8Array, scales: Float32Array, out: Float32Array): void {
+    const { rows, cols } = this;
+    const tokens = scales.length;
+    const paddedTokens = Math.ceil(tokens / 4) * 4;
+    const x = new Float64Array(paddedTokens * cols);
+    x.set(values);
+    const packed = new Float64Array(2 * cols);
+    const sums = new Float64Array(paddedTokens * ROW_STEP);
+    for (let row = 0; row < rows; row += ROW_STEP) {
+      packRowPair(this.codes, row * cols, (row + 1) * cols, cols, packed, 0);
+      packRowPair(this.codes, (row + 2) * cols, (row + 3) * cols, cols, packed, cols);
+      sums.fill(0);
+      for (let token = 0; token < tokens; token += 4) {
+        for (let from = 0; from < cols; from += MAX_PACKED_LENGTH) {
+          const length = Math.min(MAX_PACKED_LENGTH, cols - from);
+          addPackedDots(x, token * cols + from, cols, packed, from, cols, length, sums, token * ROW_STEP, ROW_STEP);
+        }
+      }
+      const last = Math.min(row + ROW_STEP, rows);
+      for (let token = 0; token < tokens; token++) {
+        for (let r = row; r < last; r++) {
+          out[token * rows + r] = this.#dequantize(sums[token * ROW_STEP + r - row]!, scales[token]!, r);
+        }
+      }
+    }
+  }
+
+  #dequantize(sum: number, tokenScale: number, row: number): number {
+    const product = Math.fround(Math.fround(sum) * Math.fround(tokenScale * this.scales[row]!));
+    return this.bias ? product + this.bias[row]! : product;
+  }
+}
+
+class FloatWeights implements HeldWeights {
+  readonly bytes: number;
+
+  constructor(
+    private readonly rows: number,
+    private readonly cols: number,
+    private readonly weights: Float32Array,
+    private readonly bias: Float32Array | undefined,
+  ) {
+    this.bytes = weights.byteLength + (bias?.byteLength ?? 0);
+  }
+
+  multiply(input: Float32Array, tokens: number, out: Float32Array): void {
+    if (tokens <= FEW_TOKENS) this.#multiplyVectors(input, tokens, out);
+    else this.#multiplyMatrix(input, tokens, out);
+  }
+
+  #multiplyVectors(input: Float32Array, tokens: number, out: Float32Array): void {
+    const { rows, cols } = this;
+    const sums = new Float64Array(ROW_STEP);
+    for (let token = 0; token < tokens; token++) {
+      const vector = new Float64Array(input.subarray(token * cols, (token + 1) * cols));
+      for (let row = 0; row < rows; row += ROW_STEP) {
+        writeFloatVectorDots(vector, this.weights, row * cols, cols, sums);
+        const last = Math.min(row + ROW_STEP, rows);
+        for (let r = row; r < last; r++) out[token * rows + r] = sums[r - row]! + (this.bias?.[r] ?? 0);
+      }
+    }
+  }
+
+  #multiplyMatrix(input: Float32Array, tokens: number, out: Float32Array): void {
+    const { rows, cols } = this;
+    const x = new Float64Array(Math.ceil(tokens / 4) * 4 * cols);
+    x.set(input);
+    const sums = new Float64Array(8);
+    for (let row = 0; row < rows; row += 2) {
+      const pair = row + 1 < rows;
+      const bias0 = this.bias?.[row] ?? 0;
+      const bias1 = this.bias?.[row + 1] ?? 0;
+      for (let token = 0; token < tokens; token += 4) {
+        writeFloatDots(x, token * cols, this.weights, row * cols, cols, sums);
+        const last = Math.min(token + 4, tokens);
+        for (let t = token; t < last; t++) {
+          out[t * rows + row] = sums[(t - token) * 2]! + bias0;
+          if (pair) out[t * rows + row + 1] = sums[(t - token) * 2 + 1]! + bias1;
+        }
+      }
+    }
+  }
+}
+
+function expectLength(name: string, actual: number, expected: number): void {
+  if (actual !== expected)
+    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to hold ${expected} elements, got ${actual}`);
+}

@@ -1,0 +1,264 @@
+import { type AttentionPlan, IntFlashError, type QuantizedAttentionPlan, type SequenceSpan } from '@int-flash/ops';
+import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
+import { gatherFloatRows, maxMagnitude, roundToFloat16, type Steps } from './portable-float-rows.js';
+import {
+  type KeyValueHead,
+  keyRowsLength,
+  noWeights,
+  packKeyCodes,
+  packValueCodes,
+  packValueFloats,
+  readWeights,
+  TILE_KEYS,
+  valueColumnsLength,
+} from './portable-key-value.js';
+
+const MAX_SCORE = 2 ** 100; // beyond it a sum of scores could leave float32
+
+/** Queries of one head: codes with a scale each, or float32 numbers with scale 1. */
+export interface QueryHead {
+  readonly rows: Int8Array | Float32Array;
+  readonly scales: Float32Array;
+  /** Added to each query's log-sum-exp: scale · (q · mean of the keys that smoothing took away). */
+  readonly lseShift: Float64Array | undefined;
+  /** Largest |q|, to judge the score bound. */
+  readonly magnitude: number;
+}
+
+/** A prepared key/value head, and what the queries need to know about it. */
+export interface PreparedKeys {
+  readonly head: KeyValueHead;
+  readonly keyMean: Float32Array | undefined;
+  readonly magnitude: number;
+}
+
+/** Quantizes and packs the keys and values of one head of one sequence, as `plan.precision` says. */
+export function* prepareFloatKeys(
+  plan: AttentionPlan,
+  batch: number,
+  kvHead: number,
+  span: SequenceSpan,
+): Steps<PreparedKeys> {
+  const { precision, headDim, headDimV } = plan;
+  const keys = span.kLen;
+  let keyFloats = yield* gatherFloatRows(plan.key, 'key', batch, kvHead, span.kStart, keys, headDim);
+  const values = yield* gatherFloatRows(plan.value, 'value', batch, kvHead, span.kStart, keys, headDimV);
+  if (precision === 'fp32') {
+    if (maxMagnitude(values) > MAX_SCORE) throw tooLarge('values', maxMagnitude(values));
+    const keyRows = new Float64Array(keyRowsLength(keys, headDim, false));
+    keyRows.set(keyFloats);
+    yield;
+    const valueColumns = yield* packFloatTiles(values, keys, headDimV);
+    const head: KeyValueHead = {
+      keysAreCodes: false,
+      valuesAreCodes: false,
+      keyRows,
+      valueColumns,
+      keyScales: new Float32Array(keys).fill(1),
+      ...noWeights(keys),
+      epilogue: undefined,
+    };
+    return { head, keyMean: undefined, magnitude: maxMagnitude(keyFloats) };
+  }
+  let keyMean: Float32Array | undefined;
+  // A softcap is not blind to a shift of the scores, so keys stay as they are there.
+  if (plan.smoothK && precision !== 'paper-int8' && plan.softcap === 0) {
+    const smoothed = smoothK(keyFloats, headDim);
+    keyFloats = smoothed.values;
+    keyMean = smoothed.mean;
+    yield;
+  }
+  const { codes, scales: keyScales } = quantizeRows(keyFloats, headDim, precision === 'int4-qk');
+  yield;
+  const keyRows = new Float64Array(keyRowsLength(keys, headDim, true));
+  packKeyCodes(codes, 0, 0, keys, headDim, keyRows);
+  yield;
+  const common = { keysAreCodes: true, keyRows, keyScales } as const;
+  const magnitude = maxMagnitude(keyFloats);
+  if (precision === 'half-int8') {
+    yield* roundToFloat16(values);
+    const valueColumns = yield* packFloatTiles(values, keys, headDimV);
+    return {
+      head: { ...common, valuesAreCodes: false, valueColumns, ...noWeights(keys), epilogue: undefined },
+      keyMean,
+      magnitude,
+    };
+  }
+  if (precision === 'paper-int8') {
+    const tensor = quantizePerTokenInt8(values, Math.max(values.length, 1)); // the head as one row: one scale
+    yield;
+    const valueColumns = yield* packCodeTiles(tensor.values, keys, headDimV);
+    const epilogue = new Float32Array(headDimV).fill(Math.fround((tensor.scales[0] ?? 1) / 127));
+    return {
+      head: { ...common, valuesAreCodes: true, valueColumns, ...noWeights(keys), epilogue },
+      keyMean,
+      magnitude,
+    };
+  }
+  const tokenLevel = quantizeTokenLevelV(values, headDimV);
+  yield;
+  const valueColumns = yield* packCodeTiles(tokenLevel.values, keys, headDimV);
+  const head: KeyValueHead = {
+    ...common,
+    valuesAreCodes: true,
+    valueColumns,
+    ...readWeights(tokenLevel.tokenWeights),
+    epilogue: tokenLevel.channelScales.map((scale) => scale / 255),
+  };
+  return { head, keyMean, magnitude };
+}
+
+/** Quantizes the queries of one head of one sequence. */
+export function* prepareFloatQueries(
+  plan: AttentionPlan,
+  batch: number,
+  headIndex: number,
+  span: SequenceSpan,
+  keyMean: Float32Array | undefined,
+): Steps<QueryHead> {
+  const { headDim, precision } = plan;
+  const floats = yield* gatherFloatRows(plan.query, 'query', batch, headIndex, span.qStart, span.qLen, headDim);
+  const magnitude = maxMagnitude(floats);
+  if (precision === 'fp32')
+    return { rows: floats, scales: new Float32Array(span.qLen).fill(1), lseShift: undefined, magnitude };
+  const { codes, scales } = quantizeRows(floats, headDim, precision === 'int4-qk');
+  let lseShift: Float64Array | undefined;
+  if (keyMean && plan.returnLse) {
+    lseShift = new Float64Array(span.qLen);
+    for (let row = 0; row < span.qLen; row++) {
+      let dot = 0;
+      for (let d = 0; d < headDim; d++) dot += floats[row * headDim + d]! * keyMean[d]!;
+      lseShift[row] = plan.scale * dot;
+    }
+  }
+  yield;
+  return { rows: codes, scales, lseShift, magnitude };
+}
+
+/** Packs the caller's codes of one key/value head of one sequence. */
+export function* prepareCodedKeys(
+  plan: QuantizedAttentionPlan,
+  batch: number,
+  kvHead: number,
+  span: SequenceSpan,
+): Steps<PreparedKeys> {
+  const { headDim, headDimV, keyScale, valueScale, valueChannelScale } = plan;
+  const keys = span.kLen;
+  const keyCodes = gatherCodeRows(plan.key, batch, kvHead, span.kStart, keys, headDim);
+  const keyRows = new Float64Array(keyRowsLength(keys, headDim, true));
+  packKeyCodes(keyCodes, 0, 0, keys, headDim, keyRows);
+  yield;
+  const valueColumns = yield* packCodeTiles(
+    gatherCodeRows(plan.value, batch, kvHead, span.kStart, keys, headDimV),
+    keys,
+    headDimV,
+  );
+  const keyScales = gatherScales(keyScale, batch, kvHead, span.kStart, keys);
+  const channelStart = valueChannelScale
+    ? batch * valueChannelScale.strides.batch + kvHead * valueChannelScale.strides.head
+    : 0;
+  const channels = valueChannelScale
+    ? valueChannelScale.data.slice(channelStart, channelStart + headDimV)
+    : new Float32Array(headDimV).fill(1);
+  const maxCode = plan.precision === 'paper-int8' ? 127 : 255;
+  const perHead = valueScale.strides.token === 0;
+  if (perHead) {
+    const headScale = valueScale.data[batch * valueScale.strides.batch + kvHead * valueScale.strides.head]!;
+    for (let d = 0; d < headDimV; d++) channels[d]! *= headScale;
+  }
+  const head: KeyValueHead = {
+    keysAreCodes: true,
+    valuesAreCodes: true,
+    keyRows,
+    valueColumns,
+    keyScales,
+    ...(perHead ? noWeights(keys) : readWeights(gatherScales(valueScale, batch, kvHead, span.kStart, keys))),
+    epilogue: channels.map((scale) => scale / maxCode),
+  };
+  return { head, keyMean: undefined, magnitude: 127 * maxMagnitude(keyScales) };
+}
+
+export function* prepareCodedQueries(
+  plan: QuantizedAttentionPlan,
+  batch: number,
+  headIndex: number,
+  span: SequenceSpan,
+): Steps<QueryHead> {
+  const rows = gatherCodeRows(plan.query, batch, headIndex, span.qStart, span.qLen, plan.headDim);
+  const scales = gatherScales(plan.queryScale, batch, headIndex, span.qStart, span.qLen);
+  yield;
+  return { rows, scales, lseShift: undefined, magnitude: 127 * maxMagnitude(scales) };
+}
+
+/** @throws {IntFlashError} `ERR_OVERFLOW` when a score could come near the end of float32's range. */
+export function checkScoreBound(query: QueryHead, keys: PreparedKeys, headDim: number, scale: number): void {
+  const bound = query.magnitude * keys.magnitude * headDim * scale * Math.LOG2E;
+  if (bound > MAX_SCORE) throw tooLarge('scores', bound);
+}
+
+function tooLarge(what: string, bound: number): IntFlashError {
+  return new IntFlashError(
+    'ERR_OVERFLOW',
+    `Expected ${what} of at most 2^100 in magnitude, got up to ${bound.toExponential(2)}`,
+    {
+      hint: 'Scale the inputs down.',
+    },
+  );
+}
+
+function quantizeRows(floats: Float32Array, dim: number, int4: boolean): { codes: Int8Array; scales: Float32Array } {
+  if (int4) return encodePerTokenInt4(floats, dim);
+  const { values, scales } = quantizePerTokenInt8(floats, dim);
+  return { codes: values, scales };
+}
+
+function* packCodeTiles(codes: Int8Array, keys: number, headDimV: number): Steps<Float64Array> {
+  const out = new Float64Array(valueColumnsLength(keys, headDimV, true));
+  for (let first = 0; first < keys; first += TILE_KEYS) {
+    packValueCodes(codes, first * headDimV, Math.min(TILE_KEYS, keys - first), headDimV, out, (first * headDimV) / 2);
+    yield;
+  }
+  return out;
+}
+
+function* packFloatTiles(values: Float32Array, keys: number, headDimV: number): Steps<Float64Array> {
+  const out = new Float64Array(valueColumnsLength(keys, headDimV, false));
+  for (let first = 0; first < keys; first += TILE_KEYS) {
+    packValueFloats(values, first * headDimV, Math.min(TILE_KEYS, keys - first), headDimV, out, first * headDimV);
+    yield;
+  }
+  return out;
+}
+
+type Coded = QuantizedAttentionPlan['key'];
+type Scaled = QuantizedAttentionPlan['keyScale'];
+
+function gatherCodeRows(
+  { data, strides }: Coded,
+  batch: number,
+  head: number,
+  start: number,
+  count: number,
+  dim: number,
+): Int8Array {
+  const rows = new Int8Array(count * dim);
+  const origin = batch * strides.batch + head * strides.head;
+  for (let row = 0; row < count; row++) {
+    const at = origin + (start + row) * strides.token;
+    rows.set(data.subarray(at, at + dim), row * dim);
+  }
+  return rows;
+}
+
+function gatherScales(
+  { data, strides }: Scaled,
+  batch: number,
+  head: number,
+  start: number,
+  count: number,
+): Float32Array {
+  const scales = new Float32Array(count);
+  const origin = batch * strides.batch + head * strides.head;
+  for (let i = 0; i < count; i++) scales[i] = data[origin + (start + i) * strides.token]!;
+  return scales;
+}
