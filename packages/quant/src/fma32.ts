@@ -1,0 +1,20 @@
+const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
+
+/**
+ * Fused multiply-add in float32, `a·b + c` rounded once: the twin of the CPU's `vfmadd` and CUDA's `fmaf`, to the bit.
+ *
+ * The product of two float32 numbers is exact in float64, so `fround(a·b + c)` would be the answer if the sum were not rounded twice.
+ * That goes wrong only when the float64 sum is inexact and falls on a midpoint of two float32 numbers; there the lost part decides.
+ * @param a,b,c float32 values.
+ */
+export function fma32(a: number, b: number, c: number): number {
+  const product = a * b;
+  const sum = product + c;
+  const near = Math.fround(sum);
+  const other = sum + (sum - near); // the float32 on the far side of `sum`, if `sum` is a midpoint
+  if (sum === near || Math.fround(other) !== other || !(Math.abs(near) <= MAX_FLOAT32)) return near;
+  const part = sum - product;
+  const lost = product - (sum - part) + (c - part); // Knuth's two-sum: exact
+  if (lost === 0) return near;
+  return lost > 0 ? Math.max(near, other) : Math.min(near, other);
+}

@@ -1,0 +1,32 @@
+import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
+
+export interface SmoothedK {
+  /** [tokens, dim]: the input minus `mean` in every row. */
+  readonly values: Float32Array;
+  /** [dim]; q · mean, times the softmax scale, goes back onto the log-sum-exp. */
+  readonly mean: Float32Array;
+}
+
+/**
+ * Subtracts each channel's mean over the tokens. Softmax does not see the difference, and the per-token INT8 grid no longer
+ * spends its range on what all keys share (language models' keys carry large per-channel offsets).
+ *
+ * `mean[d] = f32((Σ over tokens in order, float64) / tokens)`; `values = f32(k - mean)`.
+ * Not exact under a softcap, which is not blind to a shift: leave K as it is there.
+ * @param input [tokens, dim]: one sequence of one KV head, finite.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @see SageAttention, arXiv:2410.02367.
+ */
+export function smoothK(input: FloatInput, dim: number): SmoothedK {
+  const data = readFloatInput(input);
+  const tokens = countRows(data.length, dim);
+  maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
+  const sums = new Float64Array(dim);
+  for (let token = 0, i = 0; token < tokens; token++) for (let d = 0; d < dim; d++, i++) sums[d]! += data[i]!;
+  const mean = new Float32Array(dim);
+  if (tokens > 0) for (let d = 0; d < dim; d++) mean[d] = sums[d]! / tokens;
+  const values = new Float32Array(data.length);
+  for (let token = 0, i = 0; token < tokens; token++)
+    for (let d = 0; d < dim; d++, i++) values[i] = data[i]! - mean[d]!;
+  return { values, mean };
+}
