@@ -7,7 +7,12 @@ import { nodeVersionProblem } from './phases/node-version.mjs';
 
 const JOBS = {
   demo: (args) => command('demo', args),
-  bench: (args) => command('bench', args),
+  bench: async (args) => {
+    const { prepare } = await import('./phases/prepare.mjs');
+    const { runBenchmarks } = await import('./jobs/bench.mjs');
+    await prepare({ native: 'optional', build: 'js' });
+    return runBenchmarks(args);
+  },
   build: async () => {
     const { prepare } = await import('./phases/prepare.mjs');
     await prepare({ native: 'required', build: 'js+types' });
