@@ -1,0 +1,79 @@
+import type { CacheAttentionArgs, KvCacheView } from '@int-flash/ops';
+import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
+import { absorbKeys, emptyState, finishRow, mergeState, type TwinHead, type TwinRules } from './twin-row.js';
+import { visibleBand } from './visible-keys.js';
+
+/** Up to this many queries the keys are walked in runs of {@link RUN_KEYS}, whose results merge in order. */
+const SHORT_QUERIES = 8;
+const RUN_KEYS = 1024;
+
+/** The integer twin of `Backend.cacheAttentionSync`: [tokens, heads, headDim]. */
+export function cacheAttention({
+  query,
+  tokens,
+  heads,
+  cache,
+  scale,
+  windowLeft,
+  softcap,
+}: CacheAttentionArgs): Float32Array {
+  const { headDim, kvHeads, length } = cache;
+  const fp32 = cache.type === 'fp32';
+  const quantized = quantizePerTokenInt8(query, headDim);
+  const rules: TwinRules = {
+    headDim,
+    headDimV: headDim,
+    maxCode: fp32 ? 0 : 255,
+    runningMax: false,
+    softcap: Math.fround(softcap),
+  };
+  const out = new Float32Array(tokens * heads * headDim);
+  const kvHeadOf = Array.from({ length: kvHeads }, (_, kvHead) => readHead(cache, kvHead));
+  for (let token = 0; token < tokens; token++) {
+    const { first, end } = visibleBand(
+      { windowLeft, windowRight: 0, diagonal: 'bottom-right' },
+      { qLen: tokens, kLen: length },
+      token,
+    );
+    for (let h = 0; h < heads; h++) {
+      const row = token * heads + h;
+      const head = kvHeadOf[Math.floor(h / (heads / kvHeads))]!;
+      const q = (fp32 ? query : quantized.values).subarray(row * headDim, (row + 1) * headDim);
+      const queryScale = Math.fround((fp32 ? 1 : quantized.scales[row]!) * scale);
+      const state = emptyState(headDim);
+      const step = tokens <= SHORT_QUERIES ? RUN_KEYS : Infinity;
+      for (let from = first; from < end; ) {
+        const to = Math.min(end, step === Infinity ? end : from - (from % step) + step);
+        const run = emptyState(headDim);
+        absorbKeys(run, rules, head, q, queryScale, from, to);
+        mergeState(state, run);
+        from = to;
+      }
+      finishRow(state, rules, head.channels, out.subarray(row * headDim, (row + 1) * headDim));
+    }
+  }
+  return out;
+}
+
+function readHead(cache: KvCacheView, kvHead: number): TwinHead {
+  const { capacity, length, headDim } = cache;
+  const [from, to] = [kvHead * capacity, kvHead * capacity + length];
+  if (cache.type === 'fp32') {
+    return {
+      keys: cache.keys.subarray(from * headDim, to * headDim),
+      values: cache.values.subarray(from * headDim, to * headDim),
+      keyScales: new Float32Array(length).fill(1),
+    };
+  }
+  const codes = (packed: Int8Array | Uint8Array) =>
+    packed instanceof Int8Array
+      ? packed.subarray(from * headDim, to * headDim)
+      : unpackInt4(packed.subarray((from * headDim) / 2, (to * headDim) / 2));
+  return {
+    keys: codes(cache.keys),
+    values: codes(cache.values),
+    keyScales: cache.keyScales.subarray(from, to),
+    weights: cache.valueScales.subarray(from, to),
+    channels: new Float32Array(headDim).fill(1),
+  };
+}

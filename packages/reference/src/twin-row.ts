@@ -1,0 +1,189 @@
+import { exp2Polynomial, fma32, log2Weight, roundHalfEven } from '@int-flash/quant';
+
+/** Keys a tile, and partial row sums (docs/arithmetic.md, Tiles). */
+export const TILE_KEYS = 128;
+const LANES = 16;
+const LOG2_E = Math.fround(Math.LOG2E);
+const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
+const MIN_WEIGHT = 2 ** -100;
+
+/** One key/value head as the arithmetic sees it. */
+export interface TwinHead {
+  /** [keys, headDim]: INT8 codes, or float32 for `fp32`. */
+  readonly keys: Int8Array | Float32Array;
+  /** [keys]; ones for `fp32`. */
+  readonly keyScales: Float32Array;
+  /** [keys, headDimV]: INT8 codes, or float32 values. */
+  readonly values: Int8Array | Float32Array;
+  /** w, [keys]; absent = 1. */
+  readonly weights?: Float32Array;
+  /** channel, [headDimV]; absent for float values. */
+  readonly channels?: Float32Array;
+}
+
+/** What distinguishes the precisions once operands are quantized. */
+export interface TwinRules {
+  readonly headDim: number;
+  readonly headDimV: number;
+  /** 255, 127 (`paper-int8`), or 0 when P stays float. */
+  readonly maxCode: 0 | 127 | 255;
+  /** P against the running maximum, as the paper has it. */
+  readonly runningMax: boolean;
+  /** float32; 0 = off. */
+  readonly softcap: number;
+}
+
+/** Receives the integers of one query and tile: S of the visible keys (others 0) and T. Read at once; the arrays are reused. */
+export type AccumulatorSink = (tileStart: number, scores: Int32Array, products: Int32Array) => void;
+
+/** A partial softmax: `out / l` is the answer so far, up to the channel scales. */
+export interface TwinState {
+  /** M, log2 units; -Infinity before the first key. */
+  max: number;
+  /** l */
+  sum: number;
+  /** O, [headDimV] */
+  readonly out: Float32Array;
+}
+
+export function emptyState(headDimV: number): TwinState {
+  return { max: -Infinity, sum: 0, out: new Float32Array(headDimV) };
+}
+
+/**
+ * Walks keys [first, end) of `head` in tiles: steps 1 to 6 of docs/arithmetic.md, one operation at a time.
+ *
+ * @param query      [headDim] codes or float32.
+ * @param queryScale f32(sQ · scale).
+ * @param maskOf     What the mask adds to a key's score, -Infinity = excluded; undefined = no mask.
+ * @param floatMask  Whether the mask adds numbers, which forms scores in natural units first.
+ */
+export function absorbKeys(
+  state: TwinState,
+  rules: TwinRules,
+  head: TwinHead,
+  query: Int8Array | Float32Array,
+  queryScale: number,
+  first: number,
+  end: number,
+  maskOf?: (key: number) => number,
+  floatMask = false,
+  sink?: AccumulatorSink,
+): void {
+  const codes = head.keys instanceof Int8Array;
+  const x = new Float64Array(TILE_KEYS);
+  const p = new Float64Array(TILE_KEYS);
+  const products = new Float64Array(rules.headDimV);
+  for (let tileStart = first - (first % TILE_KEYS); tileStart < end; tileStart += TILE_KEYS) {
+    const from = Math.max(first - tileStart, 0);
+    const to = Math.min(end - tileStart, TILE_KEYS);
+    const scores = sink && new Int32Array(TILE_KEYS);
+    let tileMax = -Infinity;
+    for (let j = from; j < to; j++) {
+      const key = tileStart + j;
+      const dot = codes
+        ? integerDot(query, head.keys, key, rules.headDim)
+        : fmaDot(query, head.keys, key, rules.headDim);
+      if (scores) scores[j] = dot;
+      const weight = head.weights ? Math.max(head.weights[key]!, MIN_WEIGHT) : 1;
+      const bias = maskOf ? maskOf(key) : 0;
+      x[j] =
+        bias === -Infinity
+          ? -Infinity
+          : score(rules, dot, head.keyScales[key]!, queryScale, log2Weight(weight), bias, codes, floatMask);
+      if (x[j]! > tileMax) tileMax = x[j]!;
+    }
+    if (tileMax === -Infinity) continue;
+    const newMax = Math.max(state.max, tileMax);
+    const reference = rules.runningMax ? newMax : tileMax;
+    const lanes = new Float64Array(LANES);
+    products.fill(0);
+    for (let j = from; j < to; j++) {
+      const key = tileStart + j;
+      const probability = x[j] === -Infinity ? 0 : exp2Polynomial(Math.fround(x[j]! - reference));
+      const weight = head.weights ? Math.max(head.weights[key]!, MIN_WEIGHT) : 1;
+      lanes[j % LANES] = fma32(probability, Math.fround(1 / weight), lanes[j % LANES]!);
+      p[j] = rules.maxCode > 0 ? roundHalfEven(Math.fround(rules.maxCode * probability)) : probability;
+    }
+    for (let j = from; j < to; j++) {
+      const row = (tileStart + j) * rules.headDimV;
+      for (let d = 0; d < rules.headDimV; d++) {
+        products[d] =
+          rules.maxCode > 0
+            ? products[d]! + p[j]! * head.values[row + d]!
+            : fma32(p[j]!, head.values[row + d]!, products[d]!);
+      }
+    }
+    if (scores) sink!(tileStart, scores, Int32Array.from(products));
+    for (let width = LANES / 2; width >= 1; width /= 2) {
+      for (let lane = 0; lane < width; lane++) lanes[lane] = Math.fround(lanes[lane]! + lanes[lane + width]!);
+    }
+    join(state, newMax, rules.runningMax ? 1 : exp2Polynomial(Math.fround(tileMax - newMax)), lanes[0]!, products);
+  }
+}
+
+/** Step 6: `state` and a later part, whose sums weigh `take`, become one. */
+function join(state: TwinState, newMax: number, take: number, sum: number, out: ArrayLike<number>): void {
+  const keep = state.max === -Infinity ? 0 : exp2Polynomial(Math.fround(state.max - newMax));
+  state.sum = fma32(sum, take, Math.fround(state.sum * keep));
+  for (let d = 0; d < state.out.length; d++) state.out[d] = fma32(out[d]!, take, Math.fround(state.out[d]! * keep));
+  state.max = newMax;
+}
+
+/** Merges a later run of keys into `state`. */
+export function mergeState(state: TwinState, later: TwinState): void {
+  if (later.max === -Infinity) return;
+  const newMax = Math.max(state.max, later.max);
+  join(state, newMax, exp2Polynomial(Math.fround(later.max - newMax)), later.sum, later.out);
+}
+
+/** Writes the output row and returns its log-sum-exp (natural log, float64). */
+export function finishRow(
+  state: TwinState,
+  rules: TwinRules,
+  channels: Float32Array | undefined,
+  out: Float32Array,
+): number {
+  if (state.max === -Infinity) {
+    out.fill(0);
+    return -Infinity;
+  }
+  for (let d = 0; d < out.length; d++) {
+    out[d] = channels
+      ? state.out[d]! * Math.fround(Math.fround(channels[d]! / rules.maxCode) / state.sum)
+      : state.out[d]! / state.sum;
+  }
+  return Math.LN2 * (state.max + Math.log2(state.sum));
+}
+
+function score(
+  rules: TwinRules,
+  dot: number,
+  keyScale: number,
+  queryScale: number,
+  tau: number,
+  bias: number,
+  codes: boolean,
+  floatMask: boolean,
+): number {
+  if (rules.softcap > 0 || floatMask) {
+    let s = Math.fround(Math.fround(dot * keyScale) * queryScale);
+    if (rules.softcap > 0) s = Math.fround(rules.softcap * Math.fround(Math.tanh(Math.fround(s / rules.softcap))));
+    if (floatMask) s = Math.fround(s + bias);
+    return Math.min(Math.max(fma32(s, LOG2_E, tau), -MAX_FLOAT32), MAX_FLOAT32);
+  }
+  if (!codes) return Math.fround(Math.fround(dot * queryScale) * LOG2_E);
+  return fma32(Math.fround(dot * keyScale), Math.fround(queryScale * LOG2_E), tau);
+}
+
+function integerDot(query: ArrayLike<number>, keys: ArrayLike<number>, key: number, dim: number): number {
+  let dot = 0;
+  for (let d = 0; d < dim; d++) dot += query[d]! * keys[key * dim + d]!;
+  return dot;
+}
+
+function fmaDot(query: ArrayLike<number>, keys: ArrayLike<number>, key: number, dim: number): number {
+  let dot = 0;
+  for (let d = 0; d < dim; d++) dot = fma32(query[d]!, keys[key * dim + d]!, dot);
+  return dot;
+}
