@@ -26,7 +26,10 @@ const ALL_COMMANDS = 'Run int-flash --help for all of them; int-flash demo is th
 
 /** Says what went wrong in one line and a hint, and returns the exit code. `INT_FLASH_DEBUG` adds the stack. */
 export function reportFailure(error: unknown, terminal: Terminal, debug: boolean): number {
-  if (error instanceof Stopped) return error.exitCode;
+  if (error instanceof Stopped) {
+    if (error.exitCode === EXIT.interrupted && terminal.stderr.isTTY) terminal.note(''); // leaves the ^C on its own line
+    return error.exitCode;
+  }
   if (error instanceof CommanderError && error.exitCode === 0) return EXIT.ok; // --help and --version
   const { code, message, hint, exitCode } = explain(error);
   const { red, dim } = terminal.notePaint;

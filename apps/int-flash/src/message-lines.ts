@@ -39,24 +39,24 @@ function editedMessage(
   });
   return new Promise((resolve, reject) => {
     const lines: string[] = [];
-    const finish = (settle: () => void) => {
-      editor.removeAllListeners();
-      editor.close();
-      settle();
+    let settled = false;
+    const settle = (how: () => void) => {
+      if (settled) return;
+      settled = true;
+      editor.close(); // emits `close` itself, and only its own listeners give the terminal back
+      how();
     };
     editor.on('history', onHistory);
     editor.on('line', (line) => {
       lines.push(line);
-      if (lines.length === 1) setImmediate(() => finish(() => resolve(lines.join('\n'))));
+      if (lines.length === 1) setImmediate(() => settle(() => resolve(lines.join('\n'))));
     });
     editor.on('close', () => {
+      if (settled) return;
       terminal.note('');
-      finish(() => resolve(undefined));
+      settle(() => resolve(lines.length > 0 ? lines.join('\n') : undefined));
     });
-    editor.on('SIGINT', () => {
-      terminal.note('');
-      finish(() => reject(new Stopped(EXIT.interrupted)));
-    });
+    editor.on('SIGINT', () => settle(() => reject(new Stopped(EXIT.interrupted))));
     editor.prompt();
   });
 }

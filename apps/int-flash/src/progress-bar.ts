@@ -23,6 +23,7 @@ export async function withProgressBar<T>(
     barsize: 40,
     clearOnComplete: true,
     hideCursor: false, // a process that is killed could not bring the cursor back
+    linewrap: true, // nor its line wrapping
     gracefulExit: false, // Ctrl-C is handled in one place, stoppable.ts
     fps: 20,
   });

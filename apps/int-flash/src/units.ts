@@ -28,7 +28,7 @@ export function formatRate(tokensPerSecond: number): string {
 /** Percent with two significant digits below 10 %. */
 export function formatPercent(ratio: number): string {
   const percent = ratio * 100;
-  return `${percent >= 10 ? percent.toFixed(0) : percent.toPrecision(2)} %`;
+  return `${percent >= 10 ? percent.toFixed(0) : percent.toPrecision(2)}%`;
 }
 
 function formatNumber(value: number): string {
