@@ -1,0 +1,258 @@
+import { join } from 'node:path';
+import { describe, IntFlashError, type LinearWeights, toFloat32 } from '@int-flash/ops';
+import { quote } from './json-text.js';
+import { type ModelConfig, readModelConfig } from './model-config.js';
+import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
+import { SafetensorsFile } from './safetensors-file.js';
+import { INDEX_FILE, readShardedIndex } from './sharded-index.js';
+
+const SINGLE_FILE = 'model.safetensors';
+/** Some files name the same tensors with the enclosing module in front and some without it. */
+const ROOT_MODULES = ['model.', 'transformer.'];
+
+export interface CheckpointOptions {
+  /** Aborts opening and every read; they reject with `signal.reason`. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called as tensors are read, with the sum of all reads so far and the bytes of all tensors. */
+  readonly onProgress?: ((progress: { readonly loadedBytes: number; readonly totalBytes: number }) => void) | undefined;
+}
+
+export interface LinearShape {
+  /** Output features. */
+  readonly rows: number;
+  /** Input features. */
+  readonly cols: number;
+  readonly bias: boolean;
+}
+
+/**
+ * The weights of a model folder, single or sharded, float or INT8 (compressed-tensors), read tensor by tensor.
+ *
+ * Names are as transformers writes them, e.g. `model.layers.0.self_attn.q_proj`.
+ */
+export class Checkpoint {
+  readonly folder: string;
+  readonly config: ModelConfig;
+  /** Bytes of all tensors. */
+  readonly totalBytes: number;
+  readonly #files: readonly SafetensorsFile[];
+  readonly #fileOf: ReadonlyMap<string, SafetensorsFile>;
+  readonly #options: CheckpointOptions;
+  #loadedBytes = 0;
+
+  constructor(folder: string, config: ModelConfig, files: readonly SafetensorsFile[], options: CheckpointOptions) {
+    this.folder = folder;
+    this.config = config;
+    this.#files = files;
+    this.#options = options;
+    const fileOf = new Map<string, SafetensorsFile>();
+    for (const file of files) {
+      for (const name of file.header.entries.keys()) {
+        const other = fileOf.get(name);
+        if (other)
+          throw formatError(name, `Expected ${quote(name)} in one file, got it in ${other.name} and ${file.name}`);
+        fileOf.set(name, file);
+      }
+    }
+    this.#fileOf = fileOf;
+    this.totalBytes = this.entries().reduce((sum, entry) => sum + entry.byteLength, 0);
+  }
+
+  /** Every tensor's name, dtype, shape and size, in the order of the files. */
+  entries(): SafetensorsEntry[] {
+    return this.#files.flatMap((file) => [...file.header.entries.values()]);
+  }
+
+  /** Bytes of the weight files. */
+  get fileBytes(): number {
+    return this.#files.reduce((sum, file) => sum + file.byteLength, 0);
+  }
+
+  has(name: string): boolean {
+    return this.#find(name) !== undefined;
+  }
+
+  /** Reads a tensor as it is stored. */
+  async readTensor(name: string): Promise<SafetensorsTensor> {
+    const found = this.#find(name);
+    if (!found) throw formatError(name, `Expected the checkpoint to hold ${quote(name)}, got no such tensor`);
+    const { signal, onProgress } = this.#options;
+    return found.file.read(found.name, {
+      signal,
+      onBytes: (bytes) => {
+        this.#loadedBytes += bytes;
+        onProgress?.({ loadedBytes: Math.min(this.#loadedBytes, this.totalBytes), totalBytes: this.totalBytes });
+      },
+    });
+  }
+
+  /**
+   * Reads a float tensor (F32, F16, BF16) widened to float32.
+   *
+   * @param shape What the config says it must be.
+   * @throws {IntFlashError} `ERR_MODEL_FORMAT`: absent, of another shape, or with NaN or Infinity; `ERR_UNSUPPORTED`: another dtype.
+   */
+  async readFloats(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const tensor = await this.readTensor(name);
+    expectShape(name, tensor, shape);
+    const values = widen(name, tensor);
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) throw formatError(name, `Expected ${quote(name)} to be finite, got ${values[bad]} at element ${bad}`);
+    return values;
+  }
+
+  /**
+   * Reads the linear layer `name`: `.weight`, with `.weight_scale` if it is INT8, and `.bias`. Weights come as [rows, cols] whatever
+   * the file's order. An INT8 code of -128, which other quantizers may write, becomes -127.
+   *
+   * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_UNSUPPORTED`; also if the file has a bias that the config rules out.
+   */
+  async readLinear(name: string, shape: LinearShape): Promise<LinearWeights> {
+    const { rows, cols } = shape;
+    if (!shape.bias && this.has(`${name}.bias`)) {
+      throw formatError(`${name}.bias`, `Expected ${quote(name)} without a bias, as config.json has it, got one`);
+    }
+    const bias = shape.bias ? await this.readFloats(`${name}.bias`, [rows]) : undefined;
+    const weightName = `${name}.weight`;
+    if (this.#entry(weightName)?.dtype === 'I8') {
+      const codes = await this.#readCodes(weightName, [rows, cols]);
+      return { type: 'int8', rows, cols, bias, codes, scales: await this.#readScales(`${name}.weight_scale`, rows) };
+    }
+    if (!this.config.transposedWeights || name === 'lm_head') {
+      return { type: 'fp32', rows, cols, bias, weights: await this.readFloats(weightName, [rows, cols]) };
+    }
+    const weights = transpose(await this.readFloats(weightName, [cols, rows]), cols, rows);
+    return { type: 'fp32', rows, cols, bias, weights };
+  }
+
+  /** Closes the files; twice is a no-op. */
+  async close(): Promise<void> {
+    await Promise.all(this.#files.map((file) => file.close()));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #readCodes(name: string, shape: readonly number[]): Promise<Int8Array> {
+    if (!this.config.quantization) {
+      throw formatError(
+        name,
+        `Expected float weights without a quantization_config in config.json, got I8 for ${quote(name)}`,
+      );
+    }
+    const tensor = await this.readTensor(name);
+    expectShape(name, tensor, shape);
+    const codes = tensor.data as Int8Array;
+    for (let i = 0; i < codes.length; i++) if (codes[i] === -128) codes[i] = -127;
+    return codes;
+  }
+
+  async #readScales(name: string, rows: number): Promise<Float32Array> {
+    const entry = this.#entry(name);
+    const scales = await this.readFloats(name, entry?.shape.length === 1 ? [rows] : [rows, 1]);
+    const bad = scales.findIndex((scale) => !(scale > 0));
+    if (bad >= 0) throw formatError(name, `Expected scales > 0 in ${quote(name)}, got ${scales[bad]} at row ${bad}`);
+    return scales;
+  }
+
+  #entry(name: string): SafetensorsEntry | undefined {
+    const found = this.#find(name);
+    return found?.file.entry(found.name);
+  }
+
+  #find(name: string): { file: SafetensorsFile; name: string } | undefined {
+    const root = ROOT_MODULES.find((module) => name.startsWith(module));
+    const names = root ? [name, name.slice(root.length)] : [name];
+    for (const candidate of names) {
+      const file = this.#fileOf.get(candidate);
+      if (file) return { file, name: candidate };
+    }
+    return undefined;
+  }
+}
+
+/**
+ * Opens a model folder in Hugging Face format: `config.json` and `model.safetensors`, or its shards and their index.
+ *
+ * Reads and judges the headers, no weights. Close it, or declare it with `await using`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_UNSUPPORTED`.
+ */
+export async function openCheckpoint(folder: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  if (typeof folder !== 'string') {
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected the model folder to be a path, got ${describe(folder)}`);
+  }
+  options.signal?.throwIfAborted();
+  const config = await readModelConfig(folder);
+  const index = await readShardedIndex(folder);
+  const files: SafetensorsFile[] = [];
+  try {
+    for (const name of index?.shards ?? [SINGLE_FILE]) {
+      files.push(await SafetensorsFile.open(join(folder, name), { signal: options.signal }));
+    }
+    if (index) checkIndex(index.weightMap, files);
+    return new Checkpoint(folder, config, files, options);
+  } catch (error) {
+    await Promise.all(files.map((file) => file.close()));
+    throw error;
+  }
+}
+
+/** The index and the shards' own headers must tell the same story, or two readers could load different weights. */
+function checkIndex(weightMap: ReadonlyMap<string, string>, files: readonly SafetensorsFile[]): void {
+  let found = 0;
+  for (const file of files) {
+    for (const name of file.header.entries.keys()) {
+      const shard = weightMap.get(name);
+      if (shard !== file.name) {
+        throw formatError(
+          name,
+          `Expected ${INDEX_FILE} to place ${quote(name)} in ${file.name}, got ${shard ?? 'no entry'}`,
+        );
+      }
+      found++;
+    }
+  }
+  if (found === weightMap.size) return;
+  const missing = [...weightMap].find(
+    ([name, shard]) => !files.some((f) => f.name === shard && f.header.entries.has(name)),
+  );
+  throw formatError(
+    missing![0],
+    `Expected ${missing![1]} to hold ${quote(missing![0])}, as ${INDEX_FILE} has it, got no such tensor`,
+  );
+}
+
+function widen(name: string, { dtype, data }: SafetensorsTensor): Float32Array {
+  switch (dtype) {
+    case 'F32':
+      return data as Float32Array;
+    case 'F16':
+      return toFloat32(data as Uint16Array, 'float16');
+    case 'BF16':
+      return toFloat32(data as Uint16Array, 'bfloat16');
+    default:
+      throw new IntFlashError('ERR_UNSUPPORTED', `Expected ${quote(name)} as F32, F16 or BF16, got ${dtype}`, {
+        field: `tensors.${name}.dtype`,
+      });
+  }
+}
+
+function expectShape(name: string, { shape }: SafetensorsTensor, wanted: readonly number[]): void {
+  if (shape.join() !== wanted.join()) {
+    throw formatError(name, `Expected ${quote(name)} of shape [${wanted.join(', ')}], got [${shape.join(', ')}]`);
+  }
+}
+
+/** [rows, cols] → [cols, rows]. */
+function transpose(source: Float32Array, rows: number, cols: number): Float32Array {
+  const out = new Float32Array(source.length);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) out[col * rows + row] = source[row * cols + col]!;
+  }
+  return out;
+}
+
+function formatError(name: string, message: string): IntFlashError {
+  return new IntFlashError('ERR_MODEL_FORMAT', message, { field: `tensors.${name.slice(0, 120)}` });
+}

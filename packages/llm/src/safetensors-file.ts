@@ -1,0 +1,133 @@
+import type { FileHandle } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { IntFlashError } from '@int-flash/ops';
+import { openForReading } from './json-file.js';
+import { quote } from './json-text.js';
+import {
+  LENGTH_BYTES,
+  parseSafetensorsHeader,
+  readHeaderLength,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  type SafetensorsTensor,
+  viewElements,
+} from './safetensors.js';
+
+const CHUNK_BYTES = 2 ** 22; // 4 MiB: about a millisecond from the page cache, so an abort is seen at once
+
+export interface ReadOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called after each chunk with the bytes it brought. */
+  readonly onBytes?: ((bytes: number) => void) | undefined;
+}
+
+/** An open safetensors file: its header in memory, its tensors read on demand. */
+export class SafetensorsFile {
+  readonly #file: FileHandle;
+  /** Without folders, for messages. */
+  readonly name: string;
+  /** Fixed at open: a file that shrinks afterwards is an error, one that grows is read as it was. */
+  readonly byteLength: number;
+  readonly header: SafetensorsHeader;
+
+  private constructor(file: FileHandle, name: string, byteLength: number, header: SafetensorsHeader) {
+    this.#file = file;
+    this.name = name;
+    this.byteLength = byteLength;
+    this.header = header;
+  }
+
+  /**
+   * Opens read-only and judges the header.
+   *
+   * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with the field and its byte offset.
+   */
+  static async open(path: string, { signal }: ReadOptions = {}): Promise<SafetensorsFile> {
+    signal?.throwIfAborted();
+    const name = basename(path);
+    const file = await openForReading(path, name, 'ERR_MODEL_FORMAT');
+    if (!file)
+      throw new IntFlashError('ERR_MODEL_FORMAT', `Expected the model folder to hold ${name}, got none`, {
+        field: name,
+      });
+    try {
+      const { size } = await file.stat();
+      const prefix = await readExactly(file, name, 0, Math.min(LENGTH_BYTES, size), { signal });
+      const headerLength = readHeaderLength(prefix, size);
+      const header = parseSafetensorsHeader(
+        await readExactly(file, name, LENGTH_BYTES, headerLength, { signal }),
+        size,
+      );
+      return new SafetensorsFile(file, name, size, header);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Reads one tensor into memory of its own.
+   *
+   * @throws {IntFlashError} `ERR_MODEL_FORMAT` (no such tensor, or the file shrank), `ERR_OOM`. Rejects with `signal.reason`.
+   */
+  async read(name: string, options: ReadOptions = {}): Promise<SafetensorsTensor> {
+    const { dtype, shape, offset, byteLength } = this.entry(name);
+    const bytes = await readExactly(this.#file, this.name, offset, byteLength, options);
+    return { dtype, shape, data: viewElements(bytes, dtype) };
+  }
+
+  entry(name: string): SafetensorsEntry {
+    const entry = this.header.entries.get(name);
+    if (!entry) {
+      throw new IntFlashError('ERR_MODEL_FORMAT', `Expected ${this.name} to hold ${quote(name)}, got no such tensor`, {
+        field: `tensors.${name}`,
+      });
+    }
+    return entry;
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}
+
+async function readExactly(
+  file: FileHandle,
+  name: string,
+  position: number,
+  length: number,
+  { signal, onBytes }: ReadOptions,
+): Promise<Uint8Array> {
+  const bytes = allocate(length, name);
+  let filled = 0;
+  while (filled < length) {
+    signal?.throwIfAborted();
+    const { bytesRead } = await file.read(bytes, filled, Math.min(CHUNK_BYTES, length - filled), position + filled);
+    if (bytesRead === 0) {
+      throw new IntFlashError('ERR_MODEL_FORMAT', `Expected ${length} bytes of ${name} at ${position}, got ${filled}`, {
+        field: name,
+        offset: position + filled,
+        hint: 'The file shrank while it was being read.',
+      });
+    }
+    filled += bytesRead;
+    onBytes?.(bytesRead);
+  }
+  return bytes;
+}
+
+function allocate(length: number, name: string): Uint8Array {
+  try {
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new IntFlashError(
+      'ERR_OOM',
+      `Expected ${length} bytes of memory for a tensor of ${name}, got an allocation failure`,
+      {
+        where: 'host',
+        bytes: length,
+        cause,
+      },
+    );
+  }
+}
