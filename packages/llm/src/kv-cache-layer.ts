@@ -1,0 +1,263 @@
+import type { KvCacheView } from '@int-flash/ops';
+import { quantizePerTokenInt4, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
+import { rotateHeads } from './head-rotation.js';
+
+export const KV_CACHE_DTYPES = ['fp32', 'int8', 'int4'] as const;
+/** How a cache stores keys and values; the sizes are 4, 1 and 1/2 byte an element, the latter two with two scales a token and head. */
+export type KvCacheDtype = (typeof KV_CACHE_DTYPES)[number];
+
+/** New keys and values of `tokens` positions: row t of either starts at its offset + t · stride and holds all kv heads. */
+export interface KeyValueRows {
+  readonly data: Float32Array;
+  readonly tokens: number;
+  readonly keyOffset: number;
+  readonly valueOffset: number;
+  readonly stride: number;
+}
+
+/** One layer's keys and values, [kvHeads, capacity, headDim]. */
+export interface KvCacheLayer {
+  readonly bytes: number;
+  /** Stores rows behind the first `length` tokens, for which there is room. */
+  write(rows: KeyValueRows, length: number): void;
+  /** Keeps the first `length` tokens of each head. */
+  resize(length: number, capacity: number): void;
+  view(length: number): KvCacheView;
+}
+
+/** A key offset is the mean of this many tokens at most, so that chunks of this size or more give the same one … */
+export const OFFSET_TOKENS = 64;
+/** … and of no fewer than this: a mean of few says little of the keys to come. */
+const MIN_OFFSET_TOKENS = 8;
+/** A value row never gets a scale below this part of the largest one before it: a row of zeros would underflow the weights. */
+const VALUE_SCALE_FLOOR = 2 ** -20;
+const ZERO_ROW_SCALE = 2 ** -126; // what quantizers give a row of zeros
+
+export function createKvCacheLayer(dtype: KvCacheDtype, kvHeads: number, headDim: number): KvCacheLayer {
+  return dtype === 'fp32' ? new FloatLayer(kvHeads, headDim) : new CodeLayer(dtype, kvHeads, headDim);
+}
+
+class FloatLayer implements KvCacheLayer {
+  #keys = new Float32Array(0);
+  #values = new Float32Array(0);
+  #capacity = 0;
+
+  constructor(
+    private readonly kvHeads: number,
+    private readonly headDim: number,
+  ) {}
+
+  get bytes(): number {
+    return this.#keys.byteLength + this.#values.byteLength;
+  }
+
+  write({ data, tokens, keyOffset, valueOffset, stride }: KeyValueRows, length: number): void {
+    const { kvHeads, headDim } = this;
+    for (let head = 0; head < kvHeads; head++) {
+      for (let token = 0; token < tokens; token++) {
+        const from = token * stride + head * headDim;
+        const to = (head * this.#capacity + length + token) * headDim;
+        this.#keys.set(data.subarray(keyOffset + from, keyOffset + from + headDim), to);
+        this.#values.set(data.subarray(valueOffset + from, valueOffset + from + headDim), to);
+      }
+    }
+  }
+
+  resize(length: number, capacity: number): void {
+    const { kvHeads, headDim } = this;
+    const shape = { heads: kvHeads, from: this.#capacity, to: capacity, length };
+    this.#keys = regrow(this.#keys, new Float32Array(kvHeads * capacity * headDim), shape, headDim);
+    this.#values = regrow(this.#values, new Float32Array(kvHeads * capacity * headDim), shape, headDim);
+    this.#capacity = capacity;
+  }
+
+  view(length: number): KvCacheView {
+    const { kvHeads, headDim } = this;
+    return { type: 'fp32', kvHeads, capacity: this.#capacity, headDim, length, keys: this.#keys, values: this.#values };
+  }
+}
+
+/**
+ * INT8 or INT4 codes, one scale a token and head.
+ *
+ * From keys an offset is subtracted first, one vector a head, frozen at the first write (their mean over it): softmax does not
+ * see it, and the grid no longer spends its range on what all keys share. INT4 keys are rotated after that (rotateHeads).
+ */
+class CodeLayer implements KvCacheLayer {
+  readonly #rowBytes: number;
+  #keys: Int8Array | Uint8Array = new Int8Array(0);
+  #values: Int8Array | Uint8Array = new Int8Array(0);
+  #keyScales = new Float32Array(0);
+  #valueScales = new Float32Array(0);
+  #capacity = 0;
+  readonly #offsets: Float32Array;
+  /** Per head: the largest value scale so far, 0 while all value rows were zero. */
+  readonly #largest: Float32Array;
+
+  constructor(
+    private readonly type: 'int8' | 'int4',
+    private readonly kvHeads: number,
+    private readonly headDim: number,
+  ) {
+    this.#rowBytes = type === 'int8' ? headDim : headDim / 2;
+    this.#offsets = new Float32Array(kvHeads * headDim);
+    this.#largest = new Float32Array(kvHeads);
+  }
+
+  get bytes(): number {
+    const { byteLength: keys } = this.#keys;
+    return 2 * (keys + this.#keyScales.byteLength);
+  }
+
+  write(rows: KeyValueRows, length: number): void {
+    if (length === 0) this.#start(rows);
+    this.#writeKeys(rows, length);
+    this.#writeValues(rows, length);
+  }
+
+  resize(length: number, capacity: number): void {
+    const { kvHeads: heads, type } = this;
+    const shape = { heads, from: this.#capacity, to: capacity, length };
+    const codes = () => {
+      const count = heads * capacity * this.#rowBytes;
+      return type === 'int8' ? new Int8Array(count) : new Uint8Array(count);
+    };
+    this.#keys = regrow(this.#keys, codes(), shape, this.#rowBytes);
+    this.#values = regrow(this.#values, codes(), shape, this.#rowBytes);
+    this.#keyScales = regrow(this.#keyScales, new Float32Array(heads * capacity), shape, 1);
+    this.#valueScales = regrow(this.#valueScales, new Float32Array(heads * capacity), shape, 1);
+    this.#capacity = capacity;
+  }
+
+  view(length: number): KvCacheView {
+    const { kvHeads, headDim } = this;
+    const shape = { kvHeads, headDim, capacity: this.#capacity, length };
+    const scales = { keyScales: this.#keyScales, valueScales: this.#valueScales };
+    return this.type === 'int8'
+      ? { ...shape, ...scales, type: 'int8', keys: this.#keys as Int8Array, values: this.#values as Int8Array }
+      : { ...shape, ...scales, type: 'int4', keys: this.#keys as Uint8Array, values: this.#values as Uint8Array };
+  }
+
+  /** Freezes the key offsets; whatever was stored before is gone. */
+  #start({ data, tokens, keyOffset, stride }: KeyValueRows): void {
+    this.#largest.fill(0);
+    this.#offsets.fill(0);
+    if (tokens < MIN_OFFSET_TOKENS) return;
+    const counted = Math.min(tokens, OFFSET_TOKENS);
+    for (let d = 0; d < this.#offsets.length; d++) {
+      let sum = 0;
+      for (let token = 0; token < counted; token++) sum += data[keyOffset + token * stride + d]!;
+      this.#offsets[d] = sum / counted;
+    }
+  }
+
+  #writeKeys(rows: KeyValueRows, length: number): void {
+    const { headDim } = this;
+    const keys = gatherByHead(rows, rows.keyOffset, this.kvHeads, headDim);
+    for (let head = 0, i = 0; head < this.kvHeads; head++) {
+      for (let token = 0; token < rows.tokens; token++) {
+        for (let d = 0; d < headDim; d++, i++) keys[i]! -= this.#offsets[head * headDim + d]!;
+      }
+    }
+    if (this.type === 'int4') rotateHeads(keys, headDim);
+    const { codes, scales } = this.#quantize(keys);
+    this.#place(codes, scales, this.#keys, this.#keyScales, rows.tokens, length);
+  }
+
+  #writeValues(rows: KeyValueRows, length: number): void {
+    const { tokens } = rows;
+    const values = gatherByHead(rows, rows.valueOffset, this.kvHeads, this.headDim);
+    const { codes, scales } = this.#quantize(values);
+    for (let head = 0; head < this.kvHeads; head++) {
+      const first = head * tokens;
+      const before = this.#largest[head]!;
+      let largest = before;
+      for (let row = first; row < first + tokens; row++)
+        if (scales[row]! > ZERO_ROW_SCALE) largest = Math.max(largest, scales[row]!);
+      const floor = largest === 0 ? 1 : Math.fround(largest * VALUE_SCALE_FLOOR);
+      for (let row = first; row < first + tokens; row++) {
+        if (scales[row]! < floor) {
+          scales[row] = floor;
+          this.#encodeRow(values, codes, row, floor);
+        }
+      }
+      // Rows of zeros at the very start had nothing to compare with; their scale is free, so it follows once there is something.
+      if (before === 0 && largest > 0)
+        this.#valueScales.fill(floor, head * this.#capacity, head * this.#capacity + length);
+      this.#largest[head] = largest;
+    }
+    this.#place(codes, scales, this.#values, this.#valueScales, tokens, length);
+  }
+
+  #quantize(rows: Float32Array): { codes: Int8Array | Uint8Array; scales: Float32Array } {
+    if (this.type === 'int8') {
+      const { values, scales } = quantizePerTokenInt8(rows, this.headDim);
+      return { codes: values, scales };
+    }
+    const { packed, scales } = quantizePerTokenInt4(rows, this.headDim);
+    return { codes: packed, scales };
+  }
+
+  /** Codes of one row under a scale larger than its own. */
+  #encodeRow(values: Float32Array, codes: Int8Array | Uint8Array, row: number, scale: number): void {
+    const { headDim } = this;
+    const code = (d: number) => roundHalfEven(Math.fround(values[row * headDim + d]! / scale));
+    for (let byte = 0; byte < this.#rowBytes; byte++) {
+      codes[row * this.#rowBytes + byte] =
+        this.type === 'int8' ? code(byte) : (code(2 * byte) & 15) | (code(2 * byte + 1) << 4);
+    }
+  }
+
+  #place(
+    codes: Int8Array | Uint8Array,
+    scales: Float32Array,
+    toCodes: Int8Array | Uint8Array,
+    toScales: Float32Array,
+    tokens: number,
+    length: number,
+  ): void {
+    const bytes = tokens * this.#rowBytes;
+    for (let head = 0; head < this.kvHeads; head++) {
+      const to = head * this.#capacity + length;
+      toCodes.set(codes.subarray(head * bytes, (head + 1) * bytes), to * this.#rowBytes);
+      toScales.set(scales.subarray(head * tokens, (head + 1) * tokens), to);
+    }
+  }
+}
+
+/** [kvHeads, tokens, headDim] of rows that hold all heads of one token after another. */
+function gatherByHead(
+  { data, tokens, stride }: KeyValueRows,
+  offset: number,
+  kvHeads: number,
+  headDim: number,
+): Float32Array {
+  const out = new Float32Array(kvHeads * tokens * headDim);
+  for (let head = 0; head < kvHeads; head++) {
+    for (let token = 0; token < tokens; token++) {
+      const from = offset + token * stride + head * headDim;
+      out.set(data.subarray(from, from + headDim), (head * tokens + token) * headDim);
+    }
+  }
+  return out;
+}
+
+interface Growth {
+  readonly heads: number;
+  readonly from: number;
+  readonly to: number;
+  readonly length: number;
+}
+
+/** Copies the first `length` rows of each head into an array with room for more. */
+function regrow<T extends Float32Array | Int8Array | Uint8Array>(
+  old: T,
+  grown: T,
+  { heads, from, to, length }: Growth,
+  row: number,
+): T {
+  for (let head = 0; head < heads; head++) {
+    grown.set(old.subarray(head * from * row, (head * from + length) * row), head * to * row);
+  }
+  return grown;
+}

@@ -1,0 +1,110 @@
+import type { Backend, FloatOperand, KvCacheView } from '@int-flash/ops';
+import { unpackInt4 } from '@int-flash/quant';
+import { rotateHeads } from '../head-rotation.js';
+
+export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
+/** Whether both products of attention are computed in INT8 or in float32. */
+export type AttentionChoice = (typeof ATTENTION_CHOICES)[number];
+
+export interface AttentionShape {
+  readonly heads: number;
+  /** Multiplies q · k. */
+  readonly scale: number;
+  /** Keys to the left of a query's own that it sees; Infinity = all. */
+  readonly windowLeft: number;
+}
+
+/**
+ * Causal attention of the last `tokens` positions against the cache, which holds their own keys and values already.
+ *
+ * Where cache and arithmetic agree (codes and `int8`, floats and `fp32`) the backend reads the cache as it lies. Otherwise
+ * the cache is converted on every call: INT8 over a float cache quantizes all keys and values anew, fp32 over codes widens them.
+ *
+ * @param query [tokens, heads, headDim]. Rotated in place for an INT4 cache, whose keys are.
+ * @param out   [tokens, heads, headDim]
+ */
+export function attendCached(
+  backend: Backend,
+  choice: AttentionChoice,
+  shape: AttentionShape,
+  query: Float32Array,
+  tokens: number,
+  cache: KvCacheView,
+  out: Float32Array,
+): void {
+  if (cache.type === 'int4') rotateHeads(query, cache.headDim);
+  if (cache.type === 'fp32' && choice === 'int8') {
+    attendFloatCacheInInt8(backend, shape, query, tokens, cache, out);
+    return;
+  }
+  const view = choice === 'fp32' ? widen(cache) : cache;
+  backend.cacheAttentionSync({ ...shape, query, tokens, cache: view, softcap: 0 }, out);
+}
+
+function attendFloatCacheInInt8(
+  backend: Backend,
+  { heads, scale, windowLeft }: AttentionShape,
+  query: Float32Array,
+  tokens: number,
+  cache: Extract<KvCacheView, { type: 'fp32' }>,
+  out: Float32Array,
+): void {
+  const { kvHeads, headDim, capacity, length } = cache;
+  const cached = (data: Float32Array): FloatOperand => ({
+    type: 'float32',
+    data,
+    strides: { batch: 0, head: capacity * headDim, token: headDim },
+  });
+  const rows = { batch: 0, head: headDim, token: heads * headDim };
+  const result = backend.attentionSync({
+    heads,
+    kvHeads,
+    headDim,
+    headDimV: headDim,
+    sequences: [{ qStart: 0, qLen: tokens, kStart: 0, kLen: length }],
+    scale,
+    softcap: 0,
+    windowLeft,
+    windowRight: 0,
+    diagonal: 'bottom-right',
+    mask: undefined,
+    returnLse: false,
+    outDims: [1, tokens, heads, headDim],
+    outStrides: rows,
+    lseDims: [1, heads, tokens],
+    lseStrides: { batch: 0, head: tokens, token: 1 },
+    precision: 'full-int8',
+    smoothK: true,
+    query: { type: 'float32', data: query, strides: rows },
+    key: cached(cache.keys),
+    value: cached(cache.values),
+  });
+  out.set(result.out);
+}
+
+function widen(cache: KvCacheView): KvCacheView {
+  if (cache.type === 'fp32') return cache;
+  const { kvHeads, headDim, length } = cache;
+  const floats = (codes: Int8Array | Uint8Array, scales: Float32Array) => {
+    const out = new Float32Array(kvHeads * length * headDim);
+    const rowBytes = codes.length / (kvHeads * cache.capacity);
+    for (let head = 0; head < kvHeads; head++) {
+      const first = head * cache.capacity;
+      const stored = codes.subarray(first * rowBytes, (first + length) * rowBytes);
+      const values = stored instanceof Int8Array ? stored : unpackInt4(stored);
+      for (let i = 0; i < values.length; i++) {
+        out[head * length * headDim + i] = values[i]! * scales[first + Math.floor(i / headDim)]!;
+      }
+    }
+    return out;
+  };
+  return {
+    type: 'fp32',
+    kvHeads,
+    headDim,
+    length,
+    capacity: length,
+    keys: floats(cache.keys, cache.keyScales),
+    values: floats(cache.values, cache.valueScales),
+  };
+}

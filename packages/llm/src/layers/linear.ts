@@ -1,0 +1,60 @@
+import { type Backend, IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { quantizePerTokenInt8 } from '@int-flash/quant';
+
+/** `auto` computes in the type the weights are stored in. `int8` is W8A8: per-row weights, activations quantized per token. */
+export const LINEAR_CHOICES = ['auto', 'fp32', 'int8'] as const;
+export type LinearChoice = (typeof LINEAR_CHOICES)[number];
+
+/**
+ * Makes one linear layer of several that read the same input: their rows follow each other in the output.
+ * A row's result does not depend on its neighbours, so nothing but the number of calls changes.
+ *
+ * @throws {IntFlashError} `ERR_SHAPE` when they read inputs of different widths.
+ */
+export function createLinear(backend: Backend, parts: readonly LinearWeights[], choice: LinearChoice): Linear {
+  const cols = parts[0]!.cols;
+  const odd = parts.find((part) => part.cols !== cols);
+  if (odd) throw new IntFlashError('ERR_SHAPE', `Expected linear layers of ${cols} columns, got ${odd.cols}`);
+  const type = choice === 'auto' ? (parts.every((part) => part.type === 'int8') ? 'int8' : 'fp32') : choice;
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const bias = parts.some((part) => part.bias)
+    ? concatenate(parts, (part) => part.bias ?? new Float32Array(part.rows))
+    : undefined;
+  if (type === 'fp32') {
+    return backend.createLinear({ type, rows, cols, bias, weights: concatenate(parts, floatWeights) });
+  }
+  const quantized = parts.map(int8Weights);
+  const codes = new Int8Array(rows * cols);
+  quantized.reduce((from, part) => {
+    codes.set(part.codes, from);
+    return from + part.codes.length;
+  }, 0);
+  return backend.createLinear({ type, rows, cols, bias, codes, scales: concatenate(quantized, (part) => part.scales) });
+}
+
+function floatWeights(part: LinearWeights): Float32Array {
+  if (part.type === 'fp32') return part.weights;
+  const { codes, scales, cols } = part;
+  const weights = new Float32Array(codes.length);
+  for (let row = 0; row < part.rows; row++) {
+    for (let i = row * cols; i < (row + 1) * cols; i++) weights[i] = codes[i]! * scales[row]!;
+  }
+  return weights;
+}
+
+function int8Weights(part: LinearWeights): { codes: Int8Array; scales: Float32Array } {
+  if (part.type === 'int8') return part;
+  const { values, scales } = quantizePerTokenInt8(part.weights, part.cols);
+  return { codes: values, scales };
+}
+
+function concatenate<T>(parts: readonly T[], read: (part: T) => Float32Array): Float32Array {
+  const arrays = parts.map(read);
+  if (arrays.length === 1) return arrays[0]!;
+  const joined = new Float32Array(arrays.reduce((sum, array) => sum + array.length, 0));
+  arrays.reduce((from, array) => {
+    joined.set(array, from);
+    return from + array.length;
+  }, 0);
+  return joined;
+}

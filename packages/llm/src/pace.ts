@@ -1,0 +1,30 @@
+const SLICE_MS = 8;
+
+/**
+ * Keeps long computations on the event loop's thread from holding it up: after a slice of about 8 ms it lets timers, I/O and
+ * signals have their turn. Signals are looked at there, so an abort is seen within a slice and one backend call.
+ */
+export class Pace {
+  readonly #signals: readonly AbortSignal[];
+  #sliceStart = performance.now();
+
+  constructor(...signals: (AbortSignal | undefined)[]) {
+    this.#signals = signals.filter((signal) => signal !== undefined);
+  }
+
+  /** Whether the slice is used up: `if (pace.isDue) await pace.rest()` costs no microtask when it is not. */
+  get isDue(): boolean {
+    return performance.now() - this.#sliceStart > SLICE_MS;
+  }
+
+  /** Lets the event loop run once, then throws `signal.reason` if a signal was aborted. */
+  async rest(): Promise<void> {
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    this.#sliceStart = performance.now();
+    this.throwIfAborted();
+  }
+
+  throwIfAborted(): void {
+    for (const signal of this.#signals) signal.throwIfAborted();
+  }
+}
