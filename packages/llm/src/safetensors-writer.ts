@@ -1,0 +1,115 @@
+import type { FileHandle } from 'node:fs/promises';
+import { IntFlashError } from '@int-flash/ops';
+import { quote } from './json-text.js';
+import {
+  MAX_HEADER_BYTES,
+  parseSafetensorsHeader,
+  SAFETENSORS_DTYPE_BYTES,
+  type SafetensorsDtype,
+  type SafetensorsTensor,
+} from './safetensors.js';
+
+/** A tensor to be written, without its data. */
+export interface TensorOutline {
+  readonly name: string;
+  readonly dtype: SafetensorsDtype;
+  readonly shape: readonly number[];
+}
+
+export interface SafetensorsPlan {
+  /** Length, header and padding: the first bytes of the file. */
+  readonly prefix: Uint8Array;
+  /** Names in the order in which the data must follow. */
+  readonly order: readonly string[];
+  readonly byteLength: number;
+}
+
+/**
+ * Lays out a file. The same tensors give the same bytes whatever order they come in: wide elements first, then by name, so that
+ * every tensor is aligned to its element; the header is padded with spaces to a multiple of 8.
+ *
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`: what a reader would refuse is not written.
+ */
+export function planSafetensors(
+  tensors: readonly TensorOutline[],
+  metadata: Readonly<Record<string, string>> = {},
+): SafetensorsPlan {
+  const sorted = [...tensors].sort(
+    (a, b) =>
+      SAFETENSORS_DTYPE_BYTES[b.dtype] - SAFETENSORS_DTYPE_BYTES[a.dtype] ||
+      (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
+  );
+  const parts: string[] = [];
+  const metadataKeys = Object.keys(metadata).sort();
+  if (metadataKeys.length > 0) {
+    parts.push(`"__metadata__":${JSON.stringify(Object.fromEntries(metadataKeys.map((key) => [key, metadata[key]])))}`);
+  }
+  let end = 0;
+  for (const { name, dtype, shape } of sorted) {
+    const begin = end;
+    end += byteLengthOf({ name, dtype, shape });
+    parts.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`);
+  }
+  const json = new TextEncoder().encode(`{${parts.join(',')}}`);
+  const headerLength = Math.ceil(json.length / 8) * 8;
+  if (headerLength > MAX_HEADER_BYTES) {
+    throw new IntFlashError(
+      'ERR_MODEL_LIMIT',
+      `Expected a header of at most ${MAX_HEADER_BYTES} bytes, got ${headerLength}`,
+    );
+  }
+  const prefix = new Uint8Array(8 + headerLength).fill(0x20);
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(headerLength), true);
+  prefix.set(json, 8);
+  const byteLength = prefix.length + end;
+  parseSafetensorsHeader(prefix.subarray(8), byteLength); // duplicate names, ranks: the reader is the judge
+  return { prefix, order: sorted.map(({ name }) => name), byteLength };
+}
+
+/** Makes a whole file in memory. */
+export function writeSafetensors(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array {
+  const plan = planSafetensors(
+    [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
+    metadata,
+  );
+  const file = new Uint8Array(plan.byteLength);
+  file.set(plan.prefix);
+  let at = plan.prefix.length;
+  for (const name of plan.order) {
+    const bytes = tensorBytes(name, tensors.get(name)!);
+    file.set(bytes, at);
+    at += bytes.length;
+  }
+  return file;
+}
+
+/** Writes tensor after tensor, so that only one is in memory at a time. */
+export async function writeSafetensorsFile(
+  file: FileHandle,
+  plan: SafetensorsPlan,
+  makeTensor: (name: string) => Promise<SafetensorsTensor>,
+): Promise<void> {
+  await writeFully(file, plan.prefix);
+  for (const name of plan.order) await writeFully(file, tensorBytes(name, await makeTensor(name)));
+}
+
+async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten;
+}
+
+function byteLengthOf({ shape, dtype }: TensorOutline): number {
+  return shape.reduce((product, dim) => product * dim, SAFETENSORS_DTYPE_BYTES[dtype]);
+}
+
+/** The bytes of a tensor; its memory is little-endian on every machine Node runs INT8 kernels on. */
+function tensorBytes(name: string, tensor: SafetensorsTensor): Uint8Array {
+  const { data } = tensor;
+  const wanted = byteLengthOf({ name, ...tensor });
+  if (data.byteLength !== wanted) {
+    throw new IntFlashError('ERR_SHAPE', `Expected ${wanted} bytes for ${quote(name)}, got ${data.byteLength}`);
+  }
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
