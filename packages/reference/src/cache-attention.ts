@@ -1,6 +1,14 @@
 import type { CacheAttentionArgs, KvCacheView } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
-import { absorbKeys, emptyState, finishRow, mergeState, type TwinHead, type TwinRules } from './twin-row.js';
+import {
+  absorbKeys,
+  emptyState,
+  finishRow,
+  mergeState,
+  type TwinHead,
+  type TwinRules,
+  twinWeights,
+} from './twin-row.js';
 import { visibleBand } from './visible-keys.js';
 
 /** Up to this many queries the keys are walked in runs of {@link RUN_KEYS}, whose results merge in order. */
@@ -73,7 +81,7 @@ function readHead(cache: KvCacheView, kvHead: number): TwinHead {
     keys: codes(cache.keys),
     values: codes(cache.values),
     keyScales: cache.keyScales.subarray(from, to),
-    weights: cache.valueScales.subarray(from, to),
+    weights: twinWeights(cache.valueScales.subarray(from, to)),
     channels: new Float32Array(headDim).fill(1),
   };
 }

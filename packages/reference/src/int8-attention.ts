@@ -8,7 +8,7 @@ import {
 } from '@int-flash/ops';
 import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
 import { gatherFloatRows, gatherRows, rowOffset } from './operand-rows.js';
-import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules } from './twin-row.js';
+import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules, twinWeights } from './twin-row.js';
 import { maskValue, visibleBand } from './visible-keys.js';
 
 /** What the twin returns: the bits a backend should give, and the row sums that tolerances are derived from. */
@@ -133,7 +133,7 @@ function floatHead(
     };
   }
   const { values, tokenWeights, channelScales } = quantizeTokenLevelV(v, headDimV);
-  return { head: { ...common, values, weights: tokenWeights, channels: channelScales }, ...mean };
+  return { head: { ...common, values, weights: twinWeights(tokenWeights), channels: channelScales }, ...mean };
 }
 
 function floatQueries(
@@ -181,7 +181,7 @@ function codedHead(
       keys: gatherRows(plan.key, batch, kvHead, span.kStart, span.kLen, headDim),
       keyScales: gatherRows(plan.keyScale, batch, kvHead, span.kStart, span.kLen, 1),
       values: gatherRows(plan.value, batch, kvHead, span.kStart, span.kLen, headDimV),
-      ...(perHead ? {} : { weights }),
+      weights: perHead ? undefined : twinWeights(weights),
       channels,
     },
   };

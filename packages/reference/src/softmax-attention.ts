@@ -14,7 +14,7 @@ export interface ReferenceResult {
  */
 export function softmaxAttention(plan: AttentionPlan): ReferenceResult {
   return forEachRow(plan, (scores, values, dim, out) => {
-    const max = scores.reduce((best, score) => (score > best ? score : best), -Infinity);
+    const max = scores.reduce((best, score) => Math.max(best, score), -Infinity);
     if (max === -Infinity) return -Infinity;
     let sum = 0;
     for (let j = 0; j < scores.length; j++) {

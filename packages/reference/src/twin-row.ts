@@ -15,10 +15,21 @@ export interface TwinHead {
   readonly keyScales: Float32Array;
   /** [keys, headDimV]: INT8 codes, or float32 values. */
   readonly values: Int8Array | Float32Array;
-  /** w, [keys]; absent = 1. */
-  readonly weights?: Float32Array;
+  /** τ and f32(1 / w), [keys]; absent = 0 and 1. */
+  readonly weights?: TwinWeights | undefined;
   /** channel, [headDimV]; absent for float values. */
   readonly channels?: Float32Array;
+}
+
+export interface TwinWeights {
+  readonly log2: Float32Array;
+  readonly inverse: Float32Array;
+}
+
+/** What token weights w become in the scores and in the row sum. */
+export function twinWeights(weights: Float32Array): TwinWeights {
+  const floored = weights.map((weight) => Math.max(weight, MIN_WEIGHT));
+  return { log2: floored.map(log2Weight), inverse: floored.map((weight) => 1 / weight) };
 }
 
 /** What distinguishes the precisions once operands are quantized. */
@@ -85,12 +96,11 @@ export function absorbKeys(
         ? integerDot(query, head.keys, key, rules.headDim)
         : fmaDot(query, head.keys, key, rules.headDim);
       if (scores) scores[j] = dot;
-      const weight = head.weights ? Math.max(head.weights[key]!, MIN_WEIGHT) : 1;
       const bias = maskOf ? maskOf(key) : 0;
       x[j] =
         bias === -Infinity
           ? -Infinity
-          : score(rules, dot, head.keyScales[key]!, queryScale, log2Weight(weight), bias, codes, floatMask);
+          : score(rules, dot, head.keyScales[key]!, queryScale, head.weights?.log2[key] ?? 0, bias, codes, floatMask);
       if (x[j]! > tileMax) tileMax = x[j]!;
     }
     if (tileMax === -Infinity) continue;
@@ -101,8 +111,7 @@ export function absorbKeys(
     for (let j = from; j < to; j++) {
       const key = tileStart + j;
       const probability = x[j] === -Infinity ? 0 : exp2Polynomial(Math.fround(x[j]! - reference));
-      const weight = head.weights ? Math.max(head.weights[key]!, MIN_WEIGHT) : 1;
-      lanes[j % LANES] = fma32(probability, Math.fround(1 / weight), lanes[j % LANES]!);
+      lanes[j % LANES] = fma32(probability, head.weights?.inverse[key] ?? 1, lanes[j % LANES]!);
       p[j] = rules.maxCode > 0 ? roundHalfEven(Math.fround(rules.maxCode * probability)) : probability;
     }
     for (let j = from; j < to; j++) {
