@@ -252,7 +252,7 @@ export class RowBlock {
       let p = 0;
       if (x !== -Infinity) {
         const difference = Math.fround(x - reference);
-        const y = difference > -125 ? difference : -125;
+        const y = Math.max(difference, -125);
         const n = y + ROUNDER - ROUNDER;
         const f = y - n;
         p = Math.fround(C4 * f + C3);
