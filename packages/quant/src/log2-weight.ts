@@ -1,4 +1,4 @@
-const INVERSE_LN2 = 1.4426950408889634; // 1 / ln 2, the nearest float64
+const INVERSE_LN2 = Math.LOG2E; // 1 / ln 2, the nearest float64
 
 /**
  * log2(w) rounded to float32, from plain float64 operations only, so that it has the same bits on every machine (a C library's log2 has not).

@@ -9,3 +9,10 @@ export const MIN_SCALE = 2 ** -126;
 export function symmetricScale(maximum: number, maxCode: number): number {
   return Math.max(Math.fround(maximum / maxCode), MIN_SCALE);
 }
+
+const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
+
+/** Cuts to ±FLT_MAX: the code of FLT_MAX times its rounded scale can lie just beyond, and would come back as Infinity. */
+export function saturate(x: number): number {
+  return Math.min(Math.max(x, -MAX_FLOAT32), MAX_FLOAT32);
+}

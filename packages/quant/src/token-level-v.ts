@@ -1,6 +1,6 @@
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { roundHalfEven } from './round-half-even.js';
-import { MAX_INT8_CODE } from './symmetric-scale.js';
+import { MAX_INT8_CODE, saturate } from './symmetric-scale.js';
 
 /** V as `channelScales[d] · tokenWeights[j] · values[j, d]`. */
 export interface TokenLevelV {
@@ -57,5 +57,7 @@ export function quantizeTokenLevelV(input: FloatInput, dim: number): TokenLevelV
 /** The numbers the codes stand for, rounded to float32. */
 export function dequantizeTokenLevelV({ values, tokenWeights, channelScales }: TokenLevelV): Float32Array {
   const dim = channelScales.length;
-  return Float32Array.from(values, (code, i) => channelScales[i % dim]! * tokenWeights[Math.floor(i / dim)]! * code);
+  return Float32Array.from(values, (code, i) =>
+    saturate(channelScales[i % dim]! * tokenWeights[Math.floor(i / dim)]! * code),
+  );
 }

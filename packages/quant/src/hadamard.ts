@@ -1,0 +1,41 @@
+import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
+
+/** The block a head dimension is rotated in: the largest power of two that divides it (80 → 16, 96 → 32, 128 → 128). */
+export function hadamardBlock(dim: number): number {
+  return dim & -dim;
+}
+
+/**
+ * Multiplies each row by the orthonormal Hadamard matrix, which spreads an outlier channel over all of them.
+ *
+ * Rotating Q and K alike leaves Q·Kᵀ as it is; applying it twice gives the input back (the matrix is symmetric and its own inverse).
+ * Sylvester's construction exists for powers of two only. Another `dim` is rotated in blocks of {@link hadamardBlock}, a
+ * block-diagonal matrix with the same two properties; an odd dim is returned unchanged.
+ *
+ * Float64 inside; each result is rounded to float32 once, so `|H(H(x)) - x| <= 2^-23 · (‖row‖₂ + |x|)`.
+ * @param input [tokens, dim], row-major, finite. A row whose 2-norm exceeds FLT_MAX may overflow to Infinity.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ */
+export function hadamardRotate(input: FloatInput, dim: number): Float32Array {
+  const data = readFloatInput(input);
+  countRows(data.length, dim);
+  maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
+  const block = hadamardBlock(dim);
+  const norm = 1 / Math.sqrt(block);
+  const out = new Float32Array(data.length);
+  const work = new Float64Array(block);
+  for (let from = 0; from < data.length; from += block) {
+    for (let i = 0; i < block; i++) work[i] = data[from + i]!;
+    for (let half = 1; half < block; half *= 2) {
+      for (let pair = 0; pair < block; pair += 2 * half) {
+        for (let i = pair; i < pair + half; i++) {
+          const [a, b] = [work[i]!, work[i + half]!];
+          work[i] = a + b;
+          work[i + half] = a - b;
+        }
+      }
+    }
+    for (let i = 0; i < block; i++) out[from + i] = work[i]! * norm;
+  }
+  return out;
+}

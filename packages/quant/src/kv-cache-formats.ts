@@ -1,0 +1,106 @@
+import { checkChoice, IntFlashError } from '@int-flash/ops';
+import { type AsymmetricGroups, dequantizeAsymmetricGroups, quantizeAsymmetricGroups } from './asymmetric-groups.js';
+import { countRows, type FloatInput, readFloatInput } from './float-input.js';
+import { dequantizePerChannelInt8, type PerChannelInt8, quantizePerChannelInt8 } from './per-channel-int8.js';
+import { dequantizePerTokenInt4, type PerTokenInt4, quantizePerTokenInt4 } from './per-token-int4.js';
+import { dequantizePerTokenInt8, type PerTokenInt8, quantizePerTokenInt8 } from './per-token-int8.js';
+
+/**
+ * How a KV cache may be stored; error bounds in units of the step `s` that applies to the element.
+ *
+ * | format | K | V | bound | bytes a token and head of 128 (K + V) |
+ * |---|---|---|---|---|
+ * | `int8-per-token` | a scale a token | a scale a token | s/2, s = max of the token / 127 | 264 |
+ * | `int4-per-token` | a scale a token | a scale a token | s/2, s = max of the token / 7 | 136 |
+ * | `int8-per-channel` (arXiv:2601.04719) | a scale a channel over all tokens | the same | s/2, s = max of the channel / 127 | 256 |
+ * | `kivi-int8`, `kivi-int4` (after arXiv:2402.02750, which has 2 bits) | per channel over 32 tokens, asymmetric | per token over 32 channels, asymmetric | s/2, s = (max - min) / 255 or 15 | 320, 192 |
+ *
+ * A growing cache appends to the per-token formats; per channel needs the tokens of a group together, so KIVI keeps the youngest ones
+ * in float until a group is full. `KvCacheView` of the backends reads the two per-token formats; the others are for storage and study.
+ */
+export const KV_CACHE_FORMATS = [
+  'int8-per-token',
+  'int4-per-token',
+  'int8-per-channel',
+  'kivi-int8',
+  'kivi-int4',
+] as const;
+export type KvCacheFormat = (typeof KV_CACHE_FORMATS)[number];
+
+/** Tokens (K) or channels (V) that share a KIVI scale and zero point. */
+export const KIVI_GROUP = 32;
+
+export type QuantizedKv =
+  | {
+      readonly format: 'int8-per-token';
+      readonly dim: number;
+      readonly keys: PerTokenInt8;
+      readonly values: PerTokenInt8;
+    }
+  | {
+      readonly format: 'int4-per-token';
+      readonly dim: number;
+      readonly keys: PerTokenInt4;
+      readonly values: PerTokenInt4;
+    }
+  | {
+      readonly format: 'int8-per-channel';
+      readonly dim: number;
+      readonly keys: PerChannelInt8;
+      readonly values: PerChannelInt8;
+    }
+  | {
+      readonly format: 'kivi-int8' | 'kivi-int4';
+      readonly dim: number;
+      readonly keys: AsymmetricGroups;
+      readonly values: AsymmetricGroups;
+    };
+
+/**
+ * Quantizes one head's keys and values.
+ *
+ * @param keys,values [tokens, dim], row-major, finite, equally long. For KIVI the number of tokens may be anything (the last group of K
+ *   is shorter); so may `dim`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ */
+export function quantizeKv(format: KvCacheFormat, keys: FloatInput, values: FloatInput, dim: number): QuantizedKv {
+  const chosen = checkChoice(format, 'format', KV_CACHE_FORMATS, 'int8-per-token');
+  const [k, v] = [readFloatInput(keys), readFloatInput(values)];
+  countRows(k.length, dim);
+  if (v.length !== k.length)
+    throw new IntFlashError('ERR_SHAPE', `Expected as many values as keys, ${k.length}, got ${v.length}`);
+  switch (chosen) {
+    case 'int8-per-token':
+      return { format: chosen, dim, keys: quantizePerTokenInt8(k, dim), values: quantizePerTokenInt8(v, dim) };
+    case 'int4-per-token':
+      return { format: chosen, dim, keys: quantizePerTokenInt4(k, dim), values: quantizePerTokenInt4(v, dim) };
+    case 'int8-per-channel':
+      return { format: chosen, dim, keys: quantizePerChannelInt8(k, dim), values: quantizePerChannelInt8(v, dim) };
+    default: {
+      const bits = chosen === 'kivi-int8' ? 8 : 4;
+      return {
+        format: chosen,
+        dim,
+        keys: quantizeAsymmetricGroups(k, dim, { bits, tokens: KIVI_GROUP, channels: 1 }),
+        values: quantizeAsymmetricGroups(v, dim, { bits, tokens: 1, channels: KIVI_GROUP }),
+      };
+    }
+  }
+}
+
+/** The keys and values that the codes stand for, rounded to float32; [tokens, dim] each. */
+export function dequantizeKv(kv: QuantizedKv): { keys: Float32Array; values: Float32Array } {
+  switch (kv.format) {
+    case 'int8-per-token':
+      return { keys: dequantizePerTokenInt8(kv.keys, kv.dim), values: dequantizePerTokenInt8(kv.values, kv.dim) };
+    case 'int4-per-token':
+      return { keys: dequantizePerTokenInt4(kv.keys, kv.dim), values: dequantizePerTokenInt4(kv.values, kv.dim) };
+    case 'int8-per-channel':
+      return { keys: dequantizePerChannelInt8(kv.keys), values: dequantizePerChannelInt8(kv.values) };
+    default:
+      return {
+        keys: dequantizeAsymmetricGroups(kv.keys, kv.dim),
+        values: dequantizeAsymmetricGroups(kv.values, kv.dim),
+      };
+  }
+}
