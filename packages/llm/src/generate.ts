@@ -1,0 +1,178 @@
+import type { JudgedGeneration } from './generate-options.js';
+import { Random } from './random.js';
+import { logprobs, sample, type TokenLogprob } from './sampler.js';
+import { Session, type SessionOwner } from './session.js';
+import { StopStrings } from './stop-strings.js';
+import type { Tokenizer } from './tokenizer.js';
+
+/** One drawn token, an end token included. */
+export interface GeneratedToken {
+  readonly tokenId: number;
+  /** The text that is certain with it: empty while a character or a possible stop string is incomplete. Joined up, the answer. */
+  readonly text: string;
+  /** With `logprobs`: natural log of the model's own probability of it, before temperature and penalties. */
+  readonly logprob?: number;
+  /** With `logprobs` > 0: the most probable tokens in its place. */
+  readonly topLogprobs?: readonly TokenLogprob[];
+}
+
+/** `stop`: an end token or a stop string. `length`: `maxTokens`, or the end of the context. */
+export type FinishReason = 'stop' | 'length';
+
+export interface GenerationStats {
+  readonly promptTokens: number;
+  /** End token included. */
+  readonly newTokens: number;
+  /** Milliseconds from the first `next()`, so reading the prompt is in it. */
+  readonly timeToFirstToken: number;
+  /** Of the tokens after the first, the caller's own time between them included; of all of them when there is only one. */
+  readonly tokensPerSecond: number;
+  readonly finishReason: FinishReason;
+  readonly seed: number;
+}
+
+/** What a generation needs of its model. */
+export interface GenerationModel extends SessionOwner {
+  readonly tokenizer: Tokenizer;
+  readonly eosTokenIds: ReadonlySet<number>;
+  /** @throws {IntFlashError} `ERR_DISPOSED` */
+  expectLive(): void;
+}
+
+const CANCELLED = Symbol('cancelled');
+
+/**
+ * An answer as it is being drawn. Nothing is computed before the first `next()`.
+ *
+ * Iterate it to the end, or leave the loop (`return()` frees the cache), or dispose it. An iterator that is simply dropped keeps
+ * its cache until the model is disposed.
+ */
+export class Generation implements AsyncIterableIterator<GeneratedToken, void, undefined> {
+  readonly promptIds: readonly number[];
+  readonly #model: GenerationModel;
+  readonly #options: JudgedGeneration;
+  readonly #tokens: AsyncGenerator<GeneratedToken, void>;
+  #session: Session | undefined;
+  #stats: GenerationStats | undefined;
+
+  constructor(model: GenerationModel, promptIds: readonly number[], options: JudgedGeneration) {
+    this.promptIds = promptIds;
+    this.#model = model;
+    this.#options = options;
+    this.#tokens = this.#draw();
+  }
+
+  /** Undefined until the last token was drawn, and for good after an error or `return()`. */
+  get stats(): GenerationStats | undefined {
+    return this.#stats;
+  }
+
+  /**
+   * @throws `signal.reason`; {@link IntFlashError} `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow.
+   */
+  next(): Promise<IteratorResult<GeneratedToken, void>> {
+    return this.#tokens.next();
+  }
+
+  /** Cancels: a `next()` under way ends the iteration. Resolves when the cache is free. */
+  async return(): Promise<IteratorResult<GeneratedToken, void>> {
+    await this.#session?.close(CANCELLED);
+    return this.#tokens.return();
+  }
+
+  async throw(error: unknown): Promise<IteratorResult<GeneratedToken, void>> {
+    await this.#session?.close(error);
+    return this.#tokens.throw(error);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  /** Draws to the end and joins the text. */
+  async text(): Promise<string> {
+    let text = '';
+    for await (const token of this) text += token.text;
+    return text;
+  }
+
+  async *#draw(): AsyncGenerator<GeneratedToken, void> {
+    this.#model.expectLive();
+    const session = new Session(this.#model, this.#options);
+    this.#session = session;
+    try {
+      yield* this.#drawWith(session);
+    } catch (error) {
+      if (error !== CANCELLED) throw error;
+    } finally {
+      await session.close(CANCELLED);
+    }
+  }
+
+  async *#drawWith(session: Session): AsyncGenerator<GeneratedToken, void> {
+    const { rules, seed, stops } = this.#options;
+    const { tokenizer, eosTokenIds, transformer } = this.#model;
+    const room = transformer.config.maxPositions - this.promptIds.length;
+    const maxTokens = Math.min(this.#options.maxTokens, room);
+    const random = new Random(seed);
+    const detokenizer = tokenizer.createDetokenizer({ skipSpecialTokens: true });
+    const stopStrings = new StopStrings(stops);
+    const answer: number[] = [];
+    const clock = new Stopwatch();
+    let logits = await session.forward(this.promptIds);
+    for (;;) {
+      // A vocabulary may be padded to a round size: rows without a token are never drawn.
+      const named = logits.subarray(0, Math.min(logits.length, tokenizer.vocabSize));
+      const tokenId = sample(named, rules, { prompt: this.promptIds, answer }, random);
+      answer.push(tokenId);
+      clock.lap();
+      const ended = eosTokenIds.has(tokenId) && !this.#options.ignoreEos;
+      const last = ended || answer.length >= maxTokens;
+      const piece = detokenizer.push(tokenId) + (last ? detokenizer.flush() : '');
+      const text = stopStrings.push(piece) + (last ? stopStrings.flush() : '');
+      const token = { tokenId, text, ...this.#logprobs(logits, tokenId) };
+      if (last || stopStrings.found) {
+        const finishReason = ended || stopStrings.found ? 'stop' : 'length';
+        const counts = { promptTokens: this.promptIds.length, newTokens: answer.length };
+        this.#stats = { ...counts, ...clock.read(answer.length), finishReason, seed };
+        await session.close(CANCELLED); // the caller may never come back for the end
+        yield token;
+        return;
+      }
+      yield token;
+      logits = await session.forward([tokenId]);
+    }
+  }
+
+  #logprobs(logits: Float32Array, tokenId: number): Pick<GeneratedToken, 'logprob' | 'topLogprobs'> {
+    const wanted = this.#options.logprobs;
+    if (wanted === undefined) return {};
+    const { logprob, top } = logprobs(logits, tokenId, wanted);
+    return wanted > 0 ? { logprob, topLogprobs: top } : { logprob };
+  }
+}
+
+class Stopwatch {
+  readonly #started = performance.now();
+  #first: number | undefined;
+  #last = 0;
+
+  lap(): void {
+    this.#last = performance.now();
+    this.#first ??= this.#last;
+  }
+
+  read(tokens: number): Pick<GenerationStats, 'timeToFirstToken' | 'tokensPerSecond'> {
+    const first = this.#first ?? this.#started;
+    const milliseconds = this.#last - (tokens > 1 ? first : this.#started);
+    const counted = tokens > 1 ? tokens - 1 : tokens;
+    return {
+      timeToFirstToken: first - this.#started,
+      tokensPerSecond: (1000 * counted) / Math.max(milliseconds, 1e-3),
+    };
+  }
+}

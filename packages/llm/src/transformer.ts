@@ -1,0 +1,180 @@
+import { type Backend, IntFlashError } from '@int-flash/ops';
+import type { KvCache } from './kv-cache.js';
+import { type AttentionChoice, attendCached } from './layers/attention.js';
+import { gelu } from './layers/gelu-mlp.js';
+import { layerNorm } from './layers/layer-norm.js';
+import { rmsNorm } from './layers/rms-norm.js';
+import { Rotary } from './layers/rotary.js';
+import { silu, swiglu } from './layers/swiglu.js';
+import type { ModelConfig } from './model-config.js';
+import type { LayerWeights, ModelWeights, NormWeights } from './model-weights.js';
+import type { Pace } from './pace.js';
+
+/** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
+export const PREFILL_CHUNK = 64;
+
+/** What a run over some tokens needs besides the weights. */
+export interface ForwardRun {
+  /** Holds the tokens before, and these afterwards; cut back to where it was if the run fails. */
+  readonly cache: KvCache;
+  readonly attention: AttentionChoice;
+  readonly pace: Pace;
+  /** Tokens a chunk; {@link PREFILL_CHUNK} unless a test wants another. */
+  readonly chunk?: number;
+}
+
+/**
+ * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
+ *
+ * Stateless but for weights and rotary tables, so sequences may run interleaved.
+ */
+export class Transformer {
+  readonly config: ModelConfig;
+  readonly #weights: ModelWeights;
+  readonly #backend: Backend;
+  readonly #rotary: Rotary | undefined;
+
+  /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
+  constructor(config: ModelConfig, weights: ModelWeights, backend: Backend) {
+    const { type, activation } = config.mlp;
+    if (type === 'gated' && activation !== 'silu') {
+      throw new IntFlashError('ERR_UNSUPPORTED', `Expected silu in a gated MLP, got ${activation}`);
+    }
+    this.config = config;
+    this.#weights = weights;
+    this.#backend = backend;
+    this.#rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
+  }
+
+  /**
+   * Runs `ids` behind what the cache holds.
+   *
+   * @param onLogits Called for each chunk with `[tokens, vocabSize]` logits and the index of its first token in `ids`; the array is
+   *   reused. Absent: only the last token's logits are computed.
+   * @returns Logits after the last token, [vocabSize].
+   * @throws {IntFlashError} `ERR_SHAPE`, `ERR_ARG_RANGE` for bad ids, `ERR_NONFINITE`; `signal.reason` of the pace's signals.
+   */
+  async forward(
+    ids: readonly number[],
+    run: ForwardRun,
+    onLogits?: (logits: Float32Array, first: number) => void,
+  ): Promise<Float32Array> {
+    if (ids.length === 0) throw new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
+    const { cache, chunk = PREFILL_CHUNK } = run;
+    const before = cache.length;
+    try {
+      for (let first = 0; ; first += chunk) {
+        const part = ids.slice(first, first + chunk);
+        const hidden = await this.#forwardChunk(part, run);
+        if (onLogits) onLogits(await this.#logits(hidden, run), first);
+        if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), run);
+      }
+    } catch (error) {
+      if (!cache.isDisposed) cache.truncate(before);
+      throw error;
+    }
+  }
+
+  async #forwardChunk(ids: readonly number[], { cache, attention, pace }: ForwardRun): Promise<Float32Array> {
+    const { hiddenSize, heads, kvHeads, headDim, intermediateSize, slidingWindows } = this.config;
+    const tokens = ids.length;
+    const start = cache.length;
+    const hidden = this.#embed(ids, start);
+    const normed = new Float32Array(tokens * hiddenSize);
+    const projected = new Float32Array(tokens * hiddenSize);
+    const queries = heads * headDim;
+    const keys = kvHeads * headDim;
+    const stride = queries + 2 * keys;
+    const qkv = new Float32Array(tokens * stride);
+    const query = new Float32Array(tokens * queries);
+    const mixed = new Float32Array(tokens * queries);
+    const scale = 1 / Math.sqrt(headDim);
+    const widened = new Float32Array(tokens * intermediateSize);
+    const gateUp = this.config.mlp.type === 'gated' ? new Float32Array(2 * tokens * intermediateSize) : widened;
+
+    for (const [index, layer] of this.#weights.layers.entries()) {
+      this.#norm(hidden, tokens, layer.attentionNorm, normed);
+      layer.qkv.forwardSync(normed, tokens, qkv);
+      if (pace.isDue) await pace.rest();
+      this.#turnHeads(qkv, tokens, layer, start);
+      cache.append(index, { data: qkv, tokens, keyOffset: queries, valueOffset: queries + keys, stride });
+      for (let token = 0; token < tokens; token++) {
+        query.set(qkv.subarray(token * stride, token * stride + queries), token * queries);
+      }
+      const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
+      attendCached(this.#backend, attention, { heads, scale, windowLeft }, query, tokens, cache.view(index), mixed);
+      if (pace.isDue) await pace.rest();
+      add(hidden, layer.attentionOutput.forwardSync(mixed, tokens, projected));
+      this.#norm(hidden, tokens, layer.mlpNorm, normed);
+      layer.mlpUp.forwardSync(normed, tokens, gateUp);
+      if (pace.isDue) await pace.rest();
+      this.#activate(gateUp, tokens, widened);
+      add(hidden, layer.mlpDown.forwardSync(widened, tokens, projected));
+      if (pace.isDue) await pace.rest();
+    }
+    return hidden;
+  }
+
+  /** Norms q and k per head where the model does, and turns them to their positions. */
+  #turnHeads(qkv: Float32Array, tokens: number, { queryNorm, keyNorm }: LayerWeights, start: number): void {
+    const { heads, kvHeads, headDim, norm } = this.config;
+    const stride = (heads + 2 * kvHeads) * headDim;
+    const keyOffset = heads * headDim;
+    if (queryNorm && keyNorm) {
+      for (let token = 0; token < tokens; token++) {
+        const row = token * stride;
+        rmsNorm(qkv, heads, queryNorm, norm.epsilon, qkv, row);
+        rmsNorm(qkv, kvHeads, keyNorm, norm.epsilon, qkv, row + keyOffset);
+      }
+    }
+    this.#rotary?.rotate(qkv, tokens, heads, headDim, start, 0, stride);
+    this.#rotary?.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride);
+  }
+
+  #activate(gateUp: Float32Array, tokens: number, out: Float32Array): void {
+    const { type, activation } = this.config.mlp;
+    if (type === 'gated') swiglu(gateUp, tokens, this.config.intermediateSize, out);
+    else if (activation === 'silu') silu(out);
+    else gelu(out, activation === 'gelu' ? 'exact' : 'tanh');
+  }
+
+  #embed(ids: readonly number[], start: number): Float32Array {
+    const { hiddenSize, vocabSize } = this.config;
+    const { embedding, positions } = this.#weights;
+    const hidden = new Float32Array(ids.length * hiddenSize);
+    ids.forEach((id, token) => {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+        throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
+      }
+      const row = hidden.subarray(token * hiddenSize, (token + 1) * hiddenSize);
+      row.set(embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize));
+      if (positions) {
+        const from = (start + token) * hiddenSize;
+        if (from + hiddenSize > positions.length) {
+          throw new IntFlashError('ERR_SHAPE', `Expected at most ${this.config.maxPositions} tokens, got more`);
+        }
+        add(row, positions.subarray(from, from + hiddenSize));
+      }
+    });
+    return hidden;
+  }
+
+  #norm(input: Float32Array, tokens: number, { gain, bias }: NormWeights, out: Float32Array): void {
+    const { type, epsilon } = this.config.norm;
+    if (type === 'rms') rmsNorm(input, tokens, gain, epsilon, out);
+    else layerNorm(input, tokens, gain, bias, epsilon, out);
+  }
+
+  async #logits(hidden: Float32Array, { pace }: ForwardRun): Promise<Float32Array> {
+    const tokens = hidden.length / this.config.hiddenSize;
+    const normed = new Float32Array(hidden.length);
+    this.#norm(hidden, tokens, this.#weights.outputNorm, normed);
+    const logits = this.#weights.output.forwardSync(normed, tokens);
+    if (pace.isDue) await pace.rest();
+    return logits;
+  }
+}
+
+function add(to: Float32Array, from: Float32Array): void {
+  for (let i = 0; i < to.length; i++) to[i]! += from[i]!;
+}
