@@ -1,0 +1,359 @@
+#include "attention_job.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "scratch.h"
+#include "thread_pool.h"
+
+namespace int_flash {
+namespace {
+
+constexpr int64_t kChunkKeys = 1024;  // keys one packing task takes: whole tiles
+constexpr double kMaxScore = 1.2676506002282294e30;  // 2^100
+constexpr double kMaxJobBytes = 1ull << 46;
+
+float from_bits(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+uint32_t to_bits(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+void raise(std::atomic<uint32_t>* largest, uint32_t bits) {
+    uint32_t before = largest->load(std::memory_order_relaxed);
+    while (bits > before && !largest->compare_exchange_weak(before, bits, std::memory_order_relaxed)) {
+    }
+}
+
+// The sequence that `task` of the prefix sums belongs to.
+int64_t find_sequence(const int64_t* first, int64_t sequences, int64_t task) {
+    int64_t low = 0, high = sequences;
+    while (high - low > 1) {
+        const int64_t middle = (low + high) / 2;
+        (first[middle] <= task ? low : high) = middle;
+    }
+    return low;
+}
+
+int64_t offset(const Strides& strides, int64_t batch, int64_t head, int64_t token) {
+    return batch * strides.batch + head * strides.head + token * strides.token;
+}
+
+size_t size_of(ElementType type) { return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2; }
+
+RowSource rows_at(const Operand& operand, int64_t batch, int64_t head, int64_t token, int dim) {
+    const char* base = static_cast<const char*>(operand.data);
+    return {base + offset(operand.strides, batch, head, token) * static_cast<int64_t>(size_of(operand.type)), operand.type,
+            static_cast<ptrdiff_t>(operand.strides.token), dim};
+}
+
+bool is_finite(const Operand& operand, int64_t element, double* value) {
+    if (operand.type == ElementType::kFloat32) {
+        *value = static_cast<const float*>(operand.data)[element];
+        return std::isfinite(*value);
+    }
+    const uint16_t bits = static_cast<const uint16_t*>(operand.data)[element];
+    const bool half = operand.type == ElementType::kFloat16;
+    const uint16_t exponent = half ? 0x7c00 : 0x7f80;
+    if ((bits & exponent) != exponent) return true;
+    const bool nan = (bits & static_cast<uint16_t>(~exponent & 0x7fff)) != 0;
+    *value = nan ? NAN : (bits & 0x8000) ? -INFINITY : INFINITY;
+    return false;
+}
+
+}  // namespace
+
+bool AttentionJob::smoothing() const {
+    return spec_.smooth_k && spec_.softcap == 0 && spec_.key.type != ElementType::kInt8 && spec_.precision != Precision::kFp32 &&
+           spec_.precision != Precision::kPaperInt8;
+}
+
+void AttentionJob::lay_out(Arena* arena) {
+    const bool measuring = head_ == nullptr;
+    const bool float_scores = spec_.precision == Precision::kFp32;
+    const bool float_values = float_scores || spec_.precision == Precision::kHalfInt8;
+    const int granule = spec_.kernels->granule;
+    const int64_t key_words = float_scores ? spec_.head_dim : spec_.head_dim / granule;
+    const int64_t width = round_up(spec_.head_dim_v, spec_.kernels->channel_lanes);
+    for (int64_t s = 0; s < spec_.sequences; s++) {
+        const int64_t tokens = sequence_[s].k_len, padded = round_up(tokens, kTileKeys);
+        for (int h = 0; h < spec_.kv_heads; h++) {
+            Head unused;
+            Head& head = measuring ? unused : head_[s * spec_.kv_heads + h];
+            HeadPack& pack = head.pack;
+            const auto count = static_cast<size_t>(padded);
+            pack.tokens = tokens;
+            pack.padded = padded;
+            pack.keys = arena->take<uint32_t>(count * static_cast<size_t>(key_words));
+            pack.values = arena->take<uint32_t>((float_values ? count : count / static_cast<size_t>(granule)) * static_cast<size_t>(width));
+            pack.value_sums = arena->take<int32_t>(spec_.kernels->needs_value_sums ? count / kTileKeys * static_cast<size_t>(width) : 0);
+            pack.key_scale = arena->take<float>(count);
+            pack.tau = arena->take<float>(count);
+            pack.inverse_weight = arena->take<float>(count);
+            pack.channel = arena->take<float>(kMaxHeadDim);
+            pack.key_mean = arena->take<float>(kMaxHeadDim);
+            head.channel_max = arena->take<float>(kMaxHeadDim);
+        }
+    }
+}
+
+bool AttentionJob::prepare(const AttentionSpec& spec, const Sequence* sequences, LiveBytes* live, Failure* failure) {
+    spec_ = spec;
+    // Enough blocks to share out evenly, big enough that a tile of keys is read from memory rarely.
+    int64_t queries = 0;
+    for (int64_t s = 0; s < spec.sequences; s++) queries += sequences[s].q_len;
+    block_rows_ = kMaxBlockRows;
+    while (block_rows_ > 16 && queries * spec.heads / block_rows_ < static_cast<int64_t>(spec.threads) * 4) block_rows_ /= 2;
+
+    const auto count = static_cast<size_t>(spec.sequences);
+    sequence_ = const_cast<Sequence*>(sequences);  // for measuring only; the copy follows
+    Arena measure(nullptr);
+    const auto take_tables = [&](Arena* arena) {
+        Sequence* copy = arena->take<Sequence>(count);
+        int64_t* chunks = arena->take<int64_t>(count + 1);
+        int64_t* blocks = arena->take<int64_t>(count + 1);
+        Head* heads = arena->take<Head>(count * static_cast<size_t>(spec.kv_heads));
+        if (!copy) return;
+        std::memcpy(copy, sequences, count * sizeof(Sequence));
+        sequence_ = copy, first_chunk_ = chunks, first_block_ = blocks, head_ = heads;
+    };
+    double estimate = 0;
+    for (int64_t s = 0; s < spec.sequences; s++) {
+        estimate += static_cast<double>(spec.kv_heads) * static_cast<double>(sequences[s].k_len + kTileKeys) * 4.0 * (spec.head_dim + spec.head_dim_v + 16);
+    }
+    take_tables(&measure);
+    if (estimate < kMaxJobBytes) lay_out(&measure);
+    if (estimate >= kMaxJobBytes || !memory_.allocate(measure.used(), live)) {
+        failure->bytes = estimate;
+        return failure->set("ERR_OOM", "Expected %.0f bytes of memory for packed keys and values, got none", estimate);
+    }
+    Arena arena(memory_.as<char>());
+    take_tables(&arena);
+    first_chunk_[0] = first_block_[0] = 0;
+    for (size_t s = 0; s < count; s++) {
+        first_chunk_[s + 1] = first_chunk_[s] + (sequence_[s].k_len + kChunkKeys - 1) / kChunkKeys;
+        first_block_[s + 1] = first_block_[s] + (sequence_[s].q_len + block_rows_ - 1) / block_rows_;
+    }
+    for (size_t i = 0; i < count * static_cast<size_t>(spec.kv_heads); i++) new (&head_[i]) Head{};
+    lay_out(&arena);
+    return true;
+}
+
+// task: head of a sequence, times 2: its keys or its values.
+void AttentionJob::gather_statistics(int64_t task) {
+    const int64_t index = task / 2, s = index / spec_.kv_heads;
+    const int h = static_cast<int>(index % spec_.kv_heads);
+    const bool is_value = task % 2 != 0;
+    Head& head = head_[index];
+    HeadStats stats{0};
+    if (!is_value) {
+        for (int d = 0; d < kMaxHeadDim; d++) head.pack.key_mean[d] = 0.0f;
+        if (!smoothing()) return;
+        const RowSource rows = rows_at(spec_.key, s, h, sequence_[s].k_start, spec_.head_dim);
+        spec_.kernels->channel_stats(rows, sequence_[s].k_len, head.pack.key_mean, nullptr, &stats);
+        raise(&head.key_bits, stats.max_bits);
+        return;
+    }
+    for (int d = 0; d < kMaxHeadDim; d++) head.pack.channel[d] = head.channel_max[d] = 1.0f;
+    if (spec_.value.type == ElementType::kInt8) {
+        const float* scale = spec_.value_scale.data;
+        const bool per_head = spec_.value_scale.strides.token == 0;
+        const ScaleOperand& channel = spec_.channel_scale;
+        for (int d = 0; d < spec_.head_dim_v; d++) {
+            float c = channel.data ? channel.data[offset(channel.strides, s, h, 0) + d] : 1.0f;
+            if (per_head) c = c * scale[offset(spec_.value_scale.strides, s, h, 0)];
+            head.pack.channel[d] = c;
+        }
+        return;
+    }
+    if (spec_.precision == Precision::kHalfInt8 || spec_.precision == Precision::kFp32) return;
+    const RowSource rows = rows_at(spec_.value, s, h, sequence_[s].k_start, spec_.head_dim_v);
+    spec_.kernels->channel_stats(rows, sequence_[s].k_len, nullptr, head.channel_max, &stats);
+    raise(&head.value_bits, stats.max_bits);
+    if (spec_.precision == Precision::kPaperInt8) {
+        const float largest = from_bits(stats.max_bits);
+        const float scale = largest / 127.0f;
+        for (int d = 0; d < spec_.head_dim_v; d++) head.pack.channel[d] = scale > 1.17549435e-38f ? scale : 1.17549435e-38f;
+        head.channel_max[0] = largest;
+        return;
+    }
+    for (int d = 0; d < spec_.head_dim_v; d++) {
+        if (head.channel_max[d] == 0.0f) head.channel_max[d] = 1.0f;
+        head.pack.channel[d] = head.channel_max[d] / 127.0f;
+    }
+}
+
+// task: chunk of a head, times 2: its keys or its values.
+void AttentionJob::pack_chunk(int64_t task) {
+    Scratch* scratch = thread_scratch();
+    if (!scratch) {
+        out_of_memory_ = true;
+        return;
+    }
+    const bool is_value = task % 2 != 0;
+    const int64_t index = task / 2;
+    const int64_t s = find_sequence(first_chunk_, spec_.sequences, index / spec_.kv_heads);
+    const int64_t inside = index - first_chunk_[s] * spec_.kv_heads;
+    const int64_t chunks = first_chunk_[s + 1] - first_chunk_[s];
+    const int h = static_cast<int>(inside / chunks);
+    const int64_t begin = inside % chunks * kChunkKeys;
+    const int64_t end = begin + kChunkKeys < sequence_[s].k_len ? begin + kChunkKeys : sequence_[s].k_len;
+    Head& head = head_[s * spec_.kv_heads + h];
+    HeadStats stats{0};
+    const Operand& operand = is_value ? spec_.value : spec_.key;
+    const RowSource rows = rows_at(operand, s, h, sequence_[s].k_start, is_value ? spec_.head_dim_v : spec_.head_dim);
+    const ScaleOperand& scale = is_value ? spec_.value_scale : spec_.key_scale;
+    const float* scales = scale.data ? scale.data + offset(scale.strides, s, h, sequence_[s].k_start) : nullptr;
+    if (is_value) {
+        spec_.kernels->pack_values(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, head.channel_max, begin, end, &head.pack,
+                                   scratch, &stats);
+        raise(&head.value_bits, stats.max_bits);
+    } else {
+        float max_scale = 0.0f;
+        spec_.kernels->pack_keys(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, begin, end, &head.pack, scratch, &stats,
+                                 &max_scale);
+        raise(&head.key_bits, stats.max_bits);
+        raise(&head.key_scale_bits, to_bits(max_scale));
+    }
+}
+
+void AttentionJob::compute_block(int64_t task) {
+    if (aborted_ || nonfinite_.load(std::memory_order_relaxed)) return;
+    Scratch* scratch = thread_scratch();
+    if (!scratch) {
+        out_of_memory_ = true;
+        return;
+    }
+    const int64_t s = find_sequence(first_block_, spec_.sequences, task / spec_.heads);
+    const int64_t inside = task - first_block_[s] * spec_.heads;
+    const int64_t blocks = first_block_[s + 1] - first_block_[s];
+    const int h = static_cast<int>(inside / blocks);
+    const int64_t first = (blocks - 1 - inside % blocks) * block_rows_;  // last queries first: causal ones see the most keys
+    const Sequence& sequence = sequence_[s];
+    const int64_t shift = spec_.bottom_right ? sequence.k_len - sequence.q_len : 0;
+    constexpr int64_t kFar = int64_t{1} << 60;
+    const Head& head = head_[s * spec_.kv_heads + h / (spec_.heads / spec_.kv_heads)];
+
+    BlockArgs args{};
+    args.precision = spec_.precision;
+    args.head_dim = spec_.head_dim;
+    args.head_dim_v = spec_.head_dim_v;
+    args.scale = spec_.scale;
+    args.softcap = spec_.softcap;
+    args.first_query = first;
+    args.rows = static_cast<int>(sequence.q_len - first < block_rows_ ? sequence.q_len - first : block_rows_);
+    args.shift_left = spec_.window_left < 0 ? -kFar : shift - spec_.window_left;
+    args.shift_right = spec_.window_right < 0 ? kFar : shift + spec_.window_right;
+    args.query = rows_at(spec_.query, s, h, sequence.q_start + first, spec_.head_dim);
+    if (spec_.query_scale.data) {
+        args.query_scale = spec_.query_scale.data + offset(spec_.query_scale.strides, s, h, sequence.q_start + first);
+        args.query_scale_stride = static_cast<ptrdiff_t>(spec_.query_scale.strides.token);
+    }
+    args.head = &head.pack;
+    args.mask.type = spec_.mask_type;
+    if (spec_.mask_type != MaskType::kNone) {
+        const int64_t element = s * spec_.mask_batch + h * spec_.mask_head + first * spec_.mask_query;
+        args.mask.data = static_cast<const char*>(spec_.mask) + element * (spec_.mask_type == MaskType::kFloat32 ? 4 : 1);
+        args.mask.query_stride = static_cast<ptrdiff_t>(spec_.mask_query);
+        args.mask.key_stride = static_cast<ptrdiff_t>(spec_.mask_key);
+    }
+    args.out = spec_.out + offset(spec_.out_strides, s, h, sequence.q_start + first);
+    args.out_stride = static_cast<ptrdiff_t>(spec_.out_strides.token);
+    if (spec_.lse) {
+        args.lse = spec_.lse + offset(spec_.lse_strides, s, h, sequence.q_start + first);
+        args.lse_stride = static_cast<ptrdiff_t>(spec_.lse_strides.token);
+    }
+    Checksums checksums{0, 0};
+    args.checksums = spec_.checksums ? &checksums : nullptr;
+    args.aborted = &aborted_;
+    BlockResult result{};
+    spec_.kernels->attention_block(args, scratch, &result);
+    if (result.bad_row >= 0) nonfinite_ = true;
+    const double bound = 127.0 * 127.0 * spec_.head_dim * static_cast<double>(result.max_query_scale) *
+                         static_cast<double>(from_bits(head.key_scale_bits.load(std::memory_order_relaxed))) * static_cast<double>(spec_.scale) *
+                         1.4426950408889634;
+    if (!(bound <= kMaxScore)) overflow_ = true;
+    if (spec_.checksums) {
+        score_checksum_.fetch_add(checksums.scores, std::memory_order_relaxed);
+        product_checksum_.fetch_add(checksums.products, std::memory_order_relaxed);
+    }
+}
+
+bool AttentionJob::run(Failure* failure) {
+    const int64_t heads = spec_.sequences * spec_.kv_heads;
+    const int64_t chunks = first_chunk_[spec_.sequences] * spec_.kv_heads;
+    const int64_t blocks = first_block_[spec_.sequences] * spec_.heads;
+    double work = 0;
+    for (int64_t s = 0; s < spec_.sequences; s++) work += static_cast<double>(sequence_[s].q_len) * static_cast<double>(sequence_[s].k_len);
+    work *= static_cast<double>(spec_.heads) * (spec_.head_dim + spec_.head_dim_v);
+    constexpr double kWorthAThread = 250e3;  // multiply-adds; about ten microseconds, several times what waking a thread costs
+    const int threads = work / kWorthAThread < spec_.threads ? (work < 2 * kWorthAThread ? 1 : static_cast<int>(work / kWorthAThread)) : spec_.threads;
+
+    auto statistics = [this](int64_t task) { gather_statistics(task); };
+    auto packing = [this](int64_t task) { pack_chunk(task); };
+    auto computing = [this](int64_t task) { compute_block(task); };
+    parallel_for(threads, heads * 2, statistics);
+    if (!aborted_) parallel_for(threads, chunks * 2, packing);
+    uint32_t value_bits = 0;
+    for (int64_t i = 0; i < heads; i++) {
+        const uint32_t key = head_[i].key_bits.load(), value = head_[i].value_bits.load();
+        if (key >= 0x7f800000u || value >= 0x7f800000u) nonfinite_ = true;
+        value_bits = value > value_bits ? value : value_bits;
+    }
+    if (!nonfinite_ && spec_.precision == Precision::kHalfInt8 && from_bits(value_bits) > 65504.0f) {
+        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 65504 for half-int8, got %g", static_cast<double>(from_bits(value_bits)));
+    }
+    if (!nonfinite_ && spec_.precision == Precision::kFp32 && static_cast<double>(from_bits(value_bits)) > kMaxScore) {
+        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 2^100, got %g", static_cast<double>(from_bits(value_bits)));
+    }
+    if (!nonfinite_ && !aborted_) parallel_for(threads, blocks, computing);
+    if (aborted_) return failure->set("ERR_ABORTED", "Expected to finish, got aborted");
+    if (out_of_memory_) {
+        failure->bytes = sizeof(Scratch);
+        return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
+    }
+    if (nonfinite_) return report_nonfinite(failure);
+    if (overflow_) return failure->set("ERR_OVERFLOW", "Expected scores of at most 2^100, got inputs that allow larger ones");
+    return true;
+}
+
+// The hot loops only notice that something is wrong; this finds the first culprit, in the order a reader would look.
+bool AttentionJob::report_nonfinite(Failure* failure) const {
+    const Operand* operands[] = {&spec_.query, &spec_.key, &spec_.value};
+    const char* names[] = {"query", "key", "value"};
+    for (int i = 0; i < 3; i++) {
+        const Operand& operand = *operands[i];
+        if (operand.type == ElementType::kInt8) continue;
+        const int heads = i == 0 ? spec_.heads : spec_.kv_heads, dim = i == 2 ? spec_.head_dim_v : spec_.head_dim;
+        int64_t worst = -1;
+        double value = 0;
+        for (int64_t s = 0; s < spec_.sequences; s++) {
+            const int64_t start = i == 0 ? sequence_[s].q_start : sequence_[s].k_start, count = i == 0 ? sequence_[s].q_len : sequence_[s].k_len;
+            for (int h = 0; h < heads; h++) {
+                for (int64_t n = start; n < start + count; n++) {
+                    const int64_t row = offset(operand.strides, s, h, n);
+                    for (int64_t element = row; element < row + dim; element++) {
+                        double found;
+                        if (is_finite(operand, element, &found) || (worst >= 0 && element >= worst)) continue;
+                        worst = element;
+                        value = found;
+                    }
+                }
+            }
+        }
+        if (worst >= 0) {
+            const char* what = std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
+            return failure->set("ERR_NONFINITE", "Expected %s to hold finite numbers, got %s at element %lld", names[i], what, static_cast<long long>(worst));
+        }
+    }
+    return failure->set("ERR_NONFINITE", "Expected finite numbers, got NaN or Infinity");
+}
+
+}  // namespace int_flash

@@ -1,0 +1,249 @@
+#include "cache_attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "arithmetic.h"
+#include "attention_job.h"
+#include "scratch.h"
+#include "thread_pool.h"
+
+namespace int_flash {
+namespace {
+
+constexpr int64_t kFewQueries = 8;  // docs/arithmetic.md: up to here the keys are split into runs
+constexpr double kMaxScore = 1.2676506002282294e30;  // 2^100
+
+bool report_nonfinite(const CacheSpec& spec, Failure* failure) {
+    const int64_t count = spec.tokens * spec.heads * spec.head_dim;
+    for (int64_t i = 0; i < count; i++) {
+        if (std::isfinite(spec.query[i])) continue;
+        const char* what = std::isnan(spec.query[i]) ? "NaN" : spec.query[i] > 0 ? "Infinity" : "-Infinity";
+        return failure->set("ERR_NONFINITE", "Expected query to hold finite numbers, got %s at element %lld", what, static_cast<long long>(i));
+    }
+    return failure->set("ERR_NONFINITE", "Expected finite numbers, got NaN or Infinity");
+}
+
+// Memory a thread keeps for its decode calls: asking the allocator each time would cost more than a short cache's attention.
+struct Workspace {
+    OwnedMemory memory;
+    LiveBytes bytes{0};  // of no backend's objects
+    char* reserve(size_t wanted) {
+        if (memory.bytes() < wanted && !memory.allocate(wanted + wanted / 2, &bytes)) return nullptr;
+        return memory.as<char>();
+    }
+};
+thread_local Workspace workspace;
+
+bool attend_few(const CacheSpec& spec, Failure* failure) {
+    const KernelTable& kernels = *spec.kernels;
+    const bool is_float = spec.type == ElementType::kFloat32;
+    const int dim = spec.head_dim, group = static_cast<int>(spec.heads / spec.kv_heads);
+    const int tokens = static_cast<int>(spec.tokens);
+    const int rows = tokens * group;  // of one kv head: row t * group + g
+    const int64_t all_rows = spec.tokens * spec.heads;
+    const int words = is_float ? kMaxHeadDim : static_cast<int>(round_up(dim, 64)) / kernels.granule;
+    const int64_t first_visible = spec.window_left < 0 ? 0 : std::max<int64_t>(0, spec.length - spec.tokens - spec.window_left);
+    const int64_t first_run = first_visible / kRunKeys, runs = (spec.length + kRunKeys - 1) / kRunKeys - first_run;
+    // A task's rows live in the kernel's fixed arrays, so very wide groups go in parts.
+    const int part_rows = rows < kMaxBlockRows ? rows : kMaxBlockRows, parts = (rows + part_rows - 1) / part_rows;
+    const int64_t tasks = spec.kv_heads * runs * parts;
+    const int out_width = static_cast<int>(round_up(dim, 16));
+
+    struct Places {
+        uint32_t* query;
+        float *row_scale, *natural_scale, *partial_max, *partial_sum, *partial_out, *max_key_scale, *query_scale;
+        int64_t *begin, *end;
+    };
+    const auto places_in = [&](Arena arena, size_t* used) {
+        Places p;
+        const auto n = static_cast<size_t>(all_rows), r = static_cast<size_t>(runs);
+        p.query = arena.take<uint32_t>(n * static_cast<size_t>(words));
+        p.row_scale = arena.take<float>(n);
+        p.natural_scale = arena.take<float>(n);
+        p.query_scale = arena.take<float>(n);
+        p.begin = arena.take<int64_t>(n);
+        p.end = arena.take<int64_t>(n);
+        p.partial_max = arena.take<float>(n * r);
+        p.partial_sum = arena.take<float>(n * r);
+        p.partial_out = arena.take<float>(n * r * static_cast<size_t>(out_width));
+        p.max_key_scale = arena.take<float>(static_cast<size_t>(tasks));
+        *used = arena.used();
+        return p;
+    };
+    size_t bytes = 0;
+    places_in(Arena(nullptr), &bytes);
+    char* base = workspace.reserve(bytes);
+    Scratch* scratch = thread_scratch();
+    if (!base || !scratch) {
+        failure->bytes = static_cast<double>(bytes);
+        return failure->set("ERR_OOM", "Expected %zu bytes of memory, got none", bytes);
+    }
+    const Places p = places_in(Arena(base), &bytes);
+
+    float max_query_scale = 0.0f;
+    for (int64_t h = 0; h < spec.kv_heads; h++) {
+        for (int i = 0; i < rows; i++) {
+            const int64_t t = i / group, row = h * rows + i;
+            const float* query = spec.query + (t * spec.heads + h * group + i % group) * dim;
+            float scale = 0.0f;
+            uint32_t bits = 0;
+            kernels.prepare_int8_row(query, dim, p.query + row * words, &scale, &bits, scratch);
+            if (bits >= kInfinityBits) return report_nonfinite(spec, failure);
+            max_query_scale = scale > max_query_scale ? scale : max_query_scale;
+            p.query_scale[row] = scale;
+            if (is_float) {
+                std::memcpy(p.query + row * words, query, static_cast<size_t>(dim) * 4);
+                p.natural_scale[row] = spec.scale;
+            } else {
+                p.natural_scale[row] = scale * spec.scale;
+                p.row_scale[row] = p.natural_scale[row] * kLog2E;
+            }
+            const int64_t position = spec.length - spec.tokens + t;
+            p.end[row] = position + 1;
+            p.begin[row] = spec.window_left < 0 ? 0 : std::max<int64_t>(0, position - spec.window_left);
+        }
+    }
+    std::atomic<bool> out_of_memory{false};
+    auto run_task = [&](int64_t task) {
+        Scratch* own = thread_scratch();
+        if (!own) {
+            out_of_memory = true;
+            return;
+        }
+        const int64_t part = task % parts, run = task / parts % runs, h = task / parts / runs;
+        const int64_t first_row = h * rows + part * part_rows;
+        const auto head_elements = h * spec.capacity * dim;
+        CacheRunArgs args{};
+        args.type = spec.type;
+        args.head_dim = dim;
+        const auto at = [&](const void* data) {
+            const int64_t byte = spec.type == ElementType::kFloat32 ? head_elements * 4 : spec.type == ElementType::kInt4 ? head_elements / 2 : head_elements;
+            return static_cast<const char*>(data) + byte;
+        };
+        args.keys = at(spec.keys);
+        args.values = at(spec.values);
+        if (!is_float) {
+            args.key_scale = spec.key_scales + h * spec.capacity;
+            args.value_scale = spec.value_scales + h * spec.capacity;
+        }
+        args.begin = (first_run + run) * kRunKeys;
+        args.end = std::min<int64_t>(spec.length, args.begin + kRunKeys);
+        args.rows = static_cast<int>(std::min<int64_t>(part_rows, rows - part * part_rows));
+        args.query = p.query + first_row * words;
+        args.row_scale = p.row_scale + first_row;
+        args.natural_scale = p.natural_scale + first_row;
+        args.visible_begin = p.begin + first_row;
+        args.visible_end = p.end + first_row;
+        args.softcap = spec.softcap;
+        const int64_t partial = run * all_rows + first_row;
+        args.partial_max = p.partial_max + partial;
+        args.partial_sum = p.partial_sum + partial;
+        args.partial_out = p.partial_out + partial * out_width;
+        args.out_width = out_width;
+        kernels.cache_run(&args, own);
+        p.max_key_scale[task] = args.max_key_scale;
+    };
+    const double work = static_cast<double>(runs) * kRunKeys * static_cast<double>(all_rows) * dim;
+    const int threads = work < 400e3 ? 1 : spec.threads;
+    parallel_for(threads, tasks, run_task);
+    if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
+    float max_key_scale = 0.0f;
+    for (int64_t i = 0; i < tasks; i++) max_key_scale = p.max_key_scale[i] > max_key_scale ? p.max_key_scale[i] : max_key_scale;
+    if (!is_float) {
+        const double bound = 127.0 * 127.0 * dim * static_cast<double>(max_query_scale) * static_cast<double>(max_key_scale) * static_cast<double>(spec.scale) * 1.4426950408889634;
+        if (!(bound <= kMaxScore)) return failure->set("ERR_OVERFLOW", "Expected scores of at most 2^100, got inputs that allow larger ones");
+    }
+    for (int64_t row = 0; row < all_rows; row++) {
+        const int64_t h = row / rows, i = row % rows;
+        float* out = spec.out + (i / group * spec.heads + h * group + i % group) * dim;
+        float m = -INFINITY, l = 0.0f;
+        float* o = p.partial_out + row * out_width;  // the first run's place collects the later ones
+        for (int64_t run = 0; run < runs; run++) {
+            const int64_t at = run * all_rows + row;
+            const float run_max = p.partial_max[at];
+            if (run_max == -INFINITY) continue;
+            const float after = m > run_max ? m : run_max;
+            const float alpha = m == -INFINITY ? 0.0f : exp2_polynomial(m - after), beta = exp2_polynomial(run_max - after);
+            l = fmaf(p.partial_sum[at], beta, l * alpha);
+            const float* part = p.partial_out + at * out_width;
+            if (part == o) {
+                for (int d = 0; d < dim; d++) o[d] = part[d] * beta;  // beta is 1 here
+            } else {
+                for (int d = 0; d < dim; d++) o[d] = fmaf(part[d], beta, o[d] * alpha);
+            }
+            m = after;
+        }
+        if (m == -INFINITY) {
+            std::memset(out, 0, static_cast<size_t>(dim) * 4);
+        } else if (is_float) {
+            for (int d = 0; d < dim; d++) out[d] = o[d] / l;
+        } else {
+            const float factor = (1.0f / 255.0f) / l;
+            for (int d = 0; d < dim; d++) out[d] = o[d] * factor;
+        }
+    }
+    return true;
+}
+
+// Many queries: packing the cache once costs little against their products, so they take attention's road. The queries are quantized
+// here and handed over as codes.
+bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
+    const int dim = spec.head_dim;
+    AttentionSpec a;
+    a.kernels = spec.kernels;
+    a.threads = spec.threads;
+    a.precision = spec.type == ElementType::kFloat32 ? Precision::kFp32 : Precision::kFullInt8;
+    a.heads = spec.heads;
+    a.kv_heads = static_cast<int>(spec.kv_heads);
+    a.head_dim = a.head_dim_v = dim;
+    a.scale = spec.scale;
+    a.softcap = spec.softcap;
+    a.window_left = spec.window_left;
+    a.window_right = 0;
+    a.bottom_right = true;
+    a.smooth_k = false;
+    a.sequences = 1;
+    a.query = {spec.query, ElementType::kFloat32, {0, dim, static_cast<int64_t>(spec.heads) * dim}};
+    a.out = spec.out;
+    a.out_strides = a.query.strides;
+    const ElementType element = spec.type == ElementType::kFloat32 ? ElementType::kFloat32 : ElementType::kInt8;
+    const Strides cache{0, spec.capacity * dim, dim};
+    a.key = {spec.keys, element, cache};
+    a.value = {spec.values, element, cache};
+    a.key_scale = {spec.key_scales, {0, spec.capacity, 1}};
+    a.value_scale = {spec.value_scales, {0, spec.capacity, 1}};
+    OwnedMemory wide;
+    if (spec.type == ElementType::kInt4) {
+        // Two codes a byte do not fit the packing loops; the visible part is widened first.
+        const int64_t per_head = spec.length * dim;
+        if (!wide.allocate(static_cast<size_t>(2 * per_head * spec.kv_heads), live)) return failure->set("ERR_OOM", "Expected memory to unpack the cache, got none");
+        int8_t* codes = wide.as<int8_t>();
+        auto unpack = [&](int64_t task) {
+            const int64_t h = task / 2;
+            const uint8_t* source = static_cast<const uint8_t*>(task % 2 ? spec.values : spec.keys) + h * spec.capacity * dim / 2;
+            int8_t* out = codes + task % 2 * per_head * spec.kv_heads + h * per_head;
+            for (int64_t i = 0; i < per_head / 2; i++) {
+                out[2 * i] = static_cast<int8_t>(((source[i] & 15) ^ 8) - 8);
+                out[2 * i + 1] = static_cast<int8_t>(((source[i] >> 4) ^ 8) - 8);
+            }
+        };
+        parallel_for(spec.threads, 2 * spec.kv_heads, unpack);
+        a.key = {codes, ElementType::kInt8, {0, per_head, dim}};
+        a.value = {codes + per_head * spec.kv_heads, ElementType::kInt8, {0, per_head, dim}};
+    }
+    const Sequence sequence{0, spec.tokens, 0, spec.length};
+    AttentionJob job;
+    return job.prepare(a, &sequence, live, failure) && job.run(failure);
+}
+
+}  // namespace
+
+bool cache_attention(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
+    if (spec.tokens == 0) return true;
+    return spec.tokens <= kFewQueries ? attend_few(spec, failure) : attend_many(spec, live, failure);
+}
+
+}  // namespace int_flash

@@ -1,0 +1,84 @@
+// cacheAttention(): a CacheSpec from parameters and arrays. No arithmetic in this file.
+#include "bindings.h"
+#include "cache_attention.h"
+#include "environment.h"
+#include "js_args.h"
+
+namespace int_flash {
+namespace {
+
+// Places in the parameter array; src/native-parameters.ts is the other half.
+enum Parameter : size_t { kIsa, kThreads, kCacheType, kKvHeads, kCapacity, kHeadDim, kLength, kTokens, kHeads, kScale, kSoftcap, kWindowLeft, kParameterCount };
+
+constexpr double kMaxTokens = 4398046511104.0;  // 2^42
+
+bool holds(const ArrayView& array, double needed, const char* name, Failure* failure) {
+    if (needed <= static_cast<double>(array.length)) return true;
+    return failure->set("ERR_SHAPE", "Expected %s to hold %.0f elements, got %zu", name, needed, array.length);
+}
+
+// cacheAttention(parameters, query, keys, values, keyScales, valueScales, out)
+Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    CacheSpec s;
+    const bool read = [&] {
+        ParameterReader p(args.array(0, "parameters", {napi_float64_array}), kParameterCount, &failure);
+        if (!p.ok()) return false;
+        s.kernels = kernels_at(&p, kIsa);
+        s.threads = static_cast<int>(p.integer(kThreads, "threads", 1, 256));
+        constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kInt8, ElementType::kInt4};
+        s.type = kTypes[p.integer(kCacheType, "cache type", 0, 2)];
+        s.kv_heads = p.integer(kKvHeads, "kvHeads", 1, 1 << 20);
+        s.capacity = p.integer(kCapacity, "capacity", 0, kMaxTokens);
+        s.head_dim = static_cast<int>(p.integer(kHeadDim, "headDim", 8, kMaxHeadDim));
+        s.length = p.integer(kLength, "length", 0, kMaxTokens);
+        s.tokens = p.integer(kTokens, "tokens", 0, kMaxTokens);
+        s.heads = static_cast<int>(p.integer(kHeads, "heads", 1, 1 << 20));
+        s.scale = static_cast<float>(p.number(kScale, "scale", 1e-38, 1.3e30));
+        s.softcap = static_cast<float>(p.number(kSoftcap, "softcap", 0, 3e38));
+        s.window_left = p.integer_or_unlimited(kWindowLeft, "windowLeft");
+        if (!p.ok()) return false;
+        if (s.head_dim % 8 != 0) return failure.set("ERR_UNSUPPORTED", "Expected a head dimension that is a multiple of 8, got %d", s.head_dim);
+        if (s.heads % s.kv_heads != 0) return failure.set("ERR_SHAPE", "Expected heads to be a multiple of kvHeads, got %d and %lld", s.heads, static_cast<long long>(s.kv_heads));
+        if (s.length > s.capacity || s.tokens > s.length)
+            return failure.set("ERR_SHAPE", "Expected tokens <= length <= capacity, got %lld, %lld and %lld", static_cast<long long>(s.tokens), static_cast<long long>(s.length),
+                               static_cast<long long>(s.capacity));
+        const double scales = static_cast<double>(s.kv_heads) * static_cast<double>(s.capacity), elements = scales * s.head_dim;
+        const double queries = static_cast<double>(s.tokens) * s.heads * s.head_dim;
+        const ArrayView query = args.float32(1, "query");
+        const auto read_cache = [&](size_t index, const char* name) {
+            if (s.type == ElementType::kFloat32) return args.float32(index, name);
+            return s.type == ElementType::kInt8 ? args.array(index, name, {napi_int8_array}) : args.array(index, name, {napi_uint8_array});
+        };
+        const ArrayView keys = read_cache(2, "keys"), values = read_cache(3, "values");
+        const double cached = s.type == ElementType::kInt4 ? elements / 2 : elements;
+        if (!args.ok() || !holds(query, queries, "query", &failure) || !holds(keys, cached, "keys", &failure) || !holds(values, cached, "values", &failure)) return false;
+        if (s.type != ElementType::kFloat32) {
+            const ArrayView key_scales = args.float32(4, "keyScales"), value_scales = args.float32(5, "valueScales");
+            if (!args.ok() || !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure)) return false;
+            s.key_scales = static_cast<const float*>(key_scales.data);
+            s.value_scales = static_cast<const float*>(value_scales.data);
+        }
+        const ArrayView out = args.float32(6, "out");
+        if (!args.ok() || !holds(out, queries, "out", &failure)) return false;
+        s.query = static_cast<const float*>(query.data);
+        s.keys = keys.data;
+        s.values = values.data;
+        s.out = static_cast<float*>(out.data);
+        return true;
+    }();
+    if (!read || !cache_attention(s, &Environment::of(info.Env()).live_bytes(), &failure)) {
+        throw_failure(info.Env(), failure);
+        return {};
+    }
+    return info.Env().Undefined();
+}
+
+}  // namespace
+
+void export_cache_attention(Napi::Env env, Napi::Object exports) {
+    exports.Set("cacheAttention", Napi::Function::New<cache_attention_sync>(env, "cacheAttention"));
+}
+
+}  // namespace int_flash

@@ -1,0 +1,175 @@
+// What one instruction set offers, as plain data and function pointers. Everything behind a table is compiled with that instruction
+// set's flags and has internal linkage, so that the linker cannot hand AVX-512 code to a CPU without it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace int_flash {
+
+constexpr int kTileKeys = 128;    // docs/arithmetic.md, "Tiles"
+constexpr int kRunKeys = 1024;    // cache attention of few queries splits the keys into runs of this length
+constexpr int kMaxHeadDim = 256;  // judged in packages/ops
+constexpr int kMaxBlockRows = 64; // queries a task computes
+constexpr int kRowGroup = 4;      // queries a register tile holds
+
+enum class Precision : int { kFullInt8, kHalfInt8, kPaperInt8, kInt4Qk, kFp32 };
+enum class ElementType : int { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
+enum class MaskType : int { kNone, kBool, kFloat32 };
+
+// Rows of `dim` contiguous elements, `token_stride` elements apart.
+struct RowSource {
+    const void* data;
+    ElementType type;
+    ptrdiff_t token_stride;
+    int dim;
+};
+
+// One sequence's keys and values of one head, packed for the register tiles. `padded` = tokens rounded up to whole tiles.
+struct HeadPack {
+    int64_t tokens;
+    int64_t padded;
+    void* keys;           // [key block][dim / granule][keys of a block] words
+    void* values;         // [channel block][padded / granule][channels of a block] words
+    int32_t* value_sums;  // [padded / 128][padded channels]: 128 * sums of codes, where the instruction set needs them
+    float* key_scale;     // [padded]; 0 past the end
+    float* tau;           // [padded]: log2 of the token's value weight
+    float* inverse_weight;  // [padded]
+    float* channel;       // [headDimV]
+    float* key_mean;      // [headDim]; what smooth-K subtracted, zeros without it
+};
+
+// Statistics over all tokens of a head, gathered before any row can be quantized.
+struct HeadStats {
+    uint32_t max_bits;  // largest |x| as float32 bits; >= 0x7f800000 means a NaN or an Infinity
+};
+
+struct MaskRows {
+    MaskType type;
+    const void* data;  // element (query 0, key 0) of this head
+    ptrdiff_t query_stride, key_stride;
+};
+
+struct Checksums {
+    uint64_t scores, products;
+};
+
+// A block of queries of one head against all keys that they may see.
+struct BlockArgs {
+    Precision precision;
+    int head_dim, head_dim_v;
+    float scale, softcap;
+    int64_t first_query;  // in its sequence
+    int rows;
+    // Visible keys of query i: [i + shift_left, i + shift_right], cut to [0, tokens).
+    int64_t shift_left, shift_right;
+    RowSource query;            // starts at the block's first row
+    const float* query_scale;   // for int8 queries: the scale of each row …
+    ptrdiff_t query_scale_stride;
+    const HeadPack* head;
+    MaskRows mask;
+    float* out;  // of the block's first row
+    ptrdiff_t out_stride;
+    float* lse;  // null: not wanted
+    ptrdiff_t lse_stride;
+    Checksums* checksums;         // null: not wanted
+    const volatile bool* aborted;  // checked once a tile
+};
+
+struct BlockResult {
+    float max_query_scale;    // for the overflow rule
+    int bad_row, bad_column;  // first NaN or Infinity of the block's queries; bad_row -1: none
+};
+
+// One kv head of a cache, seen by `rows` queries over the keys of one run.
+struct CacheRunArgs {
+    ElementType type;  // kInt8, kInt4 or kFloat32
+    int head_dim;
+    const void* keys;  // row of key 0
+    const void* values;
+    const float* key_scale;
+    const float* value_scale;
+    int64_t begin, end;  // keys of this run; end <= length
+    int rows;
+    const uint32_t* query;  // prepared rows, query_words apart
+    const float* row_scale;    // r (integer scores) or unused
+    const float* natural_scale;  // f32(sQ * scale), or scale for float
+    const int64_t* visible_begin;  // per row
+    const int64_t* visible_end;
+    float softcap;
+    float* partial_max;   // [rows]
+    float* partial_sum;   // [rows]
+    float* partial_out;   // [rows][kMaxHeadDim padded = out_width]
+    int out_width;
+    float max_key_scale;  // out: largest key scale seen
+};
+
+struct LinearArgs {
+    int rows, cols;
+    const void* weights;   // packed
+    const float* scales;   // int8 only
+    const float* bias;     // may be null
+    const void* input;     // prepared rows, input_words apart
+    int input_words;
+    const float* input_scale;  // int8 only
+    int tokens;
+    float* out;  // [tokens, rows of the layer]
+    int out_stride;
+    int first_row;  // first row of `weights`' block range
+    int last_row;   // one past
+};
+
+struct alignas(64) Scratch {
+    alignas(64) uint32_t query[kMaxBlockRows * kMaxHeadDim];
+    alignas(64) float out[kMaxBlockRows * kMaxHeadDim];
+    alignas(64) int32_t scores[kRowGroup * kTileKeys];
+    alignas(64) float exponent[kTileKeys];
+    alignas(64) uint32_t weights[kRowGroup * kTileKeys];  // P as words
+    alignas(64) int32_t products[kRowGroup * kMaxHeadDim];
+    alignas(64) float row[kMaxHeadDim + 16];
+    alignas(64) int8_t codes[4 * (kMaxHeadDim + 64)];
+    alignas(64) float key_scale[kTileKeys], tau[kTileKeys], inverse_weight[kTileKeys];
+    alignas(64) int8_t tile_keys[kTileKeys * kMaxHeadDim];
+    alignas(64) int8_t tile_values[kTileKeys * kMaxHeadDim];
+    alignas(64) float float_tile[kTileKeys * kMaxHeadDim];
+    float running_max[kMaxBlockRows], row_sum[kMaxBlockRows], row_scale[kMaxBlockRows], natural_scale[kMaxBlockRows];
+    int32_t score_start[kMaxBlockRows];
+};
+
+struct KernelTable {
+    const char* name;
+    int granule;             // codes a 32-bit word holds
+    bool needs_value_sums;
+    int channel_lanes;       // padded channels are a multiple of it
+
+    // Adds up (K) or takes the maximum of (V) each channel over the tokens [0, tokens). `mean` or `maximum` may be null.
+    void (*channel_stats)(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats);
+    // Quantizes and packs the tokens [begin, end), begin a multiple of 128; the last chunk fills the padding.
+    void (*pack_keys)(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, int64_t begin,
+                      int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats, float* max_scale);
+    // channel_max: per channel (full-int8) or one number for the head (paper-int8), null for codes and float values.
+    void (*pack_values)(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision,
+                        const float* channel_max, int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats);
+    void (*attention_block)(const BlockArgs& args, Scratch* scratch, BlockResult* result);
+
+    // Prepares a float row for cache_run or linear: codes as words (`words` of them), its scale, largest magnitude bits.
+    void (*prepare_int8_row)(const float* row, int dim, uint32_t* words, float* scale, uint32_t* max_bits, Scratch* scratch);
+    void (*cache_run)(CacheRunArgs* args, Scratch* scratch);
+
+    size_t (*linear_int8_bytes)(int rows, int cols);
+    void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);
+    void (*linear_int8)(const LinearArgs& args, Scratch* scratch);
+    void (*linear_fp32)(const LinearArgs& args, Scratch* scratch);
+    int linear_row_step;  // task boundaries fall on multiples of it
+};
+
+// Channels or keys rounded up.
+constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+const KernelTable* portable_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx_vnni_kernels();
+const KernelTable* avx512_vnni_kernels();
+const KernelTable* neon_kernels();
+const KernelTable* neon_dot_kernels();
+
+}  // namespace int_flash

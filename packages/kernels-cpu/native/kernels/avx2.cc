@@ -1,0 +1,7 @@
+#include "simd/avx2.h"
+
+#include "linear_rows.h"
+
+namespace int_flash {
+const KernelTable* avx2_kernels() { return &kTable; }
+}  // namespace int_flash

@@ -1,0 +1,7 @@
+#include "simd/avx512.h"
+
+#include "linear_rows.h"
+
+namespace int_flash {
+const KernelTable* avx512_vnni_kernels() { return &kTable; }
+}  // namespace int_flash

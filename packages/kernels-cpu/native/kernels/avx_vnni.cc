@@ -1,0 +1,8 @@
+#define INT_FLASH_AVX_VNNI
+#include "simd/avx2.h"
+
+#include "linear_rows.h"
+
+namespace int_flash {
+const KernelTable* avx_vnni_kernels() { return &kTable; }
+}  // namespace int_flash

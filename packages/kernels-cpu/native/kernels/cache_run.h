@@ -1,0 +1,166 @@
+// Few queries against one run of a cache, read where it lies: packing would cost as much as the products.
+#pragma once
+#include "attention_block.h"
+
+namespace int_flash {
+namespace {
+
+void prepare_int8_row(const float* row, int dim, uint32_t* words, float* scale, uint32_t* max_bits, Scratch* scratch) {
+    *max_bits = largest_magnitude_bits(row, dim);
+    *scale = symmetric_scale(*max_bits, 127.0f);
+    const Simd::Floats divisor = Simd::splat(*scale);
+    alignas(64) int8_t codes[16];
+    alignas(64) float last[16];
+    const int whole = dim & ~15;
+    for (int d = 0; d < whole; d += 16) {
+        Simd::store_codes(codes, Simd::div(Simd::load(row + d), divisor));
+        Simd::widen(words + d / kGranule, codes);
+    }
+    int d = whole;
+    if (whole < dim) {
+        memset(last, 0, sizeof last);
+        memcpy(last, row + whole, static_cast<size_t>(dim - whole) * 4);
+        Simd::store_codes(codes, Simd::div(Simd::load(last), divisor));
+        Simd::widen(words + d / kGranule, codes);
+        d += 16;
+    }
+    for (; d % 64 != 0; d += 16) memset(words + d / kGranule, 0, 16 / kGranule * 4);
+    (void)scratch;
+}
+
+INT_FLASH_INLINE int32_t word_row_offset(const uint32_t* words, int dim) {
+    if (!Simd::kOffsetScores) return 0;
+    int8_t codes[kMaxHeadDim];
+    memcpy(codes, words, static_cast<size_t>(dim));
+    return offset_start(codes, dim);
+}
+
+// Two codes a byte, low nibble first, to one code a byte.
+INT_FLASH_INLINE void unpack_int4(const uint8_t* packed, ptrdiff_t bytes, int8_t* codes) {
+    for (ptrdiff_t i = 0; i < bytes; i++) {
+        codes[2 * i] = static_cast<int8_t>(((packed[i] & 15) ^ 8) - 8);
+        codes[2 * i + 1] = static_cast<int8_t>(((packed[i] >> 4) ^ 8) - 8);
+    }
+}
+
+INT_FLASH_INLINE TileSpan run_span(const CacheRunArgs& args, int i, int64_t tile_start, int n) {
+    int64_t begin = args.visible_begin[i] - tile_start, end = args.visible_end[i] - tile_start;
+    if (begin < 0) begin = 0;
+    if (end > n) end = n;
+    if (end <= begin) return {0, 0};
+    return {static_cast<int>(begin), static_cast<int>(end)};
+}
+
+void cache_run_int(CacheRunArgs* args, Scratch* s) {
+    const int dim = args->head_dim;
+    const int words = static_cast<int>(round_up(dim, 64)) / kGranule;
+    const bool packed4 = args->type == ElementType::kInt4;
+    int32_t start[kMaxBlockRows];
+    for (int i = 0; i < args->rows; i++) start[i] = word_row_offset(args->query + i * words, dim);
+    const RowMask no_mask{MaskType::kNone, nullptr, 0};
+    for (int64_t tile_start = args->begin; tile_start < args->end; tile_start += kTileKeys) {
+        const int n = static_cast<int>(args->end - tile_start < kTileKeys ? args->end - tile_start : kTileKeys);
+        bool seen = false;
+        for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
+        if (!seen) continue;
+        float largest = 0.0f;
+        for (int j = 0; j < n; j++) {
+            const float scale = args->key_scale[tile_start + j];
+            s->key_scale[j] = scale;
+            largest = scale > largest ? scale : largest;
+        }
+        args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
+        for (int j = 0; j < n; j++) {
+            const float given = args->value_scale[tile_start + j];
+            const float weight = given > kMinGivenWeight ? given : kMinGivenWeight;
+            s->inverse_weight[j] = 1.0f / weight;
+            s->tau[j] = log2_weight(weight);
+        }
+        for (int j = n; j < static_cast<int>(round_up(n, 16)); j++) s->key_scale[j] = s->tau[j] = s->inverse_weight[j] = 0.0f;
+        const int8_t *keys, *values;
+        if (packed4) {
+            const ptrdiff_t bytes = static_cast<ptrdiff_t>(n) * dim / 2;
+            unpack_int4(static_cast<const uint8_t*>(args->keys) + tile_start * dim / 2, bytes, s->tile_keys);
+            unpack_int4(static_cast<const uint8_t*>(args->values) + tile_start * dim / 2, bytes, s->tile_values);
+            keys = s->tile_keys;
+            values = s->tile_values;
+        } else {
+            keys = static_cast<const int8_t*>(args->keys) + tile_start * dim;
+            values = static_cast<const int8_t*>(args->values) + tile_start * dim;
+        }
+        for (int i = 0; i < args->rows; i++) {
+            TileSpan span = run_span(*args, i, tile_start, n);
+            if (span.end == 0) continue;
+            const int from = span.begin & ~15, to = span.end;
+            Simd::score_rows(keys + from * dim, dim, to - from, args->query + i * words, start[i], dim, s->scores + from);
+            const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
+            const bool capped = args->softcap > 0.0f;
+            const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent) : plain_exponents<true>(s->scores, row, span, s->exponent);
+            const int padded_end = (to + 15) & ~15;
+            const float sum = weights_of<true>(s->exponent, top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights);
+            Simd::weigh_rows(values + from * dim, dim, to - from, weight_words<true>(s->weights, from), dim, s->products);
+            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
+            for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);
+        }
+    }
+}
+
+void cache_run_float(CacheRunArgs* args, Scratch* s) {
+    const int dim = args->head_dim;
+    const RowMask no_mask{MaskType::kNone, nullptr, 0};
+    const bool capped = args->softcap > 0.0f;
+    for (int j = 0; j < kTileKeys; j++) s->inverse_weight[j] = 1.0f, s->tau[j] = 0.0f, s->key_scale[j] = 0.0f;
+    for (int64_t tile_start = args->begin; tile_start < args->end; tile_start += kTileKeys) {
+        const int n = static_cast<int>(args->end - tile_start < kTileKeys ? args->end - tile_start : kTileKeys);
+        bool seen = false;
+        for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
+        if (!seen) continue;
+        const float* keys = static_cast<const float*>(args->keys) + tile_start * dim;
+        const float* values = static_cast<const float*>(args->values) + tile_start * dim;
+        for (int j = 0; j < n; j += 16) Simd::transpose16(keys + static_cast<ptrdiff_t>(j) * dim, dim, n - j, dim, s->float_tile + j * dim);
+        for (int i = 0; i < args->rows; i++) {
+            const TileSpan span = run_span(*args, i, tile_start, n);
+            if (span.end == 0) continue;
+            float* scores = reinterpret_cast<float*>(s->scores);
+            const float* query = reinterpret_cast<const float*>(args->query) + i * kMaxHeadDim;
+            const int from = span.begin & ~15, to = (span.end + 15) & ~15;
+            for (int j = from; j < to; j += 16) {
+                Simd::Floats sum = Simd::splat(0.0f);
+                for (int d = 0; d < dim; d++) sum = Simd::fma(Simd::splat(query[d]), Simd::load(s->float_tile + j * dim + d * 16), sum);
+                Simd::store(scores + j, sum);
+            }
+            const RowExponent row{s->key_scale, s->tau, 0.0f, args->natural_scale[i], args->softcap};
+            const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent) : plain_exponents<false>(scores, row, span, s->exponent);
+            const float sum = weights_of<false>(s->exponent, top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights);
+            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            const float* p = reinterpret_cast<const float*>(s->weights);
+            float* product = reinterpret_cast<float*>(s->products);
+            for (int d = 0; d < dim; d++) product[d] = 0.0f;
+            for (int j = span.begin; j < span.end; j++) {
+                const float weight = p[j];
+                const float* v = values + static_cast<ptrdiff_t>(j) * dim;
+                for (int d = 0; d < dim; d++) product[d] = fmaf(weight, v[d], product[d]);
+            }
+            float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
+            for (int d = 0; d < dim; d++) out[d] = fmaf(product[d], rescale.beta, out[d] * rescale.alpha);
+        }
+    }
+}
+
+void cache_run(CacheRunArgs* args, Scratch* scratch) {
+    for (int i = 0; i < args->rows; i++) {
+        args->partial_max[i] = -INFINITY;
+        args->partial_sum[i] = 0.0f;
+        memset(args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width, 0, static_cast<size_t>(args->head_dim) * 4);
+    }
+    args->max_key_scale = 0.0f;
+    if (args->type == ElementType::kFloat32) {
+        cache_run_float(args, scratch);
+    } else {
+        cache_run_int(args, scratch);
+    }
+}
+
+}  // namespace
+}  // namespace int_flash

@@ -1,0 +1,134 @@
+// y = W·x + bias. INT8: exact int32 dots of packed weights (the register tile of Q·Kᵀ, weights in place of keys).
+// float32: 16 partial sums a dot, column c into sum c mod 16 by fma, folded 8, 4, 2, 1: the same bits on every instruction set.
+#pragma once
+#include "cache_run.h"
+
+namespace int_flash {
+namespace {
+
+constexpr int kLinearColumns = 4;  // columns are padded to whole words of any granule
+
+size_t linear_int8_bytes(int rows, int cols) {
+    return static_cast<size_t>(round_up(rows, kBlock)) * static_cast<size_t>(round_up(cols, kLinearColumns));
+}
+
+// [row block][cols / granule][kBlock rows][granule] codes.
+void pack_linear_int8(const int8_t* codes, int rows, int cols, void* packed) {
+    const int padded = static_cast<int>(round_up(cols, kLinearColumns));
+    uint8_t* out = static_cast<uint8_t*>(packed);
+    const uint8_t flip = static_cast<uint8_t>(Simd::kKeyFlip & 0xffu);
+    for (int64_t block = 0; block < round_up(rows, kBlock); block += kBlock) {
+        for (int64_t c = 0; c < padded; c += kGranule) {
+            for (int64_t r = block; r < block + kBlock; r++) {
+                for (int g = 0; g < kGranule; g++) {
+                    const bool inside = r < rows && c + g < cols;
+                    *out++ = static_cast<uint8_t>(static_cast<uint8_t>(inside ? codes[r * cols + c + g] : 0) ^ flip);
+                }
+            }
+        }
+    }
+}
+
+template <int kRows>
+INT_FLASH_INLINE void linear_int8_tile(const LinearArgs& args, int block, int token, int steps, const int32_t* starts, int32_t* sums) {
+    const uint8_t* packed = static_cast<const uint8_t*>(args.weights) + static_cast<ptrdiff_t>(block) * steps * kGranule;
+    const uint32_t* words = static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
+    register_tile<LinearOp, kRows, Simd::kVectors>(
+        packed, words, args.input_words, steps,
+        [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(starts[r]) : Simd::zero_ints(); },
+        [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
+}
+
+void linear_int8(const LinearArgs& args, Scratch* scratch) {
+    const int steps = static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule;
+    for (int token = 0; token < args.tokens;) {
+        const int count = args.tokens - token >= kRowGroup ? kRowGroup : 1;
+        int32_t starts[kRowGroup] = {0, 0, 0, 0};
+        if (Simd::kOffsetScores) {
+            for (int r = 0; r < count; r++) {
+                const int8_t* codes = reinterpret_cast<const int8_t*>(static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token + r) * args.input_words);
+                starts[r] = offset_start(codes, args.cols);
+            }
+        }
+        for (int block = args.first_row; block < args.last_row; block += kBlock) {
+            if (count == kRowGroup) {
+                linear_int8_tile<kRowGroup>(args, block, token, steps, starts, scratch->scores);
+            } else {
+                linear_int8_tile<1>(args, block, token, steps, starts, scratch->scores);
+            }
+            const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
+            for (int r = 0; r < count; r++) {
+                const int32_t* sums = scratch->scores + r * kBlock;
+                const float x = args.input_scale[token + r];
+                float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + block;
+                for (int i = 0; i < width; i++) out[i] = static_cast<float>(sums[i]) * (x * args.scales[block + i]);
+                if (args.bias)
+                    for (int i = 0; i < width; i++) out[i] = out[i] + args.bias[block + i];
+            }
+        }
+        token += count;
+    }
+}
+
+template <int kTokens, int kRows>
+INT_FLASH_INLINE void linear_fp32_tile(const LinearArgs& args, int row, int token, int cols) {
+    const float* w0 = static_cast<const float*>(args.weights) + static_cast<ptrdiff_t>(row) * cols;
+    const float* x0 = static_cast<const float*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
+    const Simd::Floats zero = Simd::splat(0.0f);
+    Simd::Floats a0 = zero, a1 = zero, a2 = zero, a3 = zero;  // token 0: rows 0 … 3; with two tokens: rows 0, 1 of each
+    for (int c = 0; c < cols; c += 16) {
+        const Simd::Floats x = Simd::load(x0 + c);
+        const Simd::Floats first = Simd::load(w0 + c);
+        a0 = Simd::fma(first, x, a0);
+        if constexpr (kTokens == 2) {
+            const Simd::Floats y = Simd::load(x0 + args.input_words + c), second = Simd::load(w0 + cols + c);
+            a1 = Simd::fma(second, x, a1);
+            a2 = Simd::fma(first, y, a2);
+            a3 = Simd::fma(second, y, a3);
+        } else if constexpr (kRows == 4) {
+            a1 = Simd::fma(Simd::load(w0 + cols + c), x, a1);
+            a2 = Simd::fma(Simd::load(w0 + 2 * cols + c), x, a2);
+            a3 = Simd::fma(Simd::load(w0 + 3 * cols + c), x, a3);
+        }
+    }
+    const auto put = [&](int t, int r, Simd::Floats sum) INT_FLASH_LAMBDA {
+        const float dot = Simd::fold(sum);
+        args.out[static_cast<ptrdiff_t>(token + t) * args.out_stride + row + r] = args.bias ? dot + args.bias[row + r] : dot;
+    };
+    put(0, 0, a0);
+    if constexpr (kTokens == 2) {
+        put(0, 1, a1), put(1, 0, a2), put(1, 1, a3);
+    } else if constexpr (kRows == 4) {
+        put(0, 1, a1), put(0, 2, a2), put(0, 3, a3);
+    }
+}
+
+void linear_fp32(const LinearArgs& args, Scratch*) {
+    const int cols = static_cast<int>(round_up(args.cols, 16));
+    constexpr int kRowsAtOnce = 32;  // of weights that stay in L1 while the tokens pass
+    for (int base = args.first_row; base < args.last_row; base += kRowsAtOnce) {
+        const int last = base + kRowsAtOnce < args.last_row ? base + kRowsAtOnce : args.last_row;
+        int token = 0;
+        for (; token + 2 <= args.tokens; token += 2) {
+            int row = base;
+            for (; row + 2 <= last; row += 2) linear_fp32_tile<2, 2>(args, row, token, cols);
+            for (; row < last; row++) {
+                linear_fp32_tile<1, 1>(args, row, token, cols);
+                linear_fp32_tile<1, 1>(args, row, token + 1, cols);
+            }
+        }
+        for (; token < args.tokens; token++) {
+            int row = base;
+            for (; row + 4 <= last; row += 4) linear_fp32_tile<1, 4>(args, row, token, cols);
+            for (; row < last; row++) linear_fp32_tile<1, 1>(args, row, token, cols);
+        }
+    }
+}
+
+constexpr KernelTable kTable = {
+    Simd::kName,      kGranule,         Simd::kOffsetProducts, Simd::kLanes,      channel_stats,    pack_keys,   pack_values, attention_block,
+    prepare_int8_row, cache_run,        linear_int8_bytes,     pack_linear_int8,  linear_int8,      linear_fp32, kBlock,
+};
+
+}  // namespace
+}  // namespace int_flash

@@ -1,0 +1,186 @@
+// AVX-512 (F, BW, DQ, VL) with VNNI: one zmm register holds 16 floats. K is stored as u8 (code + 128) for vpdpbusd, and a score starts
+// at -128 * sum(q), which takes the offset out again exactly; P is unsigned as it is.
+#pragma once
+#include <immintrin.h>
+#include <stddef.h>
+
+#include "../../arithmetic.h"
+
+namespace int_flash {
+namespace {
+
+struct Simd {
+    static constexpr const char* kName = "avx512-vnni";
+    static constexpr int kLanes = 16, kVectors = 4;
+    static constexpr int kGranule = 4;
+    static constexpr uint32_t kKeyFlip = 0x80808080u;
+    static constexpr uint32_t kValueFlip = 0;
+    static constexpr bool kOffsetScores = true;
+    static constexpr bool kOffsetProducts = false;
+    static constexpr int kWideLoad = 64;
+
+    using Floats = __m512;
+    using Ints = __m512i;
+    using Partial = __m512;
+
+    INT_FLASH_INLINE Floats load(const float* p) { return _mm512_loadu_ps(p); }
+    INT_FLASH_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+    INT_FLASH_INLINE Floats splat(float x) { return _mm512_set1_ps(x); }
+    INT_FLASH_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+    INT_FLASH_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+    INT_FLASH_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+    INT_FLASH_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+    INT_FLASH_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+    INT_FLASH_INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+    INT_FLASH_INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
+    INT_FLASH_INLINE Floats from_ints(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+    INT_FLASH_INLINE __m512 constant(uint32_t bits) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits))); }
+    INT_FLASH_INLINE Floats exp2(Floats y) {
+        y = _mm512_max_ps(y, _mm512_set1_ps(-125.0f));
+        const __m512 magic = _mm512_set1_ps(kRoundMagic);
+        const __m512 shifted = _mm512_add_ps(y, magic);
+        const __m512 f = _mm512_sub_ps(y, _mm512_sub_ps(shifted, magic));
+        __m512 p = _mm512_fmadd_ps(constant(kExp2C4), f, constant(kExp2C3));
+        p = _mm512_fmadd_ps(p, f, constant(kExp2C2));
+        p = _mm512_fmadd_ps(p, f, constant(kExp2C1));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+        const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power));
+    }
+    INT_FLASH_INLINE float largest(Floats a) {
+        const __m256 m = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+        __m128 x = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+        x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+    }
+    INT_FLASH_INLINE float fold(Floats a) {
+        const __m256 s = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+        __m128 x = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+        x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+    }
+    // Bits [begin, end), cut to [0, 16).
+    INT_FLASH_INLINE __mmask16 lanes(int begin, int end) {
+        const uint32_t from = begin <= 0 ? 0xffffu : begin >= 16 ? 0u : 0xffffu << begin;
+        const uint32_t to = end >= 16 ? 0xffffu : end <= 0 ? 0u : (1u << end) - 1u;
+        return static_cast<__mmask16>(from & to);
+    }
+    INT_FLASH_INLINE Floats keep(Floats a, int begin, int end, Floats b) { return _mm512_mask_blend_ps(lanes(begin, end), b, a); }
+    INT_FLASH_INLINE Floats zero_excluded(Floats a, Floats x) {
+        const __mmask16 included = _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_set1_epi32(static_cast<int>(0xff800000u)));
+        return _mm512_maskz_mov_ps(included, a);
+    }
+    INT_FLASH_INLINE void store_codes(int8_t* p, Floats a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+    }
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+    }
+    INT_FLASH_INLINE void store_zero_weights(uint32_t* words) { memset(words, 0, 16); }
+    INT_FLASH_INLINE void widen(uint32_t* words, const int8_t* codes) { memcpy(words, codes, 16); }
+
+    INT_FLASH_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
+    INT_FLASH_INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
+    INT_FLASH_INLINE Ints load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+    INT_FLASH_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+    INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
+    INT_FLASH_INLINE Ints spread(const uint32_t* p) {
+        int32_t word;
+        memcpy(&word, p, 4);
+        return _mm512_set1_epi32(word);
+    }
+    INT_FLASH_INLINE Ints dot_scores(Ints sum, Ints keys, Ints query) { return _mm512_dpbusd_epi32(sum, keys, query); }
+    INT_FLASH_INLINE Ints dot_products(Ints sum, Ints values, Ints weights) { return _mm512_dpbusd_epi32(sum, weights, values); }
+
+    INT_FLASH_INLINE Partial zero_floats() { return _mm512_setzero_ps(); }
+    INT_FLASH_INLINE Partial load_floats(const float* p) { return _mm512_loadu_ps(p); }
+    INT_FLASH_INLINE void store_floats(float* p, Partial a) { _mm512_storeu_ps(p, a); }
+    INT_FLASH_INLINE Partial spread_float(const float* p) { return _mm512_set1_ps(*p); }
+    INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+    INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm512_fmadd_ps(a, b, c); }
+    INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm512_mul_ps(a, b); }
+
+    // 64 codes of a row, or the 8, 16, … 56 that are left, zeros behind.
+    INT_FLASH_INLINE __mmask16 first_codes(int count) { return lanes(0, count / 4); }
+    INT_FLASH_INLINE __m512i load_codes(const int8_t* p, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, p); }
+    INT_FLASH_INLINE __m256i halves(__m512i a) { return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)); }
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim,
+                                     int32_t* scores) {
+        const __m512i flip = _mm512_set1_epi32(static_cast<int>(kKeyFlip));
+        for (int j = 0; j < n; j += 4) {
+            const int8_t* k0 = keys + j * stride;
+            const int8_t* k1 = j + 1 < n ? k0 + stride : k0;
+            const int8_t* k2 = j + 2 < n ? k1 + stride : k0;
+            const int8_t* k3 = j + 3 < n ? k2 + stride : k0;
+            __m512i s0 = zero_ints(), s1 = s0, s2 = s0, s3 = s0;
+            for (int d = 0; d < dim; d += 64) {
+                const __m512i q = load_words(query + d / 4);
+                const __mmask16 mask = first_codes(dim - d);
+                s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(load_codes(k0 + d, mask), flip), q);
+                s1 = _mm512_dpbusd_epi32(s1, _mm512_xor_si512(load_codes(k1 + d, mask), flip), q);
+                s2 = _mm512_dpbusd_epi32(s2, _mm512_xor_si512(load_codes(k2 + d, mask), flip), q);
+                s3 = _mm512_dpbusd_epi32(s3, _mm512_xor_si512(load_codes(k3 + d, mask), flip), q);
+            }
+            const __m256i pairs01 = _mm256_hadd_epi32(halves(s0), halves(s1)), pairs23 = _mm256_hadd_epi32(halves(s2), halves(s3));
+            const __m256i quads = _mm256_hadd_epi32(pairs01, pairs23);
+            const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), _mm_add_epi32(sums, _mm_set1_epi32(start)));
+        }
+    }
+    INT_FLASH_INLINE void store_group(int32_t* products, __m128i a, __m128i b, __m128i c, __m128i d) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(products), a);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 4), b);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 8), c);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 12), d);
+    }
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+                                     int32_t* products) {
+        for (int d = 0; d < dim; d += 64) {
+            const __mmask16 mask = first_codes(dim - d);
+            __m512i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
+            for (int j = 0; j < n; j += 4) {
+                const int8_t* v0 = values + j * stride + d;
+                const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
+                const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
+                const int8_t* v3 = j + 3 < n ? v2 + stride : v0;
+                const __m512i r0 = load_codes(v0, mask), r1 = load_codes(v1, mask);
+                const __m512i r2 = load_codes(v2, mask), r3 = load_codes(v3, mask);
+                const __m512i p = spread(weights + j / 4);
+                const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
+                const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
+                c0 = _mm512_dpbusd_epi32(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
+                c1 = _mm512_dpbusd_epi32(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
+                c2 = _mm512_dpbusd_epi32(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
+                c3 = _mm512_dpbusd_epi32(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
+            }
+            // 128-bit quarter h of c_i holds channels d + 16 h + 4 i onwards.
+            store_group(products + d, _mm512_castsi512_si128(c0), _mm512_castsi512_si128(c1), _mm512_castsi512_si128(c2), _mm512_castsi512_si128(c3));
+            store_group(products + d + 16, _mm512_extracti32x4_epi32(c0, 1), _mm512_extracti32x4_epi32(c1, 1), _mm512_extracti32x4_epi32(c2, 1),
+                        _mm512_extracti32x4_epi32(c3, 1));
+            store_group(products + d + 32, _mm512_extracti32x4_epi32(c0, 2), _mm512_extracti32x4_epi32(c1, 2), _mm512_extracti32x4_epi32(c2, 2),
+                        _mm512_extracti32x4_epi32(c3, 2));
+            store_group(products + d + 48, _mm512_extracti32x4_epi32(c0, 3), _mm512_extracti32x4_epi32(c1, 3), _mm512_extracti32x4_epi32(c2, 3),
+                        _mm512_extracti32x4_epi32(c3, 3));
+        }
+    }
+    INT_FLASH_INLINE Ints load_linear(const void* p, int vector) { return load_words(static_cast<const uint32_t*>(p) + vector * 16); }
+
+    // 16 keys side by side, four rows and four columns at a time.
+    INT_FLASH_INLINE void transpose16(const float* rows, ptrdiff_t stride, int n, int dim, float* out) {
+        for (int j = 0; j < 16; j += 4) {
+            const auto row = [&](int i) INT_FLASH_LAMBDA { return rows + (j + i < n ? j + i : n - 1) * stride; };
+            const float *r0 = row(0), *r1 = row(1), *r2 = row(2), *r3 = row(3);
+            for (int d = 0; d < dim; d += 4) {
+                __m128 a = _mm_loadu_ps(r0 + d), b = _mm_loadu_ps(r1 + d), c = _mm_loadu_ps(r2 + d), e = _mm_loadu_ps(r3 + d);
+                _MM_TRANSPOSE4_PS(a, b, c, e);
+                _mm_storeu_ps(out + d * 16 + j, a);
+                _mm_storeu_ps(out + d * 16 + 16 + j, b);
+                _mm_storeu_ps(out + d * 16 + 32 + j, c);
+                _mm_storeu_ps(out + d * 16 + 48 + j, e);
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace int_flash

@@ -1,0 +1,128 @@
+// createLinear(), linearForward(), disposeLinear(): a LinearLayer behind an opaque handle.
+#include <memory>
+
+#include "bindings.h"
+#include "environment.h"
+#include "js_args.h"
+#include "linear_layer.h"
+
+namespace int_flash {
+namespace {
+
+enum Parameter : size_t { kIsa, kThreads, kRows, kCols, kParameterCount };
+
+struct Handle {
+    std::shared_ptr<Environment> environment;  // whose live bytes the layer counts in: it must not go first
+    LinearLayer layer;
+};
+
+constexpr napi_type_tag kHandleTag = {0x1f6a5c3e9d2b4870ull, 0x8e21b7c4d05f9a36ull};
+
+void adjust(napi_env env, int64_t bytes) {
+    int64_t total;
+    napi_adjust_external_memory(env, bytes, &total);
+}
+
+// createLinear(parameters, weights, scales, bias) → handle; Int8Array weights come with scales, Float32Array weights without.
+Napi::Value create_linear(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    auto handle = std::make_unique<Handle>();
+    handle->environment = Environment::of(info.Env()).shared_from_this();
+    const bool created = [&] {
+        ParameterReader p(args.array(0, "parameters", {napi_float64_array}), kParameterCount, &failure);
+        if (!p.ok()) return false;
+        const KernelTable* kernels = kernels_at(&p, kIsa);
+        const int threads = static_cast<int>(p.integer(kThreads, "threads", 1, 256));
+        constexpr double kMost = 1 << 24;
+        const int rows = static_cast<int>(p.integer(kRows, "rows", 1, kMost));
+        // 127 * 127 * 133,000 is the last sum of INT8 products that an int32 holds; 128 * 128 * 131,071 for codes of -128.
+        const int cols = static_cast<int>(p.integer(kCols, "cols", 1, 131071));
+        napi_typedarray_type type = napi_float32_array;
+        const ArrayView weights = args.array(1, "weights", {napi_float32_array, napi_int8_array}, &type);
+        if (!args.ok() || !p.ok()) return false;
+        const bool coded = type == napi_int8_array;
+        const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(cols);
+        if (weights.length != count) return failure.set("ERR_SHAPE", "Expected weights to hold %zu elements, got %zu", count, weights.length);
+        const ArrayView scales = coded ? args.float32(2, "scales") : ArrayView{};
+        const ArrayView bias = args.optional_float32(3, "bias");
+        if (!args.ok()) return false;
+        if (coded && scales.length != static_cast<size_t>(rows)) return failure.set("ERR_SHAPE", "Expected %d scales, got %zu", rows, scales.length);
+        if (bias.given && bias.length != static_cast<size_t>(rows)) return failure.set("ERR_SHAPE", "Expected a bias of %d elements, got %zu", rows, bias.length);
+        return handle->layer.create(kernels, threads, rows, cols, coded ? static_cast<const int8_t*>(weights.data) : nullptr, static_cast<const float*>(scales.data),
+                                    coded ? nullptr : static_cast<const float*>(weights.data), bias.given ? static_cast<const float*>(bias.data) : nullptr,
+                                    &handle->environment->live_bytes(), &failure);
+    }();
+    if (!created) {
+        throw_failure(info.Env(), failure);
+        return {};
+    }
+    napi_value external;
+    const napi_finalize finalize = [](napi_env env, void* data, void*) {
+        std::unique_ptr<Handle> held(static_cast<Handle*>(data));
+        adjust(env, -held->layer.bytes());
+    };
+    if (napi_create_external(info.Env(), handle.get(), finalize, nullptr, &external) != napi_ok) return info.Env().Undefined();
+    adjust(info.Env(), handle->layer.bytes());
+    handle.release();
+    napi_type_tag_object(info.Env(), external, &kHandleTag);
+    return Napi::Value(info.Env(), external);
+}
+
+Handle* handle_of(const Napi::CallbackInfo& info, Failure* failure) {
+    void* data = nullptr;
+    napi_valuetype type = napi_undefined;
+    bool ours = false;
+    if (info.Length() > 0) napi_typeof(info.Env(), info[0], &type);
+    if (type == napi_external) napi_check_object_type_tag(info.Env(), info[0], &kHandleTag, &ours);
+    if (!ours || napi_get_value_external(info.Env(), info[0], &data) != napi_ok) {
+        failure->set("ERR_ARG_TYPE", "Expected a linear layer's handle, got something else");
+        return nullptr;
+    }
+    return static_cast<Handle*>(data);
+}
+
+// linearForward(handle, input, tokens, out)
+Napi::Value linear_forward(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    const Handle* handle = handle_of(info, &failure);
+    const bool done = handle && [&] {
+        const LinearLayer& layer = handle->layer;
+        if (layer.disposed()) return failure.set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed");
+        const ArrayView input = args.float32(1, "input");
+        const double tokens = args.number(2, "tokens", 0, 1 << 24);
+        const ArrayView out = args.float32(3, "out");
+        if (!args.ok()) return false;
+        const auto count = static_cast<int64_t>(tokens);
+        if (static_cast<double>(count) != tokens) return failure.set("ERR_ARG_RANGE", "Expected tokens to be an integer, got %g", tokens);
+        const double needed_in = tokens * layer.cols(), needed_out = tokens * layer.rows();
+        if (needed_in > static_cast<double>(input.length)) return failure.set("ERR_SHAPE", "Expected input to hold %.0f elements, got %zu", needed_in, input.length);
+        if (needed_out > static_cast<double>(out.length)) return failure.set("ERR_SHAPE", "Expected out to hold %.0f elements, got %zu", needed_out, out.length);
+        return layer.forward(static_cast<const float*>(input.data), count, static_cast<float*>(out.data), &failure);
+    }();
+    if (!done) throw_failure(info.Env(), failure);
+    return info.Env().Undefined();
+}
+
+Napi::Value dispose_linear(const Napi::CallbackInfo& info) {
+    Failure failure;
+    Handle* handle = handle_of(info, &failure);
+    if (!handle) {
+        throw_failure(info.Env(), failure);
+        return {};
+    }
+    adjust(info.Env(), -handle->layer.bytes());
+    handle->layer.dispose();
+    return info.Env().Undefined();
+}
+
+}  // namespace
+
+void export_linear(Napi::Env env, Napi::Object exports) {
+    exports.Set("createLinear", Napi::Function::New<create_linear>(env, "createLinear"));
+    exports.Set("linearForward", Napi::Function::New<linear_forward>(env, "linearForward"));
+    exports.Set("disposeLinear", Napi::Function::New<dispose_linear>(env, "disposeLinear"));
+}
+
+}  // namespace int_flash

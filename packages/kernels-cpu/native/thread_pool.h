@@ -1,0 +1,21 @@
+// Threads of our own, never libuv's four. One pool a process, shared by every backend and every JS thread; it grows to the largest
+// number of threads asked for and is never torn down: its threads are detached and touch nothing with a destructor, so the process
+// may exit at any moment, and the addon stays mapped (see CMakeLists.txt) when the worker that loaded it goes.
+#pragma once
+#include <cstdint>
+
+namespace int_flash {
+
+// Calls run(context, task) for every task in [0, tasks), on the calling thread and up to `threads - 1` others; returns when all are
+// done. Tasks are handed out in order, one at a time.
+void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
+
+// Runs start(context) on a pool thread. False when no thread could be started.
+bool run_detached(int threads, void (*start)(void* context), void* context);
+
+template <class F>
+void parallel_for(int threads, int64_t tasks, F& body) {
+    parallel_for(threads, tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &body);
+}
+
+}  // namespace int_flash

@@ -1,0 +1,216 @@
+import { availableParallelism } from 'node:os';
+import {
+  type AttentionPlan,
+  type AttentionResult,
+  type Backend,
+  type BackendStatus,
+  type CacheAttentionArgs,
+  checkChoice,
+  checkInteger,
+  checkOptions,
+  type ErrorCode,
+  IntFlashError,
+  type Linear,
+  type LinearWeights,
+  type QuantizedAttentionPlan,
+} from '@int-flash/ops';
+import { type NativeAddon, nativeAddon } from './native-addon.js';
+import { attentionArguments, CACHE_PARAMETERS, cacheParameters, type Placement } from './native-parameters.js';
+
+const MAX_THREADS = 256;
+
+export interface CpuBackendOptions {
+  /** One of {@link supportedIsas}; the best one when absent. */
+  readonly isa?: string;
+  /** Threads a call may use, 1 to 256. Default: INT_FLASH_THREADS, else the cores this process may use. */
+  readonly threads?: number;
+}
+
+/** Instruction sets the native addon can run on this machine, best first; empty when there is no addon. */
+export function supportedIsas(): string[] {
+  try {
+    return nativeAddon().supportedIsas();
+  } catch {
+    return [];
+  }
+}
+
+/** Whether the native addon runs here, on what, and if not why. Never throws. */
+export function cpuStatus(): BackendStatus {
+  try {
+    return createCpuBackend().status();
+  } catch (error) {
+    const { message, reason, hint } = error as IntFlashError;
+    return { name: 'cpu', available: false, detail: message, ...(reason && { reason }), ...(hint && { hint }) };
+  }
+}
+
+/**
+ * The native CPU backend. Calls run on the addon's own threads, never on libuv's.
+ *
+ * @throws {IntFlashError} `ERR_UNSUPPORTED` when the addon is absent or does not load; `ERR_ARG_*` for bad options.
+ */
+export function createCpuBackend(options?: CpuBackendOptions): Backend {
+  const given = checkOptions(options, ['isa', 'threads'], 'options');
+  const addon = nativeAddon();
+  const isas = addon.supportedIsas();
+  const name = checkChoice(given.isa, 'isa', isas, isas[0]!);
+  const threads = checkInteger(given.threads, 'threads', defaultThreads(), 1, MAX_THREADS);
+  return new CpuBackend(addon, name, { isa: isas.indexOf(name), threads });
+}
+
+function defaultThreads(): number {
+  const given = process.env.INT_FLASH_THREADS;
+  if (given === undefined || given === '') return Math.min(availableParallelism(), MAX_THREADS);
+  return checkInteger(Number(given), 'INT_FLASH_THREADS', 1, 1, MAX_THREADS);
+}
+
+let lastCall = 0; // names calls in flight to the addon
+
+class CpuBackend implements Backend {
+  readonly name = 'cpu';
+  readonly #addon: NativeAddon;
+  readonly #isa: string;
+  readonly #placement: Placement;
+  readonly #cacheParameters = new Float64Array(CACHE_PARAMETERS);
+
+  constructor(addon: NativeAddon, isa: string, placement: Placement) {
+    this.#addon = addon;
+    this.#isa = isa;
+    this.#placement = placement;
+  }
+
+  status(): BackendStatus {
+    const { threads } = this.#placement;
+    const detail = `native addon, ${this.#isa}, ${threads} thread${threads === 1 ? '' : 's'}`;
+    return { name: 'cpu', available: true, detail, isa: this.#isa, threads };
+  }
+
+  attention(plan: AttentionPlan, signal?: AbortSignal): Promise<AttentionResult> {
+    return this.#run(plan, signal);
+  }
+
+  quantizedAttention(plan: QuantizedAttentionPlan, signal?: AbortSignal): Promise<AttentionResult> {
+    return this.#run(plan, signal);
+  }
+
+  attentionSync(plan: AttentionPlan): AttentionResult {
+    return this.#runSync(plan);
+  }
+
+  quantizedAttentionSync(plan: QuantizedAttentionPlan): AttentionResult {
+    return this.#runSync(plan);
+  }
+
+  cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array {
+    const { cache, query } = args;
+    const result = out ?? new Float32Array(args.tokens * args.heads * cache.headDim);
+    const parameters = cacheParameters(args, this.#placement, this.#cacheParameters);
+    const scaled = cache.type !== 'fp32';
+    try {
+      this.#addon.cacheAttention(
+        parameters,
+        query,
+        cache.keys,
+        cache.values,
+        scaled ? cache.keyScales : undefined,
+        scaled ? cache.valueScales : undefined,
+        result,
+      );
+    } catch (error) {
+      throw typedError(error);
+    }
+    return result;
+  }
+
+  createLinear(weights: LinearWeights): Linear {
+    return new CpuLinear(this.#addon, weights, this.#placement);
+  }
+
+  liveBytes(): number {
+    return this.#addon.liveBytes();
+  }
+
+  #runSync(plan: AttentionPlan | QuantizedAttentionPlan): AttentionResult {
+    const out = new Float32Array(product(plan.outDims));
+    const lse = plan.returnLse ? new Float32Array(product(plan.lseDims)) : undefined;
+    try {
+      this.#addon.attention(...attentionArguments(plan, this.#placement), out, lse);
+    } catch (error) {
+      throw typedError(error);
+    }
+    return lse ? { out, lse } : { out };
+  }
+
+  async #run(plan: AttentionPlan | QuantizedAttentionPlan, signal: AbortSignal | undefined): Promise<AttentionResult> {
+    signal?.throwIfAborted();
+    lastCall += 1;
+    const id = lastCall;
+    const abort = () => this.#addon.abort(id);
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      const lseLength = plan.returnLse ? product(plan.lseDims) : -1;
+      const args = attentionArguments(plan, this.#placement);
+      return await this.#addon.attentionAsync(id, ...args, product(plan.outDims), lseLength);
+    } catch (error) {
+      if ((error as { code?: unknown }).code === 'ERR_ABORTED' && signal?.aborted) throw signal.reason;
+      throw typedError(error);
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+}
+
+class CpuLinear implements Linear {
+  readonly rows: number;
+  readonly cols: number;
+  readonly #addon: NativeAddon;
+  #handle: object | undefined;
+
+  constructor(addon: NativeAddon, weights: LinearWeights, { isa, threads }: Placement) {
+    this.rows = weights.rows;
+    this.cols = weights.cols;
+    this.#addon = addon;
+    const parameters = Float64Array.of(isa, threads, weights.rows, weights.cols);
+    const int8 = weights.type === 'int8';
+    try {
+      this.#handle = addon.createLinear(
+        parameters,
+        int8 ? weights.codes : weights.weights,
+        int8 ? weights.scales : undefined,
+        weights.bias,
+      );
+    } catch (error) {
+      throw typedError(error);
+    }
+  }
+
+  forwardSync(input: Float32Array, tokens: number, out?: Float32Array): Float32Array {
+    if (!this.#handle)
+      throw new IntFlashError('ERR_DISPOSED', 'Expected a linear layer in use, got one that was disposed');
+    const result = out ?? new Float32Array(tokens * this.rows);
+    try {
+      this.#addon.linearForward(this.#handle, input, tokens, result);
+    } catch (error) {
+      throw typedError(error);
+    }
+    return result;
+  }
+
+  dispose(): void {
+    if (!this.#handle) return;
+    this.#addon.disposeLinear(this.#handle);
+    this.#handle = undefined;
+  }
+}
+
+/** The addon throws plain errors that carry a code; everyone above expects the one error class. */
+function typedError(error: unknown): unknown {
+  const { code, message, bytes } = error as { code?: string; message: string; bytes?: number };
+  if (typeof code !== 'string' || !code.startsWith('ERR_')) return error;
+  return new IntFlashError(code as ErrorCode, message, bytes === undefined ? {} : { bytes, where: 'host' });
+}
+
+function product(dims: readonly number[]): number {
+  return dims.reduce((total, dim) => total * dim, 1);
+}
