@@ -6,6 +6,8 @@ export interface Answer {
   readonly tokenIds: readonly number[];
   readonly promptTokens: number;
   readonly finishReason: FinishReason;
+  /** Given, or drawn when none was. */
+  readonly seed: number;
   /** From the call to the first token, so reading the prompt is in it. */
   readonly timeToFirstTokenMs: number;
   /** Of the tokens after the first; of all of them when there is only one. */
@@ -23,13 +25,15 @@ export async function answer(
   const promptTokens = model.encode(prompt).length;
   const tokenIds: number[] = [];
   let text = '';
-  let finishReason: FinishReason = 'other';
+  let finishReason: FinishReason = 'length';
+  let seed = 0;
   const started = performance.now();
   let first = started;
   let last = started;
   for await (const event of model.generate(prompt, settings, signal)) {
     if (event.type === 'finish') {
       finishReason = event.reason;
+      seed = event.seed;
       continue;
     }
     last = performance.now();
@@ -41,5 +45,5 @@ export async function answer(
   const later = tokenIds.length > 1;
   const seconds = (last - (later ? first : started)) / 1000;
   const tokensPerSecond = seconds > 0 ? (tokenIds.length - (later ? 1 : 0)) / seconds : 0;
-  return { text, tokenIds, promptTokens, finishReason, timeToFirstTokenMs: first - started, tokensPerSecond };
+  return { text, tokenIds, promptTokens, finishReason, seed, timeToFirstTokenMs: first - started, tokensPerSecond };
 }

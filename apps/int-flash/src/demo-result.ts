@@ -16,7 +16,6 @@ export interface DemoResult {
   readonly model: Model;
   readonly options: DemoOptions;
   readonly seed: number;
-  readonly why: string;
   readonly scenes: readonly PlayedScene[];
   readonly generatedTokens: number;
   readonly tokensPerSecond: number;

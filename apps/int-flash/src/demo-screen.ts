@@ -15,7 +15,7 @@ export function demoScreen(result: DemoResult, columns: number, paint: Paint): s
       'model',
       `${facts.name}: ${facts.architecture}, ${formatCount(facts.parameters)} parameters, ${facts.weights} weights, ${formatBytes(facts.bytes)}`,
     ),
-    row('backend', `${place} (${result.why})`),
+    row('backend', `${place}. ${result.model.whyBackend}`),
     row('attention', attentionText(result)),
     row(
       'speed',
@@ -28,15 +28,15 @@ export function demoScreen(result: DemoResult, columns: number, paint: Paint): s
   ].join('\n');
 }
 
-function attentionText({ options }: DemoResult): string {
-  if (options.attention === 'fp32') return `fp32 attention; keys and values cached as ${options.kvCacheDtype}`;
-  return `INT8: Q·Kᵀ and P·V multiply int8 codes and add in int32; keys and values cached as ${options.kvCacheDtype}`;
+function attentionText({ model }: DemoResult): string {
+  if (model.attention === 'fp32') return `fp32; keys and values cached as ${model.kvCacheDtype}`;
+  return `INT8: Q·Kᵀ and P·V multiply int8 codes and add in int32; keys and values cached as ${model.kvCacheDtype}`;
 }
 
-function errorText({ difference, options }: DemoResult): string {
+function errorText({ difference, model }: DemoResult): string {
   if (!difference) return 'none to measure: this was fp32 attention';
   const { relativeL2, maxAbsolute, sameGreedyToken, positions } = difference;
-  const what = options.attention === 'int8' ? 'INT8 attention' : 'this cache';
+  const what = model.attention === 'int8' ? 'INT8 attention' : 'this cache';
   return `${what} against fp32 attention on these ${positions} tokens: logits ${formatPercent(relativeL2)} apart (relative L2), at most ${maxAbsolute.toPrecision(2)}; same likeliest next token at ${sameGreedyToken} of ${positions} positions`;
 }
 

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import type { BackendStatus } from '@int-flash/ops';
 import { shippedModel } from './model-folder.js';
-import type { Runtime } from './runtime.js';
+import type { BackendReport, Runtime } from './runtime.js';
 import { VERSION } from './version.js';
 
 /** Instruction sets that decide which kernels can run, by their names in /proc/cpuinfo. */
@@ -23,7 +23,7 @@ export interface DoctorReport {
   readonly gpu: { readonly devices: readonly string[]; readonly driver: string | null };
   readonly backends: readonly BackendStatus[];
   readonly supportedIsas: readonly string[];
-  readonly auto: { readonly name: string; readonly why: string };
+  readonly auto: BackendReport['auto'];
   readonly demoModel: string | null;
 }
 

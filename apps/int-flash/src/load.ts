@@ -12,11 +12,15 @@ export interface LoadedModel {
 /** Loads the model that the options name, with a bar on stderr meanwhile. The caller disposes it. */
 export async function loadModel(app: App, options: ModelOptions, signal: AbortSignal): Promise<LoadedModel> {
   const folder = findModel(options.model, app.env);
-  const { backend, attention, kvCacheDtype } = options;
+  const { backend, attention, linear } = options;
+  const chosen = {
+    ...(options.threads !== undefined && { threads: options.threads }),
+    ...(options.kvCacheDtype !== undefined && { kvCacheDtype: options.kvCacheDtype }),
+  };
   const started = performance.now();
   const quiet = options.quiet === true || options.json === true;
   const model = await withProgressBar(app.terminal, 'loading', quiet, (onProgress) =>
-    app.runtime.loadModel(folder, { backend, attention, kvCacheDtype, onProgress, signal }),
+    app.runtime.loadModel(folder, { backend, attention, linear, ...chosen, onProgress, signal }),
   );
   return { model, loadMs: performance.now() - started };
 }

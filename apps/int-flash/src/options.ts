@@ -6,6 +6,8 @@ import {
   type BackendChoice,
   KV_CACHE_CHOICES,
   type KvCacheDtype,
+  LINEAR_CHOICES,
+  type LinearChoice,
   type SamplingSettings,
 } from './runtime.js';
 
@@ -18,7 +20,9 @@ export interface ModelOptions extends OutputOptions {
   readonly model?: string;
   readonly backend: BackendChoice;
   readonly attention: AttentionChoice;
-  readonly kvCacheDtype: KvCacheDtype;
+  readonly threads?: number;
+  readonly kvCacheDtype?: KvCacheDtype;
+  readonly linear: LinearChoice;
 }
 
 export interface SamplingOptions extends SamplingSettings {
@@ -36,8 +40,19 @@ export function withComputeOptions(command: Command): Command {
   return withOutputOptions(
     command
       .addOption(choice('--backend <name>', 'where to compute', BACKEND_CHOICES, 'auto'))
+      .option('--threads <n>', 'of the cpu backend (default: all cores)', integer(1, 1024))
       .addOption(choice('--attention <precision>', 'arithmetic of attention', ATTENTION_CHOICES, 'int8'))
-      .addOption(choice('--kv-cache-dtype <type>', 'how keys and values are kept', KV_CACHE_CHOICES, 'int8')),
+      .addOption(
+        choice('--kv-cache-dtype <type>', 'how keys and values are kept (default: as --attention)', KV_CACHE_CHOICES),
+      )
+      .addOption(
+        choice(
+          '--linear <precision>',
+          'arithmetic of the matrices; auto is as they are stored',
+          LINEAR_CHOICES,
+          'auto',
+        ),
+      ),
   );
 }
 
@@ -88,8 +103,9 @@ export function number(min: number, max: number): (text: string) => number {
   };
 }
 
-function choice(flags: string, description: string, choices: readonly string[], fallback: string): Option {
-  return new Option(flags, description).choices(choices).default(fallback);
+function choice(flags: string, description: string, choices: readonly string[], fallback?: string): Option {
+  const option = new Option(flags, description).choices(choices);
+  return fallback === undefined ? option : option.default(fallback);
 }
 
 function collect(text: string, earlier: readonly string[] = []): string[] {

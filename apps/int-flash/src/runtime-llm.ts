@@ -1,13 +1,61 @@
-import { IntFlashError } from '@int-flash/ops';
-import type { Runtime } from './runtime.js';
+import { status } from '@int-flash/attention';
+import { supportedIsas } from '@int-flash/kernels-cpu';
+import { type LanguageModel, loadModel, openCheckpoint, quantizeCheckpoint } from '@int-flash/llm';
+import { describeModel, modelFacts } from './describe-model.js';
+import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 
-const absent = async () => {
-  throw new IntFlashError('ERR_UNSUPPORTED', 'Expected a language model runtime, got a build without one');
-};
-
+/** The commands' view of the library. */
 export const llmRuntime: Runtime = {
-  loadModel: absent,
-  describeModel: absent,
-  describeBackends: absent,
-  quantize: absent,
+  loadModel: async (folder, settings) => {
+    const facts = await readFacts(folder);
+    const { onProgress, signal, ...options } = settings;
+    const model = await loadModel(folder, { ...options, onLoadProgress: onProgress, loadSignal: signal });
+    return adapt(model, facts, settings);
+  },
+  describeModel,
+  describeBackends: async (): Promise<BackendReport> => {
+    const { backends, chosen, why } = status();
+    return { backends, auto: { name: chosen ?? null, why }, supportedIsas: supportedIsas() };
+  },
+  quantize: (from, to, { overwrite, signal, onProgress }) =>
+    quantizeCheckpoint(from, to, {
+      overwrite,
+      signal,
+      onProgress: ({ loadedBytes, totalBytes }) => onProgress(loadedBytes / totalBytes),
+    }),
 };
+
+async function readFacts(folder: string): Promise<ModelFacts> {
+  const checkpoint = await openCheckpoint(folder);
+  try {
+    return modelFacts(checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSettings): Model {
+  const { attention, kvCacheDtype } = model.status();
+  return {
+    facts,
+    backend: model.status().backend,
+    whyBackend: backend === 'auto' ? status().why : 'Asked for with --backend.',
+    attention,
+    kvCacheDtype,
+    hasChatTemplate: model.tokenizer.chatTemplate !== undefined,
+    encode: (prompt) => model.encode(prompt),
+    async *generate(prompt, settings, signal): AsyncGenerator<GenerationEvent> {
+      const generation = model.generate(prompt, { ...settings, signal });
+      for await (const { text, tokenId } of generation) yield { type: 'text', text, tokenId };
+      const { finishReason, seed } = generation.stats!; // there is one after the last token
+      yield { type: 'finish', reason: finishReason, seed };
+    },
+    logits: (ids, arithmetic, signal) => model.logits(ids, { ...arithmetic, signal }),
+    perplexity: async (text, window, signal, onProgress) => {
+      const ids = model.tokenizer.encode(text, { addSpecialTokens: false });
+      const { nats: _, ...result } = await model.perplexity(ids, { window, signal, onProgress });
+      return result;
+    },
+    dispose: () => model.dispose(),
+  };
+}

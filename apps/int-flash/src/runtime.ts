@@ -3,10 +3,12 @@ import type { OnProgress } from './progress-bar.js';
 
 export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
+export const LINEAR_CHOICES = ['auto', 'fp32', 'int8'] as const;
 export const KV_CACHE_CHOICES = ['fp32', 'int8', 'int4'] as const;
 
 export type BackendChoice = (typeof BACKEND_CHOICES)[number];
 export type AttentionChoice = (typeof ATTENTION_CHOICES)[number];
+export type LinearChoice = (typeof LINEAR_CHOICES)[number];
 export type KvCacheDtype = (typeof KV_CACHE_CHOICES)[number];
 
 export interface ChatMessage {
@@ -19,8 +21,11 @@ export type Prompt = string | readonly ChatMessage[];
 
 export interface LoadSettings {
   readonly backend: BackendChoice;
+  readonly threads?: number;
   readonly attention: AttentionChoice;
-  readonly kvCacheDtype: KvCacheDtype;
+  /** Absent: int8 for INT8 attention, fp32 for fp32. */
+  readonly kvCacheDtype?: KvCacheDtype;
+  readonly linear: LinearChoice;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;
 }
@@ -37,11 +42,11 @@ export interface SamplingSettings {
   readonly stop?: readonly string[];
 }
 
-export type FinishReason = 'stop' | 'length' | 'other';
+export type FinishReason = 'stop' | 'length';
 
 export type GenerationEvent =
   | { readonly type: 'text'; readonly text: string; readonly tokenId: number }
-  | { readonly type: 'finish'; readonly reason: FinishReason };
+  | { readonly type: 'finish'; readonly reason: FinishReason; readonly seed: number };
 
 export interface ModelFacts {
   readonly folder: string;
@@ -60,15 +65,24 @@ export interface ModelFacts {
 export interface Model {
   readonly facts: ModelFacts;
   readonly backend: BackendStatus;
+  /** One sentence. */
+  readonly whyBackend: string;
+  readonly attention: AttentionChoice;
+  readonly kvCacheDtype: KvCacheDtype;
   readonly hasChatTemplate: boolean;
   /** Tokens of a prompt: with the chat format and its opening for an answer, or of plain text. */
   encode(prompt: Prompt): number[];
   generate(prompt: Prompt, settings: SamplingSettings, signal: AbortSignal): AsyncIterable<GenerationEvent>;
   /** [ids.length, vocabularySize]: row t scores the token after ids[0..t]. */
-  logits(ids: readonly number[], signal: AbortSignal): Promise<Float32Array>;
+  logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;
   /** Reads the text in windows and predicts all but the first token of each. */
   perplexity(text: string, window: number, signal: AbortSignal, onProgress: OnProgress): Promise<PerplexityResult>;
   dispose(): Promise<void>;
+}
+
+export interface AttentionArithmetic {
+  readonly attention: AttentionChoice;
+  readonly kvCacheDtype: KvCacheDtype;
 }
 
 export interface PerplexityResult {
@@ -110,8 +124,14 @@ export interface ModelDescription extends ModelFacts {
 export interface BackendReport {
   readonly backends: readonly BackendStatus[];
   /** What `auto` takes here and why. */
-  readonly auto: { readonly name: string; readonly why: string };
+  readonly auto: { readonly name: string | null; readonly why: string };
   readonly supportedIsas: readonly string[];
+}
+
+export interface QuantizeSettings {
+  readonly overwrite: boolean;
+  readonly signal: AbortSignal;
+  readonly onProgress: OnProgress;
 }
 
 export interface QuantizeSummary {
@@ -126,5 +146,5 @@ export interface Runtime {
   loadModel(folder: string, settings: LoadSettings): Promise<Model>;
   describeModel(folder: string): Promise<ModelDescription>;
   describeBackends(): Promise<BackendReport>;
-  quantize(from: string, to: string, signal: AbortSignal, onProgress: OnProgress): Promise<QuantizeSummary>;
+  quantize(from: string, to: string, settings: QuantizeSettings): Promise<QuantizeSummary>;
 }

@@ -69,6 +69,9 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       vocabularySize: VOCABULARY,
     },
     backend: { name: 'portable', available: true, detail: 'TypeScript', isa: 'typescript', threads: 1 },
+    whyBackend: settings.backend === 'auto' ? 'nothing better is here' : 'Asked for with --backend.',
+    attention: settings.attention,
+    kvCacheDtype: settings.kvCacheDtype ?? settings.attention,
     hasChatTemplate: options.chatTemplate ?? true,
     encode: (prompt) =>
       promptText(prompt)
@@ -83,10 +86,14 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         yield { type: 'text', text: piece, tokenId: i % VOCABULARY };
         options.onToken?.(i + 1);
       }
-      yield { type: 'finish', reason: said.length === sampling.maxTokens ? 'length' : 'stop' };
+      yield {
+        type: 'finish',
+        reason: said.length === sampling.maxTokens ? 'length' : 'stop',
+        seed: sampling.seed ?? 4711,
+      };
     },
-    logits: async (ids) => {
-      const shift = settings.attention === 'int8' ? 0.01 : 0;
+    logits: async (ids, { attention }) => {
+      const shift = attention === 'int8' ? 0.01 : 0;
       return Float32Array.from({ length: ids.length * VOCABULARY }, (_, i) => Math.sin(i) + shift * Math.cos(7 * i));
     },
     perplexity: async (source, window) => ({

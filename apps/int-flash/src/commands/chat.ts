@@ -82,8 +82,7 @@ async function reply(
         if (!options.json) await terminal.write(show(piece));
       });
       const question = messages.at(-1)!.content;
-      if (options.json)
-        await terminal.writeLine(JSON.stringify(generationReport(model, question, options, result, loadMs)));
+      if (options.json) await terminal.writeLine(JSON.stringify(generationReport(model, question, result, loadMs)));
       else await terminal.writeLine();
       if (!options.json && !options.quiet) terminal.note(terminal.notePaint.dim(closingLine(result)));
     });

@@ -4,7 +4,7 @@ import type { App } from '../app.js';
 import { compareLogits, type LogitDifference, poolDifferences } from '../attention-error.js';
 import type { DemoOptions, DemoResult, PlayedScene } from '../demo-result.js';
 import { demoScreen } from '../demo-screen.js';
-import { loadModel, withModel } from '../load.js';
+import { withModel } from '../load.js';
 import { samplingSettings, withModelOptions, withSamplingOptions } from '../options.js';
 import type { Model, Prompt } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
@@ -23,7 +23,8 @@ const SCENES: readonly Scene[] = [
   { prompt: 'I would like to find a restaurant in San Jose.', maxTokens: 40 },
   { prompt: 'Tell me a story about a fox.', maxTokens: 120 },
 ];
-const DEFAULT_SEED = 1;
+/** Of 1 to 12 the one whose story comes to an end. */
+const DEFAULT_SEED = 12;
 
 export function addDemo(program: Command, app: App): void {
   const command = program
@@ -47,9 +48,8 @@ async function demo(app: App, options: DemoOptions, signal: AbortSignal): Promis
       played.push({ prompt: scene.prompt, answer: result, ids: [...model.encode(prompt), ...result.tokenIds] });
     }
     const ids = played.map((scene) => scene.ids);
-    const difference = await differenceFromFp32(app, options, model, ids, signal);
-    const why = await whyThisBackend(app, options);
-    return { model, options, seed, why, loadMs, scenes: played, ...speed(played), ...(difference && { difference }) };
+    const difference = await differenceFromFp32(model, ids, signal);
+    return { model, options, seed, loadMs, scenes: played, ...speed(played), ...(difference && { difference }) };
   });
   if (options.json) await terminal.writeLine(JSON.stringify(demoReport(result), null, 2));
   else await terminal.write(demoScreen(result, terminal.columns, terminal.paint));
@@ -82,36 +82,27 @@ async function playScene(
     begun ||= text !== '';
   };
   const result = await answer(model, prompt, settings, signal, (text) => show(wrap.push(withoutControls(text))));
+  if (result.finishReason === 'length') await show(wrap.push(' …'));
   await show(wrap.end());
-  await terminal.write(result.finishReason === 'length' ? ' …\n\n' : '\n\n');
+  await terminal.write('\n\n');
   return result;
 }
 
 /** Scores the same tokens once more with attention and cache in fp32, everything else equal. */
 async function differenceFromFp32(
-  app: App,
-  options: DemoOptions,
   model: Model,
   texts: readonly (readonly number[])[],
   signal: AbortSignal,
 ): Promise<LogitDifference | undefined> {
-  if (options.attention === 'fp32' && options.kvCacheDtype === 'fp32') return undefined;
-  const fp32Options = { ...options, attention: 'fp32', kvCacheDtype: 'fp32', quiet: true } as const;
-  const { model: fp32 } = await loadModel(app, fp32Options, signal);
-  try {
-    const differences: LogitDifference[] = [];
-    for (const ids of texts) {
-      const truth = await fp32.logits(ids, signal);
-      differences.push(compareLogits(await model.logits(ids, signal), truth, model.facts.vocabularySize));
-    }
-    return poolDifferences(differences);
-  } finally {
-    await fp32.dispose();
+  const { attention, kvCacheDtype } = model;
+  if (attention === 'fp32' && kvCacheDtype === 'fp32') return undefined;
+  const differences: LogitDifference[] = [];
+  for (const ids of texts) {
+    const truth = await model.logits(ids, { attention: 'fp32', kvCacheDtype: 'fp32' }, signal);
+    const got = await model.logits(ids, { attention, kvCacheDtype }, signal);
+    differences.push(compareLogits(got, truth, model.facts.vocabularySize));
   }
-}
-
-async function whyThisBackend({ runtime }: App, { backend }: DemoOptions): Promise<string> {
-  return backend === 'auto' ? (await runtime.describeBackends()).auto.why : 'asked for with --backend';
+  return poolDifferences(differences);
 }
 
 function speed(scenes: readonly PlayedScene[]) {
@@ -132,9 +123,9 @@ function demoReport(result: DemoResult): Record<string, unknown> {
   const { model, options, difference } = result;
   return {
     model: model.facts,
-    backend: { ...model.backend, requested: options.backend, why: result.why },
-    attention: options.attention,
-    kvCacheDtype: options.kvCacheDtype,
+    backend: { ...model.backend, requested: options.backend, why: model.whyBackend },
+    attention: model.attention,
+    kvCacheDtype: model.kvCacheDtype,
     seed: result.seed,
     answers: result.scenes.map(({ prompt, answer }) => ({
       prompt,

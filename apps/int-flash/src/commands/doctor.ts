@@ -35,16 +35,14 @@ function doctorScreen(report: DoctorReport, columns: number, paint: Paint): stri
     row('gpu', gpu.devices.length > 0 ? `${gpu.devices.join(', ')}; driver ${gpu.driver ?? 'unknown'}` : 'none found'),
     rule('backends', columns, paint),
   ];
-  for (const backend of report.backends) {
-    const mark = backend.available ? paint.green('✓') : paint.yellow('–');
-    const where = [backend.isa, backend.threads === undefined ? undefined : `${backend.threads} threads`];
-    const facts = where.filter(Boolean).join(', ');
-    lines.push(`${mark} ${row(backend.name, `${facts ? `${facts}: ` : ''}${backend.detail}`)}`);
-    if (!backend.available && backend.hint) lines.push(`  ${row('', backend.hint)}`);
+  for (const { name, available, detail, hint } of report.backends) {
+    const [mark, color] = available ? ['✓', paint.green] : ['–', paint.yellow];
+    const text = available || !hint ? detail : `${detail.replace(/\.$/, '')}. ${hint}`;
+    lines.push(row(name, `${mark} ${text}`).replace(mark, color(mark)));
   }
   lines.push(
     row('kernels', report.supportedIsas.join(', ') || 'none'),
-    row('auto', `${report.auto.name}: ${report.auto.why}`),
+    row('auto', `${report.auto.name ?? 'none'}. ${report.auto.why}`),
     row('demo model', report.demoModel ?? 'not found; name one with --model <folder>'),
     '',
   );

@@ -42,7 +42,7 @@ async function generate(app: App, argument: string, options: GenerateOptions, si
       if (!options.json) await terminal.write(show(piece));
     });
     if (options.json) {
-      await terminal.writeLine(JSON.stringify(generationReport(model, text, options, result, loadMs), null, 2));
+      await terminal.writeLine(JSON.stringify(generationReport(model, text, result, loadMs), null, 2));
       return;
     }
     if (!result.text.endsWith('\n')) await terminal.writeLine();
@@ -70,7 +70,6 @@ export function closingLine({ tokenIds, tokensPerSecond, timeToFirstTokenMs }: A
 export function generationReport(
   model: Model,
   prompt: string,
-  options: ModelOptions & SamplingOptions,
   result: Answer,
   loadMs: number,
 ): Record<string, unknown> {
@@ -79,9 +78,9 @@ export function generationReport(
     backend: model.backend.name,
     isa: model.backend.isa ?? null,
     threads: model.backend.threads ?? null,
-    attention: options.attention,
-    kvCacheDtype: options.kvCacheDtype,
-    seed: options.seed ?? null,
+    attention: model.attention,
+    kvCacheDtype: model.kvCacheDtype,
+    seed: result.seed,
     prompt,
     text: result.text,
     tokenIds: result.tokenIds,

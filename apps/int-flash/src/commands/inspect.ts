@@ -49,7 +49,7 @@ function inspectScreen(model: ModelDescription, columns: number, paint: Paint): 
     ),
     row(
       'weights',
-      `${model.quantization}; ${model.tiedEmbeddings ? 'output tied to the embedding' : 'separate output matrix'}`,
+      `${model.weights}${model.quantization === 'none' ? '' : ` (${model.quantization})`}; ${model.tiedEmbeddings ? 'output tied to the embedding' : 'separate output matrix'}`,
     ),
     row(
       'vocabulary',

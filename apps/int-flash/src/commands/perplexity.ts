@@ -31,7 +31,8 @@ async function perplexity(app: App, options: PerplexityOptions, file: string, si
       model.perplexity(text, options.window, signal, onProgress),
     );
     const ms = performance.now() - started;
-    const { attention, kvCacheDtype, window } = options;
+    const { window } = options;
+    const { attention, kvCacheDtype } = model;
     if (options.json) {
       const { name: backend, isa, threads } = model.backend;
       const where = { model: model.facts.name, text: file, backend, isa, threads, attention, kvCacheDtype, window };

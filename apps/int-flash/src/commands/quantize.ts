@@ -6,13 +6,16 @@ import { withProgressBar } from '../progress-bar.js';
 import { stoppable } from '../stoppable.js';
 import { formatBytes, formatSeconds } from '../units.js';
 
+type QuantizeOptions = OutputOptions & { readonly overwrite?: boolean };
+
 export function addQuantize(program: Command, app: App): void {
   const command = program
     .command('quantize')
     .description('write a model again with INT8 linear weights (compressed-tensors, one scale a row)')
     .argument('<in>', 'folder in Hugging Face format, float weights')
-    .argument('<out>', 'folder to write; created when absent');
-  withOutputOptions(command).action((from: string, to: string, options: OutputOptions) =>
+    .argument('<out>', 'folder to write; created when absent')
+    .option('--overwrite', 'replace the folder when it holds files');
+  withOutputOptions(command).action((from: string, to: string, options: QuantizeOptions) =>
     stoppable(app.terminal, (signal) => quantize(app, from, to, options, signal)),
   );
 }
@@ -21,7 +24,7 @@ async function quantize(
   app: App,
   from: string,
   to: string,
-  options: OutputOptions,
+  options: QuantizeOptions,
   signal: AbortSignal,
 ): Promise<void> {
   const { terminal } = app;
@@ -29,7 +32,7 @@ async function quantize(
   const started = performance.now();
   const quiet = options.quiet === true || options.json === true;
   const summary = await withProgressBar(terminal, 'quantizing', quiet, (onProgress) =>
-    app.runtime.quantize(folder, to, signal, onProgress),
+    app.runtime.quantize(folder, to, { overwrite: options.overwrite === true, signal, onProgress }),
   );
   const ms = performance.now() - started;
   if (options.json) {

@@ -1,0 +1,41 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+/** The built command; the tests' build step comes before the tests. */
+const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
+export const DEMO_MODEL = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
+
+export interface CommandResult {
+  /** Null when a signal ended the process. */
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface CommandSettings {
+  readonly env?: NodeJS.ProcessEnv;
+  readonly stdin?: string;
+  /** Called with all of stdout so far whenever more of it has come. */
+  readonly onStdout?: (soFar: string, child: ChildProcess) => void;
+}
+
+/** Runs the built command as a user does: a process of its own, pipes instead of a terminal. */
+export function runCommand(args: readonly string[], settings: CommandSettings = {}): Promise<CommandResult> {
+  const env = { ...process.env, INT_FLASH_MODEL: '', INT_FLASH_DEBUG: '', NO_COLOR: '', ...settings.env };
+  delete (env as NodeJS.ProcessEnv).FORCE_COLOR; // vitest sets it for its own output
+  const child = spawn(process.execPath, [CLI, ...args], { env });
+  const text = { stdout: '', stderr: '' };
+  child.stdout.setEncoding('utf8').on('data', (chunk) => {
+    text.stdout += chunk;
+    settings.onStdout?.(text.stdout, child);
+  });
+  child.stderr.setEncoding('utf8').on('data', (chunk) => {
+    text.stderr += chunk;
+  });
+  child.stdin.on('error', () => {}); // a command that does not read its input may end before it is written
+  child.stdin.end(settings.stdin ?? '');
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => resolve({ code, ...text }));
+  });
+}
