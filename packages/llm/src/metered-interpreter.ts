@@ -42,6 +42,8 @@ class Held {
 const BLOCKS = ['body', 'alternate', 'defaultBlock'];
 /** Filters that write a list out. */
 const SPELLING = new Set(['join', 'string', 'tojson']);
+/** Filters that look at a list without going through it. */
+const LOOKING = new Set(['default', 'first', 'last', 'length', 'list', 'safe']);
 const PRODUCERS = new Set(['BinaryExpression', 'FilterExpression', 'CallExpression', 'MemberExpression']);
 
 /**
@@ -118,9 +120,9 @@ export class MeteredInterpreter extends Interpreter {
 
   #prepareFilter(node: Node, scope: Scope): Node {
     const operand = this.#hold(node.operand as Node, scope);
-    this.#spend(listLength(operand.held));
     const filter = node.filter as Node;
     const name = String((filter.type === 'CallExpression' ? (filter.callee as Value) : filter).value);
+    if (!LOOKING.has(name)) this.#spend(listLength(operand.held));
     if (SPELLING.has(name)) this.#checkSpelled(operand.held);
     if (filter.type !== 'CallExpression') return copyWith(node, { operand });
     const args = this.#holdArguments(filter, scope);

@@ -99,7 +99,12 @@ export function parseModelConfig(json: JsonObject): ModelConfig {
 function readArchitecture(fields: ConfigFields): Architecture {
   const modelType = fields.text('model_type', '');
   const className = fields.strings('architectures', 16)[0];
-  const found = className === undefined ? ARCHITECTURES.find((name) => name === modelType) : CLASS_NAMES[className];
+  const found =
+    className === undefined
+      ? ARCHITECTURES.find((name) => name === modelType)
+      : Object.hasOwn(CLASS_NAMES, className)
+        ? CLASS_NAMES[className]
+        : undefined;
   if (found && (modelType === '' || modelType === found)) return found;
   const got = className ?? (modelType || 'neither architectures nor model_type');
   throw new IntFlashError(
