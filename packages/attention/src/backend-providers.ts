@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import * as kernelsCpu from '@int-flash/kernels-cpu';
+import { cpuStatus, createCpuBackend, createPortableBackend } from '@int-flash/kernels-cpu';
 import { type Backend, type BackendName, type BackendStatus, IntFlashError } from '@int-flash/ops';
 
 export interface BackendOptions {
@@ -35,16 +35,13 @@ export const BACKEND_PROVIDERS: readonly BackendProvider[] = [
   },
   {
     name: 'cpu',
-    status: () => nativeCpu.cpuStatus?.() ?? NO_NATIVE_CPU,
-    create: ({ threads }) => {
-      if (!nativeCpu.createCpuBackend) throw unavailable(NO_NATIVE_CPU);
-      return nativeCpu.createCpuBackend(threads === undefined ? {} : { threads });
-    },
+    status: cpuStatus,
+    create: ({ threads }) => createCpuBackend(threads === undefined ? {} : { threads }),
   },
   {
     name: 'portable',
-    status: () => kernelsCpu.createPortableBackend().status(),
-    create: () => kernelsCpu.createPortableBackend(),
+    status: () => createPortableBackend().status(),
+    create: () => createPortableBackend(),
   },
 ];
 
@@ -60,19 +57,6 @@ export function unavailable(status: BackendStatus): IntFlashError {
     },
   );
 }
-
-const nativeCpu: {
-  createCpuBackend?: (options?: BackendOptions) => Backend;
-  cpuStatus?: () => BackendStatus;
-} = kernelsCpu as object;
-
-const NO_NATIVE_CPU: BackendStatus = {
-  name: 'cpu',
-  available: false,
-  detail: 'this version of @int-flash/kernels-cpu has no native addon',
-  reason: 'addon-not-installed',
-  hint: "Use backend 'portable', which needs none.",
-};
 
 // The CUDA package is optional, so that nobody without a GPU installs it: it is looked for only when it is asked for.
 const requireOptional = createRequire(import.meta.url);

@@ -16,7 +16,7 @@ export const BACKEND_CHOICES = ['auto', ...BACKEND_NAMES] as const;
 /** Environment variable that stands in for `'auto'` wherever no backend was named. */
 export const BACKEND_VARIABLE = 'INT_FLASH_BACKEND';
 
-const MAX_THREADS = 1024;
+const MAX_THREADS = 256; // the native addon's
 
 export interface Status {
   /** Every backend, best first: whether it can run here, and if not, why and what to do. */
@@ -41,7 +41,7 @@ const made = new Map<string, Backend>();
  * A named backend runs or throws; it is never replaced by another. `'auto'` falls back to `portable`, which runs everywhere. The environment
  * variable `INT_FLASH_BACKEND` overrides `'auto'`, and then counts as naming a backend.
  *
- * @param options.threads Of the `cpu` backend, 1 to 1024; all cores when absent.
+ * @param options.threads Of the `cpu` backend, 1 to 256; all cores when absent.
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` and `hint`; `ERR_ARG_TYPE`, `ERR_ARG_RANGE`.
  */
 export function selectBackend(choice: BackendChoice = 'auto', options: BackendOptions = {}): Backend {

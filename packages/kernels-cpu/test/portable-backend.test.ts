@@ -2,6 +2,7 @@ import { judgeAttention, type KvCacheView, tensor } from '@int-flash/ops';
 import { exp2Polynomial, quantizePerTokenInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import { cacheAttention, makeInputs, seededNormal, seededUniform } from '@int-flash/reference';
 import { describe, expect, it } from 'vitest';
+import { createCpuBackend, supportedIsas } from '../src/cpu-backend.js';
 import { createPortableBackend } from '../src/portable-backend.js';
 
 const normals = (count: number, seed: number) =>
@@ -131,6 +132,18 @@ describe('createLinear', () => {
     });
     const linear = createPortableBackend().createLinear({ type: 'fp32', rows, cols, weights });
     expect(linear.forwardSync(input, tokens)).toEqual(expected);
+  });
+
+  it.each(supportedIsas())('int8: the bits of the native layer, %s', (isa) => {
+    const [tokens, rows, cols] = [5, 13, 384];
+    const { values: codes, scales } = quantizePerTokenInt8(normals(rows * cols, 6), cols);
+    const weights = { type: 'int8', rows, cols, codes, scales, bias: normals(rows, 7) } as const;
+    const input = normals(tokens * cols, 5);
+    const native = createCpuBackend({ isa, threads: 1 }).createLinear(weights);
+    expect(createPortableBackend().createLinear(weights).forwardSync(input, tokens)).toEqual(
+      native.forwardSync(input, tokens),
+    );
+    native.dispose();
   });
 
   it('copies the weights, counts their bytes, and gives them back', () => {
