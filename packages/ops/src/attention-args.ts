@@ -19,6 +19,8 @@ import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor } 
 const FLOAT_TYPES: readonly DataType[] = ['float32', 'float16', 'bfloat16'];
 const MAX_HEAD_DIM = 256; // what every backend's tiles are sized for
 const HEAD_DIM_STEP = 8;
+const MAX_ELEMENTS = 2 ** 33; // of one operand: 32 GiB in float32
+const MAX_BATCH = 2 ** 20;
 
 /** Options that say what is computed; the front door adds those that say where (`backend`, `signal`). */
 export const ATTENTION_OPTION_KEYS = [
@@ -48,6 +50,10 @@ export const ATTENTION_OPTION_KEYS = [
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_UNSUPPORTED`, `ERR_BUFFER_*`.
  */
 export function judgeAttention(inputs: unknown, options?: unknown): AttentionPlan {
+  return typed(() => readAttention(inputs, options));
+}
+
+function readAttention(inputs: unknown, options: unknown): AttentionPlan {
   const given = checkOptions(options, ATTENTION_OPTION_KEYS, 'options');
   const { query, key, value } = checkInputs(inputs, ['query', 'key', 'value']);
   const operands = {
@@ -75,6 +81,10 @@ export function judgeAttention(inputs: unknown, options?: unknown): AttentionPla
  *   contiguous float32, finite and positive.
  */
 export function judgeQuantizedAttention(inputs: unknown, options?: unknown): QuantizedAttentionPlan {
+  return typed(() => readQuantizedAttention(inputs, options));
+}
+
+function readQuantizedAttention(inputs: unknown, options: unknown): QuantizedAttentionPlan {
   const given = checkOptions(
     options,
     ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK'),
@@ -126,6 +136,16 @@ export function judgeQuantizedAttention(inputs: unknown, options?: unknown): Qua
             0,
           ),
   };
+}
+
+/** What a getter or a Proxy of the caller's throws (a revoked Proxy throws at any touch) comes back as an argument error, as its cause. */
+function typed<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (IntFlashError.isInstance(cause)) throw cause;
+    throw new IntFlashError('ERR_ARG_TYPE', 'Expected readable arguments, got one that throws when read', { cause });
+  }
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {
@@ -196,11 +216,14 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
   judgeHeadDim('query', query.dim);
   judgeHeadDim('value', value.dim);
 
+  const outDims = [...operands.query.dims.slice(0, -1), value.dim];
+  judgeExtent({ ...operands, out: { dims: outDims } }, query.batch);
+  if (!varlen) judgeNoMaxSeqlen(given);
+
   const sequences: readonly SequenceSpan[] = varlen
     ? judgeSequenceOffsets(given, query.tokens, key.tokens)
     : Array.from({ length: query.batch }, () => ({ qStart: 0, qLen: query.tokens, kStart: 0, kLen: key.tokens }));
   const mask = judgeMask(given, query.batch, query.heads, query.tokens, key.tokens, varlen);
-  const outDims = [...operands.query.dims.slice(0, -1), value.dim];
   const outStrides = rowStrides(contiguousStrides(outDims), rank, layout);
   const geometry: AttentionGeometry = {
     heads: query.heads,
@@ -209,7 +232,7 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
     headDimV: value.dim,
     sequences,
     scale: judgeScale(given.scale, query.dim),
-    softcap: checkNumber(given.softcap, 'softcap', 0, 0, 3e38),
+    softcap: Math.fround(checkNumber(given.softcap, 'softcap', 0, 0, 3e38)), // float32, as the kernels take it
     ...judgeWindow(given),
     mask,
     returnLse: checkBoolean(given.returnLse, 'returnLse', false),
@@ -224,6 +247,32 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
     value: rowStrides(operands.value.strides, rank, layout),
   };
   return { geometry, strides, batched, queries: query.tokens, keys: key.tokens };
+}
+
+/**
+ * Zero strides let a small buffer stand for any number of rows, so the buffer's length bounds nothing: without these limits a few
+ * bytes could ask for terabytes of output or a billion sequences.
+ */
+function judgeExtent(shapes: Record<string, { readonly dims: readonly number[] }>, batch: number): void {
+  for (const [name, { dims }] of Object.entries(shapes)) {
+    const elements = dims.reduce((total, dim) => total * dim, 1);
+    if (elements > MAX_ELEMENTS)
+      throw new IntFlashError(
+        'ERR_OVERFLOW',
+        `Expected ${name} of at most 2^33 elements, got dims [${dims.join(', ')}]`,
+      );
+  }
+  if (batch > MAX_BATCH) throw new IntFlashError('ERR_OVERFLOW', `Expected a batch of at most 2^20, got ${batch}`);
+}
+
+function judgeNoMaxSeqlen(given: Record<string, unknown>): void {
+  for (const name of ['maxSeqlenQ', 'maxSeqlenK']) {
+    if (given[name] !== undefined)
+      throw new IntFlashError(
+        'ERR_ARG_RANGE',
+        `Expected ${name} only together with cuSeqlensQ and cuSeqlensK, got it alone`,
+      );
+  }
 }
 
 function readShape(operand: Tensor, name: string, rank: number, layout: TensorLayout) {
@@ -312,7 +361,7 @@ function judgeWindow(given: Record<string, unknown>) {
     if (!Array.isArray(window) || window.length !== 2) {
       throw new IntFlashError('ERR_ARG_TYPE', `Expected windowSize to be [left, right], got ${describe(window)}`);
     }
-    const [left, right] = window.map((side: unknown, i) =>
+    const [left, right] = Array.from(window, (side: unknown, i) =>
       checkInteger(side ?? null, `windowSize[${i}]`, -1, -1, 2 ** 31 - 1),
     );
     if (left !== -1) windowLeft = left!; // -1 = unlimited, as in flash-attn

@@ -8,7 +8,8 @@ import { IntFlashError } from './int-flash-error.js';
  */
 export function checkBuffer(view: ArrayBufferView, name: string): void {
   const buffer = view.buffer;
-  if (typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer) {
+  if (Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]') {
+    // not instanceof: it may come from another realm
     throw new IntFlashError(
       'ERR_BUFFER_SHARED',
       `Expected ${name} to own its memory, got a view of a SharedArrayBuffer`,

@@ -4,7 +4,12 @@ import { describe } from './tensor.js';
 /** Rejects anything but a plain options object whose keys are all `known`: a misspelled option must not be dropped silently. */
 export function checkOptions(options: unknown, known: readonly string[], name: string): Record<string, unknown> {
   if (options === undefined) return {};
-  if (typeof options !== 'object' || options === null || Array.isArray(options) || ArrayBuffer.isView(options)) {
+  // The tag tells a Map or a Date from an object: their entries are no options, and would be dropped without a word.
+  if (
+    typeof options !== 'object' ||
+    options === null ||
+    Object.prototype.toString.call(options) !== '[object Object]'
+  ) {
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an object, got ${describe(options)}`);
   }
   for (const key of Object.keys(options)) {

@@ -2,7 +2,7 @@ import type { SequenceSpan } from './attention-plan.js';
 import { checkBuffer } from './buffer-check.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkInteger } from './option-check.js';
-import { describe } from './tensor.js';
+import { describe, typedArrayKind } from './tensor.js';
 
 /**
  * Reads flash-attn's cumulative sequence lengths: sequence s owns rows [cu[s], cu[s + 1]).
@@ -41,7 +41,7 @@ function checkMaximum(value: unknown, name: string, longest: number): void {
 }
 
 function readOffsets(value: unknown, name: string, total: number): readonly number[] {
-  const typed = Object.prototype.toString.call(value) === '[object Int32Array]' && ArrayBuffer.isView(value);
+  const typed = typedArrayKind(value) === 'Int32Array';
   if (!typed && !Array.isArray(value)) {
     throw new IntFlashError(
       'ERR_ARG_TYPE',

@@ -38,6 +38,14 @@ const CONSTRUCTORS: Record<DataType, readonly string[]> = {
   bool: ['Uint8Array'],
 };
 
+const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Int8Array.prototype), Symbol.toStringTag)!
+  .get!;
+
+/** "Float32Array" and so on; undefined for all else. Asks the array itself: an own `Symbol.toStringTag` could claim another type. */
+export function typedArrayKind(value: unknown): string | undefined {
+  return typedArrayTag.call(value) as string | undefined;
+}
+
 /** Names a value the way an error message wants it: "null", "a DataView", "the string \"x\"". */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
@@ -81,8 +89,8 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name}.type to be one of ${allowed}, got ${describe(type)}`);
   }
   const judgedDims = judgeIntegers(dims, `${name}.dims`);
-  const kind = Object.prototype.toString.call(data).slice(8, -1);
-  if (!ArrayBuffer.isView(data) || !CONSTRUCTORS[type as DataType].includes(kind)) {
+  const kind = typedArrayKind(data);
+  if (!ArrayBuffer.isView(data) || kind === undefined || !CONSTRUCTORS[type as DataType].includes(kind)) {
     const expected = CONSTRUCTORS[type as DataType].join(' or ');
     throw new IntFlashError(
       'ERR_ARG_TYPE',
