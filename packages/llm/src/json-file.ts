@@ -90,8 +90,7 @@ export async function openForReading(path: string, name: string, code: ErrorCode
       cause,
     });
   }
-  const { isFile } = await file.stat().then((stats) => ({ isFile: stats.isFile() }));
-  if (isFile) return file;
+  if ((await file.stat()).isFile()) return file;
   await file.close();
   throw new IntFlashError(code, `Expected ${name} to be a regular file, got something else`, { field: name });
 }

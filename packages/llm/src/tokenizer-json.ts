@@ -143,21 +143,25 @@ function judgeSteps(value: unknown, field: string): void {
   if (value.type === 'FixedLength' && !(Number.isInteger(value.length) && (value.length as number) >= 1)) {
     throw fault(field, `Expected the length of FixedLength in ${field} to be an integer of at least 1`);
   }
-  if (typeof value.Regex === 'string') judgePattern(value.Regex, field);
+  if (value.pattern !== undefined) judgePattern(value.pattern, field);
   for (const [key, entry] of Object.entries(value)) {
     // precompiled_charsmap is a long string, special_tokens a table; neither is a step.
     if (key !== 'precompiled_charsmap' && key !== 'special_tokens') judgeSteps(entry, field);
   }
 }
 
-function judgePattern(pattern: string, field: string): void {
+function judgePattern(value: unknown, field: string): void {
+  const pattern = isObject(value) ? (value.Regex ?? value.String) : undefined;
+  if (typeof pattern !== 'string') {
+    throw fault(field, `Expected a pattern of ${field} to be {"Regex": …} or {"String": …}, got another value`);
+  }
   if (pattern.length > MAX_PATTERN_LENGTH) {
     throw limit(
       field,
       `Expected a pattern of at most ${MAX_PATTERN_LENGTH} characters in ${field}, got ${pattern.length}`,
     );
   }
-  const group = findNestedRepetition(pattern);
+  const group = (value as JsonObject).Regex === undefined ? undefined : findNestedRepetition(pattern);
   if (group !== undefined) {
     throw limit(field, `Expected patterns of ${field} to repeat no group that repeats or chooses, got ${quote(group)}`);
   }

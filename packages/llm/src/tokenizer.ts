@@ -41,13 +41,7 @@ export class Tokenizer {
    */
   constructor(tokenizerJson: JsonObject, tokenizerConfig: JsonObject = {}) {
     const { json, tokens, addedTokens } = judgeTokenizerJson(tokenizerJson);
-    try {
-      this.#library = new Library(json, libraryConfig(tokenizerConfig));
-    } catch (cause) {
-      throw new IntFlashError('ERR_TOKENIZER', 'Expected a tokenizer.json that can be built, got one that cannot', {
-        cause,
-      });
-    }
+    this.#library = callLibrary(() => new Library(json, libraryConfig(tokenizerConfig)));
     this.#tokens = tokens;
     this.#added = new Map(addedTokens.map((token) => [token.id, token]));
     this.#ids = new Map(tokens.flatMap((token, id) => (token === undefined ? [] : [[token, id] as const])));
@@ -88,8 +82,8 @@ export class Tokenizer {
       );
     }
     const limit = BASE_MILLISECONDS + text.length * MILLISECONDS_A_CHARACTER;
-    const { ids } = runWithDeadline(
-      () => this.#library.encode(text, { add_special_tokens }),
+    const ids = runWithDeadline(
+      () => callLibrary(() => this.#library.encode(text, { add_special_tokens }).ids),
       limit,
       () =>
         new IntFlashError(
@@ -168,7 +162,8 @@ export class Tokenizer {
   #decodeWith(skip: boolean, ids: readonly number[]): string {
     const kept = ids.filter((id) => !(skip && this.isSpecial(id)));
     // The library's clean-up joins " ." to "."; what a model wrote is kept as it is.
-    return kept.length === 0 ? '' : this.#library.decode(kept, { clean_up_tokenization_spaces: false });
+    if (kept.length === 0) return '';
+    return callLibrary(() => this.#library.decode(kept, { clean_up_tokenization_spaces: false }));
   }
 
   #idOfRole(config: JsonObject, role: string): number | undefined {
@@ -189,6 +184,16 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const file = { ...TOKENIZER_JSON, name: 'chat_template.jinja', maxBytes: 2 ** 20 };
   const template = await readSmallFile(folder, file.name, file);
   return new Tokenizer(json, template ? { ...config, chat_template: decodeUtf8(template, file) } : config);
+}
+
+/** The library finds some faults of a file only when it uses that part of it. */
+function callLibrary<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    const code = cause instanceof RangeError ? 'ERR_TOKENIZER_LIMIT' : 'ERR_TOKENIZER';
+    throw new IntFlashError(code, 'Expected a tokenizer.json that can be used, got one that cannot', { cause });
+  }
 }
 
 function readSkip(options: unknown): boolean {
