@@ -1,8 +1,7 @@
-import { type FloatOperand, fromFloat32, IntFlashError, toFloat32 } from '@int-flash/ops';
+import { type FloatOperand, IntFlashError, toFloat32 } from '@int-flash/ops';
 
-const MAX_FLOAT16 = 65504;
-/** Elements that one step of a job handles at most: about a millisecond. */
-const STEP_ELEMENTS = 1 << 17;
+/** Elements that one step of a job handles: about a millisecond. */
+export const STEP_ELEMENTS = 1 << 15;
 
 /** A job pauses at every `yield`; whoever runs it decides whether to go on at once (sync) or later (async). */
 export type Steps<T> = Generator<void, T>;
@@ -20,7 +19,7 @@ export function* gatherFloatRows(
   start: number,
   count: number,
   dim: number,
-): Steps<Float32Array> {
+): Steps<Float32Array<ArrayBuffer>> {
   const { data, strides, type } = operand;
   const rows = new Float32Array(count * dim);
   const origin = batch * strides.batch + head * strides.head;
@@ -44,24 +43,6 @@ export function* gatherFloatRows(
 function findNonFinite(values: Float32Array, from: number, to: number): number {
   for (let i = from; i < to; i++) if (!(Math.abs(values[i]!) < Infinity)) return i;
   return -1;
-}
-
-/** Rounds `values` to float16 and back, in place. @throws {IntFlashError} `ERR_OVERFLOW` above 65504. */
-export function* roundToFloat16(values: Float32Array): Steps<void> {
-  for (let from = 0; from < values.length; from += STEP_ELEMENTS / 4) {
-    const part = values.subarray(from, from + STEP_ELEMENTS / 4);
-    if (maxMagnitude(part) > MAX_FLOAT16) {
-      throw new IntFlashError(
-        'ERR_OVERFLOW',
-        `Expected |value| of at most ${MAX_FLOAT16} for half-int8, got ${maxMagnitude(part)}`,
-        {
-          hint: 'float16 holds no more; use full-int8 or scale the values down.',
-        },
-      );
-    }
-    part.set(toFloat32(fromFloat32(part, 'float16'), 'float16'));
-    yield;
-  }
 }
 
 export function maxMagnitude(values: Float32Array): number {

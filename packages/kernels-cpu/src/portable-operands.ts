@@ -1,6 +1,6 @@
 import { type AttentionPlan, IntFlashError, type QuantizedAttentionPlan, type SequenceSpan } from '@int-flash/ops';
-import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
-import { gatherFloatRows, maxMagnitude, roundToFloat16, type Steps } from './portable-float-rows.js';
+import { quantizePerTokenInt8 } from '@int-flash/quant';
+import { gatherFloatRows, maxMagnitude, type Steps } from './portable-float-rows.js';
 import {
   type KeyValueHead,
   keyRowsLength,
@@ -12,6 +12,7 @@ import {
   TILE_KEYS,
   valueColumnsLength,
 } from './portable-key-value.js';
+import { quantizeRows, quantizeValues, roundToFloat16, smoothInPlace } from './portable-stepwise-quantizers.js';
 
 const MAX_SCORE = 2 ** 100; // beyond it a sum of scores could leave float32
 
@@ -41,10 +42,11 @@ export function* prepareFloatKeys(
 ): Steps<PreparedKeys> {
   const { precision, headDim, headDimV } = plan;
   const keys = span.kLen;
-  let keyFloats = yield* gatherFloatRows(plan.key, 'key', batch, kvHead, span.kStart, keys, headDim);
+  const keyFloats = yield* gatherFloatRows(plan.key, 'key', batch, kvHead, span.kStart, keys, headDim);
   const values = yield* gatherFloatRows(plan.value, 'value', batch, kvHead, span.kStart, keys, headDimV);
+  if (maxMagnitude(keyFloats) > MAX_SCORE) throw tooLarge('keys', maxMagnitude(keyFloats));
+  if (maxMagnitude(values) > MAX_SCORE) throw tooLarge('values', maxMagnitude(values));
   if (precision === 'fp32') {
-    if (maxMagnitude(values) > MAX_SCORE) throw tooLarge('values', maxMagnitude(values));
     const keyRows = new Float64Array(keyRowsLength(keys, headDim, false));
     keyRows.set(keyFloats);
     yield;
@@ -63,12 +65,9 @@ export function* prepareFloatKeys(
   let keyMean: Float32Array | undefined;
   // A softcap is not blind to a shift of the scores, so keys stay as they are there.
   if (plan.smoothK && precision !== 'paper-int8' && plan.softcap === 0) {
-    const smoothed = smoothK(keyFloats, headDim);
-    keyFloats = smoothed.values;
-    keyMean = smoothed.mean;
-    yield;
+    keyMean = yield* smoothInPlace(keyFloats, headDim);
   }
-  const { codes, scales: keyScales } = quantizeRows(keyFloats, headDim, precision === 'int4-qk');
+  const { codes, scales: keyScales } = yield* quantizeRows(keyFloats, headDim, precision === 'int4-qk');
   yield;
   const keyRows = new Float64Array(keyRowsLength(keys, headDim, true));
   packKeyCodes(codes, 0, 0, keys, headDim, keyRows);
@@ -95,8 +94,7 @@ export function* prepareFloatKeys(
       magnitude,
     };
   }
-  const tokenLevel = quantizeTokenLevelV(values, headDimV);
-  yield;
+  const tokenLevel = yield* quantizeValues(values, headDimV);
   const valueColumns = yield* packCodeTiles(tokenLevel.values, keys, headDimV);
   const head: KeyValueHead = {
     ...common,
@@ -121,7 +119,7 @@ export function* prepareFloatQueries(
   const magnitude = maxMagnitude(floats);
   if (precision === 'fp32')
     return { rows: floats, scales: new Float32Array(span.qLen).fill(1), lseShift: undefined, magnitude };
-  const { codes, scales } = quantizeRows(floats, headDim, precision === 'int4-qk');
+  const { codes, scales } = yield* quantizeRows(floats, headDim, precision === 'int4-qk');
   let lseShift: Float64Array | undefined;
   if (keyMean && plan.returnLse) {
     lseShift = new Float64Array(span.qLen);
@@ -192,7 +190,9 @@ export function* prepareCodedQueries(
 
 /** @throws {IntFlashError} `ERR_OVERFLOW` when a score could come near the end of float32's range. */
 export function checkScoreBound(query: QueryHead, keys: PreparedKeys, headDim: number, scale: number): void {
-  const bound = query.magnitude * keys.magnitude * headDim * scale * Math.LOG2E;
+  // Each factor counts as at least 1: a partial product is formed before the others can make it small.
+  const factors = [query.magnitude, keys.magnitude, scale * Math.LOG2E];
+  const bound = factors.reduce((product, factor) => product * Math.max(factor, 1), headDim);
   if (bound > MAX_SCORE) throw tooLarge('scores', bound);
 }
 
@@ -204,12 +204,6 @@ function tooLarge(what: string, bound: number): IntFlashError {
       hint: 'Scale the inputs down.',
     },
   );
-}
-
-function quantizeRows(floats: Float32Array, dim: number, int4: boolean): { codes: Int8Array; scales: Float32Array } {
-  if (int4) return encodePerTokenInt4(floats, dim);
-  const { values, scales } = quantizePerTokenInt8(floats, dim);
-  return { codes: values, scales };
 }
 
 function* packCodeTiles(codes: Int8Array, keys: number, headDimV: number): Steps<Float64Array> {
