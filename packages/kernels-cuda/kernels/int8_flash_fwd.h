@@ -1,0 +1,15 @@
+// Launches of the INT8 forward kernels, one translation unit a padded head dimension.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "forward_args.h"
+
+namespace intflash {
+
+constexpr int kMaxStages = 4;  // tiles in flight; more did not help where shared memory allows more
+
+cudaError_t launch_int8_flash_fwd_d64(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);
+cudaError_t launch_int8_flash_fwd_d128(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);
+cudaError_t launch_int8_flash_fwd_d256(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);
+
+}  // namespace intflash

@@ -1,0 +1,70 @@
+// Global → shared copies that complete on an mbarrier. From sm_90 on, one thread hands a whole tile to the bulk-copy engine;
+// before that, every thread copies its share with cp.async. Both come behind one interface.
+//
+// The i-th use of a barrier completes phase i; `wait(bar, parity)` returns once the phase of that parity is over.
+#pragma once
+#include <cstdint>
+
+namespace intflash {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
+
+__device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+}
+
+/** After barrier_init, before __syncthreads: lets the copy engine see the barriers. */
+__device__ __forceinline__ void publish_barriers() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t bar) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(bar) : "memory");
+}
+
+__device__ __forceinline__ bool barrier_passed(uint32_t bar, uint32_t parity) {
+    uint32_t passed;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(passed) : "r"(bar), "r"(parity) : "memory");
+#else
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(passed) : "r"(bar), "r"(parity) : "memory");
+#endif
+    return passed != 0;
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
+#pragma unroll 1  // nvcc would unroll the spin
+    while (!barrier_passed(bar, parity)) {
+    }
+}
+
+#if __CUDA_ARCH__ >= 900
+constexpr bool kBulkCopy = true;
+#else
+constexpr bool kBulkCopy = false;
+#endif
+
+/** Arrivals that a "full" barrier expects for one tile. */
+__device__ __forceinline__ uint32_t copy_arrivals() { return kBulkCopy ? 1 : blockDim.x; }
+
+/** True for the threads that must call copy_tile. */
+__device__ __forceinline__ bool copies() { return !kBulkCopy || threadIdx.x == 0; }
+
+/** Starts copying `bytes` (a multiple of 16, both ends 16-byte aligned) and arrives on `full` when they have landed. */
+__device__ __forceinline__ void copy_tile(uint32_t target, const uint8_t* source, uint32_t bytes, uint32_t full) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(target), "l"(source), "r"(bytes), "r"(full) : "memory");
+#else
+    for (uint32_t at = threadIdx.x * 16; at < bytes; at += blockDim.x * 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target + at), "l"(source + at) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
+#endif
+}
+
+}  // namespace intflash

