@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { DEMO_MODEL, runCommand } from './run-command.js';
+
+vi.setConfig({ testTimeout: 120_000 }); // each starts Node and loads a model, on a machine that may be busy
 
 const PORTABLE = ['--backend', 'portable'];
 
@@ -52,7 +54,7 @@ describe('int-flash generate', () => {
       generate('--seed', '1'),
       generate('--seed', '2'),
     ]);
-    expect(first.code).toBe(0);
+    expect(first).toMatchObject({ code: 0 });
     expect(first.stdout).toMatch(/\w+ \w+/);
     expect(again.stdout).toBe(first.stdout);
     expect(other.stdout).not.toBe(first.stdout);
@@ -60,23 +62,23 @@ describe('int-flash generate', () => {
 
   it('keeps stdout to the text: what --json reports, and nothing else', async () => {
     const [plain, json] = await Promise.all([generate('--seed', '3'), generate('--seed', '3', '--json')]);
+    expect(plain).toMatchObject({
+      code: 0,
+      stderr: expect.stringMatching(/^\d+ tokens · .* tokens\/s · first token after .*\n$/),
+    });
     expect(plain.stdout).toBe(`${JSON.parse(json.stdout).text}\n`);
-    expect(plain.stderr).toMatch(/^\d+ tokens · .* tokens\/s · first token after .*\n$/);
     expect(json.stderr).toBe('');
   });
 
-  it('ends with 130 on Ctrl-C, quickly and without a word', async () => {
-    let sent = 0;
+  it('ends with 130 on Ctrl-C, long before its 900 tokens are written and without a word', async () => {
+    let sent = false;
     const run = await runCommand(['generate', 'Once upon a time', '--raw', '--max-tokens', '900', '--seed', '1'], {
       onStdout: (soFar, child) => {
-        if (sent === 0 && soFar.length > 20) {
-          sent = performance.now();
-          child.kill('SIGINT');
-        }
+        if (!sent && soFar.length > 20) sent = child.kill('SIGINT');
       },
     });
-    expect(performance.now() - sent).toBeLessThan(2000);
     expect(run).toMatchObject({ code: 130, stderr: '' });
+    expect(run.stdout.length).toBeLessThan(900); // a token has 3.5 characters
   });
 
   it('stops quietly when nobody reads its text any more', async () => {

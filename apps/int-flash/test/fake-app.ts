@@ -15,6 +15,7 @@ export interface FakeOptions {
   readonly chatTemplate?: boolean;
   readonly contextLength?: number;
   readonly stdin?: string;
+  readonly env?: NodeJS.ProcessEnv;
   readonly runtime?: Partial<Runtime>;
   /** Called after each token, before the next. */
   readonly onToken?: (count: number) => void;
@@ -112,7 +113,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
   };
   const app: App = {
     terminal: new Terminal(streams, {}),
-    env: {},
+    env: options.env ?? {},
     runtime: {
       loadModel: async (folder, settings) => {
         calls.loads.push(settings);
