@@ -8,7 +8,6 @@ import type {
 import type { Steps } from './portable-float-rows.js';
 import { TILE_KEYS } from './portable-key-value.js';
 import {
-  checkScoreBound,
   type PreparedKeys,
   prepareCodedKeys,
   prepareCodedQueries,
@@ -17,6 +16,7 @@ import {
   type QueryHead,
 } from './portable-operands.js';
 import { BLOCK_ROWS, RowBlock } from './portable-row-block.js';
+import { checkScoreBound } from './portable-score-bound.js';
 
 /** Where one precision differs from another, once the operands are prepared. */
 interface Source {
@@ -65,7 +65,7 @@ function* attend(plan: AttentionGeometry, source: Source): Steps<AttentionResult
       const keys = yield* source.keys(batch, kvHead, span);
       for (let head = kvHead * group; head < (kvHead + 1) * group; head++) {
         const queries = yield* source.queries(batch, head, span, keys);
-        checkScoreBound(queries, keys, plan.headDim, plan.scale);
+        checkScoreBound(queries.magnitude, keys.magnitude, plan.headDim, plan.scale);
         for (let first = 0; first < span.qLen; first += BLOCK_ROWS) {
           const rows = Math.min(BLOCK_ROWS, span.qLen - first);
           loadRows(block, plan, queries, batch, head, span, first, rows);

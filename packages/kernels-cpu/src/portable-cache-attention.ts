@@ -1,5 +1,6 @@
 import { type CacheAttentionArgs, IntFlashError, type KvCacheView } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
+import { maxMagnitude } from './portable-float-rows.js';
 import {
   type KeyValueHead,
   keyRowsLength,
@@ -12,6 +13,7 @@ import {
   valueColumnsLength,
 } from './portable-key-value.js';
 import { BLOCK_ROWS, RowBlock } from './portable-row-block.js';
+import { checkScoreBound } from './portable-score-bound.js';
 
 const RUN_KEYS = 1024; // a short query block restarts after each (docs/arithmetic.md, The other precisions)
 const SHORT_QUERIES = 8;
@@ -20,7 +22,7 @@ const SHORT_QUERIES = 8;
  * Attention of the last `tokens` positions against the cache. The queries of all heads that share a key/value head go through its
  * tiles together, so that decoding one token still fills the inner loops.
  *
- * @throws {IntFlashError} `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_SHAPE`, `ERR_NONFINITE`, `ERR_OVERFLOW`.
  */
 export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Float32Array {
   const { query, tokens, heads, cache, scale, windowLeft } = args;
@@ -44,6 +46,8 @@ export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Flo
   });
   for (let kvHead = 0; kvHead < kvHeads; kvHead++) {
     const head = packCacheHead(cache, kvHead, packFrom);
+    if (!fp32)
+      checkScoreBound(127 * maxMagnitude(quantized.scales), 127 * maxMagnitude(head.keyScales), headDim, scale);
     for (let first = 0; first < rowsPerHead; first += BLOCK_ROWS) {
       const rows = Math.min(BLOCK_ROWS, rowsPerHead - first);
       block.start(rows);

@@ -1,4 +1,4 @@
-import { type AttentionPlan, IntFlashError, type QuantizedAttentionPlan, type SequenceSpan } from '@int-flash/ops';
+import type { AttentionPlan, QuantizedAttentionPlan, SequenceSpan } from '@int-flash/ops';
 import { quantizePerTokenInt8 } from '@int-flash/quant';
 import { gatherFloatRows, maxMagnitude, type Steps } from './portable-float-rows.js';
 import {
@@ -12,9 +12,8 @@ import {
   TILE_KEYS,
   valueColumnsLength,
 } from './portable-key-value.js';
+import { MAX_SCORE, tooLarge } from './portable-score-bound.js';
 import { quantizeRows, quantizeValues, roundToFloat16, smoothInPlace } from './portable-stepwise-quantizers.js';
-
-const MAX_SCORE = 2 ** 100; // beyond it a sum of scores could leave float32
 
 /** Queries of one head: codes with a scale each, or float32 numbers with scale 1. */
 export interface QueryHead {
@@ -22,7 +21,7 @@ export interface QueryHead {
   readonly scales: Float32Array;
   /** Added to each query's log-sum-exp: scale · (q · mean of the keys that smoothing took away). */
   readonly lseShift: Float64Array | undefined;
-  /** Largest |q|, to judge the score bound. */
+  /** Bound of |q|, for {@link checkScoreBound}: 127 times the largest scale where rows are codes. */
   readonly magnitude: number;
 }
 
@@ -73,7 +72,7 @@ export function* prepareFloatKeys(
   packKeyCodes(codes, 0, 0, keys, headDim, keyRows);
   yield;
   const common = { keysAreCodes: true, keyRows, keyScales } as const;
-  const magnitude = maxMagnitude(keyFloats);
+  const magnitude = 127 * maxMagnitude(keyScales);
   if (precision === 'half-int8') {
     yield* roundToFloat16(values);
     const valueColumns = yield* packFloatTiles(values, keys, headDimV);
@@ -116,9 +115,13 @@ export function* prepareFloatQueries(
 ): Steps<QueryHead> {
   const { headDim, precision } = plan;
   const floats = yield* gatherFloatRows(plan.query, 'query', batch, headIndex, span.qStart, span.qLen, headDim);
-  const magnitude = maxMagnitude(floats);
   if (precision === 'fp32')
-    return { rows: floats, scales: new Float32Array(span.qLen).fill(1), lseShift: undefined, magnitude };
+    return {
+      rows: floats,
+      scales: new Float32Array(span.qLen).fill(1),
+      lseShift: undefined,
+      magnitude: maxMagnitude(floats),
+    };
   const { codes, scales } = yield* quantizeRows(floats, headDim, precision === 'int4-qk');
   let lseShift: Float64Array | undefined;
   if (keyMean && plan.returnLse) {
@@ -130,7 +133,7 @@ export function* prepareFloatQueries(
     }
   }
   yield;
-  return { rows: codes, scales, lseShift, magnitude };
+  return { rows: codes, scales, lseShift, magnitude: 127 * maxMagnitude(scales) };
 }
 
 /** Packs the caller's codes of one key/value head of one sequence. */
@@ -186,24 +189,6 @@ export function* prepareCodedQueries(
   const scales = gatherScales(plan.queryScale, batch, headIndex, span.qStart, span.qLen);
   yield;
   return { rows, scales, lseShift: undefined, magnitude: 127 * maxMagnitude(scales) };
-}
-
-/** @throws {IntFlashError} `ERR_OVERFLOW` when a score could come near the end of float32's range. */
-export function checkScoreBound(query: QueryHead, keys: PreparedKeys, headDim: number, scale: number): void {
-  // Each factor counts as at least 1: a partial product is formed before the others can make it small.
-  const factors = [query.magnitude, keys.magnitude, scale * Math.LOG2E];
-  const bound = factors.reduce((product, factor) => product * Math.max(factor, 1), headDim);
-  if (bound > MAX_SCORE) throw tooLarge('scores', bound);
-}
-
-function tooLarge(what: string, bound: number): IntFlashError {
-  return new IntFlashError(
-    'ERR_OVERFLOW',
-    `Expected ${what} of at most 2^100 in magnitude, got up to ${bound.toExponential(2)}`,
-    {
-      hint: 'Scale the inputs down.',
-    },
-  );
 }
 
 function* packCodeTiles(codes: Int8Array, keys: number, headDimV: number): Steps<Float64Array> {

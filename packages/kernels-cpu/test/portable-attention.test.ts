@@ -278,6 +278,14 @@ describe('edges', () => {
     expect(() => run(inputs, { precision, smoothK: false })).toThrow(expect.objectContaining({ code: 'ERR_OVERFLOW' }));
   });
 
+  it.each(PRECISIONS)('%s: refuses keys or values beyond 2^100, however small the rest', (precision) => {
+    const small = ones([1, 1, 1, 8], 2 ** -60);
+    const large = ones([1, 1, 1, 8], 2 ** 101);
+    const overflow = expect.objectContaining({ code: 'ERR_OVERFLOW' });
+    expect(() => run({ query: small, key: large, value: small }, { precision })).toThrow(overflow);
+    expect(() => run({ query: small, key: small, value: large }, { precision })).toThrow(overflow);
+  });
+
   it('half-int8 refuses values that float16 cannot hold', () => {
     const inputs = { query: ones([1, 1, 1, 8]), key: ones([1, 1, 1, 8]), value: ones([1, 1, 1, 8], 65505) };
     expect(() => run(inputs, { precision: 'half-int8' })).toThrow(expect.objectContaining({ code: 'ERR_OVERFLOW' }));

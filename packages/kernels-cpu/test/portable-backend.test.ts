@@ -54,6 +54,22 @@ describe('cacheAttentionSync does the twin’s arithmetic', () => {
     expectUlp(out, cacheAttention(args));
   });
 
+  it('refuses scores beyond 2^100', () => {
+    const cache = makeCache('int8', 1, 40, 8, 33) as KvCacheView & { keyScales: Float32Array };
+    cache.keyScales.fill(2 ** 60);
+    const args = {
+      query: normals(8, 2).fill(2 ** 60),
+      tokens: 1,
+      heads: 1,
+      cache,
+      scale: 1,
+      windowLeft: Infinity,
+      softcap: 0,
+    };
+    const overflow = expect.objectContaining({ code: 'ERR_OVERFLOW' });
+    expect(() => createPortableBackend().cacheAttentionSync(args)).toThrow(overflow);
+  });
+
   it('refuses arrays that do not fit', () => {
     const args = {
       query: normals(8, 2),
