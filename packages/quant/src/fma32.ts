@@ -8,11 +8,15 @@ const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
  * @param a,b,c float32 values.
  */
 export function fma32(a: number, b: number, c: number): number {
-  const product = a * b;
-  const sum = product + c;
+  const sum = a * b + c;
   const near = Math.fround(sum);
   const other = sum + (sum - near); // the float32 on the far side of `sum`, if `sum` is a midpoint
-  if (sum === near || Math.fround(other) !== other || !(Math.abs(near) <= MAX_FLOAT32)) return near;
+  return other === sum || Math.fround(other) !== other ? near : breakTie(a * b, c, sum, near, other);
+}
+
+/** `sum` lies midway between the float32 numbers `near` and `other`: takes the side on which the exact sum lies. */
+function breakTie(product: number, c: number, sum: number, near: number, other: number): number {
+  if (!(Math.abs(near) <= MAX_FLOAT32)) return near;
   const part = sum - product;
   const lost = product - (sum - part) + (c - part); // Knuth's two-sum: exact
   if (lost === 0) return near;

@@ -11,6 +11,10 @@ import { gatherFloatRows, gatherRows, rowOffset } from './operand-rows.js';
 import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules, twinWeights } from './twin-row.js';
 import { maskValue, visibleBand } from './visible-keys.js';
 
+/** Beyond it a sum of scores or values could leave float32. */
+const LIMIT = 2 ** 100;
+const MAX_FLOAT16 = 65504;
+
 /** What the twin returns: the bits a backend should give, and the row sums that tolerances are derived from. */
 export interface TwinResult {
   /** Shape `outDims`. */
@@ -100,6 +104,13 @@ function isFloatPlan(plan: AttentionPlan | QuantizedAttentionPlan): plan is Atte
   return 'smoothK' in plan;
 }
 
+function boundedRows(rows: Float32Array, name: string, limit = LIMIT): Float32Array {
+  const large = finiteRows(rows, name).find((value) => Math.abs(value) > limit);
+  if (large !== undefined)
+    throw new IntFlashError('ERR_OVERFLOW', `Expected |${name}| of at most ${limit}, got ${large}`);
+  return rows;
+}
+
 function finiteRows(rows: Float32Array, name: string): Float32Array {
   const bad = rows.findIndex((value) => !Number.isFinite(value));
   if (bad >= 0) throw new IntFlashError('ERR_NONFINITE', `Expected ${name} to hold finite numbers, got ${rows[bad]}`);
@@ -113,17 +124,18 @@ function floatHead(
   span: SequenceSpan,
 ): { head: TwinHead; mean?: Float32Array } {
   const { precision, headDim, headDimV } = plan;
-  const k = finiteRows(gatherFloatRows(plan.key, batch, kvHead, span.kStart, span.kLen, headDim), 'key');
-  const v = finiteRows(gatherFloatRows(plan.value, batch, kvHead, span.kStart, span.kLen, headDimV), 'value');
+  const k = boundedRows(gatherFloatRows(plan.key, batch, kvHead, span.kStart, span.kLen, headDim), 'key');
+  const v = boundedRows(
+    gatherFloatRows(plan.value, batch, kvHead, span.kStart, span.kLen, headDimV),
+    'value',
+    precision === 'half-int8' ? MAX_FLOAT16 : LIMIT,
+  );
   if (precision === 'fp32') return { head: { keys: k, keyScales: new Float32Array(span.kLen).fill(1), values: v } };
   const smooth = plan.smoothK && precision !== 'paper-int8' && plan.softcap === 0 ? smoothK(k, headDim) : undefined;
   const { codes, scales } = quantizeRows(smooth?.values ?? k, headDim, precision === 'int4-qk');
   const common = { keys: codes, keyScales: scales };
   const mean = smooth && { mean: smooth.mean };
   if (precision === 'half-int8') {
-    const bad = v.find((value) => Math.abs(value) > 65504);
-    if (bad !== undefined)
-      throw new IntFlashError('ERR_OVERFLOW', `Expected |value| of at most 65504 for half-int8, got ${bad}`);
     return { head: { ...common, values: toFloat32(fromFloat32(v, 'float16'), 'float16') }, ...mean };
   }
   if (precision === 'paper-int8') {
@@ -200,8 +212,9 @@ function checkScoreBound(plan: AttentionPlan | QuantizedAttentionPlan, queries: 
     rows instanceof Int8Array
       ? 127 * scales.reduce((max, s) => Math.max(max, s), 0)
       : rows.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  const bound =
-    top(queries.rows, queries.scales) * top(head.keys, head.keyScales) * plan.headDim * plan.scale * Math.LOG2E;
-  if (bound > 2 ** 100)
+  // Each factor counts as at least 1: a partial product is formed before the others can make it small.
+  const factors = [top(queries.rows, queries.scales), top(head.keys, head.keyScales), plan.scale * Math.LOG2E];
+  const bound = factors.reduce((product, factor) => product * Math.max(factor, 1), plan.headDim);
+  if (bound > LIMIT)
     throw new IntFlashError('ERR_OVERFLOW', `Expected scores of at most 2^100, got up to ${bound.toExponential(2)}`);
 }

@@ -1,5 +1,8 @@
 import { exp2Polynomial, fma32, log2Weight, roundHalfEven } from '@int-flash/quant';
 
+// Local names: a test runner that rewrites modules turns every use of an import into a property read, ten times the cost of the fma itself.
+const [fma, exp2, rne] = [fma32, exp2Polynomial, roundHalfEven];
+
 /** Keys a tile, and partial row sums (docs/arithmetic.md, Tiles). */
 export const TILE_KEYS = 128;
 const LANES = 16;
@@ -93,8 +96,8 @@ export function absorbKeys(
     for (let j = from; j < to; j++) {
       const key = tileStart + j;
       const dot = codes
-        ? integerDot(query, head.keys, key, rules.headDim)
-        : fmaDot(query, head.keys, key, rules.headDim);
+        ? integerDot(query as Int8Array, head.keys as Int8Array, key * rules.headDim, rules.headDim)
+        : fmaDot(query as Float32Array, head.keys as Float32Array, key * rules.headDim, rules.headDim);
       if (scores) scores[j] = dot;
       const bias = maskOf ? maskOf(key) : 0;
       x[j] =
@@ -110,32 +113,29 @@ export function absorbKeys(
     products.fill(0);
     for (let j = from; j < to; j++) {
       const key = tileStart + j;
-      const probability = x[j] === -Infinity ? 0 : exp2Polynomial(Math.fround(x[j]! - reference));
-      lanes[j % LANES] = fma32(probability, head.weights?.inverse[key] ?? 1, lanes[j % LANES]!);
-      p[j] = rules.maxCode > 0 ? roundHalfEven(Math.fround(rules.maxCode * probability)) : probability;
+      const probability = x[j] === -Infinity ? 0 : exp2(Math.fround(x[j]! - reference));
+      lanes[j % LANES] = fma(probability, head.weights?.inverse[key] ?? 1, lanes[j % LANES]!);
+      p[j] = rules.maxCode > 0 ? rne(Math.fround(rules.maxCode * probability)) : probability;
     }
     for (let j = from; j < to; j++) {
+      if (p[j] === 0) continue;
       const row = (tileStart + j) * rules.headDimV;
-      for (let d = 0; d < rules.headDimV; d++) {
-        products[d] =
-          rules.maxCode > 0
-            ? products[d]! + p[j]! * head.values[row + d]!
-            : fma32(p[j]!, head.values[row + d]!, products[d]!);
-      }
+      if (rules.maxCode > 0) addProducts(products, p[j]!, head.values as Int8Array, row);
+      else addFusedProducts(products, p[j]!, head.values as Float32Array, row);
     }
     if (scores) sink!(tileStart, scores, Int32Array.from(products));
     for (let width = LANES / 2; width >= 1; width /= 2) {
       for (let lane = 0; lane < width; lane++) lanes[lane] = Math.fround(lanes[lane]! + lanes[lane + width]!);
     }
-    join(state, newMax, rules.runningMax ? 1 : exp2Polynomial(Math.fround(tileMax - newMax)), lanes[0]!, products);
+    join(state, newMax, rules.runningMax ? 1 : exp2(Math.fround(tileMax - newMax)), lanes[0]!, products);
   }
 }
 
 /** Step 6: `state` and a later part, whose sums weigh `take`, become one. */
 function join(state: TwinState, newMax: number, take: number, sum: number, out: ArrayLike<number>): void {
-  const keep = state.max === -Infinity ? 0 : exp2Polynomial(Math.fround(state.max - newMax));
-  state.sum = fma32(sum, take, Math.fround(state.sum * keep));
-  for (let d = 0; d < state.out.length; d++) state.out[d] = fma32(out[d]!, take, Math.fround(state.out[d]! * keep));
+  const keep = state.max === -Infinity ? 0 : exp2(Math.fround(state.max - newMax));
+  state.sum = fma(sum, take, Math.fround(state.sum * keep));
+  for (let d = 0; d < state.out.length; d++) state.out[d] = fma(out[d]!, take, Math.fround(state.out[d]! * keep));
   state.max = newMax;
 }
 
@@ -143,7 +143,7 @@ function join(state: TwinState, newMax: number, take: number, sum: number, out: 
 export function mergeState(state: TwinState, later: TwinState): void {
   if (later.max === -Infinity) return;
   const newMax = Math.max(state.max, later.max);
-  join(state, newMax, exp2Polynomial(Math.fround(later.max - newMax)), later.sum, later.out);
+  join(state, newMax, exp2(Math.fround(later.max - newMax)), later.sum, later.out);
 }
 
 /** Writes the output row and returns its log-sum-exp (natural log, float64). */
@@ -179,20 +179,29 @@ function score(
     let s = Math.fround(Math.fround(dot * keyScale) * queryScale);
     if (rules.softcap > 0) s = Math.fround(rules.softcap * Math.fround(Math.tanh(Math.fround(s / rules.softcap))));
     if (floatMask) s = Math.fround(s + bias);
-    return Math.min(Math.max(fma32(s, LOG2_E, tau), -MAX_FLOAT32), MAX_FLOAT32);
+    return Math.min(Math.max(fma(s, LOG2_E, tau), -MAX_FLOAT32), MAX_FLOAT32);
   }
   if (!codes) return Math.fround(Math.fround(dot * queryScale) * LOG2_E);
-  return fma32(Math.fround(dot * keyScale), Math.fround(queryScale * LOG2_E), tau);
+  return fma(Math.fround(dot * keyScale), Math.fround(queryScale * LOG2_E), tau);
 }
 
-function integerDot(query: ArrayLike<number>, keys: ArrayLike<number>, key: number, dim: number): number {
+// One function an element type: a loop that sees two kinds of array runs several times slower.
+function integerDot(query: Int8Array, keys: Int8Array, at: number, dim: number): number {
   let dot = 0;
-  for (let d = 0; d < dim; d++) dot += query[d]! * keys[key * dim + d]!;
+  for (let d = 0; d < dim; d++) dot = (dot + query[d]! * keys[at + d]!) | 0;
   return dot;
 }
 
-function fmaDot(query: ArrayLike<number>, keys: ArrayLike<number>, key: number, dim: number): number {
+function fmaDot(query: Float32Array, keys: Float32Array, at: number, dim: number): number {
   let dot = 0;
-  for (let d = 0; d < dim; d++) dot = fma32(query[d]!, keys[key * dim + d]!, dot);
+  for (let d = 0; d < dim; d++) dot = fma(query[d]!, keys[at + d]!, dot);
   return dot;
+}
+
+function addProducts(products: Float64Array, code: number, values: Int8Array, at: number): void {
+  for (let d = 0; d < products.length; d++) products[d]! += code * values[at + d]!;
+}
+
+function addFusedProducts(products: Float64Array, p: number, values: Float32Array, at: number): void {
+  for (let d = 0; d < products.length; d++) products[d] = fma(p, values[at + d]!, products[d]!);
 }

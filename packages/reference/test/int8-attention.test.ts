@@ -143,7 +143,7 @@ describe('int8Attention: arithmetic', () => {
     if (kind === 'tiny')
       for (const { data } of [inputs.query, inputs.key, inputs.value]) data.set(data.map((x) => x * 1e-41));
     const { data } = inputs.value;
-    if (kind === 'huge values') for (let i = 0; i < data.length; i++) data[i] = Math.sign(data[i]!) * 3.4e38;
+    if (kind === 'huge values') for (let i = 0; i < data.length; i++) data[i] = Math.sign(data[i]!) * 2 ** 100;
     for (const precision of ['full-int8', 'paper-int8', 'int4-qk'] as const) {
       const { out } = int8Attention(judgeAttention(inputs, { precision }));
       expect(out.every(Number.isFinite)).toBe(true);
@@ -151,15 +151,53 @@ describe('int8Attention: arithmetic', () => {
     }
   });
 
-  it('refuses scores beyond float32 and values beyond float16', () => {
-    const inputs = makeInputs('normal', shape, 10);
-    inputs.query.data.fill(1e25);
-    for (let i = 0; i < inputs.key.data.length; i++) inputs.key.data[i]! *= 1e20;
-    expect(() => int8Attention(judgeAttention(inputs))).toThrow(expect.objectContaining({ code: 'ERR_OVERFLOW' }));
+  const LIMIT = 2 ** 100;
+  const FLT_MAX = (2 - 2 ** -23) * 2 ** 127;
+  const spread = (data: Float32Array, largest: number) => {
+    const top = data.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+    for (let i = 0; i < data.length; i++) data[i] = (data[i]! / top) * largest;
+  };
+
+  describe.each([...QUANTIZED, 'fp32'] as const)('at the edge of float32, %s', (precision) => {
+    /** Inputs whose largest magnitudes are `q`, `k` and `v`. */
+    const run = ({ q = 1, k = 1, v = 1, scale = 1 }) => {
+      const inputs = makeInputs('normal', shape, 10);
+      spread(inputs.query.data, q);
+      spread(inputs.key.data, k);
+      inputs.value.data.fill(v);
+      return int8Attention(judgeAttention(inputs, { precision, returnLse: true, scale }));
+    };
+
+    it.each([
+      ['values beyond 2^100', { v: FLT_MAX }],
+      ['keys beyond 2^100 under zero queries', { q: 0, k: FLT_MAX }],
+      ['keys beyond 2^100 under tiny queries', { q: 1e-35, k: 1e35 }],
+      ['queries beyond 2^100 over tiny keys', { q: 1e35, k: 1e-35 }],
+      ['a product that only the scale makes small', { q: 2e19, k: 2e19, scale: 2e-38 }],
+      ['a large scale', { q: 1e9, k: 1e9, scale: 2 ** 99 }],
+    ])('refuses %s', (_, sizes) => {
+      expect(() => run(sizes)).toThrow(expect.objectContaining({ code: 'ERR_OVERFLOW' }));
+    });
+
+    it.each([
+      { q: 2 ** 42, k: 2 ** 42, scale: 1 },
+      { q: 2 ** 88, k: 2 ** -100, scale: 1 },
+      { q: 2 ** -100, k: 2 ** 88, scale: 1 },
+      { q: 1, k: 1, scale: 2 ** 85 },
+    ])('takes q $q, k $k, scale $scale', (sizes) => {
+      const v = precision === 'half-int8' ? 65504 : LIMIT;
+      const { out, lse } = run({ ...sizes, v });
+      expect(lse.every(Number.isFinite)).toBe(true);
+      // All values are alike, so every weighted mean is that value, up to exp2's polynomial, float32 sums and half a step of P.
+      expect(out.every((x) => Math.abs(x / v - 1) < 0.01)).toBe(true);
+    });
+  });
+
+  it('names values beyond float16 and what is not finite', () => {
     const wide = makeInputs('normal', shape, 10);
     wide.value.data[3] = 7e4;
     expect(() => int8Attention(judgeAttention(wide, { precision: 'half-int8' }))).toThrow(
-      expect.objectContaining({ code: 'ERR_OVERFLOW' }),
+      expect.objectContaining({ code: 'ERR_OVERFLOW', message: expect.stringContaining('value') }),
     );
     wide.value.data[3] = Number.NaN;
     expect(() => int8Attention(judgeAttention(wide))).toThrow(expect.objectContaining({ code: 'ERR_NONFINITE' }));
