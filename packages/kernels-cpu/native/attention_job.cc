@@ -276,9 +276,10 @@ void AttentionJob::compute_block(int64_t task) {
     BlockResult result{};
     spec_.kernels->attention_block(args, scratch, &result);
     if (result.bad_row >= 0) nonfinite_ = true;
-    const double bound = 127.0 * 127.0 * spec_.head_dim * static_cast<double>(result.max_query_scale) *
-                         static_cast<double>(from_bits(head.key_scale_bits.load(std::memory_order_relaxed))) * static_cast<double>(spec_.scale) *
-                         1.4426950408889634;
+    // Each factor counts as at least 1: a partial product is formed before the others can make it small.
+    const double bound = spec_.head_dim * std::fmax(1.0, 127.0 * static_cast<double>(result.max_query_scale)) *
+                         std::fmax(1.0, 127.0 * static_cast<double>(from_bits(head.key_scale_bits.load(std::memory_order_relaxed)))) *
+                         std::fmax(1.0, static_cast<double>(spec_.scale) * 1.4426950408889634);
     if (!(bound <= kMaxScore)) overflow_ = true;
     if (spec_.checksums) {
         score_checksum_.fetch_add(checksums.scores, std::memory_order_relaxed);
@@ -301,17 +302,21 @@ bool AttentionJob::run(Failure* failure) {
     auto computing = [this](int64_t task) { compute_block(task); };
     parallel_for(threads, heads * 2, statistics);
     if (!aborted_) parallel_for(threads, chunks * 2, packing);
-    uint32_t value_bits = 0;
+    uint32_t key_bits = 0, value_bits = 0;
     for (int64_t i = 0; i < heads; i++) {
         const uint32_t key = head_[i].key_bits.load(), value = head_[i].value_bits.load();
         if (key >= 0x7f800000u || value >= 0x7f800000u) nonfinite_ = true;
+        key_bits = key > key_bits ? key : key_bits;
         value_bits = value > value_bits ? value : value_bits;
     }
     if (!nonfinite_ && spec_.precision == Precision::kHalfInt8 && from_bits(value_bits) > 65504.0f) {
         return failure->set("ERR_OVERFLOW", "Expected |value| of at most 65504 for half-int8, got %g", static_cast<double>(from_bits(value_bits)));
     }
-    if (!nonfinite_ && spec_.precision == Precision::kFp32 && static_cast<double>(from_bits(value_bits)) > kMaxScore) {
+    if (!nonfinite_ && static_cast<double>(from_bits(value_bits)) > kMaxScore) {
         return failure->set("ERR_OVERFLOW", "Expected |value| of at most 2^100, got %g", static_cast<double>(from_bits(value_bits)));
+    }
+    if (!nonfinite_ && static_cast<double>(from_bits(key_bits)) > kMaxScore) {
+        return failure->set("ERR_OVERFLOW", "Expected |key| of at most 2^100, got %g", static_cast<double>(from_bits(key_bits)));
     }
     if (!nonfinite_ && !aborted_) parallel_for(threads, blocks, computing);
     if (aborted_) return failure->set("ERR_ABORTED", "Expected to finish, got aborted");

@@ -153,7 +153,8 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
     float max_key_scale = 0.0f;
     for (int64_t i = 0; i < tasks; i++) max_key_scale = p.max_key_scale[i] > max_key_scale ? p.max_key_scale[i] : max_key_scale;
     if (!is_float) {
-        const double bound = 127.0 * 127.0 * dim * static_cast<double>(max_query_scale) * static_cast<double>(max_key_scale) * static_cast<double>(spec.scale) * 1.4426950408889634;
+        const double bound = dim * std::fmax(1.0, 127.0 * static_cast<double>(max_query_scale)) * std::fmax(1.0, 127.0 * static_cast<double>(max_key_scale)) *
+                             std::fmax(1.0, static_cast<double>(spec.scale) * 1.4426950408889634);
         if (!(bound <= kMaxScore)) return failure->set("ERR_OVERFLOW", "Expected scores of at most 2^100, got inputs that allow larger ones");
     }
     for (int64_t row = 0; row < all_rows; row++) {
