@@ -3,6 +3,7 @@
 // The package holds CMakeLists.txt, native/** and, in package.json, `"binary": {"napi_versions": [8]}`: with that, cmake-js
 // takes the headers from node-api-headers instead of downloading Node's. CMake is told CMAKE_JS_INC (node-api-headers and
 // node-addon-api), CMAKE_JS_LIB and CMAKE_JS_SRC. The result is build/Release/*.node.
+// A package with kernels/** is CUDA's: it needs nvcc as well, and takes minutes for all architectures; see `quick`.
 // Not a lifecycle script: installing runs nobody's code, and a machine without a compiler still has the portable backend.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync } from 'node:fs';
@@ -12,13 +13,16 @@ import { fileURLToPath } from 'node:url';
 import { root, runTool, say } from './process.mjs';
 import { contentHash, readStamp, writeStamp } from './stamp.mjs';
 
+const QUICK_ARCHITECTURES = '80-real;90a-real';
+
 /**
  * @param {string} packageDir  relative to the repository root
- * @param {{ retryFailed?: boolean }} [options] retryFailed: compile again although these very sources failed before
+ * @param {{ retryFailed?: boolean, quick?: boolean }} [options] retryFailed: compile again although these very sources failed before;
+ *   quick: CUDA kernels for two architectures, which is enough to see that they compile
  * @returns {Promise<{ state: 'fresh' | 'built' | 'skipped' | 'failed', message?: string, log?: string }>}
  *   `message` is one line for the person at the terminal; `log` is the compiler's output
  */
-export async function buildNative(packageDir, { retryFailed = true } = {}) {
+export async function buildNative(packageDir, { retryFailed = true, quick = false } = {}) {
   const directory = resolve(root, packageDir);
   const name = relative(root, directory);
   const sources = [join(directory, 'CMakeLists.txt'), join(directory, 'native')];
@@ -26,12 +30,20 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
     return { state: 'skipped', message: `${name} has no native sources yet: using the portable TypeScript backend.` };
   }
 
+  const cuda = existsSync(join(directory, 'kernels'));
+  if (cuda) sources.push(join(directory, 'kernels'));
+  if (cuda && !runs('nvcc')) return { state: 'skipped', message: `No nvcc here: ${name} is not compiled.` };
+  const architectures = cuda ? (process.env.CUDAARCHS ?? (quick ? QUICK_ARCHITECTURES : '')) : undefined;
+
   const stampFile = join(directory, 'build', 'native-stamp');
-  const stamp = contentHash(sources);
+  const stampFor = (facts) => (cuda ? contentHash(sources, facts) : contentHash(sources));
+  const stamp = stampFor(architectures);
   const last = readStamp(stampFile);
-  if (last === stamp && addonsIn(directory).length > 0) return { state: 'fresh' };
+  const built = last === stamp || (quick && last === stampFor('')); // a full build serves where a quick one is enough
+  if (built && addonsIn(directory).length > 0) return { state: 'fresh' };
   for (const addon of addonsIn(directory)) rmSync(addon); // made from other sources: must not be loaded if this build fails
-  const failedMessage = `${name}: the native sources did not compile here; using the portable TypeScript backend. \`npm run build\` shows the errors.`;
+  const instead = cuda ? 'attention runs on the CPU' : 'using the portable TypeScript backend';
+  const failedMessage = `${name}: the native sources did not compile here; ${instead}. \`npm run build\` shows the errors.`;
   if (last === `failed ${stamp}` && !retryFailed) return { state: 'failed', message: failedMessage };
 
   const missing = missingTools();
@@ -40,7 +52,7 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
     return { state: 'skipped', message };
   }
 
-  say('compiling the native addon…');
+  say(`compiling the native addon${cuda ? ' for CUDA, some minutes' : ''}…`);
   const args = [
     'compile',
     '--directory',
@@ -50,10 +62,11 @@ export async function buildNative(packageDir, { retryFailed = true } = {}) {
     '--parallel',
     String(availableParallelism()),
   ];
-  const { status, output } = await runTool('cmake-js/bin/cmake-js', args);
-  const built = status === 0 && addonsIn(directory).length > 0;
-  writeStamp(stampFile, built ? stamp : `failed ${stamp}`);
-  return built ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
+  const options = architectures ? { env: { CUDAARCHS: architectures } } : {};
+  const { status, output } = await runTool('cmake-js/bin/cmake-js', args, options);
+  const succeeded = status === 0 && addonsIn(directory).length > 0;
+  writeStamp(stampFile, succeeded ? stamp : `failed ${stamp}`);
+  return succeeded ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
 }
 
 function addonsIn(directory) {

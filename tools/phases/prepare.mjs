@@ -6,6 +6,8 @@ import { oneAtATime } from './one-at-a-time.mjs';
 
 /** Packages with a native half that needs nothing beyond a C++ compiler. */
 const NATIVE_PACKAGES = ['packages/kernels-cpu'];
+/** Those that need nvcc and minutes: built by the jobs that build and test everything, not on the way to a demo. */
+const CUDA_PACKAGES = ['packages/kernels-cuda'];
 
 /**
  * Brings the working tree to where a job can run.
@@ -18,12 +20,14 @@ export async function prepare({ native, build } = {}) {
   await oneAtATime(async () => {
     await installDependencies();
     if (native) for (const directory of NATIVE_PACKAGES) await prepareNative(directory, native);
+    const quick = build !== 'js+types'; // tests want to know that the kernels compile, `npm run build` wants them all
+    if (native === 'required') for (const directory of CUDA_PACKAGES) await prepareNative(directory, native, quick);
     if (build) await buildPackages(build);
   });
 }
 
-async function prepareNative(directory, native) {
-  const result = await buildNative(directory, { retryFailed: native === 'required' });
+async function prepareNative(directory, native, quick = false) {
+  const result = await buildNative(directory, { retryFailed: native === 'required', quick });
   if (result.state === 'failed' && native === 'required') throw new PhaseError(`${result.log}\n${result.message}`);
   if (result.message) say(result.message);
 }
