@@ -7,12 +7,18 @@
 #if defined(_MSC_VER)
 #define INT_FLASH_INLINE static __forceinline
 #define INT_FLASH_LAMBDA
+#define INT_FLASH_OUTLINE static __declspec(noinline)
 #define INT_FLASH_UNROLL(n)
+#define INT_FLASH_RELOAD()
 #else
 #define INT_FLASH_INLINE static inline __attribute__((always_inline))
 #define INT_FLASH_LAMBDA __attribute__((always_inline))
+// Kept apart from its caller, whose values would take registers away from the accumulators.
+#define INT_FLASH_OUTLINE static __attribute__((noinline))
 #define INT_FLASH_PRAGMA(text) _Pragma(#text)
 #define INT_FLASH_UNROLL(n) INT_FLASH_PRAGMA(GCC unroll n)
+// Nothing read after this may be kept in registers from before it: hoisted constants would push accumulators out of them.
+#define INT_FLASH_RELOAD() __asm__ volatile("" ::: "memory")
 #endif
 
 namespace int_flash {

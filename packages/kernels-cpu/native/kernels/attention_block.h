@@ -60,7 +60,7 @@ INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s,
 
 // ── §2 ──
 template <bool kIntScores>
-INT_FLASH_INLINE void score_tile(const HeadPack& head, int words, int64_t tile_start, int begin, int end, int group, Scratch* s) {
+INT_FLASH_OUTLINE void score_tile(const HeadPack& head, int words, int64_t tile_start, int begin, int end, int group, Scratch* s) {
     const uint32_t* query = s->query + group * kRowGroup * words;
     for (int k = begin / kBlock * kBlock; k < end; k += kBlock) {
         const int64_t block = (tile_start + k) * words;  // blocks are kBlock keys of `words` words each
@@ -81,7 +81,7 @@ INT_FLASH_INLINE void score_tile(const HeadPack& head, int words, int64_t tile_s
 
 // ── §4 ──
 template <bool kIntWeights, bool kKeepProducts>
-INT_FLASH_INLINE void product_tile(const HeadPack& head, int width, int64_t tile_start, int begin, int end, int group,
+INT_FLASH_OUTLINE void product_tile(const HeadPack& head, int width, int64_t tile_start, int begin, int end, int group,
                                    const Rescale* rescale, Scratch* s) {
     float* out = s->out + group * kRowGroup * width;
     for (int c = 0; c < width; c += kBlock) {

@@ -93,6 +93,7 @@ INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uin
             if constexpr (V > 3) c33 = Op::dot(c33, b3, a);
         }
     }
+    INT_FLASH_RELOAD();
     finish(0, 0, c00);
     if constexpr (V > 1) finish(0, 1, c01);
     if constexpr (V > 2) finish(0, 2, c02);

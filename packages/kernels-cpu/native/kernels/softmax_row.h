@@ -41,7 +41,7 @@ INT_FLASH_INLINE Simd::Floats exponent16(const void* scores, int j, const RowExp
 
 // Fills x for the blocks that `span` touches, -Infinity for its excluded keys, and returns the largest x.
 template <bool kIntScores>
-INT_FLASH_INLINE float plain_exponents(const void* scores, const RowExponent& row, TileSpan span, float* x) {
+INT_FLASH_OUTLINE float plain_exponents(const void* scores, const RowExponent& row, TileSpan span, float* x) {
     const Simd::Floats excluded = Simd::splat(-INFINITY);
     Simd::Floats largest = excluded;
     for (int j = span.begin & ~15; j < span.end; j += 16) {
@@ -98,7 +98,7 @@ INT_FLASH_INLINE uint32_t* weight_words(uint32_t* words, int j) {
 
 // p = exp2(x - m) for the keys of `span`, 0 for the rest of the blocks [first, last); returns L = Σ p / w.
 template <bool kIntWeights>
-INT_FLASH_INLINE float weights_of(const float* x, float m, bool masked, TileSpan span, int first, int last, float levels,
+INT_FLASH_OUTLINE float weights_of(const float* x, float m, bool masked, TileSpan span, int first, int last, float levels,
                                   const float* inverse_weight, uint32_t* words) {
     const Simd::Floats top = Simd::splat(m), scale = Simd::splat(levels);
     Simd::Floats sum = Simd::splat(0.0f);
