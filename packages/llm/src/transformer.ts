@@ -1,6 +1,6 @@
-import { type Backend, IntFlashError } from '@int-flash/ops';
+import { type Backend, IntFlashError, type KvCacheView, type Linear } from '@int-flash/ops';
 import type { KvCache } from './kv-cache.js';
-import { type AttentionChoice, attendCached } from './layers/attention.js';
+import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
 import { layerNorm } from './layers/layer-norm.js';
 import { rmsNorm } from './layers/rms-norm.js';
@@ -12,6 +12,11 @@ import type { Pace } from './pace.js';
 
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
 export const PREFILL_CHUNK = 64;
+
+// The event loop waits as long as one backend call takes, so a call is given at most so many multiply-adds: 10 to 20 ms of them
+// on one slow core. Fewer tokens than MIN_STEP would cost more in reading the weights again than they save.
+const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
+const MIN_STEP = 16;
 
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
@@ -94,25 +99,57 @@ export class Transformer {
 
     for (const [index, layer] of this.#weights.layers.entries()) {
       this.#norm(hidden, tokens, layer.attentionNorm, normed);
-      layer.qkv.forwardSync(normed, tokens, qkv);
-      if (pace.isDue) await pace.rest();
+      await this.#project(layer.qkv, normed, tokens, qkv, pace);
       this.#turnHeads(qkv, tokens, layer, start);
       cache.append(index, { data: qkv, tokens, keyOffset: queries, valueOffset: queries + keys, stride });
       for (let token = 0; token < tokens; token++) {
         query.set(qkv.subarray(token * stride, token * stride + queries), token * queries);
       }
       const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
-      attendCached(this.#backend, attention, { heads, scale, windowLeft }, query, tokens, cache.view(index), mixed);
-      if (pace.isDue) await pace.rest();
-      add(hidden, layer.attentionOutput.forwardSync(mixed, tokens, projected));
+      const shape = { heads, scale, windowLeft };
+      await this.#attend(attention, shape, query, tokens, cache.view(index), mixed, pace);
+      await this.#project(layer.attentionOutput, mixed, tokens, projected, pace);
+      add(hidden, projected);
       this.#norm(hidden, tokens, layer.mlpNorm, normed);
-      layer.mlpUp.forwardSync(normed, tokens, gateUp);
-      if (pace.isDue) await pace.rest();
+      await this.#project(layer.mlpUp, normed, tokens, gateUp, pace);
       this.#activate(gateUp, tokens, widened);
-      add(hidden, layer.mlpDown.forwardSync(widened, tokens, projected));
-      if (pace.isDue) await pace.rest();
+      await this.#project(layer.mlpDown, widened, tokens, projected, pace);
+      add(hidden, projected);
     }
     return hidden;
+  }
+
+  async #project(linear: Linear, input: Float32Array, tokens: number, out: Float32Array, pace: Pace): Promise<void> {
+    const { rows, cols } = linear;
+    for (const [from, to] of this.#steps(tokens, rows * cols)) {
+      linear.forwardSync(input.subarray(from * cols, to * cols), to - from, out.subarray(from * rows, to * rows));
+      if (pace.isDue) await pace.rest();
+    }
+  }
+
+  async #attend(
+    choice: AttentionChoice,
+    shape: AttentionShape,
+    query: Float32Array,
+    tokens: number,
+    cache: KvCacheView,
+    out: Float32Array,
+    pace: Pace,
+  ): Promise<void> {
+    const row = shape.heads * cache.headDim;
+    for (const [from, to] of this.#steps(tokens, 2 * cache.length * row)) {
+      const seen = { ...cache, length: cache.length - tokens + to };
+      const part = query.subarray(from * row, to * row);
+      attendCached(this.#backend, choice, shape, part, to - from, seen, out.subarray(from * row, to * row));
+      if (pace.isDue) await pace.rest();
+    }
+  }
+
+  /** Cuts tokens, which cost so many multiply-adds each, into even runs [from, to) within the call budget. */
+  *#steps(tokens: number, cost: number): Generator<[from: number, to: number]> {
+    const most = Math.max(Math.floor(CALL_BUDGET[this.#backend.name] / cost), MIN_STEP);
+    const step = Math.ceil(tokens / Math.ceil(tokens / most));
+    for (let from = 0; from < tokens; from += step) yield [from, Math.min(from + step, tokens)];
   }
 
   /** Norms q and k per head where the model does, and turns them to their positions. */
@@ -169,8 +206,8 @@ export class Transformer {
     const tokens = hidden.length / this.config.hiddenSize;
     const normed = new Float32Array(hidden.length);
     this.#norm(hidden, tokens, this.#weights.outputNorm, normed);
-    const logits = this.#weights.output.forwardSync(normed, tokens);
-    if (pace.isDue) await pace.rest();
+    const logits = new Float32Array(tokens * this.config.vocabSize);
+    await this.#project(this.#weights.output, normed, tokens, logits, pace);
     return logits;
   }
 }
