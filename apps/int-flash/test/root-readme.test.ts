@@ -1,0 +1,39 @@
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const readme = readFileSync(`${root}README.md`, 'utf8');
+const blocks = (language: string) =>
+  [...readme.matchAll(new RegExp(`\`\`\`${language}\n([^\`]+)\`\`\``, 'g'))].map(([, block]) => block!);
+
+function node(args: readonly string[], cwd: string, input = '') {
+  return spawnSync(process.execPath, args, { cwd, input, encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } });
+}
+
+describe('the README', { timeout: 120_000 }, () => {
+  it.each(blocks('js').map((program) => ({ imports: program.match(/from '(.*?)'/)![1], program })))(
+    'has an example of $imports that runs as it stands',
+    ({ program }) => {
+      // Bare imports are looked up from the working directory, and the root has none of the packages: so from here, with the model's full path.
+      const placed = program.replace("'models/", `'${root.replaceAll('\\', '/')}models/`);
+      const { status, stdout, stderr } = node(
+        ['--input-type=module'],
+        fileURLToPath(new URL('../', import.meta.url)),
+        placed,
+      );
+      expect(stderr).toBe('');
+      expect(stdout.length).toBeGreaterThan(10);
+      expect(status).toBe(0);
+    },
+  );
+
+  const commands = blocks('sh').flatMap((block) => block.trim().split('\n'));
+  it.each(commands.filter((line) => line.startsWith('node ')))('has a command that runs: %s', (line) => {
+    const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain!);
+    const { status, stdout } = node(words.slice(1), root, 'Hello!\n/exit\n');
+    expect(status).toBe(0);
+    expect(stdout.length).toBeGreaterThan(0);
+  });
+});
