@@ -1,5 +1,6 @@
 import type { CacheAttentionArgs, KvCacheView } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
+import { checkScoreBound, magnitude } from './score-bound.js';
 import {
   absorbKeys,
   emptyState,
@@ -15,7 +16,11 @@ import { visibleBand } from './visible-keys.js';
 const SHORT_QUERIES = 8;
 const RUN_KEYS = 1024;
 
-/** The integer twin of `Backend.cacheAttentionSync`: [tokens, heads, headDim]. */
+/**
+ * The integer twin of `Backend.cacheAttentionSync`: [tokens, heads, headDim].
+ *
+ * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW` as the backends do.
+ */
 export function cacheAttention({
   query,
   tokens,
@@ -37,6 +42,9 @@ export function cacheAttention({
   };
   const out = new Float32Array(tokens * heads * headDim);
   const kvHeadOf = Array.from({ length: kvHeads }, (_, kvHead) => readHead(cache, kvHead));
+  const queryMagnitude = magnitude(fp32 ? query : quantized.values, quantized.scales);
+  for (const head of kvHeadOf)
+    checkScoreBound(queryMagnitude, magnitude(head.keys, head.keyScales), { headDim, scale });
   for (let token = 0; token < tokens; token++) {
     const { first, end } = visibleBand(
       { windowLeft, windowRight: 0, diagonal: 'bottom-right' },

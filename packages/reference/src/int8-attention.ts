@@ -8,11 +8,10 @@ import {
 } from '@int-flash/ops';
 import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
 import { gatherFloatRows, gatherRows, rowOffset } from './operand-rows.js';
+import { checkScoreBound, LIMIT, magnitude } from './score-bound.js';
 import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules, twinWeights } from './twin-row.js';
 import { maskValue, visibleBand } from './visible-keys.js';
 
-/** Beyond it a sum of scores or values could leave float32. */
-const LIMIT = 2 ** 100;
 const MAX_FLOAT16 = 65504;
 
 /** What the twin returns: the bits a backend should give, and the row sums that tolerances are derived from. */
@@ -69,7 +68,7 @@ export function int8Attention(plan: AttentionPlan | QuantizedAttentionPlan, obse
         const queries = isFloatPlan(plan)
           ? floatQueries(plan, batch, h, span, mean)
           : codedQueries(plan, batch, h, span);
-        checkScoreBound(plan, queries, head);
+        checkScoreBound(magnitude(queries.rows, queries.scales), magnitude(head.keys, head.keyScales), plan);
         for (let i = 0; i < span.qLen; i++) {
           const { first, end } = visibleBand(plan, span, i);
           const state = emptyState(plan.headDimV);
@@ -204,17 +203,4 @@ function codedQueries(plan: QuantizedAttentionPlan, batch: number, head: number,
     rows: gatherRows(plan.query, batch, head, span.qStart, span.qLen, plan.headDim),
     scales: gatherRows(plan.queryScale, batch, head, span.qStart, span.qLen, 1),
   };
-}
-
-/** The refusal every backend shares: beyond 2^100 a sum of scores could leave float32. */
-function checkScoreBound(plan: AttentionPlan | QuantizedAttentionPlan, queries: QueryRows, head: TwinHead): void {
-  const top = (rows: Int8Array | Float32Array, scales: Float32Array) =>
-    rows instanceof Int8Array
-      ? 127 * scales.reduce((max, s) => Math.max(max, s), 0)
-      : rows.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  // Each factor counts as at least 1: a partial product is formed before the others can make it small.
-  const factors = [top(queries.rows, queries.scales), top(head.keys, head.keyScales), plan.scale * Math.LOG2E];
-  const bound = factors.reduce((product, factor) => product * Math.max(factor, 1), plan.headDim);
-  if (bound > LIMIT)
-    throw new IntFlashError('ERR_OVERFLOW', `Expected scores of at most 2^100, got up to ${bound.toExponential(2)}`);
 }

@@ -242,6 +242,14 @@ describe('cacheAttention', () => {
     expect(error).toBeLessThan(0.02);
   });
 
+  it('refuses scores beyond float32', () => {
+    const query = new Float32Array(heads * headDim).fill(2 ** 60);
+    const cache = cacheOf();
+    cache.keyScales.fill(2 ** 40);
+    const args = { query, tokens: 1, heads, cache, scale: 0.25, windowLeft: Infinity, softcap: 0 };
+    expect(() => cacheAttention(args)).toThrow(expect.objectContaining({ code: 'ERR_OVERFLOW' }));
+  });
+
   it('walks the keys in runs for few queries: the same answer to float32 rounding, not the same path', () => {
     const query = makeInputs('normal', { heads, queries: 9, keys: 1, headDim }, 13).query.data; // [9, heads, headDim] by any order
     const args = { heads, cache: cacheOf(), scale: 0.25, windowLeft: Infinity, softcap: 0 };
