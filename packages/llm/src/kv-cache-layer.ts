@@ -1,6 +1,6 @@
 import type { KvCacheView } from '@int-flash/ops';
-import { quantizePerTokenInt4, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
-import { rotateHeads } from './head-rotation.js';
+import { hadamardRotate, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
+import { quantizeFittedInt4 } from './fitted-int4.js';
 
 export const KV_CACHE_DTYPES = ['fp32', 'int8', 'int4'] as const;
 /** How a cache stores keys and values; the sizes are 4, 1 and 1/2 byte an element, the latter two with two scales a token and head. */
@@ -81,7 +81,9 @@ class FloatLayer implements KvCacheLayer {
  * INT8 or INT4 codes, one scale a token and head.
  *
  * From keys an offset is subtracted first, one vector a head, frozen at the first write (their mean over it): softmax does not
- * see it, and the grid no longer spends its range on what all keys share. INT4 keys are rotated after that (rotateHeads).
+ * see it, and the grid no longer spends its range on what all keys share. INT4
+ * keys are rotated after that, INT4 values too (hadamardRotate): queries must be turned alike, and what attention makes of the
+ * values turned back.
  */
 class CodeLayer implements KvCacheLayer {
   readonly #rowBytes: number;
@@ -159,14 +161,14 @@ class CodeLayer implements KvCacheLayer {
         for (let d = 0; d < headDim; d++, i++) keys[i]! -= this.#offsets[head * headDim + d]!;
       }
     }
-    if (this.type === 'int4') rotateHeads(keys, headDim);
-    const { codes, scales } = this.#quantize(keys);
+    const { codes, scales } = this.#quantize(this.type === 'int4' ? hadamardRotate(keys, headDim) : keys);
     this.#place(codes, scales, this.#keys, this.#keyScales, rows.tokens, length);
   }
 
   #writeValues(rows: KeyValueRows, length: number): void {
     const { tokens } = rows;
-    const values = gatherByHead(rows, rows.valueOffset, this.kvHeads, this.headDim);
+    const given = gatherByHead(rows, rows.valueOffset, this.kvHeads, this.headDim);
+    const values = this.type === 'int4' ? hadamardRotate(given, this.headDim) : given;
     const { codes, scales } = this.#quantize(values);
     for (let head = 0; head < this.kvHeads; head++) {
       const first = head * tokens;
@@ -194,7 +196,7 @@ class CodeLayer implements KvCacheLayer {
       const { values, scales } = quantizePerTokenInt8(rows, this.headDim);
       return { codes: values, scales };
     }
-    const { packed, scales } = quantizePerTokenInt4(rows, this.headDim);
+    const { packed, scales } = quantizeFittedInt4(rows, this.headDim);
     return { codes: packed, scales };
   }
 

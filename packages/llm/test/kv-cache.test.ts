@@ -1,7 +1,6 @@
 import { selectBackend } from '@int-flash/attention';
 import { unpackInt4 } from '@int-flash/quant';
 import { describe, expect, it } from 'vitest';
-import { rotateHeads } from '../src/head-rotation.js';
 import { KvCache } from '../src/kv-cache.js';
 import type { KvCacheDtype } from '../src/kv-cache-layer.js';
 import { type AttentionChoice, attendCached } from '../src/layers/attention.js';
@@ -191,23 +190,5 @@ describe('KvCache', () => {
     cache.dispose();
     expect(count.bytes).toBe(0);
     expect(() => cache.view(0)).toThrowError(expect.objectContaining({ code: 'ERR_DISPOSED' }));
-  });
-});
-
-describe('rotateHeads', () => {
-  it('undoes itself and keeps inner products', () => {
-    for (const dim of [8, 16, 24, 80, 128]) {
-      const random = new Random(dim);
-      const given = Float32Array.from({ length: 2 * dim }, () => random.next() - 0.5);
-      const turned = given.slice();
-      rotateHeads(turned, dim);
-      const dot = (x: Float32Array) => x.subarray(0, dim).reduce((sum, value, d) => sum + value * x[dim + d]!, 0);
-      expect(dot(turned)).toBeCloseTo(dot(given), 4);
-      expect(turned[1]).not.toBeCloseTo(given[1]!, 3);
-      rotateHeads(turned, dim);
-      turned.forEach((value, i) => {
-        expect(value).toBeCloseTo(given[i]!, 5);
-      });
-    }
   });
 });

@@ -1,6 +1,5 @@
 import type { Backend, FloatOperand, KvCacheView } from '@int-flash/ops';
-import { unpackInt4 } from '@int-flash/quant';
-import { rotateHeads } from '../head-rotation.js';
+import { hadamardRotate, unpackInt4 } from '@int-flash/quant';
 
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
 /** Whether both products of attention are computed in INT8 or in float32. */
@@ -20,7 +19,9 @@ export interface AttentionShape {
  * Where cache and arithmetic agree (codes and `int8`, floats and `fp32`) the backend reads the cache as it lies. Otherwise
  * the cache is converted on every call: INT8 over a float cache quantizes all keys and values anew, fp32 over codes widens them.
  *
- * @param query [tokens, heads, headDim]. Rotated in place for an INT4 cache, whose keys are.
+ * An INT4 cache holds rotated keys and values, so queries are turned likewise and the result is turned back.
+ *
+ * @param query [tokens, heads, headDim]
  * @param out   [tokens, heads, headDim]
  */
 export function attendCached(
@@ -32,13 +33,18 @@ export function attendCached(
   cache: KvCacheView,
   out: Float32Array,
 ): void {
-  if (cache.type === 'int4') rotateHeads(query, cache.headDim);
   if (cache.type === 'fp32' && choice === 'int8') {
     attendFloatCacheInInt8(backend, shape, query, tokens, cache, out);
     return;
   }
   const view = choice === 'fp32' ? widen(cache) : cache;
-  backend.cacheAttentionSync({ ...shape, query, tokens, cache: view, softcap: 0 }, out);
+  if (cache.type !== 'int4') {
+    backend.cacheAttentionSync({ ...shape, query, tokens, cache: view, softcap: 0 }, out);
+    return;
+  }
+  const turned = hadamardRotate(query, cache.headDim);
+  backend.cacheAttentionSync({ ...shape, query: turned, tokens, cache: view, softcap: 0 }, out);
+  out.set(hadamardRotate(out, cache.headDim));
 }
 
 function attendFloatCacheInInt8(
