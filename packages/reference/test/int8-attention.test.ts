@@ -1,5 +1,6 @@
 import { type AttentionPlan, judgeAttention, judgeQuantizedAttention, type Precision } from '@int-flash/ops';
 import { quantizePerTokenInt8, quantizeTokenLevelV } from '@int-flash/quant';
+import { describe, expect, it } from 'vitest';
 import {
   cacheAttention,
   INPUT_FAMILIES,
@@ -8,8 +9,7 @@ import {
   predictRelativeRms,
   relativeL2,
   softmaxAttention,
-} from '@int-flash/reference';
-import { describe, expect, it } from 'vitest';
+} from '../src/index.js';
 
 const QUANTIZED: readonly Precision[] = ['full-int8', 'paper-int8', 'half-int8', 'int4-qk'];
 

@@ -1,6 +1,6 @@
 import { type AttentionPlan, judgeAttention } from '@int-flash/ops';
-import { flashDAttention, makeInputs, relativeL2, seededUniform, softmaxAttention } from '@int-flash/reference';
 import { describe, expect, it } from 'vitest';
+import { flashDAttention, makeInputs, relativeL2, seededUniform, softmaxAttention } from '../src/index.js';
 
 const small = { heads: 4, kvHeads: 2, queries: 5, keys: 7, headDim: 8 };
 
