@@ -1,0 +1,103 @@
+// Run by native-lifecycle.test.ts in a child process: every argument of every export replaced by every kind of wrong value.
+// Prints how many calls were made and those that neither threw a typed error nor were harmless.
+import { attentionCall, cacheCall, loadAddon } from '../bench/raw-calls.mjs';
+
+const addon = loadAddon();
+const detached = new Float32Array(64);
+structuredClone(detached, { transfer: [detached.buffer] });
+const wrong = {
+  undefined: undefined,
+  null: null,
+  number: 7,
+  negative: -1,
+  nan: Number.NaN,
+  string: 'x',
+  bigint: 1n,
+  symbol: Symbol('x'),
+  object: {},
+  array: [1, 2],
+  function: () => {},
+  buffer: new ArrayBuffer(8),
+  view: new DataView(new ArrayBuffer(8)),
+  empty: new Float32Array(0),
+  short: new Float32Array(3),
+  int8: new Int8Array(3),
+  uint8: new Uint8Array(5),
+  bigints: new BigInt64Array(2),
+  float64: new Float64Array(60),
+  shared: new Float32Array(new SharedArrayBuffer(1024)),
+  resizable: new Float32Array(new ArrayBuffer(1024, { maxByteLength: 2048 })),
+  detached,
+  proxy: new Proxy(new Float32Array(8), {}),
+  external: addon.createLinear(Float64Array.of(0, 1, 1, 1), new Float32Array(1), undefined, undefined),
+};
+const replaced = (list, at, value) => list.map((entry, i) => (i === at ? value : entry)); // Array.with is Node 20, but not ES2022
+let calls = 0;
+const untyped = [];
+
+function attempt(name, f) {
+  calls++;
+  const check = (error) => {
+    if (!/^ERR_[A-Z_]+$/.test(error?.code ?? '')) untyped.push(`${name}: ${error?.stack ?? error}`);
+  };
+  try {
+    f()?.catch?.(check);
+  } catch (error) {
+    check(error);
+  }
+}
+
+function eachArgument(name, args) {
+  for (let i = 0; i < args.length; i++)
+    for (const [kind, value] of Object.entries(wrong))
+      attempt(`${name}[${i}] = ${kind}`, () => addon[name](...replaced(args, i, value)));
+  for (let count = 0; count < args.length; count++)
+    attempt(`${name} of ${count} arguments`, () => addon[name](...args.slice(0, count)));
+}
+
+function eachParameter(name, args, at) {
+  for (let p = 0; p < args[at].length; p++) {
+    for (const value of [-1, 0.5, Number.NaN, Infinity, -Infinity, 2 ** 31, 2 ** 40, 2 ** 53, 1e300]) {
+      const parameters = args[at].slice();
+      parameters[p] = value;
+      attempt(`${name} parameter ${p} = ${value}`, () => addon[name](...replaced(args, at, parameters)));
+    }
+  }
+}
+
+for (const coded of [false, true]) {
+  const shape = {
+    precision: 'full-int8',
+    coded,
+    channelScale: true,
+    B: 1,
+    H: 2,
+    Hkv: 1,
+    Nq: 3,
+    Nk: 5,
+    D: 8,
+    mask: 'float',
+  };
+  const { args, outLength, lseLength } = attentionCall(shape, { isa: 0 });
+  const sync = [...args, new Float32Array(outLength), new Float32Array(lseLength)];
+  const async = [1, ...args, outLength, lseLength];
+  eachArgument('attention', sync);
+  eachParameter('attention', sync, 0);
+  eachParameter('attention', sync, 1);
+  eachArgument('attentionAsync', async);
+  eachParameter('attentionAsync', async, 1);
+  eachParameter('attentionAsync', async, 2);
+}
+for (const type of ['int8', 'int4', 'fp32']) {
+  const args = cacheCall({ type, tokens: 2, H: 2, Hkv: 1, length: 9, capacity: 12, D: 8 }, { isa: 0 });
+  eachArgument('cacheAttention', args);
+  eachParameter('cacheAttention', args, 0);
+}
+const linear = [Float64Array.of(0, 1, 3, 5), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
+eachArgument('createLinear', linear);
+eachParameter('createLinear', linear, 0);
+eachArgument('linearForward', [addon.createLinear(...linear), new Float32Array(10), 2, new Float32Array(6)]);
+eachArgument('disposeLinear', [{}]);
+eachArgument('abort', [1]);
+await new Promise((resolve) => setTimeout(resolve, 200));
+process.stdout.write(JSON.stringify({ calls, untyped: untyped.slice(0, 20) }));

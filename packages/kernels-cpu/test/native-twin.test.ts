@@ -1,0 +1,214 @@
+import { judgeAttention, judgeQuantizedAttention, type LinearWeights } from '@int-flash/ops';
+import { packInt4 } from '@int-flash/quant';
+import {
+  cacheAttention,
+  int8Attention,
+  makeInputs,
+  predictRelativeRms,
+  relativeL2,
+  softmaxAttention,
+} from '@int-flash/reference';
+import { describe, expect, it } from 'vitest';
+import { createCpuBackend, createPortableBackend, supportedIsas } from '../src/index.js';
+import { randomCodes, randomFloats, randomScales, unequalBits } from './native-inputs.js';
+
+const isas = supportedIsas();
+const PRECISIONS = ['full-int8', 'half-int8', 'paper-int8', 'int4-qk', 'fp32'] as const;
+const tensor = (dims: number[], seed: number) => ({
+  type: 'float32',
+  dims,
+  data: randomFloats(
+    dims.reduce((a, b) => a * b, 1),
+    seed,
+  ),
+});
+
+describe.skipIf(isas.length === 0)('native backend against the integer twin, bit for bit', () => {
+  const float = isas.flatMap((isa) =>
+    PRECISIONS.flatMap((precision) =>
+      [
+        { name: 'ragged', queries: 5, keys: 131, headDim: 24, options: {} },
+        {
+          name: 'causal',
+          queries: 9,
+          keys: 140,
+          headDim: 40,
+          options: { isCausal: true, causalAlignment: 'bottom-right' },
+        },
+        { name: 'softcap', queries: 4, keys: 33, headDim: 8, options: { softcap: 3 } },
+        { name: 'window', queries: 12, keys: 30, headDim: 16, options: { windowSize: [4, 2] } },
+      ].map((shape) => ({ isa, precision, ...shape })),
+    ),
+  );
+  it.each(float)('$isa $precision $name', ({ isa, precision, queries, keys, headDim, options }) => {
+    const plan = judgeAttention(
+      {
+        query: tensor([2, 2, queries, headDim], 1),
+        key: tensor([2, 1, keys, headDim], 2),
+        value: tensor([2, 1, keys, 32], 3),
+      },
+      { ...options, precision, returnLse: true },
+    );
+    const twin = int8Attention(plan);
+    const { out, lse } = createCpuBackend({ isa }).attentionSync(plan);
+    expect(unequalBits(out, twin.out)).toBe(0);
+    expect(unequalBits(lse!, twin.lse)).toBe(0);
+  });
+
+  it.each(['bool', 'float32'] as const)('%s mask, float16 and NHD inputs', (type) => {
+    const noise = randomFloats(6 * 50, 4);
+    const data =
+      type === 'bool' ? Uint8Array.from(noise, (x) => (x > 0 ? 1 : 0)) : noise.map((x) => (x < -0.5 ? -Infinity : x));
+    data.fill(type === 'bool' ? 0 : -Infinity, 50, 100); // one query that may see nothing
+    const bits = (dims: number[], seed: number) => ({
+      type: 'bfloat16',
+      dims,
+      data: Uint16Array.from(tensor(dims, seed).data, (x) => new Uint32Array(Float32Array.of(x).buffer)[0]! >>> 16),
+    });
+    const plan = judgeAttention(
+      { query: bits([1, 6, 2, 16], 1), key: bits([1, 50, 2, 16], 2), value: bits([1, 50, 2, 16], 3) },
+      { tensorLayout: 'NHD', attnMask: { type, dims: [6, 50], data }, returnLse: true },
+    );
+    const { out, lse } = createCpuBackend().attentionSync(plan);
+    const twin = int8Attention(plan);
+    expect(unequalBits(out, twin.out)).toBe(0);
+    expect(unequalBits(lse!, twin.lse)).toBe(0);
+    expect(lse![1]).toBe(-Infinity);
+  });
+
+  it('varlen, with an empty sequence', () => {
+    const cuSeqlensQ = Int32Array.of(0, 3, 3, 20);
+    const cuSeqlensK = Int32Array.of(0, 140, 145, 160);
+    const plan = judgeAttention(
+      { query: tensor([20, 4, 16], 1), key: tensor([160, 2, 16], 2), value: tensor([160, 2, 16], 3) },
+      { tensorLayout: 'NHD', cuSeqlensQ, cuSeqlensK, isCausal: true, returnLse: true },
+    );
+    const { out, lse } = createCpuBackend().attentionSync(plan);
+    const twin = int8Attention(plan);
+    expect(unequalBits(out, twin.out)).toBe(0);
+    expect(unequalBits(lse!, twin.lse)).toBe(0);
+  });
+
+  it.each(isas)('%s pre-quantized, token-level and per-head value scales', (isa) => {
+    const code = (dims: number[], seed: number) => ({
+      type: 'int8',
+      dims,
+      data: randomCodes(
+        dims.reduce((a, b) => a * b, 1),
+        seed,
+      ),
+    });
+    const scale = (dims: number[], seed: number) => ({
+      type: 'float32',
+      dims,
+      data: randomScales(
+        dims.reduce((a, b) => a * b, 1),
+        seed,
+      ),
+    });
+    for (const [vDims, channel, precision] of [
+      [[1, 2, 150], true, 'full-int8'],
+      [[1, 2, 150], false, 'full-int8'],
+      [[1, 2], false, 'full-int8'],
+      [[1, 2], false, 'paper-int8'],
+    ] as const) {
+      const plan = judgeQuantizedAttention(
+        {
+          q: code([1, 2, 5, 16], 1),
+          k: code([1, 2, 150, 16], 2),
+          v: code([1, 2, 150, 16], 3),
+          qScale: scale([1, 2, 5], 4),
+          kScale: scale([1, 2, 150], 5),
+          vScale: scale([...vDims], 6),
+          ...(channel ? { vChannelScale: scale([1, 2, 16], 7) } : {}),
+        },
+        { precision },
+      );
+      const { out } = createCpuBackend({ isa }).quantizedAttentionSync(plan);
+      expect(unequalBits(out, int8Attention(plan).out)).toBe(0);
+    }
+  });
+
+  const caches = isas.flatMap((isa) =>
+    (['int8', 'int4', 'fp32'] as const).flatMap((type) =>
+      [
+        { tokens: 1, length: 70, windowLeft: Infinity },
+        { tokens: 3, length: 1100, windowLeft: Infinity },
+        { tokens: 2, length: 1200, windowLeft: 60 },
+        { tokens: 11, length: 140, windowLeft: Infinity },
+      ].map((shape) => ({ isa, type, ...shape })),
+    ),
+  );
+  it.each(caches)('$isa $type cache, $tokens tokens of $length', ({ isa, type, tokens, length, windowLeft }) => {
+    const [kvHeads, headDim, capacity, heads] = [2, 24, length + 5, 4];
+    const args = {
+      query: randomFloats(tokens * heads * headDim, 1),
+      tokens,
+      heads,
+      scale: Math.fround(0.2),
+      windowLeft,
+      softcap: 0,
+    };
+    const shape = { kvHeads, capacity, headDim, length };
+    const count = kvHeads * capacity * headDim;
+    const int4 = (seed: number) => packInt4(randomCodes(count, seed).map((x) => Math.trunc(x / 19)));
+    const scales = { keyScales: randomScales(kvHeads * capacity, 4), valueScales: randomScales(kvHeads * capacity, 5) };
+    scales.valueScales[3] = 2 ** -126; // as a zero row has
+    const cache =
+      type === 'fp32'
+        ? { ...shape, type, keys: randomFloats(count, 2), values: randomFloats(count, 3) }
+        : type === 'int8'
+          ? { ...shape, type, keys: randomCodes(count, 2), values: randomCodes(count, 3), ...scales }
+          : { ...shape, type, keys: int4(2), values: int4(3), ...scales };
+    const actual = createCpuBackend({ isa }).cacheAttentionSync({ ...args, cache });
+    expect(unequalBits(actual, cacheAttention({ ...args, cache }))).toBe(0);
+  });
+
+  it.each(isas)('%s linear layers: INT8 as the portable backend to the bit, fp32 within its rounding', (isa) => {
+    for (const [rows, cols, tokens] of [
+      [3, 5, 1],
+      [16, 64, 4],
+      [37, 100, 6],
+    ] as const) {
+      const bias = randomFloats(rows, 9);
+      const codes = randomCodes(rows * cols, 1);
+      const int8 = { type: 'int8', rows, cols, codes, scales: randomScales(rows, 2), bias } as const;
+      const fp32 = { type: 'fp32', rows, cols, weights: randomFloats(rows * cols, 1) } as const;
+      const input = randomFloats(tokens * cols, 3);
+      const run = (weights: LinearWeights) => {
+        const layers = [createCpuBackend({ isa }), createPortableBackend()].map((b) => b.createLinear(weights));
+        const outs = layers.map((layer) => layer.forwardSync(input, tokens));
+        for (const layer of layers) layer.dispose();
+        return outs as [Float32Array, Float32Array];
+      };
+      expect(unequalBits(...run(int8))).toBe(0);
+      const [native, portable] = run(fp32);
+      expect(relativeL2(native, portable)).toBeLessThan(1e-6); // both add up in float32 or better: a few units of 2^-24
+    }
+  });
+});
+
+describe.skipIf(isas.length === 0)('native backend against float64 softmax', () => {
+  const cases = (['full-int8', 'half-int8', 'int4-qk'] as const).flatMap((precision) =>
+    [32, 64, 128].flatMap((headDim) => [false, true].map((isCausal) => ({ precision, headDim, isCausal }))),
+  );
+  // Every rounding is noise of a known size, which predictRelativeRms adds up for these very inputs. The floor counts:
+  // a path that forgot to quantize would pass any ceiling.
+  it.each(cases)('$precision headDim $headDim causal $isCausal: the error that its roundings predict', (shape) => {
+    const { precision, headDim, isCausal } = shape;
+    const inputs = makeInputs('normal', { heads: 1, queries: 96, keys: 160, headDim }, 3);
+    const plan = judgeAttention(inputs, { precision, isCausal, causalAlignment: 'bottom-right' });
+    const measured = relativeL2(createCpuBackend().attentionSync(plan).out, softmaxAttention(plan).out);
+    const ratio = measured / predictRelativeRms(plan);
+    expect(ratio).toBeGreaterThan(0.5);
+    expect(ratio).toBeLessThan(1.25);
+  });
+
+  it('fp32 is float32 arithmetic', () => {
+    const inputs = makeInputs('normal', { heads: 1, queries: 64, keys: 200, headDim: 64 }, 4);
+    const plan = judgeAttention(inputs, { precision: 'fp32' });
+    const error = relativeL2(createCpuBackend().attentionSync(plan).out, softmaxAttention(plan).out);
+    expect(error).toBeLessThan(1e-5); // the exponential's 2.8e-6 and a few float32 roundings
+    expect(error).toBeGreaterThan(1e-8);
+  });
+});
