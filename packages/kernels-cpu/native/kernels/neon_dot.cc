@@ -1,0 +1,8 @@
+#define INT_FLASH_NEON_DOT
+#include "simd/neon.h"
+
+#include "linear_rows.h"
+
+namespace int_flash {
+const KernelTable* neon_dot_kernels() { return &kTable; }
+}  // namespace int_flash
