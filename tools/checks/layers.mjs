@@ -37,6 +37,7 @@ const JUDGED_BY_REFERENCE = ['kernels-cpu', 'kernels-cuda', 'attention', 'llm'];
  * @returns {string | undefined} why the import is wrong, or undefined when it is fine
  */
 export function layerProblem(from, to, inTest) {
+  if (/^-(linux|darwin|win32)-(x64|arm64)$/.test(to.startsWith(from) ? to.slice(from.length) : '')) return undefined; // its own binary
   if (from === to) return 'a package imports its own files by relative path';
   if (from === 'apps') return Object.hasOwn(LAYERS, to) ? undefined : `there is no package ${to}`;
   const layer = LAYERS[from];
