@@ -3,7 +3,7 @@
 //   npm run bench [-- --peers] [-- --quick]
 // Every answer is checked against float64 softmax before it is timed. Medians; ratios within a round, since a shared machine's
 // clock drifts. Appends to docs/results/cpu/attention.jsonl.
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,7 +20,8 @@ const isas = supportedIsas();
 const backend = isas.length > 0 ? createCpuBackend({ threads }) : createPortableBackend();
 const peers = process.argv.includes('--peers') ? await loadPeers(threads) : [];
 const conditions = {
-  commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
+  commit:
+    spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown',
   cpu: cpus()[0]?.model ?? 'unknown',
   threads,
   backend: `${backend.name}:${backend.status().isa}`,

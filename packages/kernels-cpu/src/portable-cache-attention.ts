@@ -25,7 +25,8 @@ const SHORT_QUERIES = 8;
  * @throws {IntFlashError} `ERR_SHAPE`, `ERR_NONFINITE`, `ERR_OVERFLOW`.
  */
 export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Float32Array {
-  const { query, tokens, heads, cache, scale, windowLeft } = args;
+  const { query, tokens, heads, cache, windowLeft } = args;
+  const scale = Math.fround(args.scale); // as the native backends take it
   const { headDim, kvHeads, length } = cache;
   checkShapes(args, given);
   const out = given ?? new Float32Array(tokens * heads * headDim);

@@ -57,6 +57,7 @@ export interface CacheAttentionArgs {
   readonly tokens: number;
   readonly heads: number;
   readonly cache: KvCacheView;
+  /** Multiplies Q·Kᵀ; backends round it to float32. */
   readonly scale: number;
   /** Keys to the left of the diagonal that stay visible; Infinity = all. */
   readonly windowLeft: number;

@@ -26,10 +26,11 @@ export function cacheAttention({
   tokens,
   heads,
   cache,
-  scale,
+  scale: givenScale,
   windowLeft,
   softcap,
 }: CacheAttentionArgs): Float32Array {
+  const scale = Math.fround(givenScale); // backends take float32
   const { headDim, kvHeads, length } = cache;
   const fp32 = cache.type === 'fp32';
   const quantized = quantizePerTokenInt8(query, headDim);
