@@ -1,7 +1,7 @@
 // How well and how fast the demo model runs with each arithmetic of attention, through the command as a user calls it.
 // Prints a table and writes docs/results/cpu/demo-model.jsonl, one measurement a line. Build first.
 //   node apps/int-flash/bench/demo-model.bench.mjs [--backend cpu|portable]
-import { spawnSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +20,8 @@ const VARIANTS = [
 /** INT8 attention with an INT8 cache may cost this much perplexity; the INT4 cache is measured without a promise. */
 const PROMISED = 1.01;
 
-const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown';
+const commit =
+  spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown';
 const cpu = os.cpus()[0]?.model.trim() ?? 'unknown';
 const lines = [];
 let broken = false;
