@@ -61,8 +61,14 @@ export class WindowDetokenizer implements Detokenizer {
     this.#held.push(id);
     const before = this.#decode(this.#context);
     const text = this.#decode([...this.#context, ...this.#held]);
-    if (text.endsWith(REPLACEMENT) && this.#held.length <= MAX_HELD) return '';
-    return this.#take(text.slice(before.length));
+    if (!text.endsWith(REPLACEMENT)) return this.#take(text.slice(before.length));
+    if (this.#held.length <= MAX_HELD) return '';
+    // A character that began at the oldest token would be complete by now, so that one is final; the rest may still begin one.
+    const oldest = this.#held[0]!;
+    const final = this.#decode([...this.#context, oldest]).slice(before.length);
+    this.#context = [oldest];
+    this.#held.shift();
+    return final;
   }
 
   flush(): string {
