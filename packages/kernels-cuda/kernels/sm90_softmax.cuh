@@ -1,0 +1,239 @@
+// Scores of one 64 x 128 tile to weights, for a thread of a warpgroup: registers 8g + i of a thread hold slots 16g + 4c .. (in `slot_position`
+// order) of two rows: i = 0, 1, 4, 5 of row r and i = 2, 3, 6, 7 of row r + 8.
+//
+// Everything is in log2 units. P is quantized against the tile's own maximum (docs/arithmetic.md); O and the sums are kept in units of
+// 2^reference, which follows the maximum lazily.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "ptx/mma.cuh"
+#include "sm90_layout.h"
+
+namespace intflash {
+
+constexpr float kLevelBits = 7.99435344f;  // log2(255)
+constexpr float kHalfLevelBits = 7.f;      // half-int8: P in units of 2^(reference - 7), so that float16 reaches 2^-21 of it with all its bits
+constexpr float kSlack = 8.f;              // how far a maximum may rise above the reference before O is rescaled
+constexpr float kLowest = -1e30f;          // stands for the maximum of no key
+
+/** The two rows of a thread: rows r and r + 8 of its warp's sixteen. */
+struct RowPair {
+    float factor[2];     // query scale · softmax scale · log2 e
+    float reference[2];  // -infinity before the first tile
+    float sum[2];        // Σ p / weight
+    float codes[2];      // Σ codes of P: what V's offset of 128 adds to O, by 128
+};
+
+/** Which keys a query may attend: [first(row), end(row)). */
+struct RowBand {
+    int left, right, keys;
+    __device__ __forceinline__ int first(int row) const { return min(max(row + left, 0), keys); }
+    __device__ __forceinline__ int end(int row) const { return min(max(row + right, 0), keys); }
+};
+
+/** A tile's scales in shared memory, at this thread's columns. */
+struct TileColumns {
+    uint32_t columns;  // of kScale; + 512 tau, + 1024 inverse weight, for four slots a 16-slot group: + 64 a group
+    uint32_t keys;     // bytes: + 16 a group
+    __device__ __forceinline__ float4 k_scale(int group) const { return load(columns + 64 * group); }
+    __device__ __forceinline__ float4 tau(int group) const { return load(columns + 512 + 64 * group); }
+    __device__ __forceinline__ float4 inverse_weight(int group) const { return load(columns + 1024 + 64 * group); }
+    __device__ __forceinline__ uint32_t key(int group) const {
+        uint32_t four;
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(four) : "r"(keys + 16 * group));
+        return four;
+    }
+
+private:
+    static __device__ __forceinline__ float4 load(uint32_t address) {
+        float4 v;
+        asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));
+        return v;
+    }
+};
+
+__device__ __forceinline__ constexpr int row_of(int i) { return (i >> 1) & 1; }
+__device__ __forceinline__ constexpr int column_of(int i) { return 2 * (i >> 2) + (i & 1); }
+__device__ __forceinline__ float at(const float4& four, int i) { return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w; }
+
+__device__ __forceinline__ float over_quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float over_quad_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/** What one tile adds, in units of its own maximum `top`: Σ p / weight and Σ codes, of this thread's columns. */
+struct TileSums {
+    float top[2], sum[2];
+    unsigned codes[2];
+    float beta[2];  // the weight of the tile's P·V in O
+    bool above;     // some row of the warp rises above its reference by more than the slack
+};
+
+/** Asked before the exponentials, which hide how long the answers take. */
+__device__ __forceinline__ void compare_with_reference(TileSums& tile, const RowPair& rows) {
+    tile.beta[0] = exp2_fast(tile.top[0] - rows.reference[0]);
+    tile.beta[1] = exp2_fast(tile.top[1] - rows.reference[1]);
+    tile.above = __any_sync(~0u, tile.top[0] - rows.reference[0] > kSlack || tile.top[1] - rows.reference[1] > kSlack);
+}
+
+/** Raises the reference to `top` where it lies more than the slack above; `scale_out(shrink)` rescales O. Rare after the first tile. */
+template <class ScaleOut> __device__ __forceinline__ void follow(RowPair& rows, const float (&top)[2], const ScaleOut& scale_out) {
+    float shrink[2];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        const bool raise = top[row] - rows.reference[row] > kSlack;
+        shrink[row] = raise ? exp2_fast(rows.reference[row] - top[row]) : 1.f;
+        if (raise) rows.reference[row] = top[row];
+        rows.sum[row] *= shrink[row];
+        rows.codes[row] *= shrink[row];
+    }
+    scale_out(shrink);
+}
+
+__device__ __forceinline__ void absorb(RowPair& rows, const TileSums& tile) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        rows.sum[row] = fmaf(tile.sum[row], tile.beta[row], rows.sum[row]);
+        rows.codes[row] = fmaf(__int2float_rn(static_cast<int>(tile.codes[row])), tile.beta[row], rows.codes[row]);
+    }
+}
+
+/** P of a group of 16 slots: two words of four codes, rows r and r + 8, the group's part of the A operand. `p` may be the scores themselves: words take the place of groups gone by. */
+template <int n> __device__ __forceinline__ void pack_group(int (&p)[n], int group, const float (&e)[8], unsigned (&codes)[2]) {
+    const uint32_t words[2] = {pack_u8(e[0], e[1], e[4], e[5]), pack_u8(e[2], e[3], e[6], e[7])};
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        codes[row] = __dp4a(words[row], 0x01010101u, codes[row]);
+        p[2 * group + row] = static_cast<int>(words[row]);
+    }
+}
+
+/**
+ * A tile all of whose keys are visible and share two key scales and, but for the last group where kOutliers, one value weight.
+ * Maxima are found on the integers; the row sum takes the codes (ADR 0001 allows it where no token stands out).
+ */
+template <bool kOutliers, int n>
+__device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n], const RowPair& rows, const TileHeader& header, const TileColumns& columns) {
+    constexpr int kLowGroups = kLowSlots / 16, kPlainGroups = kOutliers ? 7 : 8;
+    float factor[2][2], offset[2], special[8];
+    TileSums tile;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) factor[0][row] = rows.factor[row] * header.k_scale[0], factor[1][row] = rows.factor[row] * header.k_scale[1];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        int most[2];
+#pragma unroll
+        for (int group = 0; group < kPlainGroups; ++group) {
+            const int part = group >= kLowGroups, at = 8 * group + 2 * row;
+            most[part] = group == part * kLowGroups ? max(s[at], s[at + 1]) : __vimax3_s32(most[part], s[at], s[at + 1]);
+            most[part] = __vimax3_s32(most[part], s[at + 4], s[at + 5]);
+        }
+        tile.top[row] = fmaxf(__int2float_rn(most[0]) * factor[0][row], __int2float_rn(most[1]) * factor[1][row]);
+    }
+    if constexpr (kOutliers) {
+        const float4 tau = columns.tau(7);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            special[i] = fmaf(__int2float_rn(s[56 + i]), factor[1][row_of(i)], at(tau, column_of(i)) - header.tau);
+            tile.top[row_of(i)] = fmaxf(tile.top[row_of(i)], special[i]);
+        }
+    }
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        tile.top[row] = over_quad_max(tile.top[row]);
+        offset[row] = kLevelBits - tile.top[row];
+        tile.top[row] += header.tau;
+        tile.codes[row] = 0;
+    }
+    compare_with_reference(tile, rows);
+#pragma unroll
+    for (int group = 0; group < kPlainGroups; ++group) {
+        float e[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) e[i] = exp2_fast(fmaf(__int2float_rn(s[8 * group + i]), factor[group >= kLowGroups][row_of(i)], offset[row_of(i)]));
+        pack_group(p, group, e, tile.codes);
+    }
+#pragma unroll
+    for (int row = 0; row < 2; ++row) tile.sum[row] = __int2float_rn(static_cast<int>(tile.codes[row])) * header.inverse_weight;
+    if constexpr (kOutliers) {
+        const float4 inverse = columns.inverse_weight(7);
+        float e[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            e[i] = exp2_fast(special[i] + offset[row_of(i)]);
+            tile.sum[row_of(i)] = fmaf(e[i], at(inverse, column_of(i)), tile.sum[row_of(i)]);
+        }
+        pack_group(p, 7, e, tile.codes);
+    }
+    return tile;
+}
+
+/** Scores of any tile in place: x = S·kScale·factor + tau, -infinity where the band excludes the key. `top` gets the rows' maxima. */
+template <bool kTau, bool kMasked>
+__device__ __forceinline__ void general_scores(int (&s)[64], float (&top)[2], const RowPair& rows, const TileColumns& columns, const RowBand& band, int row, int first_key) {
+    const int lo[2] = {band.first(row) - first_key, band.first(row + 8) - first_key}, hi[2] = {band.end(row) - first_key, band.end(row + 8) - first_key};
+    top[0] = top[1] = kLowest;
+#pragma unroll
+    for (int group = 0; group < 8; ++group) {
+        const float4 scale = columns.k_scale(group);
+        float4 tau = make_float4(0.f, 0.f, 0.f, 0.f);
+        if constexpr (kTau) tau = columns.tau(group);
+        const uint32_t keys = kMasked ? columns.key(group) : 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            float x = fmaf(__int2float_rn(s[8 * group + i]) * at(scale, column_of(i)), rows.factor[row_of(i)], at(tau, column_of(i)));
+            if constexpr (kMasked) {
+                const int key = (keys >> (8 * column_of(i))) & 255;
+                if (key < lo[row_of(i)] || key >= hi[row_of(i)]) x = -INFINITY;
+            }
+            top[row_of(i)] = fmaxf(top[row_of(i)], x);
+            s[8 * group + i] = __float_as_int(x);
+        }
+    }
+    top[0] = over_quad_max(top[0]);
+    top[1] = over_quad_max(top[1]);
+}
+
+/** Weights of general scores; every slot has its own weight in the row sum. */
+template <int n> __device__ __forceinline__ TileSums weigh_columns(const int (&s)[64], int (&p)[n], const RowPair& rows, const float (&top)[2], const TileColumns& columns) {
+    TileSums tile{{top[0], top[1]}, {0.f, 0.f}, {0, 0}, {}, false};
+    compare_with_reference(tile, rows);
+    const float offset[2] = {kLevelBits - top[0], kLevelBits - top[1]};
+#pragma unroll
+    for (int group = 0; group < 8; ++group) {
+        const float4 inverse = columns.inverse_weight(group);
+        float e[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            e[i] = exp2_fast(__int_as_float(s[8 * group + i]) + offset[row_of(i)]);
+            tile.sum[row_of(i)] = fmaf(e[i], at(inverse, column_of(i)), tile.sum[row_of(i)]);
+        }
+        pack_group(p, group, e, tile.codes);
+    }
+    return tile;
+}
+
+/** half-int8, 64 keys from group `first` on: P as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. */
+template <int first> __device__ __forceinline__ void weigh_half(const int (&s)[64], int (&p)[16], RowPair& rows) {
+    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    float sum[2][2] = {};
+#pragma unroll
+    for (int group = 0; group < 4; ++group) {
+        float e[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            e[i] = exp2_fast(__int_as_float(s[8 * (first + group) + i]) + offset[row_of(i)]);
+            sum[row_of(i)][i & 1] += e[i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(pack_f16(e[2 * i], e[2 * i + 1]));
+    }
+    rows.sum[0] += sum[0][0] + sum[0][1];
+    rows.sum[1] += sum[1][0] + sum[1][1];
+}
+
+}  // namespace intflash
