@@ -48,6 +48,7 @@ export {
   judgeTensor,
   type Tensor,
   type TensorData,
+  type TensorJudge,
   type TensorLike,
   tensor,
 } from './tensor.js';
