@@ -12,6 +12,7 @@ struct Findings {
     uint32_t bad_query, bad_key, bad_value;        // 1 if NaN or infinity was seen
     uint32_t value_beyond_float16;                 // half-int8: 1 if |v| > 65504
     uint32_t max_query_scale, max_key_scale;       // bits of the largest scale (positive floats order as their bits)
+    uint32_t bad_scale, bad_mask;                  // see check_operands.h
 };
 
 /** Where Q's codes go: row-major [row][padded dim], rows as Sequence::q_row_base counts them. */
