@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -51,8 +52,7 @@ public:
         Operand value = operand(request_.value, request_.kv_heads, request_.head_dim_v);
         between_kernels();
         if (request_.precision == Precision::kFloat32 || request_.precision == Precision::kFloat64) {
-            const bool in_float64 = request_.precision == Precision::kFloat64;
-            time_forward(answer, [&] { return launch_float_flash_fwd({query, key, value, args}, in_float64, stream_); });
+            forward_float(args, query, key, value, answer);
         } else {
             forward_int8(args, query, key, value, answer);
         }
@@ -125,77 +125,96 @@ private:
         return args;
     }
 
+    bool nothing() const { return table_.count == 0 || table_.max_q_len == 0; }
+
+    void forward_float(const ForwardArgs& args, const Operand& query, const Operand& key, const Operand& value, AttentionAnswer& answer) {
+        const bool in_float64 = request_.precision == Precision::kFloat64;
+        const auto launch = [&] { return launch_float_flash_fwd({query, key, value, args}, in_float64, stream_); };
+        if (in_float64 || nothing()) return time_forward(answer, launch);
+        const auto findings_buffer = clear_findings();
+        const size_t heads = static_cast<size_t>(table_.count) * request_.heads, kv_heads = static_cast<size_t>(table_.count) * request_.kv_heads;
+        const auto maxima = device_.allocate((heads + kv_heads) * sizeof(uint32_t));
+        check_cuda(cudaMemsetAsync(maxima->as(), 0, maxima->bytes(), stream_), "clear the maxima");
+        const HeadMaxima head_maxima{maxima->as<uint32_t>(), maxima->as<uint32_t>() + heads};
+        Findings* findings = findings_buffer->as<Findings>();
+        check_cuda(launch_inspect(query, key, value, kLargestOperand, table_, head_maxima, findings, stream_), "inspect the inputs");
+        check_cuda(launch_judge_scores(head_maxima, table_, request_.heads, request_.kv_heads, 1, request_.head_dim, request_.scale, findings, stream_), "judge the scores");
+        between_kernels();
+        time_forward(answer, launch);
+        judge(findings);
+    }
+
+    std::shared_ptr<Buffer> clear_findings() {
+        auto buffer = device_.allocate(sizeof(Findings));
+        check_cuda(cudaMemsetAsync(buffer->as(), 0, sizeof(Findings), stream_), "clear the findings");
+        return buffer;
+    }
+
     void forward_int8(ForwardArgs& args, const Operand& query, const Operand& key, const Operand& value, AttentionAnswer& answer) {
+        if (nothing()) return;
         const bool half = request_.precision == Precision::kHalfInt8, paper = request_.precision == Precision::kPaperInt8;
         const int padded = padded_dim(std::max(request_.head_dim, request_.head_dim_v));
         const size_t per_head = static_cast<size_t>(table_.count) * request_.kv_heads * padded * sizeof(float);
         const auto q_codes = device_.allocate(static_cast<size_t>(rows_) * padded), q_scales = device_.allocate(static_cast<size_t>(rows_) * sizeof(float));
         const auto tiles = device_.allocate(static_cast<size_t>(tiles_) * tile_bytes(padded, half)), channel_scale = device_.allocate(per_head);
-        const auto findings_buffer = device_.allocate(sizeof(Findings));
-        Findings* findings = findings_buffer->as<Findings>();
-        check_cuda(cudaMemsetAsync(findings, 0, sizeof(Findings), stream_), "clear the findings");
-        const RowTarget q_target{q_codes->as<int8_t>(), q_scales->as<float>()};
-        std::shared_ptr<Buffer> means, maxima;
-        Event start, end;
-        const bool nothing = table_.count == 0 || table_.max_q_len == 0;
-        if (!nothing) {
-            start.record(stream_);
-            const float levels = request_.precision == Precision::kInt4Qk ? 7.f : 127.f;
-            if (query.type == ElementType::kInt8) check_cuda(launch_pack_query(query, scales(request_.query), table_, padded, q_target, findings, stream_), "pack the query");
-            else check_cuda(launch_quantize_query(query, table_, padded, levels, q_target, findings, stream_), "quantize the query");
-            if (key.type == ElementType::kInt8) {
-                check_cuda(launch_pack_key(key, scales(request_.key), table_, padded, tiles->as<uint8_t>(), findings, stream_), "pack the key");
-            } else {
-                // A softcap is not blind to a shift of the scores, and the paper does not shift them.
-                if (request_.smooth_k && request_.softcap == 0.f && !paper) {
-                    means = device_.allocate(per_head);
-                    check_cuda(launch_key_means(key, table_, padded, means->as<float>(), stream_), "average the key");
-                }
-                check_cuda(launch_quantize_key(key, table_, padded, levels, means ? means->as<float>() : nullptr, half, tiles->as<uint8_t>(), findings, stream_),
-                           "quantize the key");
-            }
-            if (value.type == ElementType::kInt8) {
-                const ScaleOperand channel{static_cast<const float*>(on_device(request_.channel_scale)), request_.channel_strides};
-                check_cuda(launch_pack_value(value, scales(request_.value), channel, table_, padded, tiles->as<uint8_t>(), channel_scale->as<float>(), stream_),
-                           "pack the value");
-            } else {
-                maxima = device_.allocate(per_head);
-                check_cuda(cudaMemsetAsync(maxima->as(), 0, maxima->bytes(), stream_), "clear the maxima");
-                check_cuda(launch_value_maxima(value, table_, padded, maxima->as<float>(), findings, stream_), "find the value's maxima");
-                const ValueMode mode = half ? ValueMode::kHalf : paper ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
-                check_cuda(launch_quantize_value(value, table_, mode, padded, maxima->as<float>(), tiles->as<uint8_t>(), channel_scale->as<float>(), stream_),
-                           "quantize the value");
-            }
-            end.record(stream_);
-            between_kernels();
-            args.q_codes = q_target.codes;
-            args.q_scales = q_target.scales;
-            args.tiles = tiles->as<uint8_t>();
-            args.channel_scale = channel_scale->as<float>();
-            args.running_max = paper;
-            args.level_bits = half ? 7.f : std::log2(paper ? 127.f : 255.f);
-            const LaunchLimits limits{device_.facts().shared_bytes_per_block, device_.facts().processors};
-            time_forward(answer, [&] {
-                switch (padded) {
-                    case 64: return launch_int8_flash_fwd_d64(args, half, limits, stream_);
-                    case 128: return launch_int8_flash_fwd_d128(args, half, limits, stream_);
-                    default: return launch_int8_flash_fwd_d256(args, half, limits, stream_);
-                }
-            });
-            if (means && request_.want_lse)
-                check_cuda(launch_restore_lse(query, table_, padded, means->as<float>(), request_.kv_heads, request_.scale, args.lse, args.lse_strides, stream_),
-                           "restore the log-sum-exp");
+        const auto findings = clear_findings();
+        QuantizeRequest quantize{};
+        quantize.query = query;
+        quantize.key = key;
+        quantize.value = value;
+        if (!is_float(query)) quantize.query_scale = scales(request_.query);
+        if (!is_float(key)) quantize.key_scale = scales(request_.key);
+        if (!is_float(value)) {
+            quantize.value_scale = scales(request_.value);
+            quantize.value_channel = {static_cast<const float*>(on_device(request_.channel_scale)), request_.channel_strides};
         }
-        Findings found{};
-        check_cuda(cudaMemcpyAsync(&found, findings, sizeof found, cudaMemcpyDeviceToHost, stream_), "read the findings");
-        device_.synchronize();
-        judge(found, half);
-        if (!nothing) answer.quantize_ms = end.since(start);
+        quantize.mode = half ? ValueMode::kHalf : paper ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
+        quantize.padded = padded;
+        quantize.levels = request_.precision == Precision::kInt4Qk ? 7.f : 127.f;
+        // A softcap is not blind to a shift of the scores, and the paper does not shift them.
+        quantize.smooth_k = is_float(key) && request_.smooth_k && request_.softcap == 0.f && !paper;
+        quantize.scale = request_.scale;
+        quantize.rows = {q_codes->as<int8_t>(), q_scales->as<float>()};
+        quantize.tiles = tiles->as<uint8_t>();
+        quantize.channel_scale = channel_scale->as<float>();
+        quantize.findings = findings->as<Findings>();
+        const auto workspace = device_.allocate(place_workspace(quantize, table_, tiles_, nullptr));
+        place_workspace(quantize, table_, tiles_, workspace->as<uint8_t>());
+        const auto quantize_once = [&] { return launch_quantize(quantize, table_, stream_); };
+        Event start, end;
+        start.record(stream_);
+        check_cuda(quantize_once(), "quantize");
+        end.record(stream_);
+        between_kernels();
+        args.q_codes = quantize.rows.codes;
+        args.q_scales = quantize.rows.scales;
+        args.tiles = quantize.tiles;
+        args.channel_scale = quantize.channel_scale;
+        args.running_max = paper;
+        args.level_bits = half ? 7.f : std::log2(paper ? 127.f : 255.f);
+        const LaunchLimits limits{device_.facts().shared_bytes_per_block, device_.facts().processors};
+        time_forward(answer, [&] {
+            switch (padded) {
+                case 64: return launch_int8_flash_fwd_d64(args, half, limits, stream_);
+                case 128: return launch_int8_flash_fwd_d128(args, half, limits, stream_);
+                default: return launch_int8_flash_fwd_d256(args, half, limits, stream_);
+            }
+        });
+        for (int i = 0; i < request_.repeats; ++i) answer.quantize_repeat_ms.push_back(time_once(quantize_once, "quantize"));
+        if (quantize.smooth_k && request_.want_lse)
+            check_cuda(launch_restore_lse(query, table_, padded, quantize.statistics.means, request_.kv_heads, request_.scale, args.lse, args.lse_strides, stream_),
+                       "restore the log-sum-exp");
+        judge(quantize.findings);
+        answer.quantize_ms = end.since(start);
     }
 
     ScaleOperand scales(const FloatOrCodes& operand) { return {static_cast<const float*>(on_device(operand.scale)), operand.scale_strides}; }
 
-    void judge(const Findings& found, bool half) const {
+    /** Waits for what was launched, then refuses what docs/arithmetic.md refuses. */
+    void judge(const Findings* findings) {
+        Findings found{};
+        check_cuda(cudaMemcpyAsync(&found, findings, sizeof found, cudaMemcpyDeviceToHost, stream_), "read the findings");
+        device_.synchronize();
         const auto nonfinite = [](const char* operand) {
             Failure failure("ERR_NONFINITE", std::string("Expected ") + operand + " to be finite, got NaN or Infinity");
             failure.operand = operand;
@@ -204,24 +223,38 @@ private:
         if (found.bad_query) nonfinite("query");
         if (found.bad_key) nonfinite("key");
         if (found.bad_value) nonfinite("value");
-        if (half && found.value_beyond_float16) throw Failure("ERR_OVERFLOW", "Expected |value| up to 65504 for half-int8, got more");
-        float q_scale, k_scale;
-        std::memcpy(&q_scale, &found.max_query_scale, 4);
-        std::memcpy(&k_scale, &found.max_key_scale, 4);
-        const double bound = 127. * 127. * request_.head_dim * q_scale * k_scale * request_.scale * 1.4426950408889634;
-        if (bound > std::ldexp(1., 100)) throw Failure("ERR_OVERFLOW", "Expected scores below 2^100, got a bound of " + std::to_string(std::log2(bound)) + " bits");
+        const auto number = [](double value) {
+            char text[32];
+            std::snprintf(text, sizeof text, "%g", value);
+            return std::string(text);
+        };
+        const auto magnitude = [&](uint32_t bits) {
+            float value;
+            std::memcpy(&value, &bits, 4);
+            return number(value);
+        };
+        const bool half = request_.precision == Precision::kHalfInt8;
+        if (found.large_value)
+            throw Failure("ERR_OVERFLOW", std::string("Expected |value| of at most ") + (half ? "65504 for half-int8" : "2^100") + ", got " + magnitude(found.large_value));
+        if (found.large_key) throw Failure("ERR_OVERFLOW", "Expected |key| of at most 2^100, got " + magnitude(found.large_key));
+        double bound;
+        std::memcpy(&bound, &found.score_bound, 8);
+        if (found.score_bound) throw Failure("ERR_OVERFLOW", "Expected scores of at most 2^100, got up to " + number(bound));
+    }
+
+    /** Milliseconds of one launch; waits for it. */
+    template <class Launch> float time_once(const Launch& launch, const char* doing) {
+        Event start, end;
+        start.record(stream_);
+        check_cuda(launch(), doing);
+        end.record(stream_);
+        device_.synchronize();
+        return end.since(start);
     }
 
     template <class Launch> void time_forward(AttentionAnswer& answer, const Launch& launch) {
         check_cuda(launch(), "run attention");
-        for (int i = 0; i < request_.repeats; ++i) {
-            Event start, end;
-            start.record(stream_);
-            check_cuda(launch(), "run attention");
-            end.record(stream_);
-            device_.synchronize();
-            answer.forward_ms.push_back(end.since(start));
-        }
+        for (int i = 0; i < request_.repeats; ++i) answer.forward_ms.push_back(time_once(launch, "run attention"));
     }
 
     void deliver(AttentionAnswer& answer) {
@@ -245,6 +278,21 @@ private:
 };
 
 }  // namespace
+
+std::vector<float> copy_times(Device& device, size_t bytes, int repeats) {
+    const auto from = device.allocate(bytes), to = device.allocate(bytes);
+    check_cuda(cudaMemsetAsync(from->as(), 1, bytes, device.stream()), "fill a buffer");
+    std::vector<float> times;
+    for (int i = 0; i < repeats; ++i) {
+        Event start, end;
+        start.record(device.stream());
+        check_cuda(cudaMemcpyAsync(to->as(), from->as(), bytes, cudaMemcpyDeviceToDevice, device.stream()), "copy within the device");
+        end.record(device.stream());
+        device.synchronize();
+        times.push_back(end.since(start));
+    }
+    return times;
+}
 
 AttentionAnswer run_attention(Device& device, AttentionRequest& request) { return Run(device, request).answer(); }
 

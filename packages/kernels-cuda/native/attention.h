@@ -48,16 +48,19 @@ struct AttentionRequest {
     // Where the answer goes: host memory that outlives the call, or, when null, new buffers.
     float *host_out = nullptr, *host_lse = nullptr;
     std::shared_ptr<std::atomic<bool>> aborted;
-    int repeats = 0;  // of the forward kernel, for timing
+    int repeats = 0;  // of the forward kernel and of the quantizers, for timing
 };
 
 struct AttentionAnswer {
     std::shared_ptr<Buffer> out, lse;
     double quantize_ms = 0;
-    std::vector<float> forward_ms;  // one a repeat
+    std::vector<float> forward_ms, quantize_repeat_ms;  // one a repeat
 };
 
 /** On the device's worker thread; returns once the answer is complete. @throws Failure, Aborted */
 AttentionAnswer run_attention(Device& device, AttentionRequest& request);
+
+/** Milliseconds of each of `repeats` copies of `bytes` within the device. On its worker thread. */
+std::vector<float> copy_times(Device& device, size_t bytes, int repeats);
 
 }  // namespace intflash

@@ -229,18 +229,23 @@ Napi::Value raise_abort_flag(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
+Napi::Array list_of(Napi::Env env, const std::vector<float>& values) {
+    Napi::Array list = Napi::Array::New(env, values.size());
+    for (size_t i = 0; i < values.size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, values[i]));
+    return list;
+}
+
 Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     Napi::Object result = Napi::Object::New(env);
     if (answer.out) result.Set("out", wrap_buffer(env, std::move(answer.out)));
     if (answer.lse) result.Set("lse", wrap_buffer(env, std::move(answer.lse)));
     result.Set("quantizeMs", answer.quantize_ms);
-    Napi::Array times = Napi::Array::New(env, answer.forward_ms.size());
-    for (size_t i = 0; i < answer.forward_ms.size(); ++i) times.Set(i, Napi::Number::New(env, answer.forward_ms[i]));
-    result.Set("forwardMs", times);
+    result.Set("forwardMs", list_of(env, answer.forward_ms));
+    result.Set("quantizeRepeatMs", list_of(env, answer.quantize_repeat_ms));
     return result;
 }
 
-// attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs }>;  inputs on the host are copied before it returns
+// attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
 Napi::Value attention(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     Device* device = handle.device.get();
@@ -294,6 +299,17 @@ Napi::Value compare(const Napi::CallbackInfo& info) {
                  });
 }
 
+// timeCopy(device, bytes, repeats) → Promise<number[]>: milliseconds of copies within the device, what its memory can do at best
+Napi::Value time_copy(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Device* device = handle.device.get();
+    const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+    const int repeats = info[2].As<Napi::Number>().Int32Value();
+    auto times = std::make_shared<std::vector<float>>();
+    return queue(info.Env(), handle, [device, bytes, repeats, times] { *times = copy_times(*device, bytes, repeats); },
+                 [times](Napi::Env env) -> Napi::Value { return list_of(env, *times); });
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
     auto* devices = new Devices;
     env.SetInstanceData<Devices>(devices);
@@ -303,7 +319,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> functions[] = {
         {"probe", probe}, {"openDevice", open_device}, {"closeDevice", close_device}, {"deviceFacts", device_facts}, {"liveBytes", live_bytes},
         {"memory", memory}, {"allocate", allocate}, {"upload", upload}, {"download", download}, {"disposeBuffer", dispose_buffer},
-        {"abortFlag", abort_flag}, {"raiseAbortFlag", raise_abort_flag}, {"attention", attention}, {"attentionSync", attention_sync}, {"compare", compare}};
+        {"abortFlag", abort_flag}, {"raiseAbortFlag", raise_abort_flag}, {"attention", attention}, {"attentionSync", attention_sync}, {"compare", compare}, {"timeCopy", time_copy}};
     for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
     return exports;
 }

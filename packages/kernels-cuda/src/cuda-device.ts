@@ -33,9 +33,10 @@ export interface CudaAttentionInputs {
 export interface CudaAttentionResult {
   readonly out: CudaTensor;
   readonly lse?: CudaTensor;
-  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel, by CUDA events. */
+  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel and of the quantizers, by CUDA events. */
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
 }
 
 /** Opens a GPU. @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_CUDA`. */
@@ -123,6 +124,13 @@ export class CudaDevice {
     return { relativeL2, worst: sums.worst, odd: sums.odd };
   }
 
+  /** Milliseconds of each of `repeats` copies of `bytes` from one place of the device to another: the yardstick of what memory bounds. */
+  timeCopy(bytes: number, repeats: number): Promise<readonly number[]> {
+    checkInteger(bytes, 'bytes', 0, 1, 2 ** 40);
+    checkInteger(repeats, 'repeats', 0, 1, 10_000);
+    return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
+  }
+
   /** Waits for what is queued and stops the worker thread; twice is a no-op. Tensors must be disposed on their own. */
   dispose(): void {
     if (this.#disposed) return;
@@ -171,6 +179,7 @@ export class CudaDevice {
         ...(answer.lse && { lse: this.#wrap(answer.lse, 'float32', plan.lseDims) }),
         quantizeMs: answer.quantizeMs,
         forwardMs: answer.forwardMs,
+        quantizeRepeatMs: answer.quantizeRepeatMs,
       };
     } finally {
       signal?.removeEventListener('abort', onAbort);

@@ -93,6 +93,7 @@ export interface NativeAnswer {
   readonly lse?: BufferHandle;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
 }
 
 export interface NativeAddon {
@@ -122,6 +123,7 @@ export interface NativeAddon {
     b: BufferHandle,
     elements: number,
   ): Promise<{ difference: number; size: number; worst: number; odd: number }>;
+  timeCopy(device: DeviceHandle, bytes: number, repeats: number): Promise<number[]>;
 }
 
 export type LoadedAddon =
