@@ -10,19 +10,20 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void check_scales(const ScaleOperand scale, ScaleOf of, const SequenceTable table, int dim, Findings* findings) {
+__global__ void check_scales(const ScaleOperand scale, Given what, const SequenceTable table, int dim, Findings* findings) {
     const Sequence sequence = table.sequences[blockIdx.z];
     int64_t start = 0, length = dim;
-    if (of == ScaleOf::kQuery) start = sequence.q_start, length = sequence.q_len;
-    else if (of != ScaleOf::kChannel) start = sequence.k_start, length = sequence.k_len;
-    if (scale.strides.token == 0) start = 0, length = length > 0 ? 1 : 0;
+    if (what == Given::kQueryScale) start = sequence.q_start, length = sequence.q_len;
+    else if (what != Given::kChannelScale) start = sequence.k_start, length = sequence.k_len;
+    const int64_t step = what == Given::kChannelScale ? 1 : scale.strides.token;  // channels lie next to each other
+    if (step == 0) start = 0, length = length > 0 ? 1 : 0;
     const float* first = scale.data + blockIdx.z * scale.strides.batch + blockIdx.y * scale.strides.head;
     bool bad = false;
     for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < length; i += static_cast<int64_t>(gridDim.x) * kThreads) {
-        const float value = first[(start + i) * scale.strides.token];
+        const float value = first[(start + i) * step];
         bad |= !(value > 0.f && value <= FLT_MAX);
     }
-    if (bad) atomicOr(&findings->bad_scale, static_cast<uint32_t>(of));
+    if (bad) atomicOr(&findings->bad_given, static_cast<uint32_t>(what));
 }
 
 __global__ void check_mask(const MaskOperand mask, int64_t heads, int64_t queries, int64_t keys, int64_t count, Findings* findings) {
@@ -32,7 +33,7 @@ __global__ void check_mask(const MaskOperand mask, int64_t heads, int64_t querie
         const float value = static_cast<const float*>(mask.data)[plane / heads * mask.batch + plane % heads * mask.head + query * mask.query + key * mask.key];
         bad |= !(value <= FLT_MAX);
     }
-    if (bad) atomicOr(&findings->bad_mask, 1u);
+    if (bad) atomicOr(&findings->bad_given, static_cast<uint32_t>(Given::kMask));
 }
 
 unsigned blocks_for(int64_t items, int64_t most) {
@@ -42,10 +43,10 @@ unsigned blocks_for(int64_t items, int64_t most) {
 
 }  // namespace
 
-cudaError_t launch_check_scales(const ScaleOperand& scale, ScaleOf of, const SequenceTable& table, int heads, int dim, Findings* findings, cudaStream_t stream) {
-    const int64_t longest = of == ScaleOf::kQuery ? table.max_q_len : of == ScaleOf::kChannel ? dim : int64_t{table.max_tiles} * 128;
-    const dim3 grid(blocks_for(scale.strides.token == 0 ? 1 : longest, 64), static_cast<unsigned>(heads), static_cast<unsigned>(table.count));
-    check_scales<<<grid, kThreads, 0, stream>>>(scale, of, table, dim, findings);
+cudaError_t launch_check_scales(const ScaleOperand& scale, Given what, const SequenceTable& table, int heads, int dim, Findings* findings, cudaStream_t stream) {
+    const int64_t longest = what == Given::kQueryScale ? table.max_q_len : what == Given::kChannelScale ? dim : int64_t{table.max_tiles} * 128;
+    const dim3 grid(blocks_for(longest, 64), static_cast<unsigned>(heads), static_cast<unsigned>(table.count));
+    check_scales<<<grid, kThreads, 0, stream>>>(scale, what, table, dim, findings);
     return cudaGetLastError();
 }
 

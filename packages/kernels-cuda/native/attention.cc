@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -38,6 +39,27 @@ private:
     cudaEvent_t event_ = nullptr;
 };
 
+/** Milliseconds of one launch; waits for it. */
+template <class Launch> float time_once(Stream& stream, const Launch& launch) {
+    const Timestamp start(stream.handle());
+    launch();
+    const Timestamp end(stream.handle());
+    stream.synchronize();
+    return end.since(start);
+}
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", value);
+    return text;
+}
+
+float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
 }  // namespace
 
 // ── plan ──
@@ -55,7 +77,8 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     query_ = operand(stream, request.query, request.heads, request.head_dim);
     key_ = operand(stream, request.key, request.kv_heads, request.head_dim);
     value_ = operand(stream, request.value, request.kv_heads, request.head_dim_v);
-    if (!is_float()) plan_int8(stream, request);
+    if (!stays_float()) plan_int8(stream, request);
+    else if (precision_ == Precision::kFloat32) plan_inspection(stream);
 }
 
 void AttentionOperation::lay_out_sequences(Stream& stream, const AttentionRequest& request) {
@@ -63,9 +86,9 @@ void AttentionOperation::lay_out_sequences(Stream& stream, const AttentionReques
     for (Sequence& sequence : sequences) {
         sequence.tiles = (sequence.k_len + kTileKeys - 1) / kTileKeys;
         sequence.q_row_base = rows_;
-        sequence.tile_base = tiles_count_;
+        sequence.tile_base = tiles_;
         rows_ += static_cast<int64_t>(sequence.q_len) * request.heads;
-        tiles_count_ += static_cast<int64_t>(sequence.tiles) * request.kv_heads;
+        tiles_ += static_cast<int64_t>(sequence.tiles) * request.kv_heads;
         table_.max_q_len = std::max(table_.max_q_len, sequence.q_len);
         table_.max_tiles = std::max(table_.max_tiles, sequence.tiles);
         keys_ = std::max(keys_, static_cast<int64_t>(sequence.k_len));
@@ -91,7 +114,7 @@ void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& r
     args_.lse_strides = request.lse_strides;
     args_.mask = request.mask_strides;
     args_.mask.data = on_device(stream, request.mask);
-    mask_unseen_ = request.mask.buffer && request.mask_strides.is_float;
+    if (request.mask.buffer && request.mask_strides.is_float) unseen_ |= static_cast<uint32_t>(Given::kMask);
     args_.window_left = request.window_left;
     args_.window_right = request.window_right;
     args_.sequence_count = table_.count;
@@ -105,31 +128,42 @@ void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& r
 }
 
 void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& request) {
-    padded_ = padded_dim(std::max(request.head_dim, request.head_dim_v));
-    per_head_bytes_ = static_cast<size_t>(table_.count) * static_cast<size_t>(request.kv_heads) * static_cast<size_t>(padded_) * sizeof(float);
+    const int padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
     const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
-    query_target_.codes = workspace(static_cast<size_t>(rows_) * static_cast<size_t>(padded_))->as<int8_t>();
-    query_target_.scales = workspace(static_cast<size_t>(rows_) * sizeof(float))->as<float>();
-    tiles_ = workspace(static_cast<size_t>(tiles_count_) * static_cast<size_t>(tile_bytes(padded_, is_half())))->as<uint8_t>();
-    channel_scale_ = workspace(per_head_bytes_)->as<float>();
-    if (query_.type == ElementType::kInt8) query_scale_ = scales(stream, request.query.scale, request.query.scale_strides, ScaleOf::kQuery);
-    if (key_.type == ElementType::kInt8) key_scale_ = scales(stream, request.key.scale, request.key.scale_strides, ScaleOf::kKey);
-    // A softcap is not blind to a shift of the scores, and the paper does not shift them.
-    else if (request.smooth_k && request.softcap == 0.f && !is_paper()) means_ = workspace(per_head_bytes_)->as<float>();
-    if (value_.type == ElementType::kInt8) {
-        value_scale_ = scales(stream, request.value.scale, request.value.scale_strides, ScaleOf::kValue);
-        value_channel_ = scales(stream, request.channel_scale, request.channel_strides, ScaleOf::kChannel);
-        // V's channels lie next to each other; their token stride says so to the check, and the kernel does not read it.
-        value_channel_.strides.token = 1;
-    } else {
-        maxima_ = workspace(per_head_bytes_)->as<float>();
+    quantize_.query = query_;
+    quantize_.key = key_;
+    quantize_.value = value_;
+    if (!is_float(query_)) quantize_.query_scale = scales(stream, request.query.scale, request.query.scale_strides, Given::kQueryScale);
+    if (!is_float(key_)) quantize_.key_scale = scales(stream, request.key.scale, request.key.scale_strides, Given::kKeyScale);
+    if (!is_float(value_)) {
+        quantize_.value_scale = scales(stream, request.value.scale, request.value.scale_strides, Given::kValueScale);
+        quantize_.value_channel = scales(stream, request.channel_scale, request.channel_strides, Given::kChannelScale);
     }
-    args_.q_codes = query_target_.codes;
-    args_.q_scales = query_target_.scales;
-    args_.tiles = tiles_;
-    args_.channel_scale = channel_scale_;
+    quantize_.mode = is_half() ? ValueMode::kHalf : is_paper() ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
+    quantize_.padded = padded;
+    quantize_.levels = precision_ == Precision::kInt4Qk ? 7.f : 127.f;
+    // A softcap is not blind to a shift of the scores, and the paper does not shift them.
+    quantize_.smooth_k = is_float(key_) && request.smooth_k && request.softcap == 0.f && !is_paper();
+    quantize_.scale = request.scale;
+    quantize_.rows.codes = workspace(static_cast<size_t>(rows_) * static_cast<size_t>(padded))->as<int8_t>();
+    quantize_.rows.scales = workspace(static_cast<size_t>(rows_) * sizeof(float))->as<float>();
+    quantize_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(tile_bytes(padded, is_half())))->as<uint8_t>();
+    quantize_.channel_scale =
+        workspace(static_cast<size_t>(table_.count) * static_cast<size_t>(request.kv_heads) * static_cast<size_t>(padded) * sizeof(float))->as<float>();
+    quantize_.findings = sheet_->on_device(place_);
+    const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
+    place_workspace(quantize_, table_, tiles_, workspace(statistics_bytes)->as<uint8_t>());
+    args_.q_codes = quantize_.rows.codes;
+    args_.q_scales = quantize_.rows.scales;
+    args_.tiles = quantize_.tiles;
+    args_.channel_scale = quantize_.channel_scale;
     args_.running_max = is_paper();
     args_.level_bits = is_half() ? 7.f : std::log2(is_paper() ? 127.f : 255.f);
+}
+
+void AttentionOperation::plan_inspection(Stream& stream) {
+    const size_t sequences = static_cast<size_t>(table_.count);
+    head_maxima_ = stream.allocate(sequences * static_cast<size_t>(args_.heads + args_.kv_heads) * sizeof(uint32_t));
 }
 
 const void* AttentionOperation::on_device(Stream& stream, const Source& source) {
@@ -145,76 +179,61 @@ const void* AttentionOperation::on_device(Stream& stream, const Source& source) 
 
 Operand AttentionOperation::operand(Stream& stream, const FloatOrCodes& from, int heads, int dim) { return {on_device(stream, from.data), from.strides, from.type, heads, dim}; }
 
-ScaleOperand AttentionOperation::scales(Stream& stream, const Source& source, const RowStrides& strides, ScaleOf of) {
-    if (source.buffer) scales_unseen_ |= static_cast<uint32_t>(of);
+ScaleOperand AttentionOperation::scales(Stream& stream, const Source& source, const RowStrides& strides, Given what) {
+    if (source.buffer) unseen_ |= static_cast<uint32_t>(what);
     return {static_cast<const float*>(on_device(stream, source)), strides};
 }
 
 // ── launch ──
 void AttentionOperation::launch(cudaStream_t stream, const AbortFlag& abort) const {
-    check_and_quantize(stream);
+    check(stream);
+    quantize(stream);
     abort.check();
     attend(stream);
     restore(stream);
 }
 
-void AttentionOperation::check_and_quantize(cudaStream_t stream) const {
+void AttentionOperation::check(cudaStream_t stream) const {
     if (is_empty()) return;
-    check(stream);
-    if (is_float()) return;
-    quantize_query(stream);
-    quantize_key(stream);
-    quantize_value(stream);
+    check_given(stream);
+    if (precision_ == Precision::kFloat32) inspect(stream);
 }
 
-void AttentionOperation::check(cudaStream_t stream) const {
+void AttentionOperation::check_given(cudaStream_t stream) const {
     Findings* findings = sheet_->on_device(place_);
-    if (mask_unseen_) check_cuda(launch_check_mask(args_.mask, table_, args_.heads, keys_, findings, stream), "check the mask");
+    const auto unseen = [&](Given what) { return (unseen_ & static_cast<uint32_t>(what)) != 0; };
+    if (unseen(Given::kMask)) check_cuda(launch_check_mask(args_.mask, table_, args_.heads, keys_, findings, stream), "check the mask");
     const struct {
-        ScaleOf of;
+        Given what;
         const ScaleOperand& scale;
         int heads;
-    } given[] = {{ScaleOf::kQuery, query_scale_, args_.heads}, {ScaleOf::kKey, key_scale_, args_.kv_heads}, {ScaleOf::kValue, value_scale_, args_.kv_heads},
-                 {ScaleOf::kChannel, value_channel_, args_.kv_heads}};
-    for (const auto& [of, scale, heads] : given)
-        if (scales_unseen_ & static_cast<uint32_t>(of)) check_cuda(launch_check_scales(scale, of, table_, heads, value_.dim, findings, stream), "check the scales");
+    } given[] = {{Given::kQueryScale, quantize_.query_scale, args_.heads},
+                 {Given::kKeyScale, quantize_.key_scale, args_.kv_heads},
+                 {Given::kValueScale, quantize_.value_scale, args_.kv_heads},
+                 {Given::kChannelScale, quantize_.value_channel, args_.kv_heads}};
+    for (const auto& [what, scale, heads] : given)
+        if (unseen(what)) check_cuda(launch_check_scales(scale, what, table_, heads, value_.dim, findings, stream), "check the scales");
 }
 
-void AttentionOperation::quantize_query(cudaStream_t stream) const {
+void AttentionOperation::inspect(cudaStream_t stream) const {
     Findings* findings = sheet_->on_device(place_);
-    const float levels = precision_ == Precision::kInt4Qk ? 7.f : 127.f;
-    if (query_.type == ElementType::kInt8) check_cuda(launch_pack_query(query_, query_scale_, table_, padded_, query_target_, findings, stream), "pack the query");
-    else check_cuda(launch_quantize_query(query_, table_, padded_, levels, query_target_, findings, stream), "quantize the query");
+    auto* maxima = head_maxima_->as<uint32_t>();
+    const HeadMaxima heads{maxima, maxima + static_cast<size_t>(table_.count) * static_cast<size_t>(args_.heads)};
+    check_cuda(cudaMemsetAsync(maxima, 0, head_maxima_->bytes(), stream), "clear the maxima");
+    check_cuda(launch_inspect(query_, key_, value_, kLargestOperand, table_, heads, findings, stream), "inspect the inputs");
+    check_cuda(launch_judge_scores(heads, table_, args_.heads, args_.kv_heads, 1, query_.dim, args_.scale, findings, stream), "judge the scores");
 }
 
-void AttentionOperation::quantize_key(cudaStream_t stream) const {
-    Findings* findings = sheet_->on_device(place_);
-    if (key_.type == ElementType::kInt8) {
-        check_cuda(launch_pack_key(key_, key_scale_, table_, padded_, tiles_, findings, stream), "pack the key");
-        return;
-    }
-    const float levels = precision_ == Precision::kInt4Qk ? 7.f : 127.f;
-    if (means_ != nullptr) check_cuda(launch_key_means(key_, table_, padded_, means_, stream), "average the key");
-    check_cuda(launch_quantize_key(key_, table_, padded_, levels, means_, is_half(), tiles_, findings, stream), "quantize the key");
-}
-
-void AttentionOperation::quantize_value(cudaStream_t stream) const {
-    Findings* findings = sheet_->on_device(place_);
-    if (value_.type == ElementType::kInt8) {
-        check_cuda(launch_pack_value(value_, value_scale_, value_channel_, table_, padded_, tiles_, channel_scale_, stream), "pack the value");
-        return;
-    }
-    check_cuda(cudaMemsetAsync(maxima_, 0, per_head_bytes_, stream), "clear the maxima");
-    check_cuda(launch_value_maxima(value_, table_, padded_, maxima_, findings, stream), "find the value's maxima");
-    const ValueMode mode = is_half() ? ValueMode::kHalf : is_paper() ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
-    check_cuda(launch_quantize_value(value_, table_, mode, padded_, maxima_, tiles_, channel_scale_, stream), "quantize the value");
+void AttentionOperation::quantize(cudaStream_t stream) const {
+    if (is_empty() || stays_float()) return;
+    check_cuda(launch_quantize(quantize_, table_, stream), "quantize");
 }
 
 void AttentionOperation::attend(cudaStream_t stream) const {
     if (is_empty()) return;
     const auto launch_forward = [&]() -> cudaError_t {
-        if (is_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
-        switch (padded_) {
+        if (stays_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
+        switch (quantize_.padded) {
             case 64: return launch_int8_flash_fwd_d64(args_, is_half(), limits_, stream);
             case 128: return launch_int8_flash_fwd_d128(args_, is_half(), limits_, stream);
             default: return launch_int8_flash_fwd_d256(args_, is_half(), limits_, stream);
@@ -224,8 +243,9 @@ void AttentionOperation::attend(cudaStream_t stream) const {
 }
 
 void AttentionOperation::restore(cudaStream_t stream) const {
-    if (is_empty() || means_ == nullptr || args_.lse == nullptr) return;
-    check_cuda(launch_restore_lse(query_, table_, padded_, means_, args_.kv_heads, args_.scale, args_.lse, args_.lse_strides, stream), "restore the log-sum-exp");
+    if (is_empty() || stays_float() || !quantize_.smooth_k || args_.lse == nullptr) return;
+    check_cuda(launch_restore_lse(query_, table_, quantize_.padded, quantize_.statistics.means, args_.kv_heads, args_.scale, args_.lse, args_.lse_strides, stream),
+               "restore the log-sum-exp");
 }
 
 // ── judge ──
@@ -239,19 +259,16 @@ void AttentionOperation::judge() const {
     if (found.bad_query) nonfinite("query", " to be finite, got NaN or Infinity");
     if (found.bad_key) nonfinite("key", " to be finite, got NaN or Infinity");
     if (found.bad_value) nonfinite("value", " to be finite, got NaN or Infinity");
-    if (found.bad_mask) nonfinite("attnMask", " to hold finite numbers or -Infinity, got NaN or Infinity");
-    for (const auto& [of, name] : {std::pair{ScaleOf::kQuery, "qScale"}, {ScaleOf::kKey, "kScale"}, {ScaleOf::kValue, "vScale"}, {ScaleOf::kChannel, "vChannelScale"}})
-        if (found.bad_scale & static_cast<uint32_t>(of)) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " to hold finite scales > 0, got others");
-    if (!is_float()) judge_scores(found);
-}
-
-void AttentionOperation::judge_scores(const Findings& found) const {
-    if (is_half() && found.value_beyond_float16) throw Failure("ERR_OVERFLOW", "Expected |value| up to 65504 for half-int8, got more");
-    float q_scale, k_scale;
-    std::memcpy(&q_scale, &found.max_query_scale, 4);
-    std::memcpy(&k_scale, &found.max_key_scale, 4);
-    const double bound = 127. * 127. * query_.dim * q_scale * k_scale * args_.scale * 1.4426950408889634;
-    if (bound > std::ldexp(1., 100)) throw Failure("ERR_OVERFLOW", "Expected scores below 2^100, got a bound of " + std::to_string(std::log2(bound)) + " bits");
+    if (found.bad_given & static_cast<uint32_t>(Given::kMask)) nonfinite("attnMask", " to hold finite numbers or -Infinity, got NaN or Infinity");
+    const std::pair<Given, const char*> scales[] = {{Given::kQueryScale, "qScale"}, {Given::kKeyScale, "kScale"}, {Given::kValueScale, "vScale"}, {Given::kChannelScale, "vChannelScale"}};
+    for (const auto& [what, name] : scales)
+        if (found.bad_given & static_cast<uint32_t>(what)) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " to hold finite scales > 0, got others");
+    if (found.large_value)
+        throw Failure("ERR_OVERFLOW", std::string("Expected |value| of at most ") + (is_half() ? "65504 for half-int8" : "2^100") + ", got " + number(float_of(found.large_value)));
+    if (found.large_key) throw Failure("ERR_OVERFLOW", "Expected |key| of at most 2^100, got " + number(float_of(found.large_key)));
+    double bound;
+    std::memcpy(&bound, &found.score_bound, 8);
+    if (found.score_bound) throw Failure("ERR_OVERFLOW", "Expected scores of at most 2^100, got up to " + number(bound));
 }
 
 // ── run ──
@@ -263,17 +280,18 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     request.abort.check();
     sheet->clear(target);
     const Timestamp start(target);
-    operation->check_and_quantize(target);
+    operation->check(target);
+    operation->quantize(target);
     const Timestamp quantized(target);
     request.abort.check();
     operation->attend(target);
     for (int i = 0; i < request.repeats; ++i) {
-        const Timestamp began(target);
-        operation->attend(target);
-        const Timestamp ended(target);
-        stream.synchronize();
+        answer.forward_ms.push_back(time_once(stream, [&] { operation->attend(target); }));
         request.abort.check();
-        answer.forward_ms.push_back(ended.since(began));
+    }
+    for (int i = 0; i < request.repeats; ++i) {
+        answer.quantize_repeat_ms.push_back(time_once(stream, [&] { operation->quantize(target); }));
+        request.abort.check();
     }
     operation->restore(target);
     sheet->collect(target);
@@ -295,6 +313,17 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     answer.lse = operation->lse();
     answer.operation = operation;
     return answer;
+}
+
+std::vector<float> copy_times(Stream& stream, size_t bytes, int repeats) {
+    const auto from = stream.allocate(bytes), to = stream.allocate(bytes);
+    check_cuda(cudaMemsetAsync(from->as(), 1, bytes, stream.handle()), "fill a buffer");
+    std::vector<float> times;
+    for (int i = 0; i < repeats; ++i)
+        times.push_back(time_once(stream, [&] {
+            check_cuda(cudaMemcpyAsync(to->as(), from->as(), bytes, cudaMemcpyDeviceToDevice, stream.handle()), "copy within the device");
+        }));
+    return times;
 }
 
 }  // namespace intflash

@@ -42,7 +42,7 @@ struct AttentionRequest {
     // Where the answer goes: host memory that outlives the call, or, when null, new buffers.
     float *host_out = nullptr, *host_lse = nullptr;
     AbortFlag abort;
-    int repeats = 0;  // of the forward kernel, for timing
+    int repeats = 0;  // of the forward kernel and of the quantizers, for timing
 };
 
 class AttentionOperation final : public Operation {
@@ -58,7 +58,8 @@ public:
     void judge() const override;
 
     // What `launch` consists of, for whoever times the parts.
-    void check_and_quantize(cudaStream_t stream) const;
+    void check(cudaStream_t stream) const;
+    void quantize(cudaStream_t stream) const;
     void attend(cudaStream_t stream) const;
     void restore(cudaStream_t stream) const;
 
@@ -66,7 +67,7 @@ public:
     const std::shared_ptr<Buffer>& lse() const { return lse_; }
 
 private:
-    bool is_float() const { return precision_ == Precision::kFloat32 || precision_ == Precision::kFloat64; }
+    bool stays_float() const { return precision_ == Precision::kFloat32 || precision_ == Precision::kFloat64; }
     bool is_half() const { return precision_ == Precision::kHalfInt8; }
     bool is_paper() const { return precision_ == Precision::kPaperInt8; }
     bool is_empty() const { return table_.count == 0 || table_.max_q_len == 0; }
@@ -74,15 +75,12 @@ private:
     void lay_out_sequences(Stream& stream, const AttentionRequest& request);
     void plan_geometry(Stream& stream, const AttentionRequest& request);
     void plan_int8(Stream& stream, const AttentionRequest& request);
+    void plan_inspection(Stream& stream);
     const void* on_device(Stream& stream, const Source& source);
     Operand operand(Stream& stream, const FloatOrCodes& from, int heads, int dim);
-    ScaleOperand scales(Stream& stream, const Source& source, const RowStrides& strides, ScaleOf of);
-
-    void check(cudaStream_t stream) const;
-    void quantize_query(cudaStream_t stream) const;
-    void quantize_key(cudaStream_t stream) const;
-    void quantize_value(cudaStream_t stream) const;
-    void judge_scores(const Findings& found) const;
+    ScaleOperand scales(Stream& stream, const Source& source, const RowStrides& strides, Given what);
+    void check_given(cudaStream_t stream) const;
+    void inspect(cudaStream_t stream) const;
 
     const Precision precision_;
     const std::shared_ptr<FindingsSheet> sheet_;
@@ -91,29 +89,25 @@ private:
     std::shared_ptr<Buffer> out_, lse_;
     std::vector<std::shared_ptr<Buffer>> held_;  // the caller's, copies of what lay on the host, and the workspace
     SequenceTable table_{};
-    int64_t rows_ = 0, tiles_count_ = 0, keys_ = 0;
+    int64_t rows_ = 0, tiles_ = 0, keys_ = 0;
     ForwardArgs args_{};
     Operand query_{}, key_{}, value_{};
-    bool mask_unseen_ = false;  // it lay on the device, so nobody has looked for NaN
-
-    // INT8 precisions
-    int padded_ = 0;
-    size_t per_head_bytes_ = 0;
-    ScaleOperand query_scale_{}, key_scale_{}, value_scale_{}, value_channel_{};
-    uint32_t scales_unseen_ = 0;  // bits of ScaleOf
-    RowTarget query_target_{};
-    uint8_t* tiles_ = nullptr;
-    float *channel_scale_ = nullptr, *means_ = nullptr, *maxima_ = nullptr;
+    uint32_t unseen_ = 0;  // bits of Given: what lay on the device, so that TypeScript has not looked at its numbers
+    QuantizeRequest quantize_{};           // INT8 precisions
+    std::shared_ptr<Buffer> head_maxima_;  // fp32
 };
 
 struct AttentionAnswer {
     std::shared_ptr<Buffer> out, lse;
     double quantize_ms = 0;
-    std::vector<float> forward_ms;               // one a repeat
-    std::shared_ptr<const Operation> operation;  // for a graph to keep
+    std::vector<float> forward_ms, quantize_repeat_ms;  // one a repeat
+    std::shared_ptr<const Operation> operation;         // for a graph to keep
 };
 
 /** On the worker thread of `stream`; returns once the answer is complete. @throws Failure, Aborted */
 AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, std::shared_ptr<FindingsSheet> sheet);
+
+/** Milliseconds of each of `repeats` copies of `bytes` within the device. On the worker thread of `stream`. */
+std::vector<float> copy_times(Stream& stream, size_t bytes, int repeats);
 
 }  // namespace intflash

@@ -1,4 +1,5 @@
 // attention, attentionSync, quantize, compare: calls on the device's data.
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -29,18 +30,23 @@ Ledger ledger_of(const Napi::Object& request, const DeviceHandle& device, const 
     return {handle.recording};
 }
 
+Napi::Array list_of(Napi::Env env, const std::vector<float>& values) {
+    Napi::Array list = Napi::Array::New(env, values.size());
+    for (size_t i = 0; i < values.size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, values[i]));
+    return list;
+}
+
 Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     Napi::Object result = Napi::Object::New(env);
     if (answer.out) result.Set("out", wrap_buffer(env, std::move(answer.out)));
     if (answer.lse) result.Set("lse", wrap_buffer(env, std::move(answer.lse)));
     result.Set("quantizeMs", answer.quantize_ms);
-    Napi::Array times = Napi::Array::New(env, answer.forward_ms.size());
-    for (size_t i = 0; i < answer.forward_ms.size(); ++i) times.Set(i, Napi::Number::New(env, answer.forward_ms[i]));
-    result.Set("forwardMs", times);
+    result.Set("forwardMs", list_of(env, answer.forward_ms));
+    result.Set("quantizeRepeatMs", list_of(env, answer.quantize_repeat_ms));
     return result;
 }
 
-// attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs }>;  inputs on the host are copied before it returns
+// attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
 Napi::Value attention(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const Napi::Object js = read_object(info[1], "request");
@@ -78,7 +84,7 @@ Napi::Value quantize(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const Napi::Object js = read_object(info[1], "request");
     Stream& stream = stream_of(handle, js.Get("stream"));
-    auto request = std::make_shared<QuantizeRequest>(read_quantize_request(js, *handle.device));
+    auto request = std::make_shared<TensorQuantizeRequest>(read_quantize_request(js, *handle.device));
     const Ledger ledger = ledger_of(js, handle, stream);
     auto codes = std::make_shared<std::shared_ptr<Buffer>>(), scales = std::make_shared<std::shared_ptr<Buffer>>();
     return queue(info, stream,
@@ -127,8 +133,18 @@ Napi::Value compare(const Napi::CallbackInfo& info) {
                  });
 }
 
+// timeCopy(device, bytes, repeats) → Promise<number[]>: milliseconds of copies within the device, what its memory can do at best
+Napi::Value time_copy(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto bytes = static_cast<size_t>(read_count(info[1], "bytes"));
+    const auto repeats = static_cast<int>(std::min(read_count(info[2], "repeats"), int64_t{10000}));
+    auto times = std::make_shared<std::vector<float>>();
+    return queue(info, stream, [&stream, bytes, repeats, times] { *times = copy_times(stream, bytes, repeats); },
+                 [times](Napi::Env env) -> Napi::Value { return list_of(env, *times); });
+}
+
 }  // namespace
 
-std::vector<ExportedFunction> attention_functions() { return {{"attention", attention}, {"attentionSync", attention_sync}, {"quantize", quantize}, {"compare", compare}}; }
+std::vector<ExportedFunction> attention_functions() { return {{"attention", attention}, {"attentionSync", attention_sync}, {"quantize", quantize}, {"compare", compare}, {"timeCopy", time_copy}}; }
 
 }  // namespace intflash

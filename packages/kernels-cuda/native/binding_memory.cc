@@ -7,16 +7,6 @@
 namespace intflash {
 namespace {
 
-constexpr int64_t kMaxBytes = int64_t{1} << 53;
-
-int64_t read_count(const Napi::Value& js, const char* name) {
-    if (!js.IsNumber()) throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + name + " to be a number");
-    const double value = js.As<Napi::Number>().DoubleValue();
-    if (!(value >= 0 && value <= static_cast<double>(kMaxBytes)) || value != static_cast<double>(static_cast<int64_t>(value)))
-        throw argument_error(js.Env(), "ERR_ARG_RANGE", std::string("Expected ") + name + " to be an integer in [0, 2^53]");
-    return static_cast<int64_t>(value);
-}
-
 /** `bytes` of `buffer` from `offset` on. */
 struct Span {
     std::shared_ptr<Buffer> buffer;

@@ -5,11 +5,12 @@
 
 #include "operand.h"
 #include "operation.h"
+#include "quantize.h"
 #include "source.h"
 
 namespace intflash {
 
-struct QuantizeRequest {
+struct TensorQuantizeRequest {
     Source data;
     ElementType type;
     RowStrides strides;
@@ -21,7 +22,7 @@ struct QuantizeRequest {
 class QuantizeOperation final : public Operation {
 public:
     /** Plans on the worker thread of `stream`; see AttentionOperation. @throws Failure */
-    QuantizeOperation(Stream& stream, const QuantizeRequest& request, std::shared_ptr<FindingsSheet> sheet);
+    QuantizeOperation(Stream& stream, const TensorQuantizeRequest& request, std::shared_ptr<FindingsSheet> sheet);
 
     void launch(cudaStream_t stream, const AbortFlag& abort) const override;
     void judge() const override;
@@ -33,11 +34,10 @@ public:
 private:
     const std::shared_ptr<FindingsSheet> sheet_;
     const int place_;
-    const float levels_;
     std::shared_ptr<Buffer> codes_, scales_;
     std::vector<std::shared_ptr<Buffer>> held_;
-    Operand operand_{};
     SequenceTable table_{};
+    QuantizeRequest quantize_{};  // of its query alone
 };
 
 }  // namespace intflash

@@ -112,6 +112,14 @@ int64_t read_integer(const Napi::Object& js, const char* name, int64_t min, int6
     return static_cast<int64_t>(value);
 }
 
+int64_t read_count(const Napi::Value& js, const char* name) {
+    if (!js.IsNumber()) reject(js.Env(), std::string("Expected ") + name + " to be a number");
+    const double value = js.As<Napi::Number>().DoubleValue();
+    if (!(value >= 0 && value <= static_cast<double>(kMaxElements)) || value != std::floor(value))
+        reject(js.Env(), std::string("Expected ") + name + " to be an integer in [0, 2^53]", "ERR_ARG_RANGE");
+    return static_cast<int64_t>(value);
+}
+
 std::shared_ptr<Buffer> read_buffer(const Napi::Value& js, const Device& device, const char* what) {
     const auto buffer = read_handle<BufferHandle>(js, what).buffer;
     if (!buffer) reject(js.Env(), std::string("Expected ") + what + " to be live device memory, got a disposed tensor", "ERR_DISPOSED");
@@ -230,8 +238,8 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
     return request;
 }
 
-QuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device) {
-    QuantizeRequest request{};
+TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device) {
+    TensorQuantizeRequest request{};
     request.type = static_cast<ElementType>(read_integer(js, "type", 0, 2));
     request.data = read_source(js.Get("data"), device, false, "tensor");
     request.strides = read_strides(js, "strides");

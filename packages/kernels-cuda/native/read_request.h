@@ -16,7 +16,7 @@ namespace intflash {
 AttentionRequest read_attention_request(const Napi::Object& js, const Device& device, bool wait);
 
 /** One tensor to quantize. Its dims, and all that follows from them, are as for `read_attention_request`. */
-QuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device);
+TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device);
 
 /** A typed array, a place in device memory or in page-locked memory. Shared and resizable memory is refused in TypeScript. */
 Source read_source(const Napi::Value& js, const Device& device, bool wait, const char* what);
@@ -27,5 +27,7 @@ std::shared_ptr<Buffer> read_buffer(const Napi::Value& js, const Device& device,
 
 int64_t read_integer(const Napi::Object& js, const char* name, int64_t min, int64_t max);
 double read_number(const Napi::Object& js, const char* name);
+/** A number of bytes or of things. */
+int64_t read_count(const Napi::Value& js, const char* name);
 
 }  // namespace intflash

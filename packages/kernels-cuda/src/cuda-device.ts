@@ -209,6 +209,13 @@ export class CudaDevice {
     return { relativeL2, worst: sums.worst, odd: sums.odd };
   }
 
+  /** Milliseconds of each of `repeats` copies of `bytes` from one place of the device to another: the yardstick of what memory bounds. */
+  timeCopy(bytes: number, repeats: number): Promise<readonly number[]> {
+    checkInteger(bytes, 'bytes', 0, 1, 2 ** 40);
+    checkInteger(repeats, 'repeats', 0, 1, 10_000);
+    return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
+  }
+
   /** Waits for what is queued, blocking, and stops the worker threads; twice is a no-op. Tensors must be disposed on their own. */
   dispose(): void {
     if (this.#disposed) return;

@@ -70,16 +70,17 @@ export interface CudaAttentionOptions {
   readonly stream?: CudaStream;
   /** Honoured between kernels. */
   readonly signal?: AbortSignal;
-  /** Further runs of the forward kernel, for timing. */
+  /** Further runs of the forward kernel and of the quantizers, for timing. */
   readonly repeats?: number;
 }
 
 export interface CudaAttentionResult {
   readonly out: CudaTensor;
   readonly lse?: CudaTensor;
-  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel, by CUDA events. */
+  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel and of the quantizers, by CUDA events. */
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
 }
 
 export interface QuantizeOptions {
@@ -251,6 +252,7 @@ async function run(
     ...(answer.lse && { lse: wrap(context, answer.lse, 'float32', plan.lseDims) }),
     quantizeMs: answer.quantizeMs,
     forwardMs: answer.forwardMs,
+    quantizeRepeatMs: answer.quantizeRepeatMs,
   };
 }
 

@@ -128,6 +128,7 @@ export interface NativeAnswer {
   readonly lse?: BufferHandle;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
 }
 
 export interface NativeAddon {
@@ -212,6 +213,7 @@ export interface NativeAddon {
     b: NativeBufferSource,
     elements: number,
   ): Promise<{ difference: number; size: number; worst: number; odd: number }>;
+  timeCopy(device: DeviceHandle, bytes: number, repeats: number): Promise<number[]>;
 
   /** The rest is for tests; see native/binding_probes.cc. */
   poisonShared(device: DeviceHandle): Promise<void>;
