@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "attention.h"
+#include "binding.h"
 #include "failure.h"
 #include "float_flash_fwd.h"
 #include "js_thread.h"
@@ -19,6 +20,8 @@ namespace {
 struct Devices {
     std::set<DeviceHandle*> open;
 };
+
+}  // namespace
 
 Napi::Value describe_failure(Napi::Env env, const std::exception_ptr& thrown) {
     try {
@@ -50,14 +53,7 @@ DeviceHandle& device_of(const Napi::CallbackInfo& info) {
     return *info[0].As<Napi::External<DeviceHandle>>().Data();
 }
 
-Napi::Value wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer) {
-    return Napi::External<BufferHandle>::New(env, new BufferHandle{std::move(buffer)}, [](Napi::Env, BufferHandle* handle) { delete handle; });
-}
-
-/**
- * Queues `work` and returns a promise for what `result` makes of it on the JS thread. `keep`: JS memory that the job writes to.
- */
-Napi::Value queue(Napi::Env env, DeviceHandle& handle, Device::Work work, std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Value> keep = {}) {
+Napi::Value queue(Napi::Env env, DeviceHandle& handle, Device::Work work, std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Value> keep) {
     struct Pending {
         Napi::Promise::Deferred deferred;
         std::vector<Napi::Reference<Napi::Value>> kept;
@@ -76,6 +72,12 @@ Napi::Value queue(Napi::Env env, DeviceHandle& handle, Device::Work work, std::f
         });
     });
     return promise;
+}
+
+namespace {
+
+Napi::Value wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer) {
+    return Napi::External<BufferHandle>::New(env, new BufferHandle{std::move(buffer)}, [](Napi::Env, BufferHandle* handle) { delete handle; });
 }
 
 // probe() → { driverVersion, runtimeVersion, error, architectures, devices: [{ name, major, minor }] }
@@ -305,6 +307,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
         {"memory", memory}, {"allocate", allocate}, {"upload", upload}, {"download", download}, {"disposeBuffer", dispose_buffer},
         {"abortFlag", abort_flag}, {"raiseAbortFlag", raise_abort_flag}, {"attention", attention}, {"attentionSync", attention_sync}, {"compare", compare}};
     for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
+    export_linear(env, exports);
     return exports;
 }
 

@@ -3,9 +3,12 @@ import { type LoadedAddon, loadNativeAddon, type Probe } from './native-addon.js
 
 const MINIMUM = 80; // the kernels use mma.sync on INT8 with cp.async, which arrived with compute capability 8.0
 
+let known: BackendStatus | undefined; // drivers and devices do not come and go while a process lives
+
 /** Whether attention can run on an NVIDIA GPU here, and if not, why. Never throws; costs a few milliseconds on the first call. */
 export function cudaStatus(): BackendStatus {
-  return describeStatus(loadNativeAddon(), (addon) => addon.probe());
+  known ??= describeStatus(loadNativeAddon(), (addon) => addon.probe());
+  return known;
 }
 
 /** {@link cudaStatus} from what was loaded and seen, so that every answer can be tested without the machine it is about. */
@@ -62,7 +65,7 @@ export function describeStatus(
   return {
     name: 'cuda',
     available: true,
-    detail: `${device.name} (${isa}), CUDA ${version(seen.driverVersion)} driver`,
+    detail: `${device.name} (${isa}, ${Math.round(device.totalBytes / 1e9)} GB), CUDA ${version(seen.driverVersion)} driver`,
     isa,
   };
 }

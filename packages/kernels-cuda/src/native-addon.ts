@@ -10,6 +10,7 @@ export interface NativeHandle<Kind extends string> {
 export type DeviceHandle = NativeHandle<'device'>;
 export type BufferHandle = NativeHandle<'buffer'>;
 export type AbortFlag = NativeHandle<'abort'>;
+export type LinearHandle = NativeHandle<'linear'>;
 
 /** What the addon sees of driver and devices. */
 export interface Probe {
@@ -88,6 +89,16 @@ export interface NativeRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
+/** Weights of a linear layer: `codes` with `scales`, or `weights`. */
+export interface NativeLinear {
+  readonly rows: number;
+  readonly cols: number;
+  readonly codes?: Int8Array | undefined;
+  readonly scales?: Float32Array | undefined;
+  readonly weights?: Float32Array | undefined;
+  readonly bias?: Float32Array | undefined;
+}
+
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
@@ -116,6 +127,15 @@ export interface NativeAddon {
   raiseAbortFlag(flag: AbortFlag): void;
   attention(device: DeviceHandle, request: NativeRequest): Promise<NativeAnswer>;
   attentionSync(device: DeviceHandle, request: NativeRequest): NativeAnswer;
+  createLinear(device: DeviceHandle, weights: NativeLinear): LinearHandle;
+  linearForward(
+    device: DeviceHandle,
+    layer: LinearHandle,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+  ): void;
+  disposeLinear(layer: LinearHandle): void;
   compare(
     device: DeviceHandle,
     a: BufferHandle,
