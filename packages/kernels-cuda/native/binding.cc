@@ -308,6 +308,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
         {"abortFlag", abort_flag}, {"raiseAbortFlag", raise_abort_flag}, {"attention", attention}, {"attentionSync", attention_sync}, {"compare", compare}};
     for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
     export_linear(env, exports);
+    export_decoder(env, exports);
     return exports;
 }
 

@@ -20,5 +20,6 @@ DeviceHandle& device_of(const Napi::CallbackInfo& info);
 Napi::Value queue(Napi::Env env, DeviceHandle& handle, Device::Work work, std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Value> keep = {});
 
 void export_linear(Napi::Env env, Napi::Object exports);
+void export_decoder(Napi::Env env, Napi::Object exports);
 
 }  // namespace intflash

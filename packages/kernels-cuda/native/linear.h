@@ -26,6 +26,8 @@ public:
     int cols() const { return cols_; }
     int columns() const { return padded_columns(cols_); }
     bool is_int8() const { return codes_ != nullptr; }
+    /** [rows, columns()] of a float layer. */
+    const float* float_weights() const { return weights_->as<float>(); }
 
     /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
     void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;

@@ -6,6 +6,7 @@ import {
   type KvCacheView,
 } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
+import { createCudaDecoder } from './cuda-decoder.js';
 import { CudaLinear } from './cuda-linear.js';
 import { cudaStatus } from './cuda-status.js';
 import {
@@ -43,6 +44,7 @@ export function createCudaBackend(): Backend {
     quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan)),
     cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,
     createLinear: (weights) => new CudaLinear(addon, device, weights),
+    createDecoder: (spec) => createCudaDecoder(addon, device, spec),
     liveBytes: () => addon.liveBytes(device),
   };
 }

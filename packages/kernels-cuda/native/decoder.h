@@ -1,0 +1,114 @@
+// A decoder whose weights, KV caches and activations lie on the device: token ids go there, logits come back.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cache_attention.h"
+#include "decoder_steps.h"
+#include "device.h"
+#include "linear.h"
+
+namespace intflash {
+
+/** The caller's floats; only read while a decoder is being made. */
+struct HostFloats {
+    const float* data = nullptr;
+    size_t count = 0;
+};
+
+struct HostNorm {
+    HostFloats gain, bias;
+};
+
+struct HostLayer {
+    HostNorm attention_norm, mlp_norm;
+    HostFloats query_norm, key_norm;
+    std::shared_ptr<LinearLayer> qkv, attention_output, mlp_up, mlp_down;
+    int64_t window_left;  // negative: all
+};
+
+struct DecoderFacts {
+    int hidden, heads, kv_heads, head_dim, intermediate, vocabulary, max_tokens, rotary_half;
+    float scale;
+    double epsilon;
+    bool centered;  // layer norms
+    Activation activation;
+};
+
+struct HostDecoder {
+    DecoderFacts facts;
+    HostFloats embedding, positions, cos, sin;  // no embedding: the output layer's weights serve
+    std::vector<HostLayer> layers;
+    HostNorm output_norm;
+    std::shared_ptr<LinearLayer> output;
+};
+
+/** One sequence's KV cache. Members other than the facts are for the device's worker thread. */
+class CacheSequence {
+public:
+    CacheSequence(Device& device, int layers, const DecoderFacts& facts);
+
+    int length() const { return length_; }
+    int64_t bytes() const;
+    void truncate(int length);
+
+private:
+    friend class Decoder;
+    void reserve(Device& device, int tokens);
+
+    int layers_, kv_heads_, head_dim_, padded_, max_tokens_, length_ = 0;
+    std::vector<std::shared_ptr<Buffer>> pages_;
+    std::shared_ptr<Buffer> table_, offsets_, largest_;
+};
+
+/** For the device's worker thread. */
+class Decoder {
+public:
+    /** @throws Failure */
+    Decoder(Device& device, const HostDecoder& host);
+
+    const DecoderFacts& facts() const { return facts_; }
+    int layers() const { return static_cast<int>(layers_.size()); }
+
+    /**
+     * Runs `ids` behind what the sequence holds; on failure the sequence stays as it was.
+     *
+     * @param logits [ids, vocabulary] with `all_logits`, else [vocabulary]: after the last token
+     * @throws Failure
+     */
+    void forward(Device& device, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits);
+
+private:
+    struct DeviceNorm {
+        std::shared_ptr<Buffer> gain, bias;
+    };
+    struct Layer {
+        DeviceNorm attention_norm, mlp_norm;
+        std::shared_ptr<Buffer> query_norm, key_norm;
+        std::shared_ptr<LinearLayer> qkv, attention_output, mlp_up, mlp_down;
+        int64_t window_left;
+    };
+    /** Memory of a step, kept between steps and grown when one needs more. */
+    struct Workspace {
+        int tokens = 0, tiles = 0, logit_rows = 0;
+        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sums, states, tickets, logits;
+    };
+
+    void reserve(Device& device, int tokens, int tiles, int logit_rows);
+    void run_layer(Device& device, int index, CacheSequence& sequence, int tokens);
+    void attend(Device& device, const Layer& layer, const CacheView& cache, int tokens, int length);
+    void normalize(Device& device, const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next);
+    void project(Device& device, const LinearLayer& layer, int tokens, float* out, bool accumulate);
+    LayerInput input_of(const LinearLayer& layer) const;
+
+    DecoderFacts facts_;
+    int padded_, columns_;  // columns: of the widest layer input
+    std::shared_ptr<Buffer> embedding_, positions_, cos_, sin_;
+    std::vector<Layer> layers_;
+    DeviceNorm output_norm_;
+    std::shared_ptr<LinearLayer> output_;
+    Workspace work_;
+};
+
+}  // namespace intflash
