@@ -7,6 +7,9 @@
 namespace intflash {
 namespace {
 
+/** Single tokens in a row after which a sequence gets a graph: recording one costs as much as a few steps. */
+constexpr int kStepsBeforeGraph = 3;
+
 std::shared_ptr<Buffer> upload(Device& device, const HostFloats& from) {
     if (from.data == nullptr) return nullptr;
     auto buffer = device.allocate(from.count * sizeof(float));
@@ -82,6 +85,7 @@ void Decoder::reserve(Device& device, int tokens, int tiles, int logit_rows) {
         check_cuda(cudaMemsetAsync(work_.tickets->as(), 0, work_.tickets->bytes(), device.stream()), "clear the tickets");
     }
     if (tokens > work_.tokens) {
+        ++work_.revision;
         work_.tokens = 0;  // in case an allocation fails half-way
         const int64_t n = tokens, queries = n * facts_.heads;
         const int64_t widest = std::max<int64_t>(layers_.empty() ? 0 : layers_[0].mlp_up->rows(), facts_.hidden);
@@ -100,6 +104,7 @@ void Decoder::reserve(Device& device, int tokens, int tiles, int logit_rows) {
         work_.tokens = tokens;
     }
     if (tiles > work_.tiles) {
+        ++work_.revision;
         work_.tiles = 0;
         const int rows = kShortQuery * static_cast<int>(group);
         work_.sums = device.allocate(static_cast<size_t>(short_query_sums(facts_.kv_heads, rows, padded_, tiles)) * sizeof(int32_t));
@@ -107,6 +112,7 @@ void Decoder::reserve(Device& device, int tokens, int tiles, int logit_rows) {
         work_.tiles = tiles;
     }
     if (logit_rows > work_.logit_rows) {
+        ++work_.revision;
         work_.logit_rows = 0;
         work_.logits = floats(static_cast<int64_t>(logit_rows) * facts_.vocabulary);
         work_.logit_rows = logit_rows;
@@ -118,23 +124,23 @@ LayerInput Decoder::input_of(const LinearLayer& layer) const {
     return {work_.floats->as<float>(), codes, layer.columns()};
 }
 
-void Decoder::normalize(Device& device, const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next) {
+void Decoder::normalize(const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next, cudaStream_t stream) const {
     const Norm how{floats_of(norm.gain), floats_of(norm.bias), facts_.epsilon, facts_.centered};
-    check_cuda(launch_norm(how, input, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), device.stream()), "normalize");
+    check_cuda(launch_norm(how, input, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
-void Decoder::project(Device& device, const LinearLayer& layer, int tokens, float* out, bool accumulate) {
+void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
     const LayerInput input = input_of(layer);
-    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, device.stream());
-    else layer.multiply(input.floats, tokens, out, accumulate, device.stream());
+    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, stream);
+    else layer.multiply(input.floats, tokens, out, accumulate, stream);
 }
 
-void Decoder::attend(Device& device, const Layer& layer, const CacheView& cache, int tokens, int length) {
+void Decoder::attend(const Layer& layer, const CacheView& cache, const Step& step, cudaStream_t stream) const {
     CacheAttention args{};
     args.cache = cache;
     args.query = {work_.query_codes->as<int8_t>(), work_.query_scales->as<float>()};
     args.start = work_.step->as<int32_t>();
-    args.tokens = tokens;
+    args.tokens = step.tokens;
     args.heads = facts_.heads;
     args.kv_heads = facts_.kv_heads;
     args.head_dim = facts_.head_dim;
@@ -143,33 +149,33 @@ void Decoder::attend(Device& device, const Layer& layer, const CacheView& cache,
     args.out = work_.mixed->as<float>();
     args.out_stride = layer.attention_output->columns();
     args.findings = work_.findings->as<uint32_t>();
-    if (tokens <= kShortQuery) {
+    if (step.tokens <= kShortQuery) {
         const ShortQueryScratch scratch{work_.sums->as<int32_t>(), work_.states->as<float>(), work_.tickets->as<uint32_t>()};
-        check_cuda(launch_short_query(args, scratch, ceil_div(length, kCacheTile), device.stream()), "attend the cache");
+        check_cuda(launch_short_query(args, scratch, step.tiles, stream), "attend the cache");
     } else {
-        check_cuda(launch_long_query(args, device.stream()), "attend the cache");
+        check_cuda(launch_long_query(args, stream), "attend the cache");
     }
 }
 
-void Decoder::run_layer(Device& device, int index, CacheSequence& sequence, int tokens) {
-    const cudaStream_t stream = device.stream();
+void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) const {
     const Layer& layer = layers_[static_cast<size_t>(index)];
+    const int tokens = step.tokens;
     const int32_t* start = work_.step->as<int32_t>();
     uint32_t* findings = work_.findings->as<uint32_t>();
     float* hidden = work_.hidden->as<float>();
-    normalize(device, layer.attention_norm, hidden, tokens, *layer.qkv);
-    project(device, *layer.qkv, tokens, work_.qkv->as<float>(), false);
+    normalize(layer.attention_norm, hidden, tokens, *layer.qkv, stream);
+    project(*layer.qkv, tokens, work_.qkv->as<float>(), false, stream);
 
     const Heads heads{work_.qkv->as<float>(), tokens, facts_.heads, facts_.kv_heads, facts_.head_dim};
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
     check_cuda(launch_turn_heads(heads, head_norms, rotation, start, padded_, work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), findings, stream), "turn the heads");
-    const CacheView cache{sequence.table_->as<uint8_t*>(), index * facts_.kv_heads * image_bytes(padded_), padded_};
+    const CacheView cache{step.sequence.table_->as<uint8_t*>(), index * facts_.kv_heads * image_bytes(padded_), padded_};
     const int64_t first_head = int64_t{index} * facts_.kv_heads;
-    const CacheMemory memory{sequence.offsets_->as<float>() + first_head * facts_.head_dim, sequence.largest_->as<float>() + first_head};
+    const CacheMemory memory{step.sequence.offsets_->as<float>() + first_head * facts_.head_dim, step.sequence.largest_->as<float>() + first_head};
     check_cuda(launch_append(heads, cache, memory, start, work_.append->as<float>(), findings, stream), "append to the cache");
 
-    attend(device, layer, cache, tokens, sequence.length_ + tokens);
+    attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
     if (output.is_int8()) {
         const LayerInput input = input_of(output);
@@ -179,33 +185,49 @@ void Decoder::run_layer(Device& device, int index, CacheSequence& sequence, int 
         output.multiply(work_.mixed->as<float>(), tokens, hidden, true, stream);
     }
 
-    normalize(device, layer.mlp_norm, hidden, tokens, *layer.mlp_up);
-    project(device, *layer.mlp_up, tokens, work_.wide->as<float>(), false);
+    normalize(layer.mlp_norm, hidden, tokens, *layer.mlp_up, stream);
+    project(*layer.mlp_up, tokens, work_.wide->as<float>(), false, stream);
     check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, input_of(*layer.mlp_down), findings, stream), "activate");
-    project(device, *layer.mlp_down, tokens, hidden, true);
+    project(*layer.mlp_down, tokens, hidden, true, stream);
+}
+
+void Decoder::launch(const Step& step, cudaStream_t stream) const {
+    check_cuda(cudaMemsetAsync(work_.findings->as(), 0, sizeof(uint32_t), stream), "clear the findings");
+    const int32_t* start = work_.step->as<int32_t>();
+    const Embedding embedding{embedding_ ? floats_of(embedding_) : output_->float_weights(), floats_of(positions_), embedding_ ? facts_.hidden : output_->columns(), facts_.hidden};
+    check_cuda(launch_embed(embedding, start + 1, start, step.tokens, work_.hidden->as<float>(), stream), "embed the tokens");
+    for (int index = 0; index < layers(); ++index) launch_layer(index, step, stream);
+    const float* last = work_.hidden->as<float>() + static_cast<int64_t>(step.tokens - step.logit_rows) * facts_.hidden;
+    normalize(output_norm_, last, step.logit_rows, *output_, stream);
+    project(*output_, step.logit_rows, work_.logits->as<float>(), false, stream);
+}
+
+void Decoder::replay(CacheSequence& sequence, int tiles, cudaStream_t stream) const {
+    if (!sequence.graph_ || sequence.graph_tiles_ != tiles || sequence.graph_memory_ != work_.revision) {
+        sequence.graph_.reset();
+        sequence.graph_ = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch({sequence, 1, tiles, 1}, recorded); });
+        sequence.graph_tiles_ = tiles;
+        sequence.graph_memory_ = work_.revision;
+    }
+    sequence.graph_->replay(stream);
 }
 
 void Decoder::forward(Device& device, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits) {
     const cudaStream_t stream = device.stream();
     const int tokens = static_cast<int>(ids.size()), length = sequence.length_ + tokens, logit_rows = all_logits ? tokens : 1;
     sequence.reserve(device, length);
-    // Powers of two: a cache that grows a token a step does not grow the scratch memory every 128 steps.
+    // Powers of two: a cache that grows a token a step asks for more scratch memory, and for another graph, only now and then.
     int tiles = 8;
-    while (tiles * kCacheTile < length) tiles *= 2;
+    while (int64_t{tiles} * kCacheTile < length) tiles *= 2;
     reserve(device, tokens, tokens <= kShortQuery ? tiles : 0, logit_rows);
 
     std::vector<int32_t> step{sequence.length_};
     step.insert(step.end(), ids.begin(), ids.end());
     check_cuda(cudaMemcpyAsync(work_.step->as(), step.data(), step.size() * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "copy the tokens");
-    check_cuda(cudaMemsetAsync(work_.findings->as(), 0, sizeof(uint32_t), stream), "clear the findings");
-    const int32_t* start = work_.step->as<int32_t>();
-    const Embedding embedding{embedding_ ? floats_of(embedding_) : output_->float_weights(), floats_of(positions_), embedding_ ? facts_.hidden : output_->columns(), facts_.hidden};
-    check_cuda(launch_embed(embedding, start + 1, start, tokens, work_.hidden->as<float>(), stream), "embed the tokens");
-    for (int index = 0; index < layers(); ++index) run_layer(device, index, sequence, tokens);
+    sequence.single_steps_ = tokens == 1 ? sequence.single_steps_ + 1 : 0;
+    if (sequence.single_steps_ >= kStepsBeforeGraph) replay(sequence, tiles, stream);
+    else launch({sequence, tokens, tiles, logit_rows}, stream);
 
-    const float* last = work_.hidden->as<float>() + static_cast<int64_t>(tokens - logit_rows) * facts_.hidden;
-    normalize(device, output_norm_, last, logit_rows, *output_);
-    project(device, *output_, logit_rows, work_.logits->as<float>(), false);
     uint32_t findings = 0;
     check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, stream), "read the findings");
     const size_t bytes = static_cast<size_t>(logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);

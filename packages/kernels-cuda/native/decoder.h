@@ -8,6 +8,7 @@
 #include "decoder_steps.h"
 #include "device.h"
 #include "linear.h"
+#include "step_graph.h"
 
 namespace intflash {
 
@@ -60,6 +61,10 @@ private:
     int layers_, kv_heads_, head_dim_, padded_, max_tokens_, length_ = 0;
     std::vector<std::shared_ptr<Buffer>> pages_;
     std::shared_ptr<Buffer> table_, offsets_, largest_;
+    /** A step of one token, good while scratch memory and tiles are what they were when it was recorded. */
+    std::unique_ptr<StepGraph> graph_;
+    int graph_tiles_ = 0, single_steps_ = 0;
+    int64_t graph_memory_ = 0;
 };
 
 /** For the device's worker thread. */
@@ -92,14 +97,24 @@ private:
     /** Memory of a step, kept between steps and grown when one needs more. */
     struct Workspace {
         int tokens = 0, tiles = 0, logit_rows = 0;
+        int64_t revision = 0;  // of the buffers
         std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sums, states, tickets, logits;
     };
 
+    /** What a step's kernels need to know besides the weights. */
+    struct Step {
+        const CacheSequence& sequence;
+        int tokens, tiles, logit_rows;
+    };
+
     void reserve(Device& device, int tokens, int tiles, int logit_rows);
-    void run_layer(Device& device, int index, CacheSequence& sequence, int tokens);
-    void attend(Device& device, const Layer& layer, const CacheView& cache, int tokens, int length);
-    void normalize(Device& device, const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next);
-    void project(Device& device, const LinearLayer& layer, int tokens, float* out, bool accumulate);
+    /** Everything between the upload of the tokens and the download of the logits; allocates nothing and waits for nothing. */
+    void launch(const Step& step, cudaStream_t stream) const;
+    void launch_layer(int index, const Step& step, cudaStream_t stream) const;
+    void attend(const Layer& layer, const CacheView& cache, const Step& step, cudaStream_t stream) const;
+    void normalize(const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next, cudaStream_t stream) const;
+    void project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    void replay(CacheSequence& sequence, int tiles, cudaStream_t stream) const;
     LayerInput input_of(const LinearLayer& layer) const;
 
     DecoderFacts facts_;

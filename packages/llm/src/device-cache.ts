@@ -64,8 +64,17 @@ export class DeviceCache {
         if (first + chunk >= ids.length) return logits.subarray(-this.#vocabSize);
       }
     } catch (error) {
-      if (!this.#disposed) this.truncate(before);
+      if (!this.#disposed) this.#cutBack(before);
       throw error;
+    }
+  }
+
+  /** After a failure: on a device that is lost for good there is nothing to cut back, and the first error is the one to tell. */
+  #cutBack(length: number): void {
+    try {
+      this.truncate(length);
+    } catch (error) {
+      if (!IntFlashError.isInstance(error)) throw error;
     }
   }
 
