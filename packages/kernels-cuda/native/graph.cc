@@ -4,50 +4,22 @@
 
 namespace intflash {
 
-Graph::Graph(std::shared_ptr<Device> device, Recording recording) : device_(std::move(device)), recording_(std::move(recording)) {
-    // A stream of its own: memory is freed in the order of the other streams from any thread, and such a free must not be captured.
-    cudaStream_t stream = nullptr;
-    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
-    try {
-        capture(stream);
-        check_cuda(cudaEventCreate(&start_), "create an event");
-        check_cuda(cudaEventCreate(&end_), "create an event");
-    } catch (...) {
-        cudaStreamDestroy(stream);
-        release();
-        throw;
+Graph::Graph(std::shared_ptr<Device> device, Recording recording)
+    : device_(std::move(device)), recording_(std::move(recording)), executable_([this](cudaStream_t stream) {
+          recording_.sheet->clear(stream);
+          for (const auto& operation : recording_.operations) operation->launch(stream, {});
+      }) {
+    check_cuda(cudaEventCreate(&start_), "create an event");
+    if (const cudaError_t status = cudaEventCreate(&end_)) {
+        cudaEventDestroy(start_);
+        check_cuda(status, "create an event");
     }
-    cudaStreamDestroy(stream);
 }
 
 Graph::~Graph() {
     device_->use();
-    release();
-}
-
-void Graph::release() {
-    if (start_ != nullptr) cudaEventDestroy(start_);
-    if (end_ != nullptr) cudaEventDestroy(end_);
-    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
-}
-
-void Graph::capture(cudaStream_t stream) {
-    // Relaxed: other threads go on allocating and waiting meanwhile, on other streams.
-    check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "begin a capture");
-    cudaGraph_t graph = nullptr;
-    try {
-        recording_.sheet->clear(stream);
-        for (const auto& operation : recording_.operations) operation->launch(stream, {});
-    } catch (...) {
-        cudaStreamEndCapture(stream, &graph);
-        if (graph != nullptr) cudaGraphDestroy(graph);
-        cudaGetLastError();
-        throw;
-    }
-    check_cuda(cudaStreamEndCapture(stream, &graph), "end a capture");
-    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    check_cuda(status, "instantiate a graph");
+    cudaEventDestroy(start_);
+    cudaEventDestroy(end_);
 }
 
 float Graph::replay(Stream& stream, int times, const AbortFlag& abort) {
@@ -56,7 +28,7 @@ float Graph::replay(Stream& stream, int times, const AbortFlag& abort) {
     check_cuda(cudaEventRecord(start_, target), "record an event");
     for (int i = 0; i < times; ++i) {
         abort.check();
-        check_cuda(cudaGraphLaunch(executable_, target), "launch a graph");
+        executable_.replay(target);
         if (abort.raised && i + 1 < times) stream.synchronize();  // or the signal would find everything launched already
     }
     check_cuda(cudaEventRecord(end_, target), "record an event");

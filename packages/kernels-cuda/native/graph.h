@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "operation.h"
+#include "step_graph.h"
 
 namespace intflash {
 
@@ -30,12 +31,9 @@ public:
     float replay(Stream& stream, int times, const AbortFlag& abort);
 
 private:
-    void capture(cudaStream_t stream);
-    void release();
-
     const std::shared_ptr<Device> device_;
     Recording recording_;
-    cudaGraphExec_t executable_ = nullptr;
+    StepGraph executable_;
     cudaEvent_t start_ = nullptr, end_ = nullptr;
     std::mutex mutex_;
 };

@@ -15,6 +15,9 @@ export type EventHandle = NativeHandle<'event'>;
 export type PinnedHandle = NativeHandle<'pinned'>;
 export type RecordingHandle = NativeHandle<'recording'>;
 export type GraphHandle = NativeHandle<'graph'>;
+export type LinearHandle = NativeHandle<'linear'>;
+export type DecoderHandle = NativeHandle<'decoder'>;
+export type SequenceHandle = NativeHandle<'sequence'>;
 
 /** What the addon sees of driver and devices. */
 export interface Probe {
@@ -123,6 +126,58 @@ export interface NativeQuantizeRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
+/** Weights of a linear layer: `codes` with `scales`, or `weights`. */
+export interface NativeLinear {
+  readonly rows: number;
+  readonly cols: number;
+  readonly codes?: Int8Array | undefined;
+  readonly scales?: Float32Array | undefined;
+  readonly weights?: Float32Array | undefined;
+  readonly bias?: Float32Array | undefined;
+}
+
+export interface NativeNorm {
+  readonly gain: Float32Array;
+  readonly bias: Float32Array | undefined;
+}
+
+/** A decoder as native/decoder_binding.cc reads it. */
+export interface NativeDecoder {
+  readonly hidden: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly intermediate: number;
+  readonly vocabulary: number;
+  readonly maxTokens: number;
+  /** 0: heads are not turned. */
+  readonly rotaryHalf: number;
+  readonly cos: Float32Array | undefined;
+  readonly sin: Float32Array | undefined;
+  readonly scale: number;
+  readonly epsilon: number;
+  /** Layer norms. */
+  readonly centered: boolean;
+  /** 0 swiglu, 1 silu, 2 gelu, 3 its tanh form. */
+  readonly activation: number;
+  readonly embedding: Float32Array | undefined;
+  readonly positions: Float32Array | undefined;
+  readonly layers: readonly {
+    readonly attentionNorm: NativeNorm;
+    readonly mlpNorm: NativeNorm;
+    readonly queryNorm: Float32Array | undefined;
+    readonly keyNorm: Float32Array | undefined;
+    readonly qkv: LinearHandle;
+    readonly attentionOutput: LinearHandle;
+    readonly mlpUp: LinearHandle;
+    readonly mlpDown: LinearHandle;
+    /** -1: all. */
+    readonly windowLeft: number;
+  }[];
+  readonly outputNorm: NativeNorm;
+  readonly output: LinearHandle;
+}
+
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
@@ -207,6 +262,29 @@ export interface NativeAddon {
     device: DeviceHandle,
     request: NativeQuantizeRequest,
   ): Promise<{ codes: BufferHandle; scales: BufferHandle }>;
+  createLinear(device: DeviceHandle, weights: NativeLinear): LinearHandle;
+  linearForward(
+    device: DeviceHandle,
+    layer: LinearHandle,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+  ): void;
+  disposeLinear(layer: LinearHandle): void;
+  createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
+  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle): SequenceHandle;
+  /** @returns bytes of the sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
+  decoderForward(
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    sequence: SequenceHandle,
+    ids: Int32Array,
+    allLogits: boolean,
+    logits: Float32Array,
+  ): Promise<number>;
+  truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
+  disposeDecoder(decoder: DecoderHandle): void;
+  disposeCacheSequence(sequence: SequenceHandle): void;
   compare(
     device: DeviceHandle,
     a: NativeBufferSource,
