@@ -54,6 +54,13 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_
                  : "r"(address));
 }
 
+/** Four bytes of global memory that no kernel writes meanwhile. volatile: never hoisted out of a loop into registers. */
+__device__ __forceinline__ uint32_t load_word(const void* address) {
+    uint32_t word;
+    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(address));
+    return word;
+}
+
 /** 2^x; relative error 2^-22, exact at 0. */
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
