@@ -9,14 +9,17 @@
 namespace intflash {
 
 // ── §1 ──
-template <int kD_, bool kHalf_, bool kGeneral_> struct PairTraits {
+/** kVariant, bits: 1 takes the maximum over float bits as integers (three operands an instruction); 2 keeps Q in shared memory. */
+template <int kD_, bool kHalf_, bool kGeneral_, int kVariant_ = 0> struct PairTraits {
     static constexpr int kD = kD_;
     static constexpr bool kHalf = kHalf_, kGeneral = kGeneral_;
+    static constexpr bool kIntegerMax = kVariant_ & 1, kQueryInShared = kVariant_ & 2;
     static constexpr int kMaxPairs = 4, kRows = 32, kKeys = kTileKeys / 2, kChannels = kD / 2;
     static constexpr int kScoreBlocks = kKeys / 8, kOutBlocks = kChannels / 8, kSteps = kD / 32, kTogether = 4;
     static constexpr int kTileBytes = kTileKeys * kD * (kHalf ? 3 : 2) + 3 * kTileKeys * 4;
     static constexpr int kPieces = kHalf ? 8 : 4;  // 16 bytes of P a lane
-    static constexpr int kWarpBytes = kPieces * 32 * 16 + 32 * 4;
+    static constexpr int kQueryBytes = kQueryInShared ? 2 * kSteps * 32 * 16 : 0;
+    static constexpr int kWarpBytes = kPieces * 32 * 16 + 32 * 4 + kQueryBytes;
 };
 
 struct PairRows {
@@ -44,11 +47,24 @@ template <class T> __device__ __forceinline__ float4 exchange(const PairPlace& p
 
 // ── §3 ──
 template <class T>
-__device__ __forceinline__ void pair_products(int (&s)[2][T::kScoreBlocks][4], const uint32_t (&query)[2][T::kSteps][4], uint32_t keys, int lane) {
+__device__ __forceinline__ void pair_products(int (&s)[2][T::kScoreBlocks][4], const uint32_t (&held)[2][T::kSteps][4], const uint4* stored, uint32_t keys, int lane) {
     const int key = lane & 7;
     const uint32_t base = keys + key * T::kD + (((lane >> 3) ^ row_swizzle(key, T::kD)) << 4);
 #pragma unroll
     for (int pair = 0; pair < T::kSteps / 2; ++pair) {
+        uint32_t query[2][2][4];
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+                if constexpr (T::kQueryInShared) {
+                    const uint4 q = stored[(m * T::kSteps + 2 * pair + step) * 32 + lane];
+                    query[m][step][0] = q.x, query[m][step][1] = q.y, query[m][step][2] = q.z, query[m][step][3] = q.w;
+                } else {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) query[m][step][i] = held[m][2 * pair + step][i];
+                }
+            }
         const uint32_t address = (base ^ ((pair & 1) * 64)) + (pair >> 1) * 128;
 #pragma unroll
         for (int first = 0; first < T::kScoreBlocks; first += T::kTogether) {
@@ -60,12 +76,12 @@ __device__ __forceinline__ void pair_products(int (&s)[2][T::kScoreBlocks][4], c
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
                     if (pair == 0) mma_s8_onto(s[m][first + j], query[m][0], b[j][0], b[j][1], kBiasBits);
-                    else mma_s8(s[m][first + j], query[m][2 * pair], b[j][0], b[j][1]);
+                    else mma_s8(s[m][first + j], query[m][0], b[j][0], b[j][1]);
                 }
 #pragma unroll
             for (int j = 0; j < T::kTogether; ++j)
 #pragma unroll
-                for (int m = 0; m < 2; ++m) mma_s8(s[m][first + j], query[m][2 * pair + 1], b[j][2], b[j][3]);
+                for (int m = 0; m < 2; ++m) mma_s8(s[m][first + j], query[m][1], b[j][2], b[j][3]);
         }
     }
 }
@@ -73,10 +89,11 @@ __device__ __forceinline__ void pair_products(int (&s)[2][T::kScoreBlocks][4], c
 template <class T, bool kMasked>
 __device__ __forceinline__ void pair_scores(int (&s)[2][T::kScoreBlocks][4], float (&top)[4], const PairRows& rows, const Band& band, int first_row, const float* scales,
                                             int first_key, int c, const ForwardArgs& args, const int64_t (&mask_row)[4]) {
-    int lo[4], hi[4];
+    int lo[4], hi[4], top_bits[4];
 #pragma unroll
     for (int row = 0; row < 4; ++row) {
         top[row] = -INFINITY;
+        top_bits[row] = INT32_MIN;
         if constexpr (kMasked) lo[row] = band.first(first_row + 8 * row), hi[row] = band.end(first_row + 8 * row);
     }
 #pragma unroll
@@ -102,8 +119,23 @@ __device__ __forceinline__ void pair_scores(int (&s)[2][T::kScoreBlocks][4], flo
                     else x = fmaf(sum * ks[column], rows.scale[row], ts[column]);
                     if constexpr (kMasked) x = visible ? x : -INFINITY;
                     score = __float_as_int(x);
-                    top[row] = fmaxf(top[row], x);
+                    if constexpr (!T::kIntegerMax) top[row] = fmaxf(top[row], x);
+                    else if (i & 1) top_bits[row] = max(max(top_bits[row], s[m][2 * group + half][i - 1]), score);
                 }
+    }
+    if constexpr (T::kIntegerMax) {
+        // Float bits order as integers from +0 on. A row without a score above 0 is rare, and is gone over again.
+        if (__any_sync(~0u, min(min(top_bits[0], top_bits[1]), min(top_bits[2], top_bits[3])) < 0)) {
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+                for (int block = 0; block < T::kScoreBlocks; ++block)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) top[2 * m + (i >> 1)] = fmaxf(top[2 * m + (i >> 1)], __int_as_float(s[m][block][i]));
+        } else {
+#pragma unroll
+            for (int row = 0; row < 4; ++row) top[row] = __int_as_float(top_bits[row]);
+        }
     }
 }
 
@@ -335,10 +367,14 @@ template <class T> __global__ void __launch_bounds__(T::kMaxPairs * 64, 1) int8_
         if constexpr (T::kGeneral) mask_row[i] = batch * args.mask.batch + head * args.mask.head + row * args.mask.query;
     }
     uint32_t query[2][T::kSteps][4];
+    uint4* stored = pair.own + T::kPieces * 32 + 8;  // read back by this lane alone
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-        for (int step = 0; step < T::kSteps; ++step) load_query(query[m][step], query_row[2 * m], query_row[2 * m + 1], step);
+        for (int step = 0; step < T::kSteps; ++step) {
+            load_query(query[m][step], query_row[2 * m], query_row[2 * m + 1], step);
+            if constexpr (T::kQueryInShared) stored[(m * T::kSteps + step) * 32 + lane] = make_uint4(query[m][step][0], query[m][step][1], query[m][step][2], query[m][step][3]);
+        }
     const bool has_rows = pair_row < sequence.q_len;
     const float slack = args.running_max ? 0.f : 8.f;
 
@@ -361,7 +397,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxPairs * 64, 1) int8_
             const uint32_t base = stage_base + stage * T::kTileBytes;
             const float* scales = reinterpret_cast<const float*>(shared + stage * T::kTileBytes + T::kTileBytes - 3 * kTileKeys * 4) + pair.side * T::kKeys;
             int s[2][T::kScoreBlocks][4];
-            pair_products<T>(s, query, base + pair.side * T::kKeys * T::kD, lane);
+            pair_products<T>(s, query, stored, base + pair.side * T::kKeys * T::kD, lane);
             const bool unmasked = first_key >= band.first(pair_last) && first_key + kTileKeys <= band.end(pair_row);
             float top[4];
             if (unmasked) pair_scores<T, false>(s, top, rows, band, pair_row + r, scales, first_key + pair.side * T::kKeys, c, args, mask_row);
@@ -407,8 +443,8 @@ template <class T> __global__ void __launch_bounds__(T::kMaxPairs * 64, 1) int8_
 }
 
 // ── §7 ──
-template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_pair(ForwardArgs args, const LaunchLimits& limits, cudaStream_t stream) {
-    using T = PairTraits<kD, kHalf, kGeneral>;
+template <int kD, bool kHalf, bool kGeneral, int kVariant = 0> cudaError_t launch_pair(ForwardArgs args, const LaunchLimits& limits, cudaStream_t stream) {
+    using T = PairTraits<kD, kHalf, kGeneral, kVariant>;
     const int stages = min(kMaxStages, (limits.shared_bytes - T::kMaxPairs * 2 * T::kWarpBytes - 2 * kMaxStages * 8) / T::kTileBytes);
     if (stages < 1) return cudaErrorInvalidConfiguration;
     int pairs = T::kMaxPairs;
@@ -425,10 +461,15 @@ template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_pair(ForwardArgs
     return cudaGetLastError();
 }
 
-/** INTFLASH_FORWARD=rows runs the kernel of one warp a row block; for measurements while both exist. */
+/** INTFLASH_FORWARD chooses while there are several: rows (one warp a row block), pair0 to pair3 (see PairTraits). */
 template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_either(const ForwardArgs& args, const LaunchLimits& limits, cudaStream_t stream) {
     if constexpr (kD <= 128) {
         const char* choice = std::getenv("INTFLASH_FORWARD");
+        if constexpr (kD == 128 && !kGeneral) {
+            if (choice != nullptr && std::strcmp(choice, "pair1") == 0) return launch_pair<kD, kHalf, kGeneral, 1>(args, limits, stream);
+            if (choice != nullptr && std::strcmp(choice, "pair2") == 0) return launch_pair<kD, kHalf, kGeneral, 2>(args, limits, stream);
+            if (choice != nullptr && std::strcmp(choice, "pair3") == 0) return launch_pair<kD, kHalf, kGeneral, 3>(args, limits, stream);
+        }
         if (choice == nullptr || std::strcmp(choice, "rows") != 0) return launch_pair<kD, kHalf, kGeneral>(args, limits, stream);
     }
     return launch_traits<kD, kHalf, kGeneral>(args, limits, stream);
