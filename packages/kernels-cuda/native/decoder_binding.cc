@@ -135,12 +135,13 @@ Napi::Value create_decoder(const Napi::CallbackInfo& info) {
     return Napi::External<DecoderHandle>::New(info.Env(), new DecoderHandle{std::move(decoder)}, [](Napi::Env, DecoderHandle* handle) { delete handle; });
 }
 
-// createCacheSequence(device, decoder) → handle
+// createCacheSequence(device, decoder, int4) → handle
 Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     Device* device = device_of(info).device.get();
     const auto decoder = decoder_of(info[1]);
+    const bool int4 = info[2].ToBoolean();
     std::shared_ptr<CacheSequence> sequence;
-    run(info, [&] { sequence = std::make_shared<CacheSequence>(*device, decoder->layers(), decoder->facts()); });
+    run(info, [&] { sequence = std::make_shared<CacheSequence>(*device, decoder->layers(), decoder->facts(), int4); });
     return Napi::External<SequenceHandle>::New(info.Env(), new SequenceHandle{std::move(sequence)}, [](Napi::Env, SequenceHandle* handle) { delete handle; });
 }
 
