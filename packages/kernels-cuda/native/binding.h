@@ -1,25 +1,46 @@
-// What every file of exports needs: handles, jobs with promises, failures as JS errors.
+// What every file of exports needs: the device, jobs with promises, and the tables of functions.
 #pragma once
 #include <napi.h>
 
-#include <exception>
 #include <functional>
 #include <vector>
 
-#include "read_request.h"
+#include "handles.h"
 
 namespace intflash {
 
-/** An error object with the code that TypeScript turns into an IntFlashError. */
-Napi::Value describe_failure(Napi::Env env, const std::exception_ptr& thrown);
-
-/** The device handle that every function takes first. @throws Napi::TypeError */
+/** The device that every function but a few takes first. @throws Napi::Error */
 DeviceHandle& device_of(const Napi::CallbackInfo& info);
 
-/** Queues `work` and returns a promise for what `result` makes of it on the JS thread. `keep`: JS memory that the job writes to. */
-Napi::Value queue(Napi::Env env, DeviceHandle& handle, Device::Work work, std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Value> keep = {});
+/** The stream that `js` is a handle of, or the device's own when undefined. @throws Napi::Error */
+Stream& stream_of(const DeviceHandle& device, const Napi::Value& js);
 
-void export_linear(Napi::Env env, Napi::Object exports);
-void export_decoder(Napi::Env env, Napi::Object exports);
+/**
+ * Queues `work` on `stream` and returns a promise for what `result` makes of it on the JS thread. `keep`: JS memory that the job
+ * writes to. The device, argument 0, is kept as well.
+ */
+Napi::Value queue(const Napi::CallbackInfo& info, Stream& stream, Stream::Work work, std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Value> keep = {});
+
+/** Blocks until `work` has run on `stream`. @throws Napi::Error */
+void run_blocking(Napi::Env env, Stream& stream, const Stream::Work& work);
+
+Napi::Value wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer);
+
+/** The signal's flag of a request; none when undefined. */
+AbortFlag read_abort_flag(const Napi::Value& js);
+
+Napi::Object read_object(const Napi::Value& js, const char* name);
+
+struct ExportedFunction {
+    const char* name;
+    Napi::Value (*function)(const Napi::CallbackInfo&);
+};
+std::vector<ExportedFunction> device_functions();
+std::vector<ExportedFunction> memory_functions();
+std::vector<ExportedFunction> stream_functions();
+std::vector<ExportedFunction> attention_functions();
+std::vector<ExportedFunction> linear_functions();
+std::vector<ExportedFunction> decoder_functions();
+std::vector<ExportedFunction> probe_functions();
 
 }  // namespace intflash

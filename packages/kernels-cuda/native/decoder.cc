@@ -10,10 +10,10 @@ namespace {
 /** Single tokens in a row after which a sequence gets a graph: recording one costs as much as a few steps. */
 constexpr int kStepsBeforeGraph = 3;
 
-std::shared_ptr<Buffer> upload(Device& device, const HostFloats& from) {
+std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
     if (from.data == nullptr) return nullptr;
-    auto buffer = device.allocate(from.count * sizeof(float));
-    check_cuda(cudaMemcpyAsync(buffer->as(), from.data, buffer->bytes(), cudaMemcpyHostToDevice, device.stream()), "copy weights to the device");
+    auto buffer = worker.allocate(from.count * sizeof(float));
+    check_cuda(cudaMemcpyAsync(buffer->as(), from.data, buffer->bytes(), cudaMemcpyHostToDevice, worker.handle()), "copy weights to the device");
     return buffer;
 }
 
@@ -28,12 +28,12 @@ void check_findings(uint32_t findings) {
 
 }  // namespace
 
-CacheSequence::CacheSequence(Device& device, int layers, const DecoderFacts& facts, bool int4)
+CacheSequence::CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4)
     : layers_(layers), kv_heads_(facts.kv_heads), padded_(padded_head(facts.head_dim)), max_tokens_(facts.max_tokens), int4_(int4) {
     const size_t heads = static_cast<size_t>(layers_) * static_cast<size_t>(kv_heads_);
-    table_ = device.allocate(static_cast<size_t>(ceil_div(max_tokens_, kPageTokens)) * sizeof(uint8_t*));
-    offsets_ = device.allocate(heads * static_cast<size_t>(facts.head_dim) * sizeof(float));
-    largest_ = device.allocate(heads * sizeof(float));
+    table_ = worker.allocate(static_cast<size_t>(ceil_div(max_tokens_, kPageTokens)) * sizeof(uint8_t*));
+    offsets_ = worker.allocate(heads * static_cast<size_t>(facts.head_dim) * sizeof(float));
+    largest_ = worker.allocate(heads * sizeof(float));
 }
 
 int64_t CacheSequence::bytes() const {
@@ -47,58 +47,58 @@ void CacheSequence::truncate(int length) {
     pages_.resize(static_cast<size_t>(ceil_div(length_, kPageTokens)));
 }
 
-void CacheSequence::reserve(Device& device, int tokens) {
+void CacheSequence::reserve(Stream& worker, int tokens) {
     if (tokens > max_tokens_) throw Failure("ERR_SHAPE", "Expected at most " + std::to_string(max_tokens_) + " tokens in the cache, got " + std::to_string(tokens));
     const size_t wanted = static_cast<size_t>(ceil_div(tokens, kPageTokens)), before = pages_.size();
     if (wanted <= before) return;
     const size_t page_bytes = static_cast<size_t>(layers_ * kv_heads_ * image_bytes(padded_, int4_));
-    while (pages_.size() < wanted) pages_.push_back(device.allocate(page_bytes));
+    while (pages_.size() < wanted) pages_.push_back(worker.allocate(page_bytes));
     std::vector<uint8_t*> pointers;
     for (size_t i = before; i < wanted; ++i) pointers.push_back(pages_[i]->as<uint8_t>());
-    check_cuda(cudaMemcpyAsync(table_->as<uint8_t*>() + before, pointers.data(), pointers.size() * sizeof(uint8_t*), cudaMemcpyHostToDevice, device.stream()),
+    check_cuda(cudaMemcpyAsync(table_->as<uint8_t*>() + before, pointers.data(), pointers.size() * sizeof(uint8_t*), cudaMemcpyHostToDevice, worker.handle()),
                "copy the page table");
 }
 
-Decoder::Decoder(Device& device, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output) {
-    const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(device, from.gain), upload(device, from.bias)}; };
+Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output) {
+    const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
     for (const HostLayer& from : host.layers) {
-        layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(device, from.query_norm), upload(device, from.key_norm), from.qkv, from.attention_output,
+        layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(worker, from.query_norm), upload(worker, from.key_norm), from.qkv, from.attention_output,
                            from.mlp_up, from.mlp_down, from.window_left});
         for (const auto& layer : {from.qkv, from.attention_output, from.mlp_up, from.mlp_down}) columns_ = std::max(columns_, layer->columns());
     }
     columns_ = std::max(columns_, output_->columns());
-    embedding_ = upload(device, host.embedding);
-    positions_ = upload(device, host.positions);
-    cos_ = upload(device, host.cos);
-    sin_ = upload(device, host.sin);
+    embedding_ = upload(worker, host.embedding);
+    positions_ = upload(worker, host.positions);
+    cos_ = upload(worker, host.cos);
+    sin_ = upload(worker, host.sin);
     output_norm_ = norm(host.output_norm);
-    device.synchronize();
+    worker.synchronize();
 }
 
-void Decoder::reserve(Device& device, int tokens, int tiles, int logit_rows) {
-    const auto floats = [&](int64_t count) { return device.allocate(static_cast<size_t>(count) * sizeof(float)); };
+void Decoder::reserve(Stream& worker, int tokens, int tiles, int logit_rows) {
+    const auto floats = [&](int64_t count) { return worker.allocate(static_cast<size_t>(count) * sizeof(float)); };
     const int64_t group = facts_.heads / facts_.kv_heads;
     if (!work_.findings) {
-        work_.findings = device.allocate(sizeof(uint32_t));
+        work_.findings = worker.allocate(sizeof(uint32_t));
         const int parts = short_query_parts(kShortQuery * static_cast<int>(group));
-        work_.tickets = device.allocate(static_cast<size_t>(facts_.kv_heads * parts) * sizeof(uint32_t));
-        check_cuda(cudaMemsetAsync(work_.tickets->as(), 0, work_.tickets->bytes(), device.stream()), "clear the tickets");
+        work_.tickets = worker.allocate(static_cast<size_t>(facts_.kv_heads * parts) * sizeof(uint32_t));
+        check_cuda(cudaMemsetAsync(work_.tickets->as(), 0, work_.tickets->bytes(), worker.handle()), "clear the tickets");
     }
     if (tokens > work_.tokens) {
         ++work_.revision;
         work_.tokens = 0;  // in case an allocation fails half-way
         const int64_t n = tokens, queries = n * facts_.heads;
         const int64_t widest = std::max<int64_t>(layers_.empty() ? 0 : layers_[0].mlp_up->rows(), facts_.hidden);
-        work_.step = device.allocate(static_cast<size_t>(n + 1) * sizeof(int32_t));
+        work_.step = worker.allocate(static_cast<size_t>(n + 1) * sizeof(int32_t));
         work_.hidden = floats(n * facts_.hidden);
         work_.floats = floats(n * columns_);
-        work_.codes = device.allocate(static_cast<size_t>(n * columns_));
+        work_.codes = worker.allocate(static_cast<size_t>(n * columns_));
         work_.scales = floats(n);
         work_.qkv = floats(n * (facts_.heads + 2 * facts_.kv_heads) * facts_.head_dim);
-        work_.query_codes = device.allocate(static_cast<size_t>(queries * padded_));
+        work_.query_codes = worker.allocate(static_cast<size_t>(queries * padded_));
         work_.query_scales = floats(queries);
         work_.mixed = floats(n * columns_);
-        check_cuda(cudaMemsetAsync(work_.mixed->as(), 0, work_.mixed->bytes(), device.stream()), "clear the padding");
+        check_cuda(cudaMemsetAsync(work_.mixed->as(), 0, work_.mixed->bytes(), worker.handle()), "clear the padding");
         work_.wide = floats(n * widest);
         work_.append = floats(n * facts_.kv_heads);
         work_.tokens = tokens;
@@ -107,7 +107,7 @@ void Decoder::reserve(Device& device, int tokens, int tiles, int logit_rows) {
         ++work_.revision;
         work_.tiles = 0;
         const int rows = kShortQuery * static_cast<int>(group);
-        work_.sums = device.allocate(static_cast<size_t>(short_query_sums(facts_.kv_heads, rows, padded_, tiles)) * sizeof(int32_t));
+        work_.sums = worker.allocate(static_cast<size_t>(short_query_sums(facts_.kv_heads, rows, padded_, tiles)) * sizeof(int32_t));
         work_.states = floats(int64_t{2} * facts_.kv_heads * tiles * rows);
         work_.tiles = tiles;
     }
@@ -215,14 +215,14 @@ void Decoder::replay(CacheSequence& sequence, int tiles, cudaStream_t stream) co
     sequence.graph_->replay(stream);
 }
 
-void Decoder::forward(Device& device, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits) {
-    const cudaStream_t stream = device.stream();
+void Decoder::forward(Stream& worker, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits) {
+    const cudaStream_t stream = worker.handle();
     const int tokens = static_cast<int>(ids.size()), length = sequence.length_ + tokens, logit_rows = all_logits ? tokens : 1;
-    sequence.reserve(device, length);
+    sequence.reserve(worker, length);
     // Powers of two: a cache that grows a token a step asks for more scratch memory, and for another graph, only now and then.
     int tiles = 8;
     while (int64_t{tiles} * kCacheTile < length) tiles *= 2;
-    reserve(device, tokens, tokens <= kShortQuery ? tiles : 0, logit_rows);
+    reserve(worker, tokens, tokens <= kShortQuery ? tiles : 0, logit_rows);
 
     std::vector<int32_t> step{sequence.length_};
     step.insert(step.end(), ids.begin(), ids.end());
@@ -235,7 +235,7 @@ void Decoder::forward(Device& device, CacheSequence& sequence, const std::vector
     check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, stream), "read the findings");
     const size_t bytes = static_cast<size_t>(logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
     check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, stream), "copy the logits to the host");
-    device.synchronize();
+    worker.synchronize();
     check_findings(findings);
     sequence.length_ = length;
 }

@@ -6,7 +6,7 @@
 
 #include "cache_attention.h"
 #include "decoder_steps.h"
-#include "device.h"
+#include "buffer.h"
 #include "linear.h"
 #include "step_graph.h"
 
@@ -48,7 +48,7 @@ struct HostDecoder {
 /** One sequence's KV cache. Members other than the facts are for the device's worker thread. */
 class CacheSequence {
 public:
-    CacheSequence(Device& device, int layers, const DecoderFacts& facts, bool int4);
+    CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4);
 
     int length() const { return length_; }
     int64_t bytes() const;
@@ -56,7 +56,7 @@ public:
 
 private:
     friend class Decoder;
-    void reserve(Device& device, int tokens);
+    void reserve(Stream& worker, int tokens);
 
     int layers_, kv_heads_, padded_, max_tokens_, length_ = 0;
     bool int4_;
@@ -72,7 +72,7 @@ private:
 class Decoder {
 public:
     /** @throws Failure */
-    Decoder(Device& device, const HostDecoder& host);
+    Decoder(Stream& worker, const HostDecoder& host);
 
     const DecoderFacts& facts() const { return facts_; }
     int layers() const { return static_cast<int>(layers_.size()); }
@@ -83,7 +83,7 @@ public:
      * @param logits [ids, vocabulary] with `all_logits`, else [vocabulary]: after the last token
      * @throws Failure
      */
-    void forward(Device& device, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits);
+    void forward(Stream& worker, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits);
 
 private:
     struct DeviceNorm {
@@ -108,7 +108,7 @@ private:
         int tokens, tiles, logit_rows;
     };
 
-    void reserve(Device& device, int tokens, int tiles, int logit_rows);
+    void reserve(Stream& worker, int tokens, int tiles, int logit_rows);
     /** Everything between the upload of the tokens and the download of the logits; allocates nothing and waits for nothing. */
     void launch(const Step& step, cudaStream_t stream) const;
     void launch_layer(int index, const Step& step, cudaStream_t stream) const;

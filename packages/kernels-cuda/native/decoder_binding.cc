@@ -6,11 +6,9 @@
 #include "decoder.h"
 #include "failure.h"
 #include "linear_handle.h"
+#include "read_request.h"
 
 namespace intflash {
-namespace {
-
-constexpr int64_t kMost = 1 << 24;
 
 /** What JS handles hold; empty once disposed. */
 struct DecoderHandle {
@@ -19,21 +17,22 @@ struct DecoderHandle {
 struct SequenceHandle {
     std::shared_ptr<CacheSequence> sequence;
 };
+INTFLASH_HANDLE(DecoderHandle, "a decoder", 10);
+INTFLASH_HANDLE(SequenceHandle, "a sequence", 11);
 
-template <class Handle> Handle& handle_of(const Napi::Value& js, const char* what) {
-    if (!js.IsExternal()) throw Napi::TypeError::New(js.Env(), std::string("Expected ") + what + "'s handle");
-    return *js.As<Napi::External<Handle>>().Data();
-}
+namespace {
+
+constexpr int64_t kMost = 1 << 24;
 
 std::shared_ptr<Decoder> decoder_of(const Napi::Value& js) {
-    auto decoder = handle_of<DecoderHandle>(js, "a decoder").decoder;
-    if (!decoder) throw Napi::TypeError::New(js.Env(), "Expected a live decoder, got a disposed one");
+    auto decoder = read_handle<DecoderHandle>(js, "decoder").decoder;
+    if (!decoder) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live decoder, got a disposed one");
     return decoder;
 }
 
 std::shared_ptr<CacheSequence> sequence_of(const Napi::Value& js) {
-    auto sequence = handle_of<SequenceHandle>(js, "a sequence").sequence;
-    if (!sequence) throw Napi::TypeError::New(js.Env(), "Expected a live sequence, got a disposed one");
+    auto sequence = read_handle<SequenceHandle>(js, "sequence").sequence;
+    if (!sequence) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live sequence, got a disposed one");
     return sequence;
 }
 
@@ -44,15 +43,16 @@ HostFloats floats(const Napi::Object& js, const char* name, int64_t count, bool 
     const Napi::Value value = js.Get(name);
     if (value.IsUndefined() && optional) return {};
     if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
-        throw Napi::TypeError::New(js.Env(), std::string("Expected ") + name + " to be a Float32Array");
+        throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + name + " to be a Float32Array");
     auto array = value.As<Napi::Float32Array>();
+    if (!array.ArrayBuffer().IsArrayBuffer()) throw argument_error(js.Env(), "ERR_BUFFER_SHARED", std::string("Expected ") + name + " to own its memory, got shared memory");
     if (static_cast<int64_t>(array.ElementLength()) != count)
-        throw Napi::RangeError::New(js.Env(), std::string("Expected ") + name + " to hold " + std::to_string(count) + " elements, got " + std::to_string(array.ElementLength()));
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", std::string("Expected ") + name + " to hold " + std::to_string(count) + " elements, got " + std::to_string(array.ElementLength()));
     return {array.Data(), array.ElementLength()};
 }
 
 Napi::Object object(const Napi::Object& js, const char* name) {
-    if (!js.Get(name).IsObject()) throw Napi::TypeError::New(js.Env(), std::string("Expected ") + name + " to be an object");
+    if (!js.Get(name).IsObject()) throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + name + " to be an object");
     return js.Get(name).As<Napi::Object>();
 }
 
@@ -64,7 +64,7 @@ HostNorm norm(const Napi::Object& js, const char* name, int64_t width) {
 std::shared_ptr<LinearLayer> linear(const Napi::Object& js, const char* name, int64_t rows, int64_t cols) {
     auto layer = linear_of(js.Get(name));
     if (layer->rows() != rows || layer->cols() != cols)
-        throw Napi::RangeError::New(js.Env(), std::string("Expected ") + name + " to be " + std::to_string(rows) + " x " + std::to_string(cols));
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", std::string("Expected ") + name + " to be " + std::to_string(rows) + " x " + std::to_string(cols));
     return layer;
 }
 
@@ -83,7 +83,7 @@ DecoderFacts read_facts(const Napi::Object& js) {
     facts.centered = js.Get("centered").ToBoolean();
     facts.activation = static_cast<Activation>(read_integer(js, "activation", 0, 3));
     if (facts.head_dim > 256 || facts.heads % facts.kv_heads != 0 || 2 * facts.rotary_half > facts.head_dim)
-        throw Napi::RangeError::New(js.Env(), "Expected head dimensions up to 256, whole groups of heads and a rotation within a head");
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected head dimensions up to 256, whole groups of heads and a rotation within a head");
     return facts;
 }
 
@@ -95,10 +95,10 @@ HostDecoder read_decoder(const Napi::Object& js) {
     host.embedding = floats(js, "embedding", int64_t{facts.vocabulary} * facts.hidden, true);
     host.positions = floats(js, "positions", int64_t{facts.max_tokens} * facts.hidden, true);
     if (facts.rotary_half > 0) host.cos = floats(js, "cos", angles), host.sin = floats(js, "sin", angles);
-    if (!js.Get("layers").IsArray()) throw Napi::TypeError::New(js.Env(), "Expected layers to be an array");
+    if (!js.Get("layers").IsArray()) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected layers to be an array");
     const Napi::Array layers = js.Get("layers").As<Napi::Array>();
     for (uint32_t i = 0; i < layers.Length(); ++i) {
-        const Napi::Object layer = layers.Get(i).As<Napi::Object>();
+        const Napi::Object layer = read_object(layers.Get(i), "a layer");
         HostLayer from{};
         from.attention_norm = norm(layer, "attentionNorm", facts.hidden);
         from.mlp_norm = norm(layer, "mlpNorm", facts.hidden);
@@ -113,60 +113,52 @@ HostDecoder read_decoder(const Napi::Object& js) {
     }
     host.output_norm = norm(js, "outputNorm", facts.hidden);
     host.output = linear(js, "output", facts.vocabulary, facts.hidden);
-    if (host.embedding.data == nullptr && host.output->is_int8()) throw Napi::TypeError::New(js.Env(), "Expected an embedding beside INT8 output weights");
+    if (host.embedding.data == nullptr && host.output->is_int8()) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected an embedding beside INT8 output weights");
     return host;
-}
-
-/** Runs `work` on the device's thread and waits for it; failures become JS errors. */
-void run(const Napi::CallbackInfo& info, const Device::Work& work) {
-    try {
-        device_of(info).device->run(work);
-    } catch (...) {
-        throw Napi::Error(info.Env(), describe_failure(info.Env(), std::current_exception()));
-    }
 }
 
 // createDecoder(device, facts and weights) → handle; blocks until the weights are copied
 Napi::Value create_decoder(const Napi::CallbackInfo& info) {
-    Device* device = device_of(info).device.get();
-    const HostDecoder host = read_decoder(info[1].As<Napi::Object>());
+    Stream& stream = *device_of(info).stream;
+    const HostDecoder host = read_decoder(read_object(info[1], "the decoder"));
     std::shared_ptr<Decoder> decoder;
-    run(info, [&] { decoder = std::make_shared<Decoder>(*device, host); });
-    return Napi::External<DecoderHandle>::New(info.Env(), new DecoderHandle{std::move(decoder)}, [](Napi::Env, DecoderHandle* handle) { delete handle; });
+    run_blocking(info.Env(), stream, [&] { decoder = std::make_shared<Decoder>(stream, host); });
+    return wrap_handle<DecoderHandle>(info.Env(), {std::move(decoder)});
 }
 
 // createCacheSequence(device, decoder, int4) → handle
 Napi::Value create_sequence(const Napi::CallbackInfo& info) {
-    Device* device = device_of(info).device.get();
+    Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
     const bool int4 = info[2].ToBoolean();
     std::shared_ptr<CacheSequence> sequence;
-    run(info, [&] { sequence = std::make_shared<CacheSequence>(*device, decoder->layers(), decoder->facts(), int4); });
-    return Napi::External<SequenceHandle>::New(info.Env(), new SequenceHandle{std::move(sequence)}, [](Napi::Env, SequenceHandle* handle) { delete handle; });
+    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, decoder->layers(), decoder->facts(), int4); });
+    return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
 }
 
 // decoderForward(device, decoder, sequence, ids: Int32Array, allLogits, logits: Float32Array) → Promise<bytes of the sequence's cache>
 Napi::Value forward(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    DeviceHandle& handle = device_of(info);
-    Device* device = handle.device.get();
+    Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
     const auto sequence = sequence_of(info[2]);
-    if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) throw Napi::TypeError::New(env, "Expected ids to be an Int32Array");
+    if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected ids to be an Int32Array");
     const auto given = info[3].As<Napi::Int32Array>();
+    if (!given.ArrayBuffer().IsArrayBuffer() || (info[5].IsTypedArray() && !info[5].As<Napi::TypedArray>().ArrayBuffer().IsArrayBuffer()))
+        throw argument_error(env, "ERR_BUFFER_SHARED", "Expected ids and logits to own their memory, got shared memory");
     auto ids = std::make_shared<std::vector<int32_t>>(given.Data(), given.Data() + given.ElementLength());
-    if (ids->empty() || ids->size() > static_cast<size_t>(kMost)) throw Napi::RangeError::New(env, "Expected 1 to 2^24 tokens");
+    if (ids->empty() || ids->size() > static_cast<size_t>(kMost)) throw argument_error(env, "ERR_ARG_RANGE", "Expected 1 to 2^24 tokens");
     for (const int32_t id : *ids)
-        if (id < 0 || id >= decoder->facts().vocabulary) throw Napi::RangeError::New(env, "Expected token ids inside the vocabulary, got " + std::to_string(id));
+        if (id < 0 || id >= decoder->facts().vocabulary) throw argument_error(env, "ERR_ARG_RANGE", "Expected token ids inside the vocabulary, got " + std::to_string(id));
     const bool all = info[4].ToBoolean();
-    if (!info[5].IsTypedArray() || info[5].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) throw Napi::TypeError::New(env, "Expected logits to be a Float32Array");
+    if (!info[5].IsTypedArray() || info[5].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected logits to be a Float32Array");
     auto logits = info[5].As<Napi::Float32Array>();
-    if (logits.ElementLength() != (all ? ids->size() : 1) * static_cast<size_t>(decoder->facts().vocabulary)) throw Napi::RangeError::New(env, "Expected room for the logits");
+    if (logits.ElementLength() != (all ? ids->size() : 1) * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
     float* out = logits.Data();
     auto bytes = std::make_shared<int64_t>(0);
-    return queue(env, handle,
-                 [device, decoder, sequence, ids, all, out, bytes] {
-                     decoder->forward(*device, *sequence, *ids, all, out);
+    return queue(info, stream,
+                 [&stream, decoder, sequence, ids, all, out, bytes] {
+                     decoder->forward(stream, *sequence, *ids, all, out);
                      *bytes = sequence->bytes();
                  },
                  [bytes](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(*bytes)); }, {logits});
@@ -175,10 +167,10 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
 // truncateCacheSequence(device, sequence, length) → bytes of its cache
 Napi::Value truncate(const Napi::CallbackInfo& info) {
     const auto sequence = sequence_of(info[1]);
-    const double length = info[2].As<Napi::Number>().DoubleValue();
-    if (!(length >= 0 && length <= static_cast<double>(kMost))) throw Napi::RangeError::New(info.Env(), "Expected a length");
+    const int64_t length = read_count(info[2], "length");
+    if (length > kMost) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected a length");
     int64_t bytes = 0;
-    run(info, [&] {
+    run_blocking(info.Env(), *device_of(info).stream, [&] {
         sequence->truncate(static_cast<int>(length));
         bytes = sequence->bytes();
     });
@@ -187,21 +179,19 @@ Napi::Value truncate(const Napi::CallbackInfo& info) {
 
 // disposeDecoder(decoder), disposeCacheSequence(sequence): twice is a no-op; a forward under way keeps them alive
 Napi::Value dispose_decoder(const Napi::CallbackInfo& info) {
-    handle_of<DecoderHandle>(info[0], "a decoder").decoder.reset();
+    read_handle<DecoderHandle>(info[0], "decoder").decoder.reset();
     return info.Env().Undefined();
 }
 Napi::Value dispose_sequence(const Napi::CallbackInfo& info) {
-    handle_of<SequenceHandle>(info[0], "a sequence").sequence.reset();
+    read_handle<SequenceHandle>(info[0], "sequence").sequence.reset();
     return info.Env().Undefined();
 }
 
 }  // namespace
 
-void export_decoder(Napi::Env env, Napi::Object exports) {
-    const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> functions[] = {
-        {"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward},
-        {"truncateCacheSequence", truncate}, {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
-    for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
+std::vector<ExportedFunction> decoder_functions() {
+    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"truncateCacheSequence", truncate},
+            {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
 }
 
 }  // namespace intflash

@@ -10,32 +10,32 @@ namespace {
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
 
-std::shared_ptr<Buffer> upload(Device& device, const void* from, size_t bytes) {
-    auto buffer = device.allocate(bytes);
-    check_cuda(cudaMemcpyAsync(buffer->as(), from, bytes, cudaMemcpyHostToDevice, device.stream()), "copy weights to the device");
+std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
+    auto buffer = worker.allocate(bytes);
+    check_cuda(cudaMemcpyAsync(buffer->as(), from, bytes, cudaMemcpyHostToDevice, worker.handle()), "copy weights to the device");
     return buffer;
 }
 
 /** Rows of `width` bytes, `padded` bytes apart on the device, zeros between. */
-void upload_rows(Device& device, void* to, size_t padded, const void* from, size_t width, size_t rows) {
-    if (width != padded) check_cuda(cudaMemsetAsync(to, 0, padded * rows, device.stream()), "clear the padding");
-    check_cuda(cudaMemcpy2DAsync(to, padded, from, width, width, rows, cudaMemcpyHostToDevice, device.stream()), "copy rows to the device");
+void upload_rows(Stream& worker, void* to, size_t padded, const void* from, size_t width, size_t rows) {
+    if (width != padded) check_cuda(cudaMemsetAsync(to, 0, padded * rows, worker.handle()), "clear the padding");
+    check_cuda(cudaMemcpy2DAsync(to, padded, from, width, width, rows, cudaMemcpyHostToDevice, worker.handle()), "copy rows to the device");
 }
 
 }  // namespace
 
-LinearLayer::LinearLayer(Device& device, const HostWeights& host) : rows_(host.rows), cols_(host.cols) {
+LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols) {
     const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(padded_columns(cols_));
     if (host.codes != nullptr) {
-        codes_ = device.allocate(rows * columns);
-        upload_rows(device, codes_->as(), columns, host.codes, cols, rows);
-        scales_ = upload(device, host.scales, rows * sizeof(float));
+        codes_ = worker.allocate(rows * columns);
+        upload_rows(worker, codes_->as(), columns, host.codes, cols, rows);
+        scales_ = upload(worker, host.scales, rows * sizeof(float));
     } else {
-        weights_ = device.allocate(rows * columns * sizeof(float));
-        upload_rows(device, weights_->as(), columns * sizeof(float), host.weights, cols * sizeof(float), rows);
+        weights_ = worker.allocate(rows * columns * sizeof(float));
+        upload_rows(worker, weights_->as(), columns * sizeof(float), host.weights, cols * sizeof(float), rows);
     }
-    if (host.bias != nullptr) bias_ = upload(device, host.bias, rows * sizeof(float));
-    device.synchronize();
+    if (host.bias != nullptr) bias_ = upload(worker, host.bias, rows * sizeof(float));
+    worker.synchronize();
 }
 
 void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
@@ -48,22 +48,22 @@ void LinearLayer::multiply(const float* input, int tokens, float* out, bool accu
     check_cuda(launch_linear_float(weights, input, tokens, out, accumulate, stream), "run a float32 linear layer");
 }
 
-void LinearLayer::forward(Device& device, const float* input, int tokens, float* out) const {
+void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {
     for (int first = 0; first < tokens; first += kPassTokens)
-        forward_part(device, input + static_cast<int64_t>(first) * cols_, std::min(kPassTokens, tokens - first), out + static_cast<int64_t>(first) * rows_);
+        forward_part(worker, input + static_cast<int64_t>(first) * cols_, std::min(kPassTokens, tokens - first), out + static_cast<int64_t>(first) * rows_);
 }
 
-void LinearLayer::forward_part(Device& device, const float* input, int tokens, float* out) const {
-    const cudaStream_t stream = device.stream();
+void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, float* out) const {
+    const cudaStream_t stream = worker.handle();
     const size_t count = static_cast<size_t>(tokens), width = static_cast<size_t>(cols_) * sizeof(float), padded = static_cast<size_t>(columns()) * sizeof(float);
     const size_t out_bytes = count * static_cast<size_t>(rows_) * sizeof(float);
-    const auto floats = device.allocate(count * (is_int8() ? width : padded)), result = device.allocate(out_bytes);
+    const auto floats = worker.allocate(count * (is_int8() ? width : padded)), result = worker.allocate(out_bytes);
     std::shared_ptr<Buffer> codes, scales, finding;
     uint32_t nonfinite = 0;
     if (is_int8()) {
-        codes = device.allocate(count * static_cast<size_t>(columns()));
-        scales = device.allocate(count * sizeof(float));
-        finding = device.allocate(sizeof nonfinite);
+        codes = worker.allocate(count * static_cast<size_t>(columns()));
+        scales = worker.allocate(count * sizeof(float));
+        finding = worker.allocate(sizeof nonfinite);
         const Int8Rows rows{codes->as<int8_t>(), scales->as<float>()};
         check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof nonfinite, stream), "clear the findings");
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
@@ -71,11 +71,11 @@ void LinearLayer::forward_part(Device& device, const float* input, int tokens, f
         multiply(rows, tokens, result->as<float>(), false, stream);
         check_cuda(cudaMemcpyAsync(&nonfinite, finding->as(), sizeof nonfinite, cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
-        upload_rows(device, floats->as(), padded, input, width, count);
+        upload_rows(worker, floats->as(), padded, input, width, count);
         multiply(floats->as<float>(), tokens, result->as<float>(), false, stream);
     }
     check_cuda(cudaMemcpyAsync(out, result->as(), out_bytes, cudaMemcpyDeviceToHost, stream), "copy the output to the host");
-    device.synchronize();
+    worker.synchronize();
     if (nonfinite != 0) {
         Failure failure("ERR_NONFINITE", "Expected input to hold finite numbers, got NaN or Infinity");
         failure.operand = "input";

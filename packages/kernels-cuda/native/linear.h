@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "device.h"
+#include "buffer.h"
 #include "linear_float.h"
 #include "linear_int8.h"
 
@@ -20,7 +20,7 @@ struct HostWeights {
 class LinearLayer {
 public:
     /** @throws Failure */
-    LinearLayer(Device& device, const HostWeights& host);
+    LinearLayer(Stream& worker, const HostWeights& host);
 
     int rows() const { return rows_; }
     int cols() const { return cols_; }
@@ -34,10 +34,10 @@ public:
     /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. */
     void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
-    void forward(Device& device, const float* input, int tokens, float* out) const;
+    void forward(Stream& worker, const float* input, int tokens, float* out) const;
 
 private:
-    void forward_part(Device& device, const float* input, int tokens, float* out) const;
+    void forward_part(Stream& worker, const float* input, int tokens, float* out) const;
 
     int rows_, cols_;
     std::shared_ptr<Buffer> codes_, scales_, weights_, bias_;

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "handles.h"
 #include "linear.h"
 
 namespace intflash {
@@ -13,7 +14,9 @@ struct LinearHandle {
     std::shared_ptr<LinearLayer> layer;
 };
 
-/** @throws Napi::TypeError unless `js` is the handle of a live layer */
+INTFLASH_HANDLE(LinearHandle, "a linear layer", 9);
+
+/** @throws Napi::Error unless `js` is the handle of a live layer */
 std::shared_ptr<LinearLayer> linear_of(const Napi::Value& js);
 
 }  // namespace intflash

@@ -16,7 +16,7 @@ import {
   type NativeOperand,
   type NativeRequest,
 } from './native-addon.js';
-import { awaitNative, callNative } from './native-error.js';
+import { callNative, withAbortFlag } from './native-error.js';
 import { hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
 
 /**
@@ -64,16 +64,8 @@ async function attend(
   request: NativeRequest,
   signal?: AbortSignal,
 ): Promise<AttentionResult> {
-  signal?.throwIfAborted();
   const full = withTargets(request);
-  const flag = signal && addon.abortFlag();
-  const onAbort = () => addon.raiseAbortFlag(flag!);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    await awaitNative(() => addon.attention(device, { ...full, abortFlag: flag }), signal);
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-  }
+  await withAbortFlag(addon, signal, (abortFlag) => addon.attention(device, { ...full, abortFlag }));
   return resultOf(full);
 }
 

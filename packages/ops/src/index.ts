@@ -49,6 +49,7 @@ export {
   judgeTensor,
   type Tensor,
   type TensorData,
+  type TensorJudge,
   type TensorLike,
   tensor,
 } from './tensor.js';
