@@ -1,5 +1,5 @@
 // As int8_flash_fwd.cuh, with the work of 32 queries shared by two warps: each has half of a tile's keys for the scores and half of the
-// channels for the values, so that what it loads from shared memory serves 32 rows. They tell each other the maxima and P.
+// channels for the values, so that what it loads from shared memory serves 32 rows. They tell each other the maxima and P. One story, with that file's sections.
 #pragma once
 #include <cstdlib>
 #include <cstring>

@@ -11,12 +11,15 @@
 namespace intflash {
 
 constexpr float kLargestOperand = 0x1p100f;  // of K and V: docs/arithmetic.md, Refused
+constexpr float kLargestQuery = 3.40282347e38f;  // any finite number: the bound of the scores judges it
 constexpr float kLargestFloat16 = 65504.f;
 
 /** What the quantizers notice about the data, for the host to judge once they are done. Zeros mean that all is well. */
 struct Findings {
     uint32_t bad_query, bad_key, bad_value;  // 1 if NaN or infinity was seen
     uint32_t large_query, large_key, large_value;  // bits of the largest finite magnitude beyond what is allowed
+    uint32_t bad_given;                      // bits of Given, see check_operands.h
+    uint32_t padding;
     uint64_t score_bound;                    // bits of the largest bound of a (sequence, head) beyond 2^100, a double
 };
 

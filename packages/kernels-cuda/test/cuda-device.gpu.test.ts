@@ -32,18 +32,16 @@ describe.skipIf(!cudaStatus().available)('CudaDevice', () => {
 
   it('refuses views that reach outside', async () => {
     const small = await device.upload(tensor([1, 1, 8, 8]));
-    const large = small.view([1, 1, 9, 8]);
-    await expect(large.download()).rejects.toThrow(/range|inside/i);
-    await expect(device.attention({ query: large, key: small, value: small })).rejects.toThrow(
-      /Expected query to hold 72 elements/,
-    );
+    expect(() => small.view([1, 1, 9, 8])).toThrow(/inside 64 elements, got one that reaches element 71/);
     small.dispose();
   });
 
   it('refuses bad arguments with typed errors', async () => {
     const t = await device.upload(tensor([1, 2, 8, 16]));
     const inputs = { query: t, key: t, value: t };
-    await expect(device.attention(inputs, { precison: 'fp32' })).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+    await expect(device.attention(inputs, { precison: 'fp32' } as never)).rejects.toMatchObject({
+      code: 'ERR_ARG_RANGE',
+    });
     await expect(device.attention({ ...inputs, query: {} as never })).rejects.toMatchObject({ code: 'ERR_ARG_TYPE' });
     await expect(device.attention({ ...inputs, key: t.view([1, 2, 16, 8]) })).rejects.toMatchObject({
       code: 'ERR_SHAPE',

@@ -243,6 +243,7 @@ export class LanguageModel {
   async #end(): Promise<void> {
     const reason = disposedError();
     await Promise.all([...this.#model.sessions].map((session) => session.close(reason)));
+    this.#model.transformer.dispose();
     this.#parts.weights.dispose();
   }
 

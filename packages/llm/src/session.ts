@@ -1,8 +1,8 @@
-import { type ByteCount, KvCache } from './kv-cache.js';
+import type { ByteCount } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
-import type { Transformer } from './transformer.js';
+import type { SequenceCache, Transformer } from './transformer.js';
 
 /** Who starts sessions and ends those that are still open when it is disposed itself. */
 export interface SessionOwner {
@@ -23,7 +23,7 @@ export interface SessionSettings {
 export class Session {
   readonly #owner: SessionOwner;
   readonly #settings: SessionSettings;
-  readonly #cache: KvCache;
+  readonly #cache: SequenceCache;
   readonly #ended = new AbortController();
   readonly #pace = new Pace(this.#ended.signal);
   readonly #onAbort = () => void this.close(this.#settings.signal?.reason);
@@ -34,9 +34,7 @@ export class Session {
     settings.signal?.throwIfAborted();
     this.#owner = owner;
     this.#settings = settings;
-    const { layers, kvHeads, headDim, maxPositions } = owner.transformer.config;
-    const shape = { layers, kvHeads, headDim, maxTokens: maxPositions, dtype: settings.kvCacheDtype };
-    this.#cache = new KvCache(shape, owner.cacheBytes);
+    this.#cache = owner.transformer.createCache(settings.attention, settings.kvCacheDtype, owner.cacheBytes);
     settings.signal?.addEventListener('abort', this.#onAbort, { once: true });
     owner.sessions.add(this);
   }

@@ -1,5 +1,8 @@
-import { type Backend, IntFlashError, type KvCacheView, type Linear } from '@int-flash/ops';
-import type { KvCache } from './kv-cache.js';
+import { type Backend, type Decoder, IntFlashError, type KvCacheView, type Linear } from '@int-flash/ops';
+import { decoderSpec } from './decoder-spec.js';
+import { DeviceCache } from './device-cache.js';
+import { type ByteCount, KvCache } from './kv-cache.js';
+import type { KvCacheDtype } from './kv-cache-layer.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
 import { layerNorm } from './layers/layer-norm.js';
@@ -18,10 +21,13 @@ export const PREFILL_CHUNK = 64;
 const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
 const MIN_STEP = 16;
 
+/** One sequence's keys and values, in host memory or on the backend's device. */
+export type SequenceCache = KvCache | DeviceCache;
+
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
   /** Holds the tokens before, and these afterwards; cut back to where it was if the run fails. */
-  readonly cache: KvCache;
+  readonly cache: SequenceCache;
   readonly attention: AttentionChoice;
   readonly pace: Pace;
   /** Tokens a chunk; {@link PREFILL_CHUNK} unless a test wants another. */
@@ -31,13 +37,15 @@ export interface ForwardRun {
 /**
  * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
  *
- * Stateless but for weights and rotary tables, so sequences may run interleaved.
+ * Stateless but for weights, rotary tables and a decoder on the backend's device, so sequences may run interleaved.
  */
 export class Transformer {
   readonly config: ModelConfig;
   readonly #weights: ModelWeights;
   readonly #backend: Backend;
   readonly #rotary: Rotary | undefined;
+  /** Undefined until it is wanted, null where the backend has none. */
+  #decoder: Decoder | null | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
   constructor(config: ModelConfig, weights: ModelWeights, backend: Backend) {
@@ -49,6 +57,24 @@ export class Transformer {
     this.#weights = weights;
     this.#backend = backend;
     this.#rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
+  }
+
+  /**
+   * An empty cache for one sequence. Where the backend runs a whole decoder on its own memory and the sequence's arithmetic is what that
+   * computes (INT8 attention on codes), the cache lies there, and so does everything that {@link forward} does with it.
+   */
+  createCache(attention: AttentionChoice, dtype: KvCacheDtype, count: ByteCount): SequenceCache {
+    const { layers, kvHeads, headDim, maxPositions, vocabSize } = this.config;
+    const decoder = attention === 'int8' && dtype !== 'fp32' ? this.#deviceDecoder() : null;
+    if (decoder && dtype !== 'fp32')
+      return new DeviceCache(decoder.createSequence(dtype), { vocabSize, maxTokens: maxPositions }, count);
+    return new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
+  }
+
+  /** Frees what the backend holds beside the weights; twice is a no-op. */
+  dispose(): void {
+    this.#decoder?.dispose();
+    this.#decoder = null;
   }
 
   /**
@@ -65,12 +91,14 @@ export class Transformer {
     onLogits?: (logits: Float32Array, first: number) => void,
   ): Promise<Float32Array> {
     if (ids.length === 0) throw new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
+    for (const id of ids) this.#expectId(id);
     const { cache, chunk = PREFILL_CHUNK } = run;
+    if (cache instanceof DeviceCache) return cache.forward(ids, run, onLogits);
     const before = cache.length;
     try {
       for (let first = 0; ; first += chunk) {
         const part = ids.slice(first, first + chunk);
-        const hidden = await this.#forwardChunk(part, run);
+        const hidden = await this.#forwardChunk(part, run, cache);
         if (onLogits) onLogits(await this.#logits(hidden, run), first);
         if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), run);
       }
@@ -80,7 +108,18 @@ export class Transformer {
     }
   }
 
-  async #forwardChunk(ids: readonly number[], { cache, attention, pace }: ForwardRun): Promise<Float32Array> {
+  #deviceDecoder(): Decoder | null {
+    this.#decoder ??= this.#backend.createDecoder?.(decoderSpec(this.config, this.#weights, this.#rotary)) ?? null;
+    return this.#decoder;
+  }
+
+  #expectId(id: number): void {
+    const { vocabSize } = this.config;
+    if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
+      throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
+  }
+
+  async #forwardChunk(ids: readonly number[], { attention, pace }: ForwardRun, cache: KvCache): Promise<Float32Array> {
     const { hiddenSize, heads, kvHeads, headDim, intermediateSize, slidingWindows } = this.config;
     const tokens = ids.length;
     const start = cache.length;
@@ -176,13 +215,10 @@ export class Transformer {
   }
 
   #embed(ids: readonly number[], start: number): Float32Array {
-    const { hiddenSize, vocabSize } = this.config;
+    const { hiddenSize } = this.config;
     const { embedding, positions } = this.#weights;
     const hidden = new Float32Array(ids.length * hiddenSize);
     ids.forEach((id, token) => {
-      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
-        throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
-      }
       const row = hidden.subarray(token * hiddenSize, (token + 1) * hiddenSize);
       row.set(embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize));
       if (positions) {

@@ -1,4 +1,5 @@
 import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
+import type { Decoder, DecoderSpec } from './decoder.js';
 import type { UnavailableReason } from './int-flash-error.js';
 
 export const BACKEND_NAMES = ['cuda', 'cpu', 'portable'] as const;
@@ -102,6 +103,11 @@ export interface Backend {
   cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array;
   /** Copies the weights. */
   createLinear(weights: LinearWeights): Linear;
+  /**
+   * Takes over a decoder's whole step, where the backend has memory of its own that is worth staying in. Copies all weights but the
+   * linear layers'. @returns undefined for a shape that it does not run.
+   */
+  createDecoder?(spec: DecoderSpec): Decoder | undefined;
   /** Bytes of memory outside the JS heap that live objects of this backend hold; 0 once all are disposed. */
   liveBytes(): number;
 }

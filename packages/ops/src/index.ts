@@ -25,6 +25,7 @@ export {
   type LinearWeights,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';
+export type { Decoder, DecoderLayer, DecoderNorm, DecoderSequence, DecoderSpec } from './decoder.js';
 export {
   bfloat16BitsToNumber,
   type FloatType,
@@ -48,6 +49,7 @@ export {
   judgeTensor,
   type Tensor,
   type TensorData,
+  type TensorJudge,
   type TensorLike,
   tensor,
 } from './tensor.js';
