@@ -28,15 +28,10 @@ const SHAPES = {
   },
 };
 const status = cudaStatus();
-if (!status.available) {
-  console.log(`No GPU to measure: ${status.detail}`);
-  process.exit(0);
-}
-const backend = createCudaBackend();
+const backend = status.available ? createCudaBackend() : undefined;
 const rate = Number(options['copy-rate']);
-console.log(
-  `${status.detail}\n${'model'.padEnd(8)}${'context'.padStart(8)}${'pp512 t/s'.padStart(12)}${'tg128 t/s'.padStart(12)}${'limit'.padStart(8)}`,
-);
+console.log(`decoder: ${backend ? '' : 'skipped, '}${status.detail}`);
+if (backend) console.log('model    context cache   pp512 t/s   tg128 t/s   limit');
 
 let state = 1;
 function random() {
@@ -99,15 +94,18 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
 
 const median = (times) => times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
 
-for (const name of options.models.split(',')) {
+for (const name of backend ? options.models.split(',') : []) {
   const shape = SHAPES[name];
   const contexts = options.context.split(',').map(Number);
   const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + 1024);
   const ids = (length) => Int32Array.from({ length }, () => Math.abs(Math.floor(random() * shape.vocabSize)));
   const logits = new Float32Array(shape.vocabSize);
-  await expectSameLogits(decoder, ids(20), shape.vocabSize);
-  for (const context of contexts) {
-    const sequence = decoder.createSequence();
+  for (const [context, cacheType] of contexts.flatMap((context) => [
+    [context, 'int8'],
+    [context, 'int4'],
+  ])) {
+    await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
+    const sequence = decoder.createSequence(cacheType);
     for (let read = 0; read < context; read += 512) await sequence.forward(ids(Math.min(512, context - read)), logits);
     const prefill = [];
     for (let i = 0; i < 6; i++) {
@@ -120,21 +118,22 @@ for (const name of options.models.split(',')) {
     const started = performance.now();
     for (let i = 0; i < 128; i++) await sequence.forward(ids(1), logits);
     const perToken = (performance.now() - started) / 128;
-    const cacheBytes = shape.layers * shape.kvHeads * (context + 72) * (2 * shape.headDim + 12);
+    const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
+    const cacheBytes = shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
     const limit = (weightBytes + cacheBytes) / rate / (perToken / 1000);
     console.log(
-      `${name.padEnd(8)}${String(context).padStart(8)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${(1e3 / perToken).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
+      `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${(1e3 / perToken).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
     );
     sequence.dispose();
   }
   dispose();
 }
-if (backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
+if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
 
 /** Tokens one by one end in the logits of reading them together, to the bit: both kernels of each kind agree. */
-async function expectSameLogits(decoder, ids, vocabSize) {
+async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
   const [together, alone] = [new Float32Array(vocabSize), new Float32Array(vocabSize)];
-  const sequence = decoder.createSequence();
+  const sequence = decoder.createSequence(cacheType);
   await sequence.forward(ids.subarray(0, 8), together);
   await sequence.forward(ids.subarray(8), together);
   sequence.truncate(8);

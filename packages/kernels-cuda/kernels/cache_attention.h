@@ -1,4 +1,4 @@
-// Causal attention of a sequence's last tokens against its INT8 cache, to the bits of the CPU backends (docs/arithmetic.md, "KV cache").
+// Causal attention of a sequence's last tokens against its INT8 or INT4 cache, to the bits of the CPU backends (docs/arithmetic.md, "KV cache").
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -7,6 +7,7 @@
 #include "byte_transpose.cuh"
 #include "cache_attention.h"
 #include "exact_math.cuh"
+#include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/mma.cuh"
 
@@ -25,8 +26,8 @@ template <int kD> struct alignas(16) Shared {
     float key_scales[kCacheTile], taus[kCacheTile], inverses[kCacheTile];
 };
 
-template <int kD> __device__ __forceinline__ void load_tile(const CacheAttention& args, int tile, int length, Shared<kD>& shared) {
-    constexpr int kChunks = kD / 16, kPages = kCacheTile / kPageTokens;
+template <int kD, bool kInt4> __device__ __forceinline__ void load_tile(const CacheAttention& args, int tile, int length, Shared<kD>& shared) {
+    constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kPages = kCacheTile / kPageTokens;
     uint8_t* images[kPages];
     bool inside[kPages];
 #pragma unroll
@@ -36,7 +37,16 @@ template <int kD> __device__ __forceinline__ void load_tile(const CacheAttention
     }
     for (int item = threadIdx.x; item < kCacheTile * kChunks; item += kThreads) {
         const int row = item / kChunks, chunk = item % kChunks, page = row / kPageTokens;
-        copy_async_16(shared_address_of(shared.keys + row * Shared<kD>::kKeyStride + chunk * 16), key_row(images[page], row % kPageTokens, kD) + chunk * 16, inside[page]);
+        const uint8_t* from = key_row(images[page], row % kPageTokens, kRow) + chunk * 16;
+        uint8_t* to = shared.keys + row * Shared<kD>::kKeyStride + chunk * (kInt4 ? 32 : 16);
+        if constexpr (kInt4) {
+            const uint4 packed = inside[page] ? *reinterpret_cast<const uint4*>(from) : uint4{};
+            const uint2 a = unpack_int4(packed.x), b = unpack_int4(packed.y), c = unpack_int4(packed.z), d = unpack_int4(packed.w);
+            reinterpret_cast<uint4*>(to)[0] = make_uint4(a.x, a.y, b.x, b.y);
+            reinterpret_cast<uint4*>(to)[1] = make_uint4(c.x, c.y, d.x, d.y);
+        } else {
+            copy_async_16(shared_address_of(to), from, inside[page]);
+        }
     }
     commit_copies();
     // Four keys by four channels a step. Eight neighbouring threads take eight words of one row: a whole sector.
@@ -45,7 +55,10 @@ template <int kD> __device__ __forceinline__ void load_tile(const CacheAttention
         uint32_t w[4] = {}, t[4];
         if (inside[page]) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) w[i] = *reinterpret_cast<const uint32_t*>(value_row(images[page], quad * 4 % kPageTokens + i, kD) + column * 4);
+            for (int i = 0; i < 4; ++i) {
+                const uint8_t* from = value_row(images[page], quad * 4 % kPageTokens + i, kRow);
+                w[i] = kInt4 ? unpack_int4(*reinterpret_cast<const uint16_t*>(from + column * 2)).x : *reinterpret_cast<const uint32_t*>(from + column * 4);
+            }
         }
         transpose_bytes(w, t);
 #pragma unroll
@@ -54,9 +67,9 @@ template <int kD> __device__ __forceinline__ void load_tile(const CacheAttention
     for (int j = threadIdx.x; j < kCacheTile; j += kThreads) {
         const bool there = tile * kCacheTile + j < length;
         uint8_t* image = images[j / kPageTokens];
-        shared.key_scales[j] = there ? key_scales(image, kD)[j % kPageTokens] : 0.f;
-        shared.taus[j] = there ? value_taus(image, kD)[j % kPageTokens] : 0.f;
-        shared.inverses[j] = there ? value_inverses(image, kD)[j % kPageTokens] : 0.f;
+        shared.key_scales[j] = there ? key_scales(image, kRow)[j % kPageTokens] : 0.f;
+        shared.taus[j] = there ? value_taus(image, kRow)[j % kPageTokens] : 0.f;
+        shared.inverses[j] = there ? value_inverses(image, kRow)[j % kPageTokens] : 0.f;
     }
     wait_for_copies<0>();
     __syncthreads();
@@ -172,7 +185,7 @@ template <int kD> __device__ __forceinline__ void accumulate_values(const Shared
 }
 
 // ── §4 ──
-template <int kD> __global__ void __launch_bounds__(kThreads) cache_long_query(const CacheAttention args) {
+template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_long_query(const CacheAttention args) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<kD>& shared = *reinterpret_cast<Shared<kD>*>(memory);
     const int start = *args.start, length = start + args.tokens, group = args.heads / args.kv_heads, rows = args.tokens * group;
@@ -203,7 +216,7 @@ template <int kD> __global__ void __launch_bounds__(kThreads) cache_long_query(c
     const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, start + first_row / group - args.window_left);
     for (int tile = static_cast<int>(first_visible / kCacheTile); tile * kCacheTile <= last_position; ++tile) {
         __syncthreads();  // the tile before has been read
-        load_tile<kD>(args, tile, length, shared);
+        load_tile<kD, kInt4>(args, tile, length, shared);
         int scores[kScoreTiles][4];
         score_keys<kD>(shared, q, scores);
         Rescale by[2];
@@ -228,24 +241,25 @@ template <int kD> __global__ void __launch_bounds__(kThreads) cache_long_query(c
     }
 }
 
-template <int kD> cudaError_t launch(const CacheAttention& args, cudaStream_t stream) {
+template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, cudaStream_t stream) {
     constexpr int kBytes = sizeof(Shared<kD>);
     if constexpr (kBytes > 48 * 1024) {
-        const cudaError_t status = cudaFuncSetAttribute(cache_long_query<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+        const cudaError_t status = cudaFuncSetAttribute(cache_long_query<kD, kInt4>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
         if (status != cudaSuccess) return status;
     }
     const int rows = args.tokens * (args.heads / args.kv_heads);
-    cache_long_query<kD><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads), kThreads, kBytes, stream>>>(args);
+    cache_long_query<kD, kInt4><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads), kThreads, kBytes, stream>>>(args);
     return cudaGetLastError();
 }
 
 }  // namespace
 
 cudaError_t launch_long_query(const CacheAttention& args, cudaStream_t stream) {
+    const bool int4 = args.cache.int4;
     switch (args.cache.padded) {
-        case 64: return launch<64>(args, stream);
-        case 128: return launch<128>(args, stream);
-        default: return launch<256>(args, stream);
+        case 64: return int4 ? launch<64, true>(args, stream) : launch<64, false>(args, stream);
+        case 128: return int4 ? launch<128, true>(args, stream) : launch<128, false>(args, stream);
+        default: return int4 ? launch<256, true>(args, stream) : launch<256, false>(args, stream);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "byte_transpose.cuh"
 #include "cache_attention.h"
 #include "exact_math.cuh"
+#include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
 
 namespace intflash {
@@ -53,15 +54,23 @@ __device__ __forceinline__ Span span_of(const CacheAttention& args) {
 }
 
 // ── §2 ──
-/** 128 rows of codes, two pages; zeros for a page that is not there. */
-template <int kD> __device__ __forceinline__ void copy_rows(const CacheAttention& args, const Span& s, bool values, uint8_t* target) {
-    constexpr int kChunks = kD / 16;
+/** 128 rows of codes, two pages; zeros for a page that is not there. One group of copies, which for INT4 is empty. */
+template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const CacheAttention& args, const Span& s, bool values, uint8_t* target) {
+    constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16;
     for (int item = threadIdx.x; item < kCacheTile * kChunks; item += kThreads) {
         const int row = item / kChunks, chunk = item % kChunks, page = s.tile * (kCacheTile / kPageTokens) + row / kPageTokens;
         const bool inside = page * kPageTokens < s.length;
         uint8_t* image = args.cache.image(inside ? page : 0, blockIdx.y);
-        const int8_t* from = (values ? value_row(image, row % kPageTokens, kD) : key_row(image, row % kPageTokens, kD)) + chunk * 16;
-        copy_async_16(shared_address_of(target + row * Shared<kD>::kStride + chunk * 16), from, inside);
+        const uint8_t* from = (values ? value_row(image, row % kPageTokens, kRow) : key_row(image, row % kPageTokens, kRow)) + chunk * 16;
+        uint8_t* to = target + row * Shared<kD>::kStride + chunk * (kInt4 ? 32 : 16);
+        if constexpr (kInt4) {
+            const uint4 packed = inside ? *reinterpret_cast<const uint4*>(from) : uint4{};
+            const uint2 a = unpack_int4(packed.x), b = unpack_int4(packed.y), c = unpack_int4(packed.z), d = unpack_int4(packed.w);
+            reinterpret_cast<uint4*>(to)[0] = make_uint4(a.x, a.y, b.x, b.y);
+            reinterpret_cast<uint4*>(to)[1] = make_uint4(c.x, c.y, d.x, d.y);
+        } else {
+            copy_async_16(shared_address_of(to), from, inside);
+        }
     }
     commit_copies();
 }
@@ -74,14 +83,15 @@ __device__ __forceinline__ float warp_max(float value) {
 
 // ── §3 ──
 /** Scores of this thread's key, and what follows from them up to weights and codes. Maxima come back in `top`. */
-template <int kD> __device__ __forceinline__ void weigh_key(const CacheAttention& args, const Span& s, Shared<kD>& shared, float (&top)[kPartRows]) {
+template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const CacheAttention& args, const Span& s, Shared<kD>& shared, float (&top)[kPartRows]) {
     const int key = s.tile * kCacheTile + threadIdx.x, group = args.heads / args.kv_heads;
     float key_scale = 0.f, tau = 0.f, inverse = 0.f;
     if (key < s.length) {
         uint8_t* image = args.cache.image(key / kPageTokens, blockIdx.y);
-        key_scale = key_scales(image, kD)[key % kPageTokens];
-        tau = value_taus(image, kD)[key % kPageTokens];
-        inverse = value_inverses(image, kD)[key % kPageTokens];
+        constexpr int kRow = code_bytes(kD, kInt4);
+        key_scale = key_scales(image, kRow)[key % kPageTokens];
+        tau = value_taus(image, kRow)[key % kPageTokens];
+        inverse = value_inverses(image, kRow)[key % kPageTokens];
     }
     shared.inverses[threadIdx.x] = inverse;
     int scores[kPartRows] = {};
@@ -215,13 +225,13 @@ template <int kD> __device__ void merge(const CacheAttention& args, const Span& 
 }
 
 // ── §6 ──
-template <int kD> __global__ void __launch_bounds__(kThreads) cache_short_query(const CacheAttention args, const ShortQueryScratch scratch) {
+template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_short_query(const CacheAttention args, const ShortQueryScratch scratch) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<kD>& shared = *reinterpret_cast<Shared<kD>*>(memory);
     const Span s = span_of(args);
     if (s.tile < s.first_tile || s.tile >= s.tiles) return;
-    copy_rows<kD>(args, s, false, shared.keys);
-    copy_rows<kD>(args, s, true, shared.values);
+    load_rows<kD, kInt4>(args, s, false, shared.keys);
+    load_rows<kD, kInt4>(args, s, true, shared.values);
     const int64_t first = static_cast<int64_t>(blockIdx.y) * s.rows + s.first_row;
     for (int i = threadIdx.x; i < kPartRows * kD / 4; i += kThreads) {
         const bool there = i / (kD / 4) < s.row_count;
@@ -231,7 +241,7 @@ template <int kD> __global__ void __launch_bounds__(kThreads) cache_short_query(
     wait_for_copies<1>();
     __syncthreads();
     float top[kPartRows];
-    weigh_key<kD>(args, s, shared, top);
+    weigh_key<kD, kInt4>(args, s, shared, top);
 
     const int64_t tile_stride = s.rows, base = static_cast<int64_t>(blockIdx.y) * s.tiles * s.rows + s.first_row, place = base + s.tile * tile_stride;
     store_states<kD>(s, shared, top, scratch.states + 2 * place);
@@ -254,14 +264,14 @@ template <int kD> __global__ void __launch_bounds__(kThreads) cache_short_query(
     merge<kD>(args, s, shared, scratch, tile_stride, base);
 }
 
-template <int kD> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, cudaStream_t stream) {
+template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, cudaStream_t stream) {
     constexpr int kBytes = sizeof(Shared<kD>);
     if constexpr (kBytes > 48 * 1024) {
-        const cudaError_t status = cudaFuncSetAttribute(cache_short_query<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+        const cudaError_t status = cudaFuncSetAttribute(cache_short_query<kD, kInt4>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
         if (status != cudaSuccess) return status;
     }
     const dim3 grid(tiles, args.kv_heads, short_query_parts(args.tokens * (args.heads / args.kv_heads)));
-    cache_short_query<kD><<<grid, kThreads, kBytes, stream>>>(args, scratch);
+    cache_short_query<kD, kInt4><<<grid, kThreads, kBytes, stream>>>(args, scratch);
     return cudaGetLastError();
 }
 
@@ -271,10 +281,11 @@ int64_t short_query_sums(int kv_heads, int rows, int padded, int tiles) { return
 int short_query_parts(int rows) { return (rows + kPartRows - 1) / kPartRows; }
 
 cudaError_t launch_short_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, cudaStream_t stream) {
+    const bool int4 = args.cache.int4;
     switch (args.cache.padded) {
-        case 64: return launch<64>(args, scratch, tiles, stream);
-        case 128: return launch<128>(args, scratch, tiles, stream);
-        default: return launch<256>(args, scratch, tiles, stream);
+        case 64: return int4 ? launch<64, true>(args, scratch, tiles, stream) : launch<64, false>(args, scratch, tiles, stream);
+        case 128: return int4 ? launch<128, true>(args, scratch, tiles, stream) : launch<128, false>(args, scratch, tiles, stream);
+        default: return int4 ? launch<256, true>(args, scratch, tiles, stream) : launch<256, false>(args, scratch, tiles, stream);
     }
 }
 

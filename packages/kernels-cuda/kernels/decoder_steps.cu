@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "decoder_steps.h"
+#include "hadamard.cuh"
 #include "row_codes.cuh"
 
 namespace intflash {
@@ -92,7 +93,7 @@ template <Activation kKind> __global__ void __launch_bounds__(kThreads) activate
 }
 
 // ── §4 ──
-constexpr int kHeadWarps = 4, kMaxHeadDim = 256;
+constexpr int kHeadWarps = 4;
 
 /** One warp; `row` is in shared memory. */
 __device__ __forceinline__ void norm_head(float* row, int dim, const float* gain, double epsilon) {
@@ -120,9 +121,10 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-__global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const int32_t* start, int padded, int8_t* codes,
-                                                              float* scales, uint32_t* findings) {
+__global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const int32_t* start, const QueryTarget target,
+                                                              uint32_t* findings) {
     __shared__ float rows[kHeadWarps][kMaxHeadDim];
+    __shared__ double work[kHeadWarps][kMaxHeadDim];
     const int lane = threadIdx.x % 32, token = blockIdx.x, head = blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
     if (head >= heads.heads + heads.kv_heads) return;
     const bool is_query = head < heads.heads;
@@ -137,6 +139,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
         for (int d = lane; d < dim; d += 32) given[d] = row[d];
         return;
     }
+    if (target.rotated) rotate_row(row, work[threadIdx.x / 32], dim);
     float largest = 0.f;
     bool bad = false;
     for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));
@@ -144,8 +147,20 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
     const float scale = symmetric_scale(warp_max(largest));
     const int group = heads.heads / heads.kv_heads;
     const int64_t place = static_cast<int64_t>(head / group) * heads.tokens * group + static_cast<int64_t>(token) * group + head % group;
-    for (int d = lane; d < padded; d += 32) codes[place * padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
-    if (lane == 0) scales[place] = scale;
+    for (int d = lane; d < target.padded; d += 32) target.codes[place * target.padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
+    if (lane == 0) target.scales[place] = scale;
+}
+
+__global__ void __launch_bounds__(kHeadWarps * 32) rotate_back(float* rows, int64_t stride, int heads, int dim) {
+    __shared__ float shared[kHeadWarps][kMaxHeadDim];
+    __shared__ double work[kHeadWarps][kMaxHeadDim];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y * kHeadWarps + warp;
+    if (head >= heads) return;
+    float* given = rows + blockIdx.x * stride + static_cast<int64_t>(head) * dim;
+    for (int d = lane; d < dim; d += 32) shared[warp][d] = given[d];
+    __syncwarp();
+    rotate_row(shared[warp], work[warp], dim);
+    for (int d = lane; d < dim; d += 32) given[d] = shared[warp][d];
 }
 
 }  // namespace
@@ -170,11 +185,16 @@ cudaError_t launch_activate(Activation activation, const float* input, int token
     return cudaGetLastError();
 }
 
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, int padded, int8_t* codes, float* scales,
-                              uint32_t* findings, cudaStream_t stream) {
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, const QueryTarget& target, uint32_t* findings,
+                              cudaStream_t stream) {
     const int blocks = (heads.heads + heads.kv_heads + kHeadWarps - 1) / kHeadWarps;
     if (blocks > kMaxGridY) return cudaErrorInvalidConfiguration;
-    turn_heads<<<dim3(heads.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, start, padded, codes, scales, findings);
+    turn_heads<<<dim3(heads.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, start, target, findings);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream) {
+    rotate_back<<<dim3(tokens, (heads + kHeadWarps - 1) / kHeadWarps), kHeadWarps * 32, 0, stream>>>(rows, stride, heads, head_dim);
     return cudaGetLastError();
 }
 

@@ -56,9 +56,20 @@ struct HeadNorms {
     double epsilon;
 };
 
-/** Norms and turns queries and keys in place, and writes the queries' codes as cache_attention.h wants them. */
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, int padded, int8_t* codes, float* scales,
-                              uint32_t* findings, cudaStream_t stream);
+/** Where queries go, as cache_attention.h wants them. `rotated`: by the Hadamard matrix first, as an INT4 cache's keys are. */
+struct QueryTarget {
+    int8_t* codes;
+    float* scales;
+    int padded;
+    bool rotated;
+};
+
+/** Norms and turns queries and keys in place, and writes the queries' codes. */
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, const QueryTarget& target, uint32_t* findings,
+                              cudaStream_t stream);
+
+/** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. */
+cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream);
 
 /** What a layer's cache remembers besides its pages. */
 struct CacheMemory {

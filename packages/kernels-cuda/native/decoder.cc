@@ -28,11 +28,11 @@ void check_findings(uint32_t findings) {
 
 }  // namespace
 
-CacheSequence::CacheSequence(Stream& worker, int layers, const DecoderFacts& facts)
-    : layers_(layers), kv_heads_(facts.kv_heads), head_dim_(facts.head_dim), padded_(padded_head(facts.head_dim)), max_tokens_(facts.max_tokens) {
+CacheSequence::CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4)
+    : layers_(layers), kv_heads_(facts.kv_heads), padded_(padded_head(facts.head_dim)), max_tokens_(facts.max_tokens), int4_(int4) {
     const size_t heads = static_cast<size_t>(layers_) * static_cast<size_t>(kv_heads_);
     table_ = worker.allocate(static_cast<size_t>(ceil_div(max_tokens_, kPageTokens)) * sizeof(uint8_t*));
-    offsets_ = worker.allocate(heads * static_cast<size_t>(head_dim_) * sizeof(float));
+    offsets_ = worker.allocate(heads * static_cast<size_t>(facts.head_dim) * sizeof(float));
     largest_ = worker.allocate(heads * sizeof(float));
 }
 
@@ -51,7 +51,7 @@ void CacheSequence::reserve(Stream& worker, int tokens) {
     if (tokens > max_tokens_) throw Failure("ERR_SHAPE", "Expected at most " + std::to_string(max_tokens_) + " tokens in the cache, got " + std::to_string(tokens));
     const size_t wanted = static_cast<size_t>(ceil_div(tokens, kPageTokens)), before = pages_.size();
     if (wanted <= before) return;
-    const size_t page_bytes = static_cast<size_t>(layers_ * kv_heads_ * image_bytes(padded_));
+    const size_t page_bytes = static_cast<size_t>(layers_ * kv_heads_ * image_bytes(padded_, int4_));
     while (pages_.size() < wanted) pages_.push_back(worker.allocate(page_bytes));
     std::vector<uint8_t*> pointers;
     for (size_t i = before; i < wanted; ++i) pointers.push_back(pages_[i]->as<uint8_t>());
@@ -169,14 +169,17 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const Heads heads{work_.qkv->as<float>(), tokens, facts_.heads, facts_.kv_heads, facts_.head_dim};
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
-    check_cuda(launch_turn_heads(heads, head_norms, rotation, start, padded_, work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), findings, stream), "turn the heads");
-    const CacheView cache{step.sequence.table_->as<uint8_t*>(), index * facts_.kv_heads * image_bytes(padded_), padded_};
+    const bool int4 = step.sequence.int4_;
+    const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, int4};
+    check_cuda(launch_turn_heads(heads, head_norms, rotation, start, queries, findings, stream), "turn the heads");
+    const CacheView cache{step.sequence.table_->as<uint8_t*>(), index * facts_.kv_heads * image_bytes(padded_, int4), padded_, int4};
     const int64_t first_head = int64_t{index} * facts_.kv_heads;
     const CacheMemory memory{step.sequence.offsets_->as<float>() + first_head * facts_.head_dim, step.sequence.largest_->as<float>() + first_head};
     check_cuda(launch_append(heads, cache, memory, start, work_.append->as<float>(), findings, stream), "append to the cache");
 
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
+    if (int4) check_cuda(launch_rotate_back(work_.mixed->as<float>(), output.columns(), tokens, facts_.heads, facts_.head_dim, stream), "rotate the heads back");
     if (output.is_int8()) {
         const LayerInput input = input_of(output);
         check_cuda(launch_quantize_rows(work_.mixed->as<float>(), output.columns(), tokens, output.cols(), input.codes, findings, stream), "quantize the heads");

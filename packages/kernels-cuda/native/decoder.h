@@ -48,7 +48,7 @@ struct HostDecoder {
 /** One sequence's KV cache. Members other than the facts are for the device's worker thread. */
 class CacheSequence {
 public:
-    CacheSequence(Stream& worker, int layers, const DecoderFacts& facts);
+    CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4);
 
     int length() const { return length_; }
     int64_t bytes() const;
@@ -58,7 +58,8 @@ private:
     friend class Decoder;
     void reserve(Stream& worker, int tokens);
 
-    int layers_, kv_heads_, head_dim_, padded_, max_tokens_, length_ = 0;
+    int layers_, kv_heads_, padded_, max_tokens_, length_ = 0;
+    bool int4_;
     std::vector<std::shared_ptr<Buffer>> pages_;
     std::shared_ptr<Buffer> table_, offsets_, largest_;
     /** A step of one token, good while scratch memory and tiles are what they were when it was recorded. */

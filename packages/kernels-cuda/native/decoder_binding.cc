@@ -126,12 +126,13 @@ Napi::Value create_decoder(const Napi::CallbackInfo& info) {
     return wrap_handle<DecoderHandle>(info.Env(), {std::move(decoder)});
 }
 
-// createCacheSequence(device, decoder) → handle
+// createCacheSequence(device, decoder, int4) → handle
 Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
+    const bool int4 = info[2].ToBoolean();
     std::shared_ptr<CacheSequence> sequence;
-    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, decoder->layers(), decoder->facts()); });
+    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, decoder->layers(), decoder->facts(), int4); });
     return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
 }
 

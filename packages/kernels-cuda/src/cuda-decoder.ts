@@ -71,10 +71,10 @@ class CudaDecoder implements Decoder {
     this.#vocabSize = vocabSize;
   }
 
-  createSequence(): DecoderSequence {
+  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence {
     const decoder = this.#handle;
     if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
-    const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder));
+    const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4'));
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 

@@ -25,6 +25,7 @@ import type { DeviceContext } from './device-context.js';
 import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
 import { type BufferHandle, type DeviceHandle, loadNativeAddon, type NativeAddon } from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
+import { BASELINES, type Baseline } from './native-request.js';
 import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
 import { bytesOf, type CudaDataType, judgeCounts } from './strided-memory.js';
 
@@ -154,12 +155,26 @@ export class CudaDevice {
    * @throws {IntFlashError} as `judgeAttention`, and `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_OOM`, `ERR_DISPOSED`.
    */
   attention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
-    return attendOnDevice(this.#context, inputs, options, false);
+    return attendOnDevice(this.#context, inputs, options);
   }
 
   /** The same in float64, nothing quantized: what tests and benchmarks judge {@link CudaDevice.attention} by. Slow. */
   exactAttention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
-    return attendOnDevice(this.#context, inputs, options, true);
+    return attendOnDevice(this.#context, inputs, options, 'float64');
+  }
+
+  /**
+   * Attention as others compute it, in the same code, for comparisons: operands rounded to float16, bfloat16 or FP8 (e4m3, one scale a
+   * head and operand as FlashAttention-3's; compute capability 8.9), or `flash-d`, float16 with the division hidden in a sigmoid.
+   * Without softcap and attnMask; `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
+   */
+  async baselineAttention(
+    inputs: CudaAttentionInputs,
+    baseline: Baseline,
+    options: CudaAttentionOptions = {},
+  ): Promise<CudaAttentionResult> {
+    const kind = readArguments(() => checkChoice(baseline, 'baseline', BASELINES, 'fp16'));
+    return attendOnDevice(this.#context, inputs, options, kind);
   }
 
   /** Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. */

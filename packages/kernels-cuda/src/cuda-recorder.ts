@@ -41,7 +41,7 @@ export class CudaRecorder {
 
   /** As `CudaDevice.attention`. */
   async attention(inputs: CudaAttentionInputs, options: RecordedAttentionOptions = {}) {
-    const { out, lse } = await attendOnDevice(this.#context, inputs, options, false);
+    const { out, lse } = await attendOnDevice(this.#context, inputs, options);
     return lse ? { out, lse } : { out };
   }
 

@@ -20,7 +20,7 @@ import { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
 import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
 import { withAbortFlag } from './native-error.js';
-import { geometryRequest, TYPE_NUMBERS } from './native-request.js';
+import { type Baseline, geometryRequest, TYPE_NUMBERS } from './native-request.js';
 
 export interface CudaAttentionInputs {
   readonly query: CudaTensor;
@@ -78,12 +78,12 @@ export async function attendOnDevice(
   context: DeviceContext,
   inputs: CudaAttentionInputs,
   options: object,
-  exact: boolean,
+  other?: 'float64' | Baseline,
 ): Promise<CudaAttentionResult> {
   context.expectOpen();
   return run(
     context,
-    readArguments(() => attentionCall(context, inputs, options, exact)),
+    readArguments(() => attentionCall(context, inputs, options, other)),
   );
 }
 
@@ -106,7 +106,12 @@ interface Call {
   readonly signal: AbortSignal | undefined;
 }
 
-function attentionCall(context: DeviceContext, inputs: CudaAttentionInputs, options: object, exact: boolean): Call {
+function attentionCall(
+  context: DeviceContext,
+  inputs: CudaAttentionInputs,
+  options: object,
+  other: 'float64' | Baseline | undefined,
+): Call {
   const { signal, call, rest } = splitOptions(context, options);
   const plan = judgeAttention(inputs, rest, deviceJudge);
   const operand = (tensor: CudaTensor, strides: RowStrides): NativeOperand => ({
@@ -115,7 +120,7 @@ function attentionCall(context: DeviceContext, inputs: CudaAttentionInputs, opti
     strides,
   });
   const request = {
-    ...geometryRequest(plan, exact ? 'float64' : plan.precision, plan.smoothK),
+    ...geometryRequest(plan, other ?? plan.precision, plan.smoothK),
     ...call,
     query: operand(inputs.query, plan.query.strides),
     key: operand(inputs.key, plan.key.strides),

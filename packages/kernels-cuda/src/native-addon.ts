@@ -272,7 +272,7 @@ export interface NativeAddon {
   ): void;
   disposeLinear(layer: LinearHandle): void;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
-  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle): SequenceHandle;
+  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
   /** @returns bytes of the sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
   decoderForward(
     device: DeviceHandle,

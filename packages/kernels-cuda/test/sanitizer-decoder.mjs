@@ -52,13 +52,15 @@ for (const [kind, headDim, heads, kvHeads] of [
     outputNorm: norm,
     output,
   });
-  const sequence = decoder.createSequence();
-  for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1]) {
-    const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
-    await sequence.forward(ids, new Float32Array(vocabSize));
-    steps++;
+  for (const cacheType of ['int8', 'int4']) {
+    const sequence = decoder.createSequence(cacheType);
+    for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 1, 1]) {
+      const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
+      await sequence.forward(ids, new Float32Array(vocabSize));
+      steps++;
+    }
+    sequence.dispose();
   }
-  sequence.dispose();
   decoder.dispose();
   for (const one of [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown, output]) one.dispose();
 }

@@ -61,14 +61,14 @@ export class Transformer {
 
   /**
    * An empty cache for one sequence. Where the backend runs a whole decoder on its own memory and the sequence's arithmetic is what that
-   * computes (attention and cache in INT8), the cache lies there, and so does everything that {@link forward} does with it.
+   * computes (INT8 attention on codes), the cache lies there, and so does everything that {@link forward} does with it.
    */
   createCache(attention: AttentionChoice, dtype: KvCacheDtype, count: ByteCount): SequenceCache {
     const { layers, kvHeads, headDim, maxPositions, vocabSize } = this.config;
-    const decoder = attention === 'int8' && dtype === 'int8' ? this.#deviceDecoder() : null;
-    return decoder
-      ? new DeviceCache(decoder.createSequence(), { vocabSize, maxTokens: maxPositions }, count)
-      : new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
+    const decoder = attention === 'int8' && dtype !== 'fp32' ? this.#deviceDecoder() : null;
+    if (decoder && dtype !== 'fp32')
+      return new DeviceCache(decoder.createSequence(dtype), { vocabSize, maxTokens: maxPositions }, count);
+    return new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
   }
 
   /** Frees what the backend holds beside the weights; twice is a no-op. */

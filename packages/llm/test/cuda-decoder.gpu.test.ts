@@ -120,10 +120,11 @@ async function run(
   backend: Backend,
   ids: number[],
   pieces: readonly number[],
+  dtype: 'int8' | 'int4' = 'int8',
 ): Promise<Float32Array[]> {
   const model = new Transformer(config, weights, backend);
   const count = { bytes: 0 };
-  const cache = model.createCache('int8', 'int8', count);
+  const cache = model.createCache('int8', dtype, count);
   expect(cache instanceof DeviceCache).toBe(backend.name === 'cuda');
   const all: Float32Array[] = [];
   let from = 0;
@@ -177,12 +178,19 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     });
   });
 
-  it('a context of several runs of 1,024 keys', async () => {
+  it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {
+    const config = { ...SMALL, ...VARIANTS[name] };
+    const ids = tokenIds(300, config.vocabSize);
+    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, PIECES, 'int4');
+    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, PIECES, 'int4'));
+  });
+
+  it.each(['int8', 'int4'] as const)('a context of several runs of 1,024 keys, cache in %s', async (dtype) => {
     const config = { ...SMALL, layers: 1, slidingWindows: [null] };
     const pieces = [512, 511, 1, 1, 1, 700, 3, 510, 1, 1];
     const ids = tokenIds(2300, config.vocabSize);
-    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, pieces);
-    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, pieces));
+    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, pieces, dtype);
+    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, pieces, dtype));
   });
 
   it.each(checkpoints)('the checkpoint %s', async (name) => {

@@ -46,9 +46,10 @@ export interface DecoderLayer {
   readonly windowLeft: number;
 }
 
-/** A decoder on a backend's own memory: attention in INT8 on an INT8 cache, the arithmetic of docs/arithmetic.md. */
+/** A decoder on a backend's own memory: attention in INT8, the arithmetic of docs/arithmetic.md. */
 export interface Decoder {
-  createSequence(): DecoderSequence;
+  /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */
+  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence;
   /** Frees what it holds, its linear layers excepted; twice is a no-op. Sequences are disposed on their own. */
   dispose(): void;
 }
