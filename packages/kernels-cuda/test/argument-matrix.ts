@@ -49,6 +49,15 @@ export function strangeValues(): unknown[] {
   ];
 }
 
+/** Whether looking at a value does not throw. */
+export function isReadable(value: unknown): boolean {
+  try {
+    return Object.prototype.toString.call(value) !== '';
+  } catch {
+    return false;
+  }
+}
+
 /** A function with one argument open. */
 export interface Position {
   readonly name: string;
@@ -185,7 +194,8 @@ export async function provoke(
       try {
         const result = await call(value as never);
         verdict.accepted++;
-        (result as { dispose?: () => void } | undefined)?.dispose?.();
+        for (const owned of [result, ...Object.values(result ?? {})])
+          (owned as { dispose?: () => void } | undefined)?.dispose?.();
       } catch (error) {
         const message = String((error as Error)?.message);
         if (isTyped(error) && !/0x[0-9a-f]{6,}/i.test(message)) verdict.refused++;

@@ -4,7 +4,7 @@ import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import type { CudaGraph } from '../src/cuda-graph.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import { type DeviceHandle, loadNativeAddon } from '../src/native-addon.js';
-import { provoke, publicPositions, strangeValues, type Things } from './argument-matrix.js';
+import { isReadable, provoke, publicPositions, strangeValues, type Things } from './argument-matrix.js';
 
 const GROUPS = [
   'attention()',
@@ -13,8 +13,8 @@ const GROUPS = [
   'CudaTensor',
   'streams, events, graphs',
 ] as const;
-/** Would end the device, the context, or wait for memory that nobody has asked for. */
-const NOT_CALLED = ['probe', 'abortFlag', 'openDevice', 'closeDevice', 'closeStream', 'fault'];
+/** Would end the device or the context, or start a thread each time. */
+const NOT_CALLED = ['probe', 'abortFlag', 'openDevice', 'closeDevice', 'openStream', 'closeStream', 'fault'];
 
 describe.skipIf(!cudaStatus().available)('bad arguments, with a GPU behind them', () => {
   let device: CudaDevice;
@@ -59,7 +59,8 @@ describe.skipIf(!cudaStatus().available)('bad arguments, with a GPU behind them'
         },
       })),
     );
-    const verdict = await provoke(positions, strangeValues(), (error) =>
+    // TypeScript hands the addon objects of its own making: what throws when it is read never gets there.
+    const verdict = await provoke(positions, strangeValues().filter(isReadable), (error) =>
       ERROR_CODES.includes((error as { code?: never })?.code as never),
     );
     expect(verdict.untyped).toEqual([]);
