@@ -1,4 +1,7 @@
 import { defineConfig } from 'tsup';
 import { libraryBuild } from '../../tools/tsup-config';
 
-export default defineConfig(libraryBuild({ entry: ['src/cli.ts'], format: ['esm'], shims: false }));
+// `serve` is a chunk of its own, so that the other commands do not load its libraries; `clean` removes chunks of older builds.
+export default defineConfig(
+  libraryBuild({ entry: ['src/cli.ts'], format: ['esm'], shims: false, splitting: true, clean: true }),
+);

@@ -126,6 +126,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         auto: { name: 'portable', why: 'nothing better is here' },
         supportedIsas: [],
       }),
+      loadEngine: missing,
       describeModel: missing,
       quantize: missing,
       ...options.runtime,

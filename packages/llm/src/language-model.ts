@@ -179,6 +179,11 @@ export class LanguageModel {
     return ids.length === 0 && typeof prompt === 'string' ? [this.#bosTokenId()] : ids;
   }
 
+  /** Whether a drawn token ends an answer. */
+  isEndToken(id: number): boolean {
+    return this.#model.eosTokenIds.has(id);
+  }
+
   /**
    * Draws an answer, token by token. Options are judged now, the computation starts with the first `next()`.
    *
