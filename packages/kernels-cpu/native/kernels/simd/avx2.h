@@ -1,15 +1,14 @@
 // AVX2 + FMA + F16C: two ymm registers hold 16 floats. Codes are widened to 16 bits and multiplied by vpmaddwd, which cannot
 // saturate on them; with INT_FLASH_AVX_VNNI codes stay in 8 bits and go through vpdpbusd (the VEX form, for CPUs without AVX-512).
 #pragma once
-#include <immintrin.h>
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : QuadX86 {
 #ifdef INT_FLASH_AVX_VNNI
     static constexpr const char* kName = "avx-vnni";
     static constexpr int kGranule = 4;
@@ -25,6 +24,7 @@ struct Simd {
     static constexpr uint32_t kValueFlip = 0;
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 32;
+    static constexpr int kRowsAtOnce = 1;
 
     struct Floats {
         __m256 lo, hi;
@@ -95,17 +95,20 @@ struct Simd {
         return {_mm256_andnot_ps(_mm256_cmp_ps(x.lo, excluded, _CMP_EQ_OQ), a.lo),
                 _mm256_andnot_ps(_mm256_cmp_ps(x.hi, excluded, _CMP_EQ_OQ), a.hi)};
     }
-    INT_FLASH_INLINE __m256i to_16_bit(Floats a) {
-        const __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
-        return _mm256_permute4x64_epi64(pairs, 0xd8);  // undo the interleaving of 128-bit halves
+    INT_FLASH_INLINE __m256i to_16_bit(__m256i lo, __m256i hi) {
+        return _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);  // undo the interleaving of 128-bit halves
     }
     INT_FLASH_INLINE void store_codes(int8_t* p, Floats a) {
-        const __m256i wide = to_16_bit(a);
+        const __m256i wide = to_16_bit(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
         const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes);
     }
-    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats a) {
-        const __m256i wide = to_16_bit(a);
+    INT_FLASH_INLINE __m256i weight_codes(__m256 p, __m256 levels) {
+        const __m256 code = _mm256_fmadd_ps(p, levels, _mm256_set1_ps(kRoundMagic));  // in the low bits
+        return _mm256_sub_epi32(_mm256_castps_si256(code), _mm256_castps_si256(_mm256_set1_ps(kRoundMagic)));
+    }
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats p, Floats levels) {
+        const __m256i wide = to_16_bit(weight_codes(p.lo, levels.lo), weight_codes(p.hi, levels.hi));
 #ifdef INT_FLASH_AVX_VNNI
         const __m128i codes = _mm_packus_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(words), codes);
@@ -155,6 +158,11 @@ struct Simd {
     INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
     INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm256_fmadd_ps(a, b, c); }
     INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm256_mul_ps(a, b); }
+    INT_FLASH_INLINE Partial larger(Partial a, Partial b) { return _mm256_max_ps(a, b); }
+    INT_FLASH_INLINE Partial excluded() { return _mm256_set1_ps(-__builtin_inff()); }
+    INT_FLASH_INLINE void largest_of_four(Partial a, Partial b, Partial c, Partial d, float* out) {
+        out[0] = largest({a, a}), out[1] = largest({b, b}), out[2] = largest({c, c}), out[3] = largest({d, d});
+    }
 
     INT_FLASH_INLINE __m128i sums_of_four(__m256i a, __m256i b, __m256i c, __m256i d) {
         const __m256i quads = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
