@@ -1,7 +1,15 @@
 import { defineConfig } from 'tsup';
 import { libraryBuild } from '../../tools/tsup-config';
 
-// `serve` is a chunk of its own, so that the other commands do not load its libraries; `clean` removes chunks of older builds.
+// `serve` and the plots of `reproduce` are chunks of their own, so that the other commands do not load their libraries; `clean` removes
+// chunks of older builds.
 export default defineConfig(
-  libraryBuild({ entry: ['src/cli.ts'], format: ['esm'], shims: false, splitting: true, clean: true }),
+  libraryBuild({
+    entry: ['src/cli.ts'],
+    format: ['esm'],
+    shims: false,
+    splitting: true,
+    clean: true,
+    external: ['@int-flash/kernels-cuda'], // installed where there is a GPU, and found at run time
+  }),
 );

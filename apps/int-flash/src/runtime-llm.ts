@@ -62,6 +62,7 @@ function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSetting
       const { nats: _, ...result } = await model.perplexity(ids, { window, signal, onProgress });
       return result;
     },
+    kvCacheBytes: () => model.status().kvCacheBytes,
     dispose: () => model.dispose(),
   };
 }

@@ -78,6 +78,8 @@ export interface Model {
   logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;
   /** Reads the text in windows and predicts all but the first token of each. */
   perplexity(text: string, window: number, signal: AbortSignal, onProgress: OnProgress): Promise<PerplexityResult>;
+  /** Bytes that the caches of the sequences under way hold, as allocated. */
+  kvCacheBytes(): number;
   dispose(): Promise<void>;
 }
 

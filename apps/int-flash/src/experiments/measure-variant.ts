@@ -8,10 +8,12 @@ import {
   paperMre,
   type ReferenceResult,
   relativeL2,
+  rowErrorQuantile,
   runStepsInSlices,
   type Steps,
   worstElement,
 } from '@int-flash/reference';
+import { medianTime } from './median-time.js';
 import { makeProblem, type Problem, type ProblemRequest } from './problem.js';
 
 /** Emulated in TypeScript, because no backend here computes them: their error is theirs, a time would be TypeScript's. */
@@ -26,12 +28,17 @@ type Emulation = keyof typeof EMULATIONS;
 
 /**
  * What can be compared: the backends' precisions, and emulations.
+ * - `paper-half-int8`: `half-int8` without smooth-K, as the paper has it.
  * - `fp8-e4m3`: FlashAttention-3's scheme, a scale a head. `fp8-e5m2`: plain casts, as the paper's script has them; `fp8-e5m2-stored`
  *   also stores the output in e5m2, which that script does too.
  * - `flash-d`: the softmax division hidden in a sigmoid, every operation in float32.
  */
-export const VARIANTS = [...PRECISIONS, ...(Object.keys(EMULATIONS) as Emulation[])] as const;
-export type Variant = Precision | Emulation;
+export const VARIANTS = [...PRECISIONS, 'paper-half-int8', ...(Object.keys(EMULATIONS) as Emulation[])] as const;
+type BackendVariant = Precision | 'paper-half-int8';
+export type Variant = BackendVariant | Emulation;
+
+/** The paper's half-INT8 leaves the keys' mean where it is. */
+const PAPER_HALF = { precision: 'half-int8', smoothK: false } as const;
 
 export interface MeasureRequest extends ProblemRequest {
   readonly variant: Variant;
@@ -43,6 +50,8 @@ export interface MeasureRequest extends ProblemRequest {
 export interface VariantMeasurement {
   readonly relativeL2: number;
   readonly cosine: number;
+  /** 99th percentile of the rows' relative L2. */
+  readonly rowP99: number;
   /** Of the worst element, absolute. */
   readonly maxError: number;
   /** Mean relative error over all elements, as the paper defines it. */
@@ -87,6 +96,7 @@ export async function measureOn(
   return {
     relativeL2: relativeL2(out, expected),
     cosine: cosine(out, expected),
+    rowP99: rowErrorQuantile(out, expected, problem.inputs.value.dims.at(-1)!),
     maxError: worstElement(out, expected, [expected.length]).error,
     mre: meanRelativeError(out, expected),
     mreLastFour: paperMre(out, expected),
@@ -105,27 +115,18 @@ async function emulate({ inputs, options }: Problem, variant: Emulation, signal:
 }
 
 const TIMED_RUNS = 5;
-const TIMED_MS = 250; // enough for a median of short calls; a long call is timed once
+const TIMED_MS = 250;
 
 async function runBackend(
   { inputs, options }: Problem,
-  precision: Precision,
+  variant: BackendVariant,
   choice: BackendChoice | undefined,
   signal: AbortSignal | undefined,
 ) {
   const backend = selectBackend(choice);
+  const arithmetic = variant === 'paper-half-int8' ? PAPER_HALF : { precision: variant };
   const call = () =>
-    intFlashAttention(inputs, { ...options, precision, backend: backend.name, ...(signal && { signal }) });
-  const times: number[] = [];
-  const until = performance.now() + TIMED_MS;
-  let started = performance.now();
-  let { out } = await call();
-  const first = performance.now() - started; // warms caches and the thread pool up; counts only where there is no time for more
-  while (times.length < TIMED_RUNS && performance.now() < until) {
-    started = performance.now();
-    ({ out } = await call());
-    times.push(performance.now() - started);
-  }
-  const sorted = times.length > 0 ? times.sort((a, b) => a - b) : [first];
-  return { out: out.data, ms: sorted[sorted.length >> 1]!, computedBy: backend.name };
+    intFlashAttention(inputs, { ...options, ...arithmetic, backend: backend.name, ...(signal && { signal }) });
+  const { result, medianMs } = await medianTime(call, TIMED_RUNS, TIMED_MS);
+  return { out: result.out.data, ms: medianMs, computedBy: backend.name };
 }
