@@ -3,12 +3,13 @@
 #pragma once
 #include <stddef.h>
 
+#include "avx512_rows.h"
 #include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd : QuadX86 {
+struct Simd : QuadX86, Avx512Rows {
     static constexpr const char* kName = "avx512-vnni";
     static constexpr int kLanes = 16, kVectors = 4;
     static constexpr int kGranule = 4;
@@ -152,69 +153,6 @@ struct Simd : QuadX86 {
         reduce_four(a, b, c, d, out, [](Floats x, Floats y) INT_FLASH_LAMBDA { return _mm512_add_ps(x, y); });
     }
 
-    // 64 codes of a row, or the 8, 16, … 56 that are left, zeros behind.
-    INT_FLASH_INLINE __mmask16 first_codes(int count) { return lanes(0, count / 4); }
-    INT_FLASH_INLINE __m512i load_codes(const int8_t* p, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, p); }
-    INT_FLASH_INLINE __m256i halves(__m512i a) { return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)); }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim,
-                                     int32_t* scores) {
-        const __m512i flip = _mm512_set1_epi32(static_cast<int>(kKeyFlip));
-        for (int j = 0; j < n; j += 4) {
-            const int8_t* k0 = keys + j * stride;
-            const int8_t* k1 = j + 1 < n ? k0 + stride : k0;
-            const int8_t* k2 = j + 2 < n ? k1 + stride : k0;
-            const int8_t* k3 = j + 3 < n ? k2 + stride : k0;
-            __m512i s0 = zero_ints(), s1 = s0, s2 = s0, s3 = s0;
-            for (int d = 0; d < dim; d += 64) {
-                const __m512i q = load_words(query + d / 4);
-                const __mmask16 mask = first_codes(dim - d);
-                s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(load_codes(k0 + d, mask), flip), q);
-                s1 = _mm512_dpbusd_epi32(s1, _mm512_xor_si512(load_codes(k1 + d, mask), flip), q);
-                s2 = _mm512_dpbusd_epi32(s2, _mm512_xor_si512(load_codes(k2 + d, mask), flip), q);
-                s3 = _mm512_dpbusd_epi32(s3, _mm512_xor_si512(load_codes(k3 + d, mask), flip), q);
-            }
-            const __m256i pairs01 = _mm256_hadd_epi32(halves(s0), halves(s1)), pairs23 = _mm256_hadd_epi32(halves(s2), halves(s3));
-            const __m256i quads = _mm256_hadd_epi32(pairs01, pairs23);
-            const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), _mm_add_epi32(sums, _mm_set1_epi32(start)));
-        }
-    }
-    INT_FLASH_INLINE void store_group(int32_t* products, __m128i a, __m128i b, __m128i c, __m128i d) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products), a);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 4), b);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 8), c);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 12), d);
-    }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
-                                     int32_t* products) {
-        for (int d = 0; d < dim; d += 64) {
-            const __mmask16 mask = first_codes(dim - d);
-            __m512i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
-            for (int j = 0; j < n; j += 4) {
-                const int8_t* v0 = values + j * stride + d;
-                const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
-                const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
-                const int8_t* v3 = j + 3 < n ? v2 + stride : v0;
-                const __m512i r0 = load_codes(v0, mask), r1 = load_codes(v1, mask);
-                const __m512i r2 = load_codes(v2, mask), r3 = load_codes(v3, mask);
-                const __m512i p = spread(weights + j / 4);
-                const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
-                const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
-                c0 = _mm512_dpbusd_epi32(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
-                c1 = _mm512_dpbusd_epi32(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
-                c2 = _mm512_dpbusd_epi32(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
-                c3 = _mm512_dpbusd_epi32(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
-            }
-            // 128-bit quarter h of c_i holds channels d + 16 h + 4 i onwards.
-            store_group(products + d, _mm512_castsi512_si128(c0), _mm512_castsi512_si128(c1), _mm512_castsi512_si128(c2), _mm512_castsi512_si128(c3));
-            store_group(products + d + 16, _mm512_extracti32x4_epi32(c0, 1), _mm512_extracti32x4_epi32(c1, 1), _mm512_extracti32x4_epi32(c2, 1),
-                        _mm512_extracti32x4_epi32(c3, 1));
-            store_group(products + d + 32, _mm512_extracti32x4_epi32(c0, 2), _mm512_extracti32x4_epi32(c1, 2), _mm512_extracti32x4_epi32(c2, 2),
-                        _mm512_extracti32x4_epi32(c3, 2));
-            store_group(products + d + 48, _mm512_extracti32x4_epi32(c0, 3), _mm512_extracti32x4_epi32(c1, 3), _mm512_extracti32x4_epi32(c2, 3),
-                        _mm512_extracti32x4_epi32(c3, 3));
-        }
-    }
     INT_FLASH_INLINE Ints load_linear(const void* p, int vector) { return load_words(static_cast<const uint32_t*>(p) + vector * 16); }
 
     // 16 keys side by side, four rows and four columns at a time.

@@ -7,12 +7,12 @@
 #pragma once
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "plain_rows.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : PlainRows {
     static constexpr const char* kName = "portable-cpp";
     static constexpr int kLanes = 8, kVectors = 2;
     static constexpr int kGranule = 2;              // codes of 16 bits
@@ -189,7 +189,7 @@ struct Simd {
     INT_FLASH_INLINE Quad exp2_quad(Quad y) { return each_of_four([&](int i) { return exp2_polynomial(y.lane[i]); }); }  // of a NaN 2^-125
 
     // scores[j] = query . keys[j] for n rows, `stride` codes apart. Reads dim codes a row and nothing beyond.
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
                                      int32_t* scores) {
         int16_t q[256];
         memcpy(q, query, static_cast<size_t>(dim) * 2);
@@ -200,7 +200,7 @@ struct Simd {
         }
     }
     // products[d] = sum over n rows of weights[j] * values[j, d]. Weights past n are 0.
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
                                      int32_t* products) {
         int16_t p[128];
         memcpy(p, weights, static_cast<size_t>(n) * 2);
