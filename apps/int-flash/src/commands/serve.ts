@@ -1,4 +1,4 @@
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import type { App } from '../app.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
@@ -7,7 +7,7 @@ import { integer, type ModelOptions, number, withModelOptions } from '../options
 export interface ServeOptions extends ModelOptions {
   readonly host: string;
   readonly port: number;
-  readonly apiKey?: string;
+  readonly apiKey?: string | undefined;
   readonly allowedHost?: readonly string[];
   readonly maxRunning: number;
   readonly maxWaiting: number;
@@ -22,11 +22,7 @@ export function addServe(program: Command, app: App): void {
     .argument('[model]', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)')
     .option('--host <address>', 'where to listen; other than loopback needs a key', '127.0.0.1')
     .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
-    .addOption(
-      new Option('--api-key <key>', 'what clients must send; the environment hides it from `ps`').env(
-        'INT_FLASH_API_KEY',
-      ),
-    )
+    .option('--api-key <key>', 'what clients must send (default: INT_FLASH_API_KEY, which `ps` does not show)')
     .option('--allowed-host <name...>', 'further names that requests may be addressed to')
     .option('--context <n>', 'tokens of prompt and answer together (default: what the model can)', integer(2, 2 ** 24))
     .option('--max-running <n>', 'sequences drawn at once', integer(1, 1024), 64)
@@ -38,7 +34,8 @@ export function addServe(program: Command, app: App): void {
     }
     if (options.apiKey === '') throw new UsageError('Expected an API key of at least one character, got an empty one');
     const model = findModel(folder ?? options.model, app.env);
+    const apiKey = options.apiKey ?? (app.env.INT_FLASH_API_KEY || undefined);
     const { serve } = await import('../serve/serve.js'); // its libraries are nothing the other commands should wait for
-    await serve(app, model, options);
+    await serve(app, model, { ...options, apiKey });
   });
 }

@@ -112,7 +112,9 @@ async function complete(
     }
     if (IntFlashError.isInstance(error) && error.code === 'ERR_DEVICE_LOST') state.fail(error);
     if (!stream.hasStarted) throw error;
-    stream.fail(asApiError(error).body);
+    const refusal = asApiError(error);
+    if (refusal.status === 500) state.report(error);
+    stream.fail(refusal.body);
     return RESPONSE_ALREADY_SENT;
   } finally {
     outgoing.off('close', onClose);

@@ -20,18 +20,14 @@ export interface HttpServer {
 }
 
 /** @throws the system's error when the port cannot be had. */
-export async function startHttpServer(
-  state: ServeState,
-  page: WebPage,
-  report: (error: unknown) => void,
-): Promise<HttpServer> {
+export async function startHttpServer(state: ServeState, page: WebPage): Promise<HttpServer> {
   const { settings } = state;
-  const app = createServerApp(state, page, report);
+  const app = createServerApp(state, page);
   const listener = getRequestListener(app.fetch, {
     errorHandler: (error) => {
       const isRequest = (error as Error | null)?.name === 'RequestError';
       const refusal = isRequest ? invalid('Expected a valid request line.') : asApiError(error);
-      if (refusal.status === 500) report(error);
+      if (refusal.status === 500) state.report(error);
       return Response.json(refusal.body, { status: refusal.status });
     },
   });
@@ -44,7 +40,7 @@ export async function startHttpServer(
   server.on('clientError', refuseBadRequest);
   server.on('checkExpectation', (_, response) => {
     const { body } = invalid('Expected no other expectation than 100-continue.', undefined, undefined, 417);
-    response.writeHead(417, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+    response.writeHead(417, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
   });
   server.listen({ host: settings.host, port: settings.port });
   await once(server, 'listening');

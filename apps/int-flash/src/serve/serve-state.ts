@@ -11,6 +11,8 @@ export class ServeState {
   readonly settings: ServeSettings;
   readonly admission: Admission;
   readonly metrics = new ServeMetrics();
+  /** Told of failures that are the server's own. */
+  readonly report: (error: unknown) => void;
   /** Called once when the engine can never answer again. */
   onFatal: (error: unknown) => void = () => {};
   readonly #underWay = new Set<AbortController>();
@@ -18,8 +20,9 @@ export class ServeState {
   #phase: ServePhase = 'loading';
   #onIdle: (() => void) | undefined;
 
-  constructor(settings: ServeSettings) {
+  constructor(settings: ServeSettings, report: (error: unknown) => void) {
     this.settings = settings;
+    this.report = report;
     this.admission = new Admission(settings);
     this.metrics.gauges({
       running_sequences: { help: 'Sequences being drawn.', value: () => this.admission.running },

@@ -24,14 +24,14 @@ export async function serve(app: App, folder: string, options: ServeOptions): Pr
       'Set INT_FLASH_API_KEY, or listen on 127.0.0.1.',
     );
   }
-  const state = new ServeState(settings);
-  state.metrics.addProcessMetrics();
   const report = (error: unknown) => {
     const { name, code } = error as { name?: unknown; code?: unknown };
     const stack = app.env.INT_FLASH_DEBUG && error instanceof Error ? `\n${error.stack}` : '';
     terminal.note(`a request failed: ${String(name)} ${String(code ?? '')}${stack}`); // messages may hold what a client sent
   };
-  const server = await startHttpServer(state, loadWebPage(), report);
+  const state = new ServeState(settings, report);
+  state.metrics.addProcessMetrics();
+  const server = await startHttpServer(state, loadWebPage());
   try {
     const quiet = options.quiet === true || options.json === true;
     const engine = await stoppable(terminal, (signal) =>

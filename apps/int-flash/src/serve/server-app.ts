@@ -28,10 +28,8 @@ const MAX_LAB_BYTES = 16 * 1024;
 /**
  * All routes. Every one but `/health` needs the key if there is one, and every request must be addressed to this server by a
  * name it knows; these checks come first, so a route added later has them too.
- *
- * @param report Told of failures that are the server's own.
  */
-export function createServerApp(state: ServeState, page: WebPage, report: (error: unknown) => void): Hono<ServeEnv> {
+export function createServerApp(state: ServeState, page: WebPage): Hono<ServeEnv> {
   const app = new Hono<ServeEnv>();
   const isOurs = hostGuard(state.settings);
   const expectKey = keyGuard(state.settings.apiKey);
@@ -87,7 +85,7 @@ export function createServerApp(state: ServeState, page: WebPage, report: (error
   });
   app.onError((error, c) => {
     const refusal = asApiError(error);
-    if (refusal.status === 500) report(error);
+    if (refusal.status === 500) state.report(error);
     return c.json(refusal.body, refusal.status as ContentfulStatusCode, refusal.headers);
   });
   return app;
