@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Hono } from 'hono';
 import { z } from 'zod';
@@ -70,18 +69,10 @@ function pageFile(content: Buffer, type: string, file: string): PageFile {
   };
 }
 
-/** Beside this command in a checkout, else the installed package. */
+/** Packed with this command; in a checkout, beside it, from dist/ and from src/serve/. */
 function webFolder(): string | undefined {
-  for (const path of ['../../web/dist/', '../../../web/dist/']) {
-    const folder = fileURLToPath(new URL(path, import.meta.url));
-    try {
-      readFileSync(join(folder, 'files.json'));
-      return folder;
-    } catch {} // the next one, then
-  }
-  try {
-    return join(dirname(createRequire(import.meta.url).resolve('@int-flash/web/package.json')), 'dist');
-  } catch {
-    return undefined;
-  }
+  const folders = ['../web/', '../../web/dist/', '../../../web/dist/'].map((path) =>
+    fileURLToPath(new URL(path, import.meta.url)),
+  );
+  return folders.find((folder) => existsSync(join(folder, 'files.json')));
 }
