@@ -48,8 +48,8 @@ describeInBrowser('the chat', () => {
       ],
       stream: true,
       stream_options: { include_usage: true },
-      temperature: 0.6,
-      top_p: 0.9,
+      temperature: 0.9,
+      top_p: 0.92,
       max_tokens: 256,
     });
   });
@@ -60,11 +60,14 @@ describeInBrowser('the chat', () => {
     await page.getByRole('textbox', { name: 'Message' }).fill('Count');
     await page.keyboard.press('Enter');
     await page.getByText('3 ').first().waitFor();
+    await page.getByRole('textbox', { name: 'Message' }).fill('A draft');
     if (how === 'button') await page.getByRole('button', { name: 'Stop the answer' }).click();
     else await page.keyboard.press('Escape');
     await expect.poll(() => server.hungUp).toBe(1);
     expect(await answer().getAttribute('data-state')).toBe('stopped');
     expect(await answer().locator('.facts').textContent()).toContain('stopped');
+    expect(await page.getByRole('textbox', { name: 'Message' }).inputValue()).toBe('A draft');
+    expect(server.asked.length).toBe(1);
     server.settings.answer = ['On we go.'];
     await ask(page, 'And now?');
     expect(await answer().locator('.markdown').textContent()).toBe('On we go.');
@@ -103,7 +106,7 @@ describeInBrowser('the chat', () => {
     await page.getByRole('button', { name: 'Model’s own' }).click();
     await page.getByRole('button', { name: 'Save' }).click();
     await ask(page, 'Hello');
-    expect(server.asked[1]).toMatchObject({ temperature: 0.6, max_tokens: 256 });
+    expect(server.asked[1]).toMatchObject({ temperature: 0.9, max_tokens: 256 });
     expect(server.asked[1]).not.toHaveProperty('seed');
   });
 
@@ -115,7 +118,7 @@ describeInBrowser('the chat', () => {
     await page.keyboard.press('Escape');
     await page.getByRole('dialog').waitFor({ state: 'hidden' });
     await ask(page, 'Hello');
-    expect(server.asked[0]).toMatchObject({ temperature: 0.6 });
+    expect(server.asked[0]).toMatchObject({ temperature: 0.9 });
   });
 
   it('drops the oldest turns when the context is full, and says so', async () => {

@@ -45,6 +45,6 @@ describeInBrowser('the attention lab', () => {
   it('asks for at least one kind of arithmetic', async () => {
     for (const box of await page.getByRole('group', { name: 'Arithmetic' }).getByRole('checkbox').all())
       await box.uncheck();
-    expect(await page.getByRole('button', { name: 'Run on the server' }).isDisabled()).toBe(true);
+    await expect.poll(() => page.getByRole('button', { name: 'Run on the server' }).isDisabled()).toBe(true);
   });
 });

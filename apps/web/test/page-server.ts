@@ -99,7 +99,7 @@ export class PageServer {
         contextLength: 512,
         version: '0.0.0',
         chatTemplate,
-        sampling: { temperature: 0.6, topP: 0.9 },
+        sampling: { temperature: 0.9, topP: 0.92 },
       });
     }
     if (request.url === '/api/attention-lab') return this.#streamLab(response);

@@ -27,7 +27,7 @@ export type LabEvent =
 export interface LabResult {
   readonly type: 'result';
   readonly variant: Precision;
-  /** Median of `repeats` calls after one to warm up; float32 in and out, quantization included. */
+  /** Median of `repeats` calls; float32 in and out, quantization included. */
   readonly ms: number;
   readonly repeats: number;
   readonly relativeL2: number;
@@ -39,15 +39,25 @@ export interface LabResult {
 /** Rows of a head that float64 is computed for, in blocks of neighbours: all of them would take longer than the runs they judge. */
 const CHECKED_ROWS = 256;
 const BLOCK_ROWS = 16;
-const MIN_REPEATS = 3;
-const MAX_REPEATS = 50;
-/** A variant's repeats end here: five variants answer within three seconds. */
-const BUDGET_MS = 500;
+const MIN_ROUNDS = 3;
+const MAX_ROUNDS = 50;
+/** What timing may take in all: with the rest, a run answers in about three seconds. */
+const BUDGET_MS = 1500;
 
 interface Head {
   readonly query: Float32Array;
   readonly key: Float32Array;
   readonly value: Float32Array;
+}
+
+/** One variant on its way: its plan, the compared rows of its output, and its times. */
+interface Trial {
+  readonly variant: Precision;
+  readonly plan: AttentionPlan;
+  readonly got: Float32Array;
+  /** Of the call that warmed it up. */
+  readonly firstMs: number;
+  readonly times: number[];
 }
 
 /**
@@ -68,7 +78,7 @@ export async function* runLab(request: LabRequest, backend: Backend, signal: Abo
     checkedRows: rows.length,
   };
 
-  const steps = heads * 2 + variants.length;
+  const steps = heads * 2 + variants.length + 1;
   let done = 0;
   const progress = (doing: string): LabEvent => ({ type: 'progress', share: done++ / steps, doing });
 
@@ -86,25 +96,31 @@ export async function* runLab(request: LabRequest, backend: Backend, signal: Abo
   }
   const truth = concat(expected);
 
+  const trials: Trial[] = [];
   for (const variant of variants) {
     yield progress(`running ${variant}`);
     const plan = planOf(request, drawn, variant);
     try {
-      const { out, ms, repeats } = await timed(backend, plan, signal);
-      const got = rowsOf(out, request, rows);
-      yield {
-        type: 'result',
-        variant,
-        ms,
-        repeats,
-        relativeL2: relativeL2(got, truth),
-        cosine: cosine(got, truth),
-        worst: worstElement(got, truth, [got.length]).error,
-      };
+      const { out, ms } = await timedCall(backend, plan, signal);
+      trials.push({ variant, plan, got: rowsOf(out, request, rows), firstMs: ms, times: [] });
     } catch (error) {
       if (!IntFlashError.isInstance(error) || error.code !== 'ERR_UNSUPPORTED') throw error;
       yield { type: 'unavailable', variant, why: error.message };
     }
+  }
+  yield progress('timing');
+  await timeInRounds(backend, trials, signal);
+  for (const { variant, got, firstMs, times } of trials) {
+    const sorted = times.length > 0 ? times.sort((a, b) => a - b) : [firstMs];
+    yield {
+      type: 'result',
+      variant,
+      ms: sorted[Math.floor(sorted.length / 2)]!,
+      repeats: sorted.length,
+      relativeL2: relativeL2(got, truth),
+      cosine: cosine(got, truth),
+      worst: worstElement(got, truth, [got.length]).error,
+    };
   }
   yield { type: 'end' };
 }
@@ -169,25 +185,20 @@ function planOf(
   );
 }
 
-async function timed(backend: Backend, plan: AttentionPlan, signal: AbortSignal) {
-  const call = async () => {
-    const start = performance.now();
-    const { out } = await backend.attention(plan, signal);
-    return { out, ms: performance.now() - start };
-  };
-  const warmUp = await call();
-  // On a slow backend the first call is the measurement: it alone uses up the budget.
-  const times = warmUp.ms > BUDGET_MS ? [warmUp.ms] : [];
+async function timedCall(backend: Backend, plan: AttentionPlan, signal: AbortSignal) {
+  const start = performance.now();
+  const { out } = await backend.attention(plan, signal);
+  return { out, ms: performance.now() - start };
+}
+
+/** In turns, so that whatever else the machine does falls on all variants alike. A slow backend's first call has to do as its only one. */
+async function timeInRounds(backend: Backend, trials: readonly Trial[], signal: AbortSignal): Promise<void> {
+  const roundMs = trials.reduce((sum, { firstMs }) => sum + firstMs, 0);
+  if (roundMs * MIN_ROUNDS > BUDGET_MS * 2) return;
   const end = performance.now() + BUDGET_MS;
-  while (
-    warmUp.ms <= BUDGET_MS &&
-    times.length < MAX_REPEATS &&
-    (times.length < MIN_REPEATS || performance.now() < end)
-  ) {
-    times.push((await call()).ms);
+  for (let round = 0; round < MAX_ROUNDS && (round < MIN_ROUNDS || performance.now() < end); round++) {
+    for (const { plan, times } of trials) times.push((await timedCall(backend, plan, signal)).ms);
   }
-  times.sort((a, b) => a - b);
-  return { out: warmUp.out, ms: times[Math.floor(times.length / 2)]!, repeats: times.length };
 }
 
 function rowsOf(out: Float32Array, { tokens, heads, headDim }: LabRequest, rows: readonly number[]): Float32Array {

@@ -55,11 +55,19 @@ export function Composer({ input, busy, onSend, onStop }: Props) {
         onKeyDown={onKeyDown}
       />
       {busy ? (
-        <button type="button" class="round" aria-label="Stop the answer" title="Stop (Esc)" onClick={onStop}>
+        // Keys, so that a click on one is over before the other is there: one element turned into the other would act on it too.
+        <button key="stop" type="button" class="round" aria-label="Stop the answer" title="Stop (Esc)" onClick={onStop}>
           <Icon name="stop" />
         </button>
       ) : (
-        <button type="submit" class="round" aria-label="Send" title="Send (Enter)" disabled={text.trim() === ''}>
+        <button
+          key="send"
+          type="submit"
+          class="round"
+          aria-label="Send"
+          title="Send (Enter)"
+          disabled={text.trim() === ''}
+        >
           <Icon name="send" />
         </button>
       )}

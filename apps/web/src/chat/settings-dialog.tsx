@@ -50,16 +50,16 @@ export function SettingsDialog({ settings, defaults, contextLength, chatTemplate
             value={draft.temperature}
             min={0}
             max={2}
-            step={0.05}
+            step={0.01}
             onChange={(temperature) => change({ temperature })}
           />
           <NumberField
             label="Top p"
             hint="share of the probability that may be drawn from"
             value={draft.topP}
-            min={0.05}
+            min={0.01}
             max={1}
-            step={0.05}
+            step={0.01}
             onChange={(topP) => change({ topP })}
           />
         </div>

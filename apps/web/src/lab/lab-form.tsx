@@ -22,12 +22,11 @@ const FIRST: LabRequest = {
 export function LabForm({ running, onStart, onStop }: Props) {
   const [request, setRequest] = useState(FIRST);
   const change = (part: Partial<LabRequest>) => setRequest((current) => ({ ...current, ...part }));
-  const toggle = (variant: string) => {
-    const chosen = VARIANTS.map(({ value }) => value).filter(
-      (value) => request.variants.includes(value) !== (value === variant),
-    );
-    change({ variants: chosen });
-  };
+  const toggle = (variant: string) =>
+    setRequest((current) => {
+      const isChosen = (value: string) => current.variants.includes(value) !== (value === variant);
+      return { ...current, variants: VARIANTS.map(({ value }) => value).filter(isChosen) };
+    });
 
   return (
     <form
@@ -100,11 +99,12 @@ export function LabForm({ running, onStart, onStop }: Props) {
         ))}
       </fieldset>
       {running ? (
-        <button type="button" class="primary" onClick={onStop}>
+        // Keys, so that a click on one is over before the other is there: one element turned into the other would act on it too.
+        <button key="stop" type="button" class="primary" onClick={onStop}>
           Stop
         </button>
       ) : (
-        <button type="submit" class="primary" disabled={request.variants.length === 0}>
+        <button key="run" type="submit" class="primary" disabled={request.variants.length === 0}>
           Run on the server
         </button>
       )}
