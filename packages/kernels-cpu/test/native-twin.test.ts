@@ -132,15 +132,21 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
   const caches = isas.flatMap((isa) =>
     (['int8', 'int4', 'fp32'] as const).flatMap((type) =>
       [
-        { tokens: 1, length: 70, windowLeft: Infinity },
-        { tokens: 3, length: 1100, windowLeft: Infinity },
-        { tokens: 2, length: 1200, windowLeft: 60 },
-        { tokens: 11, length: 140, windowLeft: Infinity },
+        { tokens: 1, length: 70, headDim: 24, windowLeft: Infinity },
+        { tokens: 3, length: 1100, headDim: 24, windowLeft: Infinity },
+        { tokens: 2, length: 1200, headDim: 24, windowLeft: 60 },
+        { tokens: 11, length: 140, headDim: 24, windowLeft: Infinity },
+        // The decode kernels have ways of their own for head dimensions 64 and 128; 136 is one of 128 channels and a rest.
+        { tokens: 1, length: 1157, headDim: 64, windowLeft: Infinity },
+        { tokens: 2, length: 203, headDim: 64, windowLeft: 41 },
+        { tokens: 1, length: 149, headDim: 128, windowLeft: Infinity },
+        { tokens: 1, length: 131, headDim: 136, windowLeft: Infinity },
       ].map((shape) => ({ isa, type, ...shape })),
     ),
   );
-  it.each(caches)('$isa $type cache, $tokens tokens of $length', ({ isa, type, tokens, length, windowLeft }) => {
-    const [kvHeads, headDim, capacity, heads] = [2, 24, length + 5, 4];
+  it.each(caches)('$isa $type cache, $tokens tokens of $length, headDim $headDim', (shape) => {
+    const { isa, type, tokens, length, headDim, windowLeft } = shape;
+    const [kvHeads, capacity, heads] = [2, length + 5, 4];
     const args = {
       query: randomFloats(tokens * heads * headDim, 1),
       tokens,
@@ -149,17 +155,17 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
       windowLeft,
       softcap: 0,
     };
-    const shape = { kvHeads, capacity, headDim, length };
+    const view = { kvHeads, capacity, headDim, length };
     const count = kvHeads * capacity * headDim;
     const int4 = (seed: number) => packInt4(randomCodes(count, seed).map((x) => Math.trunc(x / 19)));
     const scales = { keyScales: randomScales(kvHeads * capacity, 4), valueScales: randomScales(kvHeads * capacity, 5) };
     scales.valueScales[3] = 2 ** -126; // as a zero row has
     const cache =
       type === 'fp32'
-        ? { ...shape, type, keys: randomFloats(count, 2), values: randomFloats(count, 3) }
+        ? { ...view, type, keys: randomFloats(count, 2), values: randomFloats(count, 3) }
         : type === 'int8'
-          ? { ...shape, type, keys: randomCodes(count, 2), values: randomCodes(count, 3), ...scales }
-          : { ...shape, type, keys: int4(2), values: int4(3), ...scales };
+          ? { ...view, type, keys: randomCodes(count, 2), values: randomCodes(count, 3), ...scales }
+          : { ...view, type, keys: int4(2), values: int4(3), ...scales };
     const actual = createCpuBackend({ isa }).cacheAttentionSync({ ...args, cache });
     expect(unequalBits(actual, cacheAttention({ ...args, cache }))).toBe(0);
   });

@@ -1,6 +1,7 @@
 export { type ChatMessage, type ChatTemplateInput, renderChatTemplate } from './chat-template.js';
 export { Checkpoint, type CheckpointOptions, type LinearShape, openCheckpoint } from './checkpoint.js';
 export type { Detokenizer } from './detokenizer.js';
+export { type FittedInt4, quantizeFittedInt4 } from './fitted-int4.js';
 export type { FinishReason, GeneratedToken, Generation, GenerationStats } from './generate.js';
 export type { GenerateOptions, SequenceOptions } from './generate-options.js';
 export { type GenerationConfig, readGenerationConfig } from './generation-config.js';

@@ -27,6 +27,7 @@ import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
 import { loadWeights, type ModelWeights } from './model-weights.js';
 import { measurePerplexity, type Perplexity } from './perplexity.js';
+import { Scheduler } from './scheduler.js';
 import { Session } from './session.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
 import { Transformer } from './transformer.js';
@@ -144,8 +145,10 @@ export class LanguageModel {
     this.tokenizer = tokenizer;
     this.generationConfig = generation;
     const eos = [...config.eosTokenIds, ...(generation.eosTokenIds ?? []), tokenizer.eosTokenId];
+    const transformer = new Transformer(config, weights, backend);
     this.#model = {
-      transformer: new Transformer(config, weights, backend),
+      transformer,
+      scheduler: new Scheduler(transformer),
       tokenizer,
       eosTokenIds: new Set(eos.filter((id) => id !== undefined)),
       sessions: new Set(),
@@ -177,6 +180,11 @@ export class LanguageModel {
     const ids = this.#promptIds(prompt);
     // An empty text still needs something to follow.
     return ids.length === 0 && typeof prompt === 'string' ? [this.#bosTokenId()] : ids;
+  }
+
+  /** Whether a drawn token ends an answer. */
+  isEndToken(id: number): boolean {
+    return this.#model.eosTokenIds.has(id);
   }
 
   /**

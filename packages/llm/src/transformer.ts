@@ -34,6 +34,21 @@ export interface ForwardRun {
   readonly chunk?: number;
 }
 
+/** One sequence's share of a step over several: its next tokens, at most a chunk of them. */
+export interface BatchPart {
+  readonly ids: readonly number[];
+  /** As in {@link ForwardRun}. */
+  readonly cache: SequenceCache;
+  readonly attention: AttentionChoice;
+}
+
+/** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
+interface PlacedPart extends BatchPart {
+  readonly cache: KvCache;
+  readonly first: number;
+  readonly start: number;
+}
+
 /**
  * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
  *
@@ -90,20 +105,45 @@ export class Transformer {
     run: ForwardRun,
     onLogits?: (logits: Float32Array, first: number) => void,
   ): Promise<Float32Array> {
-    if (ids.length === 0) throw new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
-    for (const id of ids) this.#expectId(id);
-    const { cache, chunk = PREFILL_CHUNK } = run;
+    if (ids.length === 0) throw noTokens();
+    this.#expectIds(ids);
+    const { cache, attention, pace, chunk = PREFILL_CHUNK } = run;
     if (cache instanceof DeviceCache) return cache.forward(ids, run, onLogits);
     const before = cache.length;
     try {
       for (let first = 0; ; first += chunk) {
         const part = ids.slice(first, first + chunk);
-        const hidden = await this.#forwardChunk(part, run, cache);
-        if (onLogits) onLogits(await this.#logits(hidden, run), first);
-        if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), run);
+        const hidden = await this.#forwardParts([{ ids: part, cache, attention, first: 0, start: cache.length }], pace);
+        if (onLogits) onLogits(await this.#logits(hidden, pace), first);
+        if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), pace);
       }
     } catch (error) {
       if (!cache.isDisposed) cache.truncate(before);
+      throw error;
+    }
+  }
+
+  /**
+   * Runs one step over several sequences: the linear layers read all their tokens at once, attention each sequence's own cache.
+   * No row depends on another but through its own cache, so a sequence's logits are to the bit what they are without the others.
+   *
+   * @returns For each part the logits after its last token, [vocabSize].
+   * @throws as {@link forward}; every cache is then as it was before.
+   */
+  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<Float32Array[]> {
+    if (parts.some(({ ids }) => ids.length === 0)) throw noTokens();
+    for (const { ids } of parts) this.#expectIds(ids);
+    const before = parts.map(({ cache }) => cache.length);
+    try {
+      const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
+      const logits: Float32Array[] = [];
+      for (const { ids, cache } of parts)
+        logits.push(cache instanceof DeviceCache ? await cache.forward(ids, { pace }) : fromHost.shift()!);
+      return logits;
+    } catch (error) {
+      parts.forEach(({ cache }, i) => {
+        if (!cache.isDisposed) cache.truncate(before[i]!);
+      });
       throw error;
     }
   }
@@ -113,17 +153,35 @@ export class Transformer {
     return this.#decoder;
   }
 
-  #expectId(id: number): void {
+  #expectIds(ids: readonly number[]): void {
     const { vocabSize } = this.config;
-    if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
+    for (const id of ids) {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
+        throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
+    }
   }
 
-  async #forwardChunk(ids: readonly number[], { attention, pace }: ForwardRun, cache: KvCache): Promise<Float32Array> {
+  /** @returns For each part the logits after its last token. */
+  async #forwardOnHost(parts: readonly PlacedPart[], pace: Pace): Promise<Float32Array[]> {
+    if (parts.length === 0) return [];
+    const { hiddenSize, vocabSize } = this.config;
+    const hidden = await this.#forwardParts(parts, pace);
+    const last = new Float32Array(parts.length * hiddenSize);
+    for (const [i, { first, ids }] of parts.entries()) {
+      const end = first + ids.length;
+      last.set(hidden.subarray((end - 1) * hiddenSize, end * hiddenSize), i * hiddenSize);
+    }
+    const logits = await this.#logits(last, pace);
+    return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  async #forwardParts(placed: readonly PlacedPart[], pace: Pace): Promise<Float32Array> {
     const { hiddenSize, heads, kvHeads, headDim, intermediateSize, slidingWindows } = this.config;
-    const tokens = ids.length;
-    const start = cache.length;
-    const hidden = this.#embed(ids, start);
+    const tokens = placed.reduce((sum, { ids }) => sum + ids.length, 0);
+    const hidden = new Float32Array(tokens * hiddenSize);
+    for (const { ids, first, start } of placed) {
+      this.#embed(ids, start, hidden.subarray(first * hiddenSize, (first + ids.length) * hiddenSize));
+    }
     const normed = new Float32Array(tokens * hiddenSize);
     const projected = new Float32Array(tokens * hiddenSize);
     const queries = heads * headDim;
@@ -139,14 +197,22 @@ export class Transformer {
     for (const [index, layer] of this.#weights.layers.entries()) {
       this.#norm(hidden, tokens, layer.attentionNorm, normed);
       await this.#project(layer.qkv, normed, tokens, qkv, pace);
-      this.#turnHeads(qkv, tokens, layer, start);
-      cache.append(index, { data: qkv, tokens, keyOffset: queries, valueOffset: queries + keys, stride });
+      for (const { ids, first, start } of placed) {
+        this.#turnHeads(qkv.subarray(first * stride, (first + ids.length) * stride), ids.length, layer, start);
+      }
       for (let token = 0; token < tokens; token++) {
         query.set(qkv.subarray(token * stride, token * stride + queries), token * queries);
       }
       const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
       const shape = { heads, scale, windowLeft };
-      await this.#attend(attention, shape, query, tokens, cache.view(index), mixed, pace);
+      for (const { ids, cache, attention, first } of placed) {
+        const count = ids.length;
+        const data = qkv.subarray(first * stride, (first + count) * stride);
+        cache.append(index, { data, tokens: count, keyOffset: queries, valueOffset: queries + keys, stride });
+        const own = [first * queries, (first + count) * queries] as const;
+        const view = cache.view(index);
+        await this.#attend(attention, shape, query.subarray(...own), count, view, mixed.subarray(...own), pace);
+      }
       await this.#project(layer.attentionOutput, mixed, tokens, projected, pace);
       add(hidden, projected);
       this.#norm(hidden, tokens, layer.mlpNorm, normed);
@@ -214,10 +280,10 @@ export class Transformer {
     else gelu(out, activation === 'gelu' ? 'exact' : 'tanh');
   }
 
-  #embed(ids: readonly number[], start: number): Float32Array {
+  /** @param hidden [ids.length, hiddenSize] */
+  #embed(ids: readonly number[], start: number, hidden: Float32Array): void {
     const { hiddenSize } = this.config;
     const { embedding, positions } = this.#weights;
-    const hidden = new Float32Array(ids.length * hiddenSize);
     ids.forEach((id, token) => {
       const row = hidden.subarray(token * hiddenSize, (token + 1) * hiddenSize);
       row.set(embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize));
@@ -229,7 +295,6 @@ export class Transformer {
         add(row, positions.subarray(from, from + hiddenSize));
       }
     });
-    return hidden;
   }
 
   #norm(input: Float32Array, tokens: number, { gain, bias }: NormWeights, out: Float32Array): void {
@@ -238,7 +303,7 @@ export class Transformer {
     else layerNorm(input, tokens, gain, bias, epsilon, out);
   }
 
-  async #logits(hidden: Float32Array, { pace }: ForwardRun): Promise<Float32Array> {
+  async #logits(hidden: Float32Array, pace: Pace): Promise<Float32Array> {
     const tokens = hidden.length / this.config.hiddenSize;
     const normed = new Float32Array(hidden.length);
     this.#norm(hidden, tokens, this.#weights.outputNorm, normed);
@@ -248,6 +313,22 @@ export class Transformer {
   }
 }
 
+/** The parts whose caches are in host memory, their rows one after another. */
+function placeOnHost(parts: readonly BatchPart[]): PlacedPart[] {
+  const placed: PlacedPart[] = [];
+  let first = 0;
+  for (const { cache, ...part } of parts) {
+    if (cache instanceof DeviceCache) continue;
+    placed.push({ ...part, cache, first, start: cache.length });
+    first += part.ids.length;
+  }
+  return placed;
+}
+
 function add(to: Float32Array, from: Float32Array): void {
   for (let i = 0; i < to.length; i++) to[i]! += from[i]!;
+}
+
+function noTokens(): IntFlashError {
+  return new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
 }
