@@ -272,7 +272,15 @@ export class Transformer {
     const row = shape.heads * cache.headDim;
     for (const [from, to] of this.#steps(tokens, 2 * cache.length * row)) {
       const seen = { ...cache, length: cache.length - tokens + to };
-      attendCached(this.#backend, choice, shape, rowsOf(query, row, from, to), to - from, seen, rowsOf(out, row, from, to));
+      attendCached(
+        this.#backend,
+        choice,
+        shape,
+        rowsOf(query, row, from, to),
+        to - from,
+        seen,
+        rowsOf(out, row, from, to),
+      );
       if (pace.isDue) await pace.rest();
     }
   }
