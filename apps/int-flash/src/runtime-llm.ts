@@ -1,7 +1,7 @@
 import { basename } from 'node:path';
 import { status } from '@int-flash/attention';
 import { supportedIsas } from '@int-flash/kernels-cpu';
-import { type LanguageModel, loadModel, openCheckpoint, quantizeCheckpoint } from '@int-flash/llm';
+import { type LanguageModel, loadModel, openModel, quantizeCheckpoint } from '@int-flash/llm';
 import { describeModel, modelFacts } from './describe-model.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 import { llmEngine } from './serve/llm-engine.js';
@@ -31,12 +31,12 @@ function load(folder: string, { onProgress, signal, ...options }: LoadSettings):
   return loadModel(folder, { ...options, onLoadProgress: onProgress, loadSignal: signal });
 }
 
-async function readFacts(folder: string): Promise<ModelFacts> {
-  const checkpoint = await openCheckpoint(folder);
+async function readFacts(path: string): Promise<ModelFacts> {
+  const { weights } = await openModel(path);
   try {
-    return modelFacts(checkpoint);
+    return modelFacts(weights);
   } finally {
-    await checkpoint.close();
+    await weights.close();
   }
 }
 

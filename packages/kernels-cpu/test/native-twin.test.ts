@@ -192,6 +192,52 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
       expect(relativeL2(native, portable)).toBeLessThan(1e-6); // both add up in float32 or better: a few units of 2^-24
     }
   });
+
+  it('linear layers take the norm, SwiGLU and the residual along: the same bits on every instruction set', () => {
+    const [rows, cols, tokens] = [70, 37, 6];
+    const input = randomFloats(tokens * cols, 3);
+    const gain = randomFloats(cols, 4);
+    const steps = [
+      { norm: { gain, epsilon: 1e-5 }, swiglu: true },
+      { norm: { gain, epsilon: 1e-5 } },
+      { accumulate: true },
+    ];
+    const bfloat16 = randomFloats(rows * cols, 1).map((x) => Math.round(x * 64) / 64);
+    const layers: LinearWeights[] = [
+      { type: 'int8', rows, cols, codes: randomCodes(rows * cols, 1), scales: randomScales(rows, 2) },
+      { type: 'fp32', rows, cols, weights: randomFloats(rows * cols, 1) },
+      { type: 'fp32', rows, cols, weights: bfloat16 },
+    ];
+    // Norm and SwiGLU in float64, rounded where the rows are stored.
+    const normed = Float32Array.from(input, (x, i) => {
+      const row = input.subarray(Math.floor(i / cols) * cols, (Math.floor(i / cols) + 1) * cols);
+      const mean = row.reduce((sum, y) => sum + y * y, 0) / cols;
+      return gain[i % cols]! * (x / Math.sqrt(mean + 1e-5));
+    });
+    for (const weights of layers) {
+      const plain = createCpuBackend().createLinear(weights);
+      for (const step of steps) {
+        const first = randomFloats(tokens * (step.swiglu ? rows / 2 : rows), 5);
+        const linear = plain.forwardSync(step.norm ? normed : input, tokens);
+        const expected = first.map((held, i) => {
+          if (!step.swiglu) return step.accumulate ? held + linear[i]! : linear[i]!;
+          const at = Math.floor(i / (rows / 2)) * rows + (i % (rows / 2));
+          return (linear[at]! / (1 + Math.exp(-linear[at]!))) * linear[at + rows / 2]!;
+        });
+        const outs = isas.map((isa) => {
+          const out = first.slice();
+          const layer = createCpuBackend({ isa }).createLinear(weights);
+          layer.fusedSync!(input, tokens, out, step);
+          layer.dispose();
+          return out;
+        });
+        for (const out of outs) expect(unequalBits(out, outs[0]!)).toBe(0);
+        // A last place of the norm may move an INT8 code by one step.
+        expect(relativeL2(outs[0]!, expected)).toBeLessThan(weights.type === 'int8' && step.norm ? 2e-3 : 1e-6);
+      }
+      plain.dispose();
+    }
+  });
 });
 
 describe.skipIf(isas.length === 0)('native backend against float64 softmax', () => {

@@ -34,6 +34,10 @@ struct Simd : QuadX86, PlainRows {
     using Partial = __m256;
 
     INT_FLASH_INLINE Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+    INT_FLASH_INLINE __m256 widen_bfloat16(const uint16_t* p) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) { return {widen_bfloat16(p), widen_bfloat16(p + 8)}; }
     INT_FLASH_INLINE void store(float* p, Floats a) {
         _mm256_storeu_ps(p, a.lo);
         _mm256_storeu_ps(p + 8, a.hi);

@@ -25,6 +25,9 @@ struct Simd : QuadX86, Avx512Rows {
     using Partial = __m512;
 
     INT_FLASH_INLINE Floats load(const float* p) { return _mm512_loadu_ps(p); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    }
     INT_FLASH_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
     INT_FLASH_INLINE Floats splat(float x) { return _mm512_set1_ps(x); }
     INT_FLASH_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }

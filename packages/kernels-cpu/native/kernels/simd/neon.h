@@ -39,6 +39,10 @@ struct Simd : PlainRows {
     };
 
     INT_FLASH_INLINE Floats load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+    INT_FLASH_INLINE float32x4_t widen_bfloat16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return {widen_bfloat16(p), widen_bfloat16(p + 4), widen_bfloat16(p + 8), widen_bfloat16(p + 12)};
+    }
     INT_FLASH_INLINE void store(float* p, Floats x) {
         vst1q_f32(p, x.a);
         vst1q_f32(p + 4, x.b);

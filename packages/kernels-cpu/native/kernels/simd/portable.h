@@ -40,6 +40,9 @@ struct Simd : PlainRows {
         return r;
     }
     INT_FLASH_INLINE Floats load(const float* p) { return each([&](int i) { return p[i]; }); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return each([&](int i) { return float_of(static_cast<uint32_t>(p[i]) << 16); });
+    }
     INT_FLASH_INLINE void store(float* p, Floats a) { memcpy(p, a.lane, sizeof a.lane); }
     INT_FLASH_INLINE Floats splat(float x) { return each([&](int) { return x; }); }
     INT_FLASH_INLINE Floats add(Floats a, Floats b) { return each([&](int i) { return a.lane[i] + b.lane[i]; }); }
