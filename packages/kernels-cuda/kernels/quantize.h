@@ -11,13 +11,15 @@
 namespace intflash {
 
 constexpr float kLargestOperand = 0x1p100f;  // of K and V: docs/arithmetic.md, Refused
+constexpr float kLargestQuery = 3.40282347e38f;  // any finite number: the bound of the scores judges it
 constexpr float kLargestFloat16 = 65504.f;
 
 /** What the quantizers notice about the data, for the host to judge once they are done. Zeros mean that all is well. */
 struct Findings {
     uint32_t bad_query, bad_key, bad_value;  // 1 if NaN or infinity was seen
-    uint32_t large_key, large_value;         // bits of the largest finite magnitude beyond what is allowed
+    uint32_t large_query, large_key, large_value;  // bits of the largest finite magnitude beyond what is allowed
     uint32_t bad_given;                      // bits of Given, see check_operands.h
+    uint32_t padding;
     uint64_t score_bound;                    // bits of the largest bound of a (sequence, head) beyond 2^100, a double
 };
 
@@ -82,9 +84,10 @@ cudaError_t launch_encode(const QuantizeRequest& request, const SequenceTable& t
 /** pack_codes.cu: the caller's codes into the same places. */
 cudaError_t launch_pack(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
 
-/** Magnitudes of float operands that stay floats: into `maxima` a head, and what is wrong with them into `findings`. */
-cudaError_t launch_inspect(const Operand& query, const Operand& key, const Operand& value, float largest_value, const SequenceTable& table, const HeadMaxima& maxima,
-                           Findings* findings, cudaStream_t stream);
+/** Magnitudes of float operands that are not quantized: into `maxima` a head, V's only if wanted, and what is wrong with them into `findings`. */
+cudaError_t launch_inspect(const Operand& query, const Operand& key, const Operand& value, float largest_query, float largest, const SequenceTable& table,
+                           const HeadMaxima& maxima,
+                           uint32_t* value_maxima, Findings* findings, cudaStream_t stream);
 
 /** Notes the worst score bound beyond 2^100; `codes` is 127 where the maxima are of scales, 1 where they are of magnitudes. */
 cudaError_t launch_judge_scores(const HeadMaxima& maxima, const SequenceTable& table, int heads, int kv_heads, double codes, int head_dim, float scale,

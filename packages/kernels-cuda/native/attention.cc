@@ -77,7 +77,8 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     query_ = operand(stream, request.query, request.heads, request.head_dim);
     key_ = operand(stream, request.key, request.kv_heads, request.head_dim);
     value_ = operand(stream, request.value, request.kv_heads, request.head_dim_v);
-    if (!stays_float()) plan_int8(stream, request);
+    if (is_baseline()) plan_baseline(stream, request);
+    else if (!stays_float()) plan_int8(stream, request);
     else if (precision_ == Precision::kFloat32) plan_inspection(stream);
 }
 
@@ -166,6 +167,23 @@ void AttentionOperation::plan_inspection(Stream& stream) {
     head_maxima_ = stream.allocate(sequences * static_cast<size_t>(args_.heads + args_.kv_heads) * sizeof(uint32_t));
 }
 
+void AttentionOperation::plan_baseline(Stream& stream, const AttentionRequest& request) {
+    const DeviceFacts& facts = stream.device().facts();
+    if (request.softcap > 0.f || request.mask.present()) throw Failure("ERR_UNSUPPORTED", "Expected no softcap and no attnMask for a baseline, got one");
+    if (precision_ == Precision::kFp8 && facts.major * 10 + facts.minor < 89)
+        throw Failure("ERR_UNSUPPORTED", "Expected compute capability 8.9 or higher for fp8, got " + std::to_string(facts.major) + "." + std::to_string(facts.minor));
+    baseline_.query = query_;
+    baseline_.key = key_;
+    baseline_.value = value_;
+    baseline_.geometry = args_;
+    baseline_.kind = precision_ == Precision::kFp8 ? BaselineKind::kFp8 : precision_ == Precision::kBfloat16 ? BaselineKind::kBfloat16 : BaselineKind::kFloat16;
+    baseline_.flash_d = precision_ == Precision::kFlashD;
+    baseline_.padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
+    baseline_.findings = sheet_->on_device(place_);
+    const size_t bytes = place_baseline(baseline_, table_, rows_, tiles_, nullptr);
+    place_baseline(baseline_, table_, rows_, tiles_, held_.emplace_back(stream.allocate(bytes))->as<uint8_t>());
+}
+
 const void* AttentionOperation::on_device(Stream& stream, const Source& source) {
     if (!source.present()) return nullptr;
     if (source.buffer) {
@@ -220,12 +238,13 @@ void AttentionOperation::inspect(cudaStream_t stream) const {
     auto* maxima = head_maxima_->as<uint32_t>();
     const HeadMaxima heads{maxima, maxima + static_cast<size_t>(table_.count) * static_cast<size_t>(args_.heads)};
     check_cuda(cudaMemsetAsync(maxima, 0, head_maxima_->bytes(), stream), "clear the maxima");
-    check_cuda(launch_inspect(query_, key_, value_, kLargestOperand, table_, heads, findings, stream), "inspect the inputs");
+    check_cuda(launch_inspect(query_, key_, value_, kLargestQuery, kLargestOperand, table_, heads, nullptr, findings, stream), "inspect the inputs");
     check_cuda(launch_judge_scores(heads, table_, args_.heads, args_.kv_heads, 1, query_.dim, args_.scale, findings, stream), "judge the scores");
 }
 
 void AttentionOperation::quantize(cudaStream_t stream) const {
     if (is_empty() || stays_float()) return;
+    if (is_baseline()) return check_cuda(launch_baseline_pack(baseline_, table_, stream), "round the inputs");
     check_cuda(launch_quantize(quantize_, table_, stream), "quantize");
 }
 
@@ -233,6 +252,7 @@ void AttentionOperation::attend(cudaStream_t stream) const {
     if (is_empty()) return;
     const auto launch_forward = [&]() -> cudaError_t {
         if (stays_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
+        if (is_baseline()) return launch_baseline_fwd(baseline_, limits_, stream);
         switch (quantize_.padded) {
             case 64: return launch_int8_flash_fwd_d64(args_, is_half(), limits_, stream);
             case 128: return launch_int8_flash_fwd_d128(args_, is_half(), limits_, stream);
@@ -243,7 +263,7 @@ void AttentionOperation::attend(cudaStream_t stream) const {
 }
 
 void AttentionOperation::restore(cudaStream_t stream) const {
-    if (is_empty() || stays_float() || !quantize_.smooth_k || args_.lse == nullptr) return;
+    if (is_empty() || !quantize_.smooth_k || args_.lse == nullptr) return;
     check_cuda(launch_restore_lse(query_, table_, quantize_.padded, quantize_.statistics.means, args_.kv_heads, args_.scale, args_.lse, args_.lse_strides, stream),
                "restore the log-sum-exp");
 }
@@ -263,9 +283,13 @@ void AttentionOperation::judge() const {
     const std::pair<Given, const char*> scales[] = {{Given::kQueryScale, "qScale"}, {Given::kKeyScale, "kScale"}, {Given::kValueScale, "vScale"}, {Given::kChannelScale, "vChannelScale"}};
     for (const auto& [what, name] : scales)
         if (found.bad_given & static_cast<uint32_t>(what)) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " to hold finite scales > 0, got others");
-    if (found.large_value)
-        throw Failure("ERR_OVERFLOW", std::string("Expected |value| of at most ") + (is_half() ? "65504 for half-int8" : "2^100") + ", got " + number(float_of(found.large_value)));
-    if (found.large_key) throw Failure("ERR_OVERFLOW", "Expected |key| of at most 2^100, got " + number(float_of(found.large_key)));
+    const bool is_float16 = precision_ == Precision::kFloat16 || precision_ == Precision::kFlashD;
+    const auto too_large = [](const char* operand, const char* most, uint32_t bits) {
+        throw Failure("ERR_OVERFLOW", std::string("Expected |") + operand + "| of at most " + most + ", got " + number(float_of(bits)));
+    };
+    if (found.large_value) too_large("value", is_half() ? "65504 for half-int8" : is_float16 ? "65504 for fp16" : "2^100", found.large_value);
+    if (found.large_key) too_large("key", is_float16 ? "65504 for fp16" : "2^100", found.large_key);
+    if (found.large_query) too_large("query", is_float16 ? "65504 for fp16" : "2^100", found.large_query);
     double bound;
     std::memcpy(&bound, &found.score_bound, 8);
     if (found.score_bound) throw Failure("ERR_OVERFLOW", "Expected scores of at most 2^100, got up to " + number(bound));

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "baseline_flash_fwd.h"
 #include "buffer.h"
 #include "check_operands.h"
 #include "operand.h"
@@ -13,7 +14,8 @@
 
 namespace intflash {
 
-enum class Precision : int32_t { kFullInt8, kHalfInt8, kPaperInt8, kInt4Qk, kFloat32, kFloat64 };
+/** From kFloat16 on: what INT8 is compared with (baseline_flash_fwd.h). kFlashD is float16 without the final division. */
+enum class Precision : int32_t { kFullInt8, kHalfInt8, kPaperInt8, kInt4Qk, kFloat32, kFloat64, kFloat16, kBfloat16, kFp8, kFlashD };
 
 struct FloatOrCodes {
     Source data;
@@ -68,6 +70,7 @@ public:
 
 private:
     bool stays_float() const { return precision_ == Precision::kFloat32 || precision_ == Precision::kFloat64; }
+    bool is_baseline() const { return precision_ >= Precision::kFloat16; }
     bool is_half() const { return precision_ == Precision::kHalfInt8; }
     bool is_paper() const { return precision_ == Precision::kPaperInt8; }
     bool is_empty() const { return table_.count == 0 || table_.max_q_len == 0; }
@@ -76,6 +79,7 @@ private:
     void plan_geometry(Stream& stream, const AttentionRequest& request);
     void plan_int8(Stream& stream, const AttentionRequest& request);
     void plan_inspection(Stream& stream);
+    void plan_baseline(Stream& stream, const AttentionRequest& request);
     const void* on_device(Stream& stream, const Source& source);
     Operand operand(Stream& stream, const FloatOrCodes& from, int heads, int dim);
     ScaleOperand scales(Stream& stream, const Source& source, const RowStrides& strides, Given what);
@@ -95,6 +99,7 @@ private:
     uint32_t unseen_ = 0;  // bits of Given: what lay on the device, so that TypeScript has not looked at its numbers
     QuantizeRequest quantize_{};           // INT8 precisions
     std::shared_ptr<Buffer> head_maxima_;  // fp32
+    BaselineRequest baseline_{};           // from kFloat16 on
 };
 
 struct AttentionAnswer {

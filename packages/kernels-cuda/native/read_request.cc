@@ -169,7 +169,7 @@ Source read_source(const Napi::Value& js, const Device& device, bool wait, const
 AttentionRequest read_attention_request(const Napi::Object& js, const Device& device, bool wait) {
     const Napi::Env env = js.Env();
     AttentionRequest request{};
-    request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 5));
+    request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 9));
     request.smooth_k = js.Get("smoothK").ToBoolean();
     request.heads = static_cast<int>(read_integer(js, "heads", 1, 1 << 20));
     request.kv_heads = static_cast<int>(read_integer(js, "kvHeads", 1, 1 << 20));

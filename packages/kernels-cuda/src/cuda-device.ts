@@ -5,13 +5,14 @@ import {
   describe,
   IntFlashError,
   judgeTensor,
+  readArguments,
   type TensorLike,
 } from '@int-flash/ops';
 import { CudaGraph } from './cuda-graph.js';
 import { CudaRecorder } from './cuda-recorder.js';
 import { deviceStatus } from './cuda-status.js';
 import { CudaStream, checkStream } from './cuda-stream.js';
-import { bytesOf, type CudaDataType, CudaTensor, judgeCounts } from './cuda-tensor.js';
+import { CudaTensor } from './cuda-tensor.js';
 import {
   attendCodesOnDevice,
   attendOnDevice,
@@ -19,14 +20,14 @@ import {
   type CudaAttentionOptions,
   type CudaAttentionResult,
   type CudaQuantizedInputs,
-  type CudaQuantizedTensor,
-  type DeviceContext,
-  type QuantizeOptions,
-  quantizeOnDevice,
-} from './device-operations.js';
+} from './device-attention.js';
+import type { DeviceContext } from './device-context.js';
+import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
 import { type BufferHandle, type DeviceHandle, loadNativeAddon, type NativeAddon } from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
+import { BASELINES, type Baseline } from './native-request.js';
 import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
+import { bytesOf, type CudaDataType, judgeCounts } from './strided-memory.js';
 
 const DATA_TYPES = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'bool'] as const;
 const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
@@ -35,7 +36,7 @@ const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
 export function openCudaDevice(ordinal = 0): CudaDevice {
   const { addon } = loadNativeAddon();
   const devices = addon?.probe().devices.length ?? 0;
-  checkInteger(ordinal, 'ordinal', 0, 0, Math.max(devices - 1, 0));
+  readArguments(() => checkInteger(ordinal, 'ordinal', 0, 0, Math.max(devices - 1, 0)));
   const status = deviceStatus(ordinal);
   if (!addon || !status.available) {
     throw new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${status.detail}`, {
@@ -100,8 +101,11 @@ export class CudaDevice {
   /** Copies a tensor to the GPU. Its data is read before this returns, unless it is a {@link PinnedBuffer}'s, which the GPU reads itself. */
   async upload(tensor: TensorLike, options: { stream?: CudaStream } = {}): Promise<CudaTensor> {
     this.#expectOpen();
-    const stream = checkStream(checkOptions(options, ['stream'], 'options').stream, this.#handle);
-    const { type, dims, strides, data } = judgeTensor(tensor, 'tensor', DATA_TYPES);
+    const { stream, judged } = readArguments(() => ({
+      stream: checkStream(checkOptions(options, ['stream'], 'options').stream, this.#handle),
+      judged: judgeTensor(tensor, 'tensor', DATA_TYPES),
+    }));
+    const { type, dims, strides, data } = judged;
     const source = pinnedSource(data, this.#handle) ?? data;
     const buffer = await awaitNative(() => this.#addon.upload(this.#handle, source, stream));
     return this.#wrap(buffer, type as CudaDataType, dims, { strides, elements: data.length });
@@ -110,8 +114,7 @@ export class CudaDevice {
   /** A tensor whose numbers are not set. */
   async empty(type: CudaDataType, dims: readonly number[]): Promise<CudaTensor> {
     this.#expectOpen();
-    const judgedType = checkDataType(type);
-    const judgedDims = judgeCounts(dims, 'dims');
+    const [judgedType, judgedDims] = readArguments(() => [checkDataType(type), judgeCounts(dims, 'dims')] as const);
     const bytes = bytesOf(
       judgedType,
       judgedDims.reduce((product, dim) => product * dim, 1),
@@ -125,10 +128,9 @@ export class CudaDevice {
   /** Page-locked host memory of `length` elements, for copies without a detour. */
   async pinned<T extends keyof PinnedArrays>(type: T, length: number): Promise<PinnedBuffer<T>> {
     this.#expectOpen();
-    checkDataType(type);
-    if (typeof length !== 'number')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected length to be a number, got ${describe(length)}`);
-    const bytes = bytesOf(type, checkInteger(length, 'length', 0, 0, 2 ** 32));
+    const bytes = readArguments(() =>
+      bytesOf(checkDataType(type), checkInteger(length ?? null, 'length', 0, 0, 2 ** 32)),
+    );
     const memory = await awaitNative(() => this.#addon.allocatePinned(this.#handle, bytes));
     return new PinnedBuffer(this.#addon, this.#handle, memory, type);
   }
@@ -153,12 +155,26 @@ export class CudaDevice {
    * @throws {IntFlashError} as `judgeAttention`, and `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_OOM`, `ERR_DISPOSED`.
    */
   attention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
-    return attendOnDevice(this.#context, inputs, options, false);
+    return attendOnDevice(this.#context, inputs, options);
   }
 
   /** The same in float64, nothing quantized: what tests and benchmarks judge {@link CudaDevice.attention} by. Slow. */
   exactAttention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
-    return attendOnDevice(this.#context, inputs, options, true);
+    return attendOnDevice(this.#context, inputs, options, 'float64');
+  }
+
+  /**
+   * Attention as others compute it, in the same code, for comparisons: operands rounded to float16, bfloat16 or FP8 (e4m3, one scale a
+   * head and operand as FlashAttention-3's; compute capability 8.9), or `flash-d`, float16 with the division hidden in a sigmoid.
+   * Without softcap and attnMask; `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
+   */
+  async baselineAttention(
+    inputs: CudaAttentionInputs,
+    baseline: Baseline,
+    options: CudaAttentionOptions = {},
+  ): Promise<CudaAttentionResult> {
+    const kind = readArguments(() => checkChoice(baseline, 'baseline', BASELINES, 'fp16'));
+    return attendOnDevice(this.#context, inputs, options, kind);
   }
 
   /** Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. */
@@ -181,8 +197,10 @@ export class CudaDevice {
    */
   async capture<T>(record: (recorder: CudaRecorder) => T | Promise<T>): Promise<CudaGraph<T>> {
     this.#expectOpen();
-    if (typeof record !== 'function')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected record to be a function, got ${describe(record)}`);
+    readArguments(() => {
+      if (typeof record !== 'function')
+        throw new IntFlashError('ERR_ARG_TYPE', `Expected record to be a function, got ${describe(record)}`);
+    });
     const recording = await awaitNative(() => this.#addon.beginRecording(this.#handle));
     const recorder = new CudaRecorder(this.#addon, this.#handle, recording, () => this.#expectOpen());
     try {
@@ -200,19 +218,24 @@ export class CudaDevice {
 
   /** Compares two float32 tensors on the device; `odd` counts elements of which one is infinite or NaN and the other is not the same. */
   async compare(actual: CudaTensor, expected: CudaTensor): Promise<{ relativeL2: number; worst: number; odd: number }> {
-    for (const tensor of [actual, expected])
-      if (!(tensor instanceof CudaTensor) || tensor.type !== 'float32')
+    const places = readArguments(() =>
+      [actual, expected].map((tensor) => {
+        if (tensor instanceof CudaTensor && tensor.type === 'float32') return tensor.nativeSource(this.#handle);
         throw new IntFlashError('ERR_ARG_TYPE', `Expected two float32 CudaTensors, got ${describe(tensor)}`);
-    const [a, b] = [actual.nativeSource(this.#handle), expected.nativeSource(this.#handle)];
+      }),
+    );
+    const [a, b] = [places[0]!, places[1]!];
     const sums = await this.#call(() => this.#addon.compare(this.#handle, a, b, actual.size));
     const relativeL2 = sums.difference === 0 ? 0 : Math.sqrt(sums.difference / sums.size);
     return { relativeL2, worst: sums.worst, odd: sums.odd };
   }
 
   /** Milliseconds of each of `repeats` copies of `bytes` from one place of the device to another: the yardstick of what memory bounds. */
-  timeCopy(bytes: number, repeats: number): Promise<readonly number[]> {
-    checkInteger(bytes, 'bytes', 0, 1, 2 ** 40);
-    checkInteger(repeats, 'repeats', 0, 1, 10_000);
+  async timeCopy(bytes: number, repeats: number): Promise<readonly number[]> {
+    readArguments(() => {
+      checkInteger(bytes ?? null, 'bytes', 1, 1, 2 ** 40);
+      checkInteger(repeats ?? null, 'repeats', 1, 1, 10_000);
+    });
     return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
   }
 

@@ -1,4 +1,4 @@
-import { describe, IntFlashError } from '@int-flash/ops';
+import { describe, IntFlashError, readArguments } from '@int-flash/ops';
 import type { DeviceHandle, EventHandle, NativeAddon } from './native-addon.js';
 import { awaitNative } from './native-error.js';
 
@@ -22,9 +22,8 @@ export class CudaEvent {
 
   /** Milliseconds of GPU time from `start`, an earlier event of the same device, to this one; waits for both. */
   async millisecondsSince(start: CudaEvent): Promise<number> {
-    if (!(start instanceof CudaEvent))
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected start to be a CudaEvent, got ${describe(start)}`);
-    return awaitNative(() => this.#addon.eventMs(this.#device, start.nativeHandle(this.#device), this.#handle));
+    const mark = checkEvent(start, 'start', this.#device);
+    return awaitNative(() => this.#addon.eventMs(this.#device, mark, this.#handle));
   }
 
   /** @internal */
@@ -33,4 +32,12 @@ export class CudaEvent {
       throw new IntFlashError('ERR_ARG_TYPE', 'Expected an event of this CudaDevice, got one of another');
     return this.#handle;
   }
+}
+
+/** An event of `device`, for the addon. */
+export function checkEvent(value: unknown, name: string, device: DeviceHandle): EventHandle {
+  return readArguments(() => {
+    if (value instanceof CudaEvent) return value.nativeHandle(device);
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a CudaEvent, got ${describe(value)}`);
+  });
 }

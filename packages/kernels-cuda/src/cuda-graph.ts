@@ -1,4 +1,4 @@
-import { checkInteger, checkOptions, checkSignal, IntFlashError } from '@int-flash/ops';
+import { checkInteger, checkOptions, checkSignal, IntFlashError, readArguments } from '@int-flash/ops';
 import { type CudaStream, checkStream } from './cuda-stream.js';
 import type { CudaTensor } from './cuda-tensor.js';
 import type { DeviceHandle, GraphHandle, NativeAddon } from './native-addon.js';
@@ -49,10 +49,14 @@ export class CudaGraph<T = unknown> {
    * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_DISPOSED`; works on afterwards.
    */
   async replay(options: ReplayOptions = {}): Promise<{ readonly ms: number }> {
-    const given = checkOptions(options, ['repeats', 'stream', 'signal'], 'options');
-    const repeats = checkInteger(given.repeats, 'repeats', 1, 1, 1_000_000);
-    const stream = checkStream(given.stream, this.#device);
-    const signal = checkSignal(given.signal);
+    const { repeats, stream, signal } = readArguments(() => {
+      const given = checkOptions(options, ['repeats', 'stream', 'signal'], 'options');
+      return {
+        repeats: checkInteger(given.repeats, 'repeats', 1, 1, 1_000_000),
+        stream: checkStream(given.stream, this.#device),
+        signal: checkSignal(given.signal),
+      };
+    });
     if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live CudaGraph, got one that was disposed');
     const ms = await withAbortFlag(this.#addon, signal, (flag) =>
       this.#addon.replay(this.#device, this.#handle, repeats, stream, flag),

@@ -6,11 +6,9 @@ import {
   type CudaAttentionInputs,
   type CudaAttentionOptions,
   type CudaQuantizedInputs,
-  type CudaQuantizedTensor,
-  type DeviceContext,
-  type QuantizeOptions,
-  quantizeOnDevice,
-} from './device-operations.js';
+} from './device-attention.js';
+import type { DeviceContext } from './device-context.js';
+import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
 import type { DeviceHandle, NativeAddon, RecordingHandle } from './native-addon.js';
 
 /** Attention options that a recording can keep: a graph has its own `stream`, `signal` and `repeats`. */
@@ -43,7 +41,7 @@ export class CudaRecorder {
 
   /** As `CudaDevice.attention`. */
   async attention(inputs: CudaAttentionInputs, options: RecordedAttentionOptions = {}) {
-    const { out, lse } = await attendOnDevice(this.#context, inputs, options, false);
+    const { out, lse } = await attendOnDevice(this.#context, inputs, options);
     return lse ? { out, lse } : { out };
   }
 

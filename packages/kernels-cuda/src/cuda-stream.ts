@@ -1,5 +1,5 @@
 import { describe, IntFlashError } from '@int-flash/ops';
-import { CudaEvent } from './cuda-event.js';
+import { CudaEvent, checkEvent } from './cuda-event.js';
 import type { DeviceHandle, NativeAddon, StreamHandle } from './native-addon.js';
 import { awaitNative } from './native-error.js';
 
@@ -41,10 +41,9 @@ export class CudaStream {
 
   /** What is queued from now on starts only once the GPU has come by `event`, of this stream or another. */
   async wait(event: CudaEvent): Promise<void> {
-    if (!(event instanceof CudaEvent))
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected event to be a CudaEvent, got ${describe(event)}`);
     const handle = this.nativeHandle(this.#device);
-    await awaitNative(() => this.#addon.holdBack(this.#device, event.nativeHandle(this.#device), handle));
+    const mark = checkEvent(event, 'event', this.#device);
+    await awaitNative(() => this.#addon.holdBack(this.#device, mark, handle));
   }
 
   /** Waits for what is queued, blocking, and ends the stream's thread; twice is a no-op. */

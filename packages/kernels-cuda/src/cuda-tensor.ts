@@ -1,25 +1,17 @@
 import type { Tensor, TensorData } from '@int-flash/ops';
-import { checkInteger, checkOptions, contiguousStrides, describe, IntFlashError, judgeTensor } from '@int-flash/ops';
+import {
+  checkInteger,
+  checkOptions,
+  contiguousStrides,
+  IntFlashError,
+  judgeTensor,
+  readArguments,
+} from '@int-flash/ops';
 import { type CudaStream, checkStream } from './cuda-stream.js';
 import type { BufferHandle, DeviceHandle, NativeAddon, NativeBufferSource } from './native-addon.js';
 import { awaitNative } from './native-error.js';
 import { pinnedSource, typedView } from './pinned-buffer.js';
-
-/** Element types that device tensors hold. */
-export type CudaDataType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'bool';
-
-const ELEMENT_BYTES: Record<CudaDataType, number> = {
-  float32: 4,
-  float16: 2,
-  bfloat16: 2,
-  int8: 1,
-  uint8: 1,
-  bool: 1,
-};
-
-export function bytesOf(type: CudaDataType, elements: number): number {
-  return elements * ELEMENT_BYTES[type];
-}
+import { bytesOf, type CudaDataType, gather, judgeCounts, reach } from './strided-memory.js';
 
 export interface DeviceMemory {
   readonly addon: NativeAddon;
@@ -84,26 +76,27 @@ export class CudaTensor {
    */
   view(dims: readonly number[], options: { elementOffset?: number; strides?: readonly number[] } = {}): CudaTensor {
     this.#expectLive();
-    const given = checkOptions(options, ['elementOffset', 'strides'], 'options');
-    const judgedDims = judgeCounts(dims, 'dims');
-    const strides = given.strides === undefined ? contiguousStrides(judgedDims) : judgeCounts(given.strides, 'strides');
-    if (strides.length !== judgedDims.length)
-      throw new IntFlashError(
-        'ERR_SHAPE',
-        `Expected strides to have ${judgedDims.length} entries like dims, got ${strides.length}`,
-      );
-    const offset =
-      this.#elementOffset +
-      checkInteger(given.elementOffset, 'elementOffset', 0, 0, Number.MAX_SAFE_INTEGER - this.#elementOffset);
-    return this.#view(judgedDims, strides, offset);
+    return readArguments(() => {
+      const given = checkOptions(options, ['elementOffset', 'strides'], 'options');
+      const judged = judgeCounts(dims, 'dims');
+      const strides = given.strides === undefined ? contiguousStrides(judged) : judgeCounts(given.strides, 'strides');
+      if (strides.length !== judged.length)
+        throw new IntFlashError(
+          'ERR_SHAPE',
+          `Expected strides to have ${judged.length} entries like dims, got ${strides.length}`,
+        );
+      const most = Number.MAX_SAFE_INTEGER - this.#elementOffset;
+      const offset = this.#elementOffset + checkInteger(given.elementOffset, 'elementOffset', 0, 0, most);
+      return this.#view(judged, strides, offset);
+    });
   }
 
   /** Elements `start` to `end`, exclusive, along `axis`; to its end when absent. */
   slice(axis: number, start: number, end?: number): CudaTensor {
     this.#expectLive();
     const along = this.#checkAxis(axis, 'axis');
-    const from = checkInteger(start, 'start', 0, 0, this.dims[along]!);
-    const to = checkInteger(end, 'end', this.dims[along]!, from, this.dims[along]!);
+    const from = readArguments(() => checkInteger(start ?? null, 'start', 0, 0, this.dims[along]!));
+    const to = readArguments(() => checkInteger(end, 'end', this.dims[along]!, from, this.dims[along]!));
     const dims = this.dims.map((dim, i) => (i === along ? to - from : dim));
     return this.#view(dims, this.strides, this.#elementOffset + from * this.strides[along]!);
   }
@@ -111,7 +104,7 @@ export class CudaTensor {
   /** Other dims of as many elements. The tensor must be contiguous. */
   reshape(dims: readonly number[]): CudaTensor {
     this.#expectLive();
-    const judged = judgeCounts(dims, 'dims');
+    const judged = readArguments(() => judgeCounts(dims, 'dims'));
     const size = judged.reduce((product, dim) => product * dim, 1);
     if (size !== this.size)
       throw new IntFlashError(
@@ -143,27 +136,19 @@ export class CudaTensor {
    */
   async download(options: { into?: TensorData; stream?: CudaStream } = {}): Promise<Tensor> {
     this.#expectLive();
-    const given = checkOptions(options, ['into', 'stream'], 'options');
-    const { device } = this.#memory;
-    const stream = checkStream(given.stream, device);
-    const contiguous = this.#isContiguous();
     const { type, dims } = this;
     const strides = contiguousStrides(dims);
-    if (given.into !== undefined) {
-      if (!contiguous)
-        throw new IntFlashError(
-          'ERR_UNSUPPORTED',
-          `Expected a contiguous tensor to download in place, got strides [${this.strides.join(', ')}]`,
-        );
-      const { data } = judgeTensor({ type, dims, data: given.into }, 'into');
-      const target = pinnedSource(data, device);
-      if (!target)
-        throw new IntFlashError(
-          'ERR_ARG_TYPE',
-          'Expected into to view a PinnedBuffer of this CudaDevice, got other memory',
-        );
-      await this.#download(target, stream);
-      return { type, dims, strides, data };
+    const contiguous = this.#isContiguous();
+    const { stream, into } = readArguments(() => {
+      const given = checkOptions(options, ['into', 'stream'], 'options');
+      return {
+        stream: checkStream(given.stream, this.#memory.device),
+        into: given.into === undefined ? undefined : judgeTensor({ type, dims, data: given.into }, 'into').data,
+      };
+    });
+    if (into) {
+      await this.#download(this.#targetIn(into), stream);
+      return { type, dims, strides, data: into };
     }
     const bytes = new Uint8Array(bytesOf(type, contiguous ? this.size : reach(dims, this.strides)));
     await this.#download(bytes, stream);
@@ -180,26 +165,25 @@ export class CudaTensor {
   async write(source: TensorData | CudaTensor, options: { stream?: CudaStream } = {}): Promise<void> {
     this.#expectLive();
     const { addon, device, buffer } = this.#memory;
-    const stream = checkStream(checkOptions(options, ['stream'], 'options').stream, device);
     if (!this.#isContiguous())
       throw new IntFlashError(
         'ERR_UNSUPPORTED',
         `Expected a contiguous tensor to write to, got strides [${this.strides.join(', ')}]`,
       );
+    const { stream, from } = readArguments(() => ({
+      stream: checkStream(checkOptions(options, ['stream'], 'options').stream, device),
+      from: source instanceof CudaTensor ? source : this.#hostSource(source),
+    }));
     const at = bytesOf(this.type, this.#elementOffset);
-    if (!(source instanceof CudaTensor)) {
-      const { data } = judgeTensor({ type: this.type, dims: this.dims, data: source }, 'source');
-      const from = pinnedSource(data, device) ?? data;
-      return awaitNative(() => addon.write(device, buffer, at, from, stream));
-    }
-    if (source.type !== this.type || source.size !== this.size || !source.#isContiguous())
+    if (!(from instanceof CudaTensor)) return awaitNative(() => addon.write(device, buffer, at, from, stream));
+    if (from.type !== this.type || from.size !== this.size || !from.#isContiguous())
       throw new IntFlashError(
         'ERR_SHAPE',
-        `Expected a contiguous ${this.type} tensor of ${this.size} elements, got ${source.type} [${source.dims.join(', ')}]`,
+        `Expected a contiguous ${this.type} tensor of ${this.size} elements, got ${from.type} [${from.dims.join(', ')}]`,
       );
-    const from = source.nativeSource(device);
+    const place = from.nativeSource(device);
     const bytes = bytesOf(this.type, this.size);
-    return awaitNative(() => addon.copy(device, from.buffer, from.byteOffset, buffer, at, bytes, stream));
+    return awaitNative(() => addon.copy(device, place.buffer, place.byteOffset, buffer, at, bytes, stream));
   }
 
   /** Gives the memory back; twice is a no-op. A view leaves it to its parent, and a graph's output to the graph. */
@@ -233,6 +217,26 @@ export class CudaTensor {
     return awaitNative(() => addon.download(device, buffer, at, target, stream));
   }
 
+  /** Page-locked memory of this device, to be written by the GPU. */
+  #targetIn(into: TensorData) {
+    if (!this.#isContiguous())
+      throw new IntFlashError(
+        'ERR_UNSUPPORTED',
+        `Expected a contiguous tensor to download in place, got strides [${this.strides.join(', ')}]`,
+      );
+    const target = pinnedSource(into, this.#memory.device);
+    if (target) return target;
+    throw new IntFlashError(
+      'ERR_ARG_TYPE',
+      'Expected into to view a PinnedBuffer of this CudaDevice, got other memory',
+    );
+  }
+
+  #hostSource(source: unknown) {
+    const { data } = judgeTensor({ type: this.type, dims: this.dims, data: source }, 'source');
+    return pinnedSource(data, this.#memory.device) ?? data;
+  }
+
   #view(dims: readonly number[], strides: readonly number[], elementOffset: number): CudaTensor {
     const end = elementOffset + reach(dims, strides);
     if (!(end <= this.#elements))
@@ -256,50 +260,11 @@ export class CudaTensor {
   }
 
   #checkAxis(value: unknown, name: string): number {
-    if (typeof value !== 'number')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a number, got ${describe(value)}`);
-    return checkInteger(value, name, 0, 0, this.dims.length - 1);
+    return readArguments(() => checkInteger(value ?? null, name, 0, 0, this.dims.length - 1));
   }
 
   #expectLive(): void {
     if (this.#memory.disposed)
       throw new IntFlashError('ERR_DISPOSED', 'Expected a live tensor, got one that was disposed');
   }
-}
-
-/** One past the last element that any index touches, counted from the first. */
-function reach(dims: readonly number[], strides: readonly number[]): number {
-  if (dims.includes(0)) return 0;
-  return dims.reduce((sum, dim, axis) => sum + (dim - 1) * strides[axis]!, 1);
-}
-
-export function judgeCounts(value: unknown, name: string): number[] {
-  if (!Array.isArray(value) || value.length > 8)
-    throw new IntFlashError(
-      'ERR_ARG_TYPE',
-      `Expected ${name} to be an array of up to 8 integers, got ${describe(value)}`,
-    );
-  return Array.from(value, (entry: unknown, axis) => {
-    if (typeof entry !== 'number')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name}[${axis}] to be a number, got ${describe(entry)}`);
-    return checkInteger(entry, `${name}[${axis}]`, 0, 0, Number.MAX_SAFE_INTEGER);
-  });
-}
-
-/** A strided tensor's elements in row-major order. */
-function gather(from: TensorData, dims: readonly number[], strides: readonly number[]): TensorData {
-  const size = dims.reduce((product, dim) => product * dim, 1);
-  const result = new (from.constructor as new (length: number) => TensorData)(size);
-  const index = new Array<number>(dims.length).fill(0);
-  let at = 0;
-  for (let i = 0; i < size; i++) {
-    result[i] = from[at]!;
-    for (let axis = dims.length - 1; axis >= 0; axis--) {
-      at += strides[axis]!;
-      if (++index[axis]! < dims[axis]!) break;
-      at -= strides[axis]! * dims[axis]!;
-      index[axis] = 0;
-    }
-  }
-  return result;
 }

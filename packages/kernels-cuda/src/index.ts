@@ -5,13 +5,14 @@ export { CudaGraph, type ReplayOptions } from './cuda-graph.js';
 export { CudaRecorder, type RecordedAttentionOptions } from './cuda-recorder.js';
 export { cudaStatus } from './cuda-status.js';
 export { CudaStream } from './cuda-stream.js';
-export { type CudaDataType, CudaTensor } from './cuda-tensor.js';
+export { CudaTensor } from './cuda-tensor.js';
 export type {
   CudaAttentionInputs,
   CudaAttentionOptions,
   CudaAttentionResult,
   CudaQuantizedInputs,
-  CudaQuantizedTensor,
-  QuantizeOptions,
-} from './device-operations.js';
+} from './device-attention.js';
+export type { CudaQuantizedTensor, QuantizeOptions } from './device-quantize.js';
+export type { Baseline } from './native-request.js';
 export { type PinnedArrays, PinnedBuffer } from './pinned-buffer.js';
+export type { CudaDataType } from './strided-memory.js';

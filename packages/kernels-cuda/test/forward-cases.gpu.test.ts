@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
-import type { CudaAttentionOptions } from '../src/device-operations.js';
+import type { CudaAttentionOptions } from '../src/device-attention.js';
 
 // Every combination below against float64 on the device, from raw float inputs. The float64 kernel is itself held to the
 // TypeScript oracle by the first test.

@@ -10,7 +10,7 @@ import type {
 import { PRECISIONS } from './attention-plan.js';
 import type { FloatType } from './float-formats.js';
 import { IntFlashError } from './int-flash-error.js';
-import { checkBoolean, checkChoice, checkNumber, checkOptions } from './option-check.js';
+import { checkBoolean, checkChoice, checkNumber, checkOptions, readArguments } from './option-check.js';
 import { judgeSequenceOffsets } from './sequence-offsets.js';
 import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorJudge } from './tensor.js';
 import { judgeMask, judgeWindow } from './visibility-args.js';
@@ -50,7 +50,7 @@ export const ATTENTION_OPTION_KEYS = [
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_UNSUPPORTED`, `ERR_BUFFER_*`.
  */
 export function judgeAttention(inputs: unknown, options?: unknown, judge: TensorJudge = judgeTensor): AttentionPlan {
-  return typed(() => readAttention(inputs, options, judge));
+  return readArguments(() => readAttention(inputs, options, judge));
 }
 
 function readAttention(inputs: unknown, options: unknown, judge: TensorJudge): AttentionPlan {
@@ -85,7 +85,7 @@ export function judgeQuantizedAttention(
   options?: unknown,
   judge: TensorJudge = judgeTensor,
 ): QuantizedAttentionPlan {
-  return typed(() => readQuantizedAttention(inputs, options, judge));
+  return readArguments(() => readQuantizedAttention(inputs, options, judge));
 }
 
 function readQuantizedAttention(inputs: unknown, options: unknown, judge: TensorJudge): QuantizedAttentionPlan {
@@ -140,16 +140,6 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
             0,
           ),
   };
-}
-
-/** What a getter or a Proxy of the caller's throws (a revoked Proxy throws at any touch) comes back as an argument error, as its cause. */
-function typed<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (cause) {
-    if (IntFlashError.isInstance(cause)) throw cause;
-    throw new IntFlashError('ERR_ARG_TYPE', 'Expected readable arguments, got one that throws when read', { cause });
-  }
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {

@@ -42,7 +42,15 @@ export {
   IntFlashError,
   type UnavailableReason,
 } from './int-flash-error.js';
-export { checkBoolean, checkChoice, checkInteger, checkNumber, checkOptions, checkSignal } from './option-check.js';
+export {
+  checkBoolean,
+  checkChoice,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkSignal,
+  readArguments,
+} from './option-check.js';
 export {
   contiguousStrides,
   type DataType,
