@@ -69,13 +69,13 @@ describe.skipIf(!cudaStatus().available)('a device under stress', () => {
     other.dispose();
     expect((await underWay).data).toHaveLength(32);
     expect(stream.disposed).toBe(true);
-    for (const call of [
+    const calls: (() => Promise<unknown>)[] = [
       () => other.upload(tensor([1])),
       () => other.memory(),
       () => other.empty('int8', [1]),
       () => t.download(),
-    ])
-      await expect(Promise.resolve().then(call)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    ];
+    for (const call of calls) await expect(call()).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
     expect(() => other.createStream()).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
     expect(other.liveBytes()).toBe(128);
     t.dispose();

@@ -56,7 +56,11 @@ async function timeForward(
   signal: AbortSignal,
 ): Promise<{ ms: number | null; note?: string }> {
   try {
-    const { out, forwardMs } = await device.attention(inputs, { precision, repeats: REPEATS, signal });
+    const options = { repeats: REPEATS, signal };
+    const { out, forwardMs } =
+      precision === 'fp16' || precision === 'fp8'
+        ? await device.baselineAttention(inputs, precision, options)
+        : await device.attention(inputs, { ...options, precision });
     out.dispose();
     const times = [...forwardMs].sort((a, b) => a - b);
     return { ms: times[times.length >> 1]! };
