@@ -3,7 +3,7 @@ import type { ByteCount } from './kv-cache.js';
 import type { Pace } from './pace.js';
 
 /** Positions computed together while a prompt is read on a device: enough to fill its tensor cores … */
-const DEVICE_CHUNK = 512;
+export const DEVICE_CHUNK = 512;
 /** … and fewer where each position's logits are wanted, which take a vocabulary of floats apiece. */
 const LOGITS_CHUNK = 64;
 

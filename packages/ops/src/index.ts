@@ -22,6 +22,7 @@ export {
   type CacheAttentionArgs,
   type KvCacheView,
   type Linear,
+  type LinearSteps,
   type LinearWeights,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';

@@ -140,7 +140,7 @@ function scaledFrequencies({ rotaryDim, theta, scaling }: RotaryShape): { freque
 }
 
 /** Slow waves are stretched by `factor`, fast ones kept, those between blended. */
-function llama3Frequency(frequency: number, scaling: Extract<RotaryScaling, { type: 'llama3' }>): number {
+export function llama3Frequency(frequency: number, scaling: Extract<RotaryScaling, { type: 'llama3' }>): number {
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
   const wavelength = (2 * Math.PI) / frequency;
   if (wavelength < originalMaxPositions / highFreqFactor) return frequency;
