@@ -13,6 +13,12 @@ const JOBS = {
     await prepare({ native: 'optional', build: 'js' });
     return runBenchmarks(args);
   },
+  soak: async (args) => {
+    const { prepare } = await import('./phases/prepare.mjs');
+    const { soak } = await import('./jobs/soak.mjs');
+    await prepare({ native: 'optional', build: 'js' });
+    return soak(args);
+  },
   build: async () => {
     const { prepare } = await import('./phases/prepare.mjs');
     await prepare({ native: 'required', build: 'js+types' });

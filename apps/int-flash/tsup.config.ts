@@ -1,4 +1,15 @@
 import { defineConfig } from 'tsup';
 import { libraryBuild } from '../../tools/tsup-config';
 
-export default defineConfig(libraryBuild({ entry: ['src/cli.ts'], format: ['esm'], shims: false }));
+// `serve` and the plots of `reproduce` are chunks of their own, so that the other commands do not load their libraries; `clean` removes
+// chunks of older builds.
+export default defineConfig(
+  libraryBuild({
+    entry: ['src/cli.ts'],
+    format: ['esm'],
+    shims: false,
+    splitting: true,
+    clean: true,
+    external: ['@int-flash/kernels-cuda'], // installed where there is a GPU, and found at run time
+  }),
+);

@@ -1,5 +1,5 @@
 /**
- * Which packages each package may import: data goes one way, ops → quant → {reference, kernels} → attention → llm → apps.
+ * Which packages each package may import: data goes one way, ops → quant → {reference, kernels} → attention → llm → {ai-sdk-provider, apps}.
  * The reasons are in docs/adr/0002-layers.md.
  */
 export const LAYERS = {
@@ -24,6 +24,10 @@ export const LAYERS = {
   llm: {
     may: ['ops', 'quant', 'attention'],
     why: 'a model asks attention for a backend; reaching past it would fix the backend and skip the checks of arguments',
+  },
+  'ai-sdk-provider': {
+    may: ['ops', 'llm'],
+    why: 'a provider translates calls for a model and knows nothing of how it computes',
   },
 };
 

@@ -19,7 +19,9 @@ const SHARED_INPUTS = [
 export async function buildPackages(what) {
   const packages = workspacePackages();
   const inputs = packages.flatMap((path) =>
-    ['src', 'package.json', 'tsup.config.ts'].map((name) => join(root, path, name)),
+    ['src', 'index.html', 'package.json', 'tsup.config.ts', 'vite.config.ts', 'file-list.ts'].map((name) =>
+      join(root, path, name),
+    ),
   );
   const stamp = mtimeHash([...inputs, ...SHARED_INPUTS.map((path) => join(root, path))]);
   const tasks = (what === 'js' ? ['build:js'] : ['build:js', 'build:types']).filter((task) => {

@@ -1,44 +1,45 @@
 import { existsSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
-import { type Checkpoint, loadTokenizer, openCheckpoint } from '@int-flash/llm';
+import { openModel, type StoredTensor, type WeightSource } from '@int-flash/llm';
 import type { ModelDescription, ModelFacts } from './runtime.js';
 
 /** What an opened checkpoint's headers and config say. */
-export function modelFacts(checkpoint: Checkpoint): ModelFacts {
-  const { config, folder } = checkpoint;
-  const linear = checkpoint
-    .entries()
-    .filter(({ name, shape }) => /_proj\.weight$|\.c_\w+\.weight$/.test(name) && shape.length === 2);
+export function modelFacts(weights: WeightSource): ModelFacts {
+  const { config, folder } = weights;
+  const linear = weights.entries().filter(({ name, shape }) => LINEAR.test(name) && shape.length === 2);
   const dtypes = [...new Set(linear.map(({ dtype }) => DTYPE_WORDS[dtype] ?? dtype))];
   return {
     folder,
     name: basename(resolve(folder)),
     architecture: config.architecture,
-    parameters: parameterCount(checkpoint),
-    bytes: checkpoint.fileBytes,
+    parameters: parameterCount(weights.entries()),
+    bytes: weights.fileBytes,
     weights: dtypes.join(' and ') || 'float',
     contextLength: config.maxPositions,
     vocabularySize: config.vocabSize,
   };
 }
 
+/** Linear layers as transformers, GPT-2 and llama.cpp name them. */
+const LINEAR = /_proj\.weight$|\.c_\w+\.weight$|^blk\.\d+\.(attn_[qkv]|attn_output|ffn_\w+)\.weight$/;
+
 const DTYPE_WORDS: Readonly<Record<string, string>> = { I8: 'int8', BF16: 'bf16', F16: 'fp16', F32: 'fp32' };
 
 /** Elements of all tensors but the scales of quantized ones, which the float model did not have. */
-function parameterCount(checkpoint: Checkpoint): number {
-  return checkpoint
-    .entries()
-    .filter(({ name }) => !/\.weight_(scale|shape|zero_point)$/.test(name))
+function parameterCount(tensors: readonly StoredTensor[]): number {
+  return tensors
+    .filter(({ name }) => !/\.weight_(scale|shape|zero_point)$|^rope_freqs\.weight$/.test(name))
     .reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
 }
 
-/** Reads config, weight headers and tokenizer files of a model folder, no weights. */
-export async function describeModel(folder: string): Promise<ModelDescription> {
-  const checkpoint = await openCheckpoint(folder);
+/** Reads config, weight headers and tokenizer of a model, no weights. */
+export async function describeModel(path: string): Promise<ModelDescription> {
+  const { weights, format, readTokenizer } = await openModel(path);
   try {
-    const { config } = checkpoint;
-    const facts = modelFacts(checkpoint);
-    const tokenizer = existsSync(`${folder}/tokenizer.json`) ? await loadTokenizer(folder) : undefined;
+    const { config } = weights;
+    const facts = modelFacts(weights);
+    const hasTokenizer = format === 'gguf' || existsSync(`${path}/tokenizer.json`);
+    const tokenizer = hasTokenizer ? await readTokenizer() : undefined;
     return {
       ...facts,
       layers: config.layers,
@@ -48,15 +49,19 @@ export async function describeModel(folder: string): Promise<ModelDescription> {
       headDim: config.headDim,
       feedForwardSize: config.intermediateSize,
       tiedEmbeddings: config.tiedEmbeddings,
-      quantization: config.quantization ? `compressed-tensors ${config.quantization.format}` : 'none',
+      quantization: config.quantization
+        ? `compressed-tensors ${config.quantization.format}`
+        : format === 'gguf'
+          ? 'gguf'
+          : 'none',
       slidingWindow: config.slidingWindows.find((window) => window !== null) ?? null,
       chatTemplate: tokenizer?.chatTemplate !== undefined,
       specialTokens: tokenizer?.specialTokens ?? [],
-      tensors: checkpoint
+      tensors: weights
         .entries()
         .map(({ name, dtype, shape, byteLength }) => ({ name, dtype, shape, bytes: byteLength })),
     };
   } finally {
-    await checkpoint.close();
+    await weights.close();
   }
 }

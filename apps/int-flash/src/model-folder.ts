@@ -1,13 +1,14 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isGgufPath } from '@int-flash/llm';
 import { IntFlashError } from '@int-flash/ops';
 
 /** Where the shipped model lies relative to dist/cli.js: in an installed package, then in a checkout of the repository. */
 const SHIPPED = ['../model/int-flash-demo', '../../../models/int-flash-demo'];
 
 /**
- * The folder of the model to run: what was asked for, else `INT_FLASH_MODEL`, else the demo model that ships.
+ * The folder, or GGUF file, of the model to run: what was asked for, else `INT_FLASH_MODEL`, else the demo model that ships.
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT` when there is no config.json in it, with what to do about it.
  */
@@ -32,13 +33,13 @@ export function shippedModel(): string | undefined {
 }
 
 function checkedFolder(folder: string, source: string): string {
-  if (existsSync(`${folder}/config.json`)) return folder;
-  const found = existsSync(folder) ? 'no config.json in it' : 'no such folder';
+  if (existsSync(`${folder}/config.json`) || (isGgufPath(folder) && existsSync(folder))) return folder;
+  const found = existsSync(folder) ? 'no config.json in it' : `no such ${isGgufPath(folder) ? 'file' : 'folder'}`;
   throw new IntFlashError(
     'ERR_MODEL_FORMAT',
-    `Expected ${source} to be a folder with a config.json, got ${found}: ${folder}`,
+    `Expected ${source} to be a folder with a config.json or a .gguf file, got ${found}: ${folder}`,
     {
-      hint: 'A model is a folder in Hugging Face format: config.json, *.safetensors, tokenizer.json.',
+      hint: 'A model is a folder in Hugging Face format (config.json, *.safetensors, tokenizer.json) or a GGUF file.',
     },
   );
 }

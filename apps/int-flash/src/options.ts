@@ -58,7 +58,10 @@ export function withComputeOptions(command: Command): Command {
 
 export function withModelOptions(command: Command): Command {
   return withComputeOptions(
-    command.option('--model <folder>', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)'),
+    command.option(
+      '--model <path>',
+      'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+    ),
   );
 }
 

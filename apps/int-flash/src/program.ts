@@ -7,6 +7,8 @@ import { addGenerate } from './commands/generate.js';
 import { addInspect } from './commands/inspect.js';
 import { addPerplexity } from './commands/perplexity.js';
 import { addQuantize } from './commands/quantize.js';
+import { addReproduce } from './commands/reproduce.js';
+import { addServe } from './commands/serve.js';
 import { EXIT, reportFailure } from './failures.js';
 import { VERSION } from './version.js';
 
@@ -33,7 +35,17 @@ function createProgram(app: App): Command {
     })
     .exitOverride() // before the subcommands, which inherit it
     .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 command line not understood, 130 Ctrl-C.');
-  for (const add of [addDemo, addGenerate, addChat, addPerplexity, addInspect, addQuantize, addDoctor])
+  for (const add of [
+    addDemo,
+    addGenerate,
+    addChat,
+    addServe,
+    addPerplexity,
+    addInspect,
+    addQuantize,
+    addReproduce,
+    addDoctor,
+  ])
     add(program, app);
   return program;
 }

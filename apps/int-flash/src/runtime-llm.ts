@@ -1,17 +1,19 @@
+import { basename } from 'node:path';
 import { status } from '@int-flash/attention';
 import { supportedIsas } from '@int-flash/kernels-cpu';
-import { type LanguageModel, loadModel, openCheckpoint, quantizeCheckpoint } from '@int-flash/llm';
+import { type LanguageModel, loadModel, openModel, quantizeCheckpoint } from '@int-flash/llm';
 import { describeModel, modelFacts } from './describe-model.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
+import { llmEngine } from './serve/llm-engine.js';
 
 /** The commands' view of the library. */
 export const llmRuntime: Runtime = {
   loadModel: async (folder, settings) => {
     const facts = await readFacts(folder);
-    const { onProgress, signal, ...options } = settings;
-    const model = await loadModel(folder, { ...options, onLoadProgress: onProgress, loadSignal: signal });
-    return adapt(model, facts, settings);
+    return adapt(await load(folder, settings), facts, settings);
   },
+  loadEngine: async (folder, settings, contextLength) =>
+    llmEngine(await load(folder, settings), basename(folder), contextLength),
   describeModel,
   describeBackends: async (): Promise<BackendReport> => {
     const { backends, chosen, why } = status();
@@ -25,12 +27,16 @@ export const llmRuntime: Runtime = {
     }),
 };
 
-async function readFacts(folder: string): Promise<ModelFacts> {
-  const checkpoint = await openCheckpoint(folder);
+function load(folder: string, { onProgress, signal, ...options }: LoadSettings): Promise<LanguageModel> {
+  return loadModel(folder, { ...options, onLoadProgress: onProgress, loadSignal: signal });
+}
+
+async function readFacts(path: string): Promise<ModelFacts> {
+  const { weights } = await openModel(path);
   try {
-    return modelFacts(checkpoint);
+    return modelFacts(weights);
   } finally {
-    await checkpoint.close();
+    await weights.close();
   }
 }
 
@@ -56,6 +62,7 @@ function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSetting
       const { nats: _, ...result } = await model.perplexity(ids, { window, signal, onProgress });
       return result;
     },
+    kvCacheBytes: () => model.status().kvCacheBytes,
     dispose: () => model.dispose(),
   };
 }

@@ -1,5 +1,6 @@
 import type { BackendStatus } from '@int-flash/ops';
 import type { OnProgress } from './progress-bar.js';
+import type { Engine } from './serve/engine.js';
 
 export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
@@ -77,6 +78,8 @@ export interface Model {
   logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;
   /** Reads the text in windows and predicts all but the first token of each. */
   perplexity(text: string, window: number, signal: AbortSignal, onProgress: OnProgress): Promise<PerplexityResult>;
+  /** Bytes that the caches of the sequences under way hold, as allocated. */
+  kvCacheBytes(): number;
   dispose(): Promise<void>;
 }
 
@@ -144,6 +147,8 @@ export interface QuantizeSummary {
 /** Everything the commands ask of the library. */
 export interface Runtime {
   loadModel(folder: string, settings: LoadSettings): Promise<Model>;
+  /** The same for the server. @param contextLength Fewer tokens than the model can. */
+  loadEngine(folder: string, settings: LoadSettings, contextLength?: number): Promise<Engine>;
   describeModel(folder: string): Promise<ModelDescription>;
   describeBackends(): Promise<BackendReport>;
   quantize(from: string, to: string, settings: QuantizeSettings): Promise<QuantizeSummary>;

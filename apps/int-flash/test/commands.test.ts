@@ -111,7 +111,7 @@ describe('failures', () => {
     const run = await runFake(['generate', 'Hi', '--model', '/no/such/folder']);
     expect(run).toMatchObject({ code: 1, stdout: '' });
     expect(run.stderr).toMatch(
-      /^ERR_MODEL_FORMAT: Expected the model to be a folder with a config.json, got no such folder: /,
+      /^ERR_MODEL_FORMAT: Expected the model to be a folder with a config.json or a .gguf file, got no such folder: /,
     );
     expect(run.stderr).toMatch(/\nhint: /);
   });

@@ -103,6 +103,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       tokens: source.length,
       predicted: source.length - Math.ceil(source.length / window),
     }),
+    kvCacheBytes: () => (settings.kvCacheDtype === 'fp32' ? 4096 : 1024),
     dispose: async () => {
       calls.alive--;
     },
@@ -126,6 +127,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         auto: { name: 'portable', why: 'nothing better is here' },
         supportedIsas: [],
       }),
+      loadEngine: missing,
       describeModel: missing,
       quantize: missing,
       ...options.runtime,

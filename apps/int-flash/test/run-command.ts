@@ -15,6 +15,8 @@ export interface CommandResult {
 export interface CommandSettings {
   readonly env?: NodeJS.ProcessEnv;
   readonly stdin?: string;
+  /** Called once with the process. */
+  readonly onSpawn?: (child: ChildProcess) => void;
   /** Called with all of stdout so far whenever more of it has come. */
   readonly onStdout?: (soFar: string, child: ChildProcess) => void;
 }
@@ -24,6 +26,7 @@ export function runCommand(args: readonly string[], settings: CommandSettings = 
   const env = { ...process.env, INT_FLASH_MODEL: '', INT_FLASH_DEBUG: '', NO_COLOR: '', ...settings.env };
   delete (env as NodeJS.ProcessEnv).FORCE_COLOR; // vitest sets it for its own output
   const child = spawn(process.execPath, [CLI, ...args], { env });
+  settings.onSpawn?.(child);
   const text = { stdout: '', stderr: '' };
   child.stdout.setEncoding('utf8').on('data', (chunk) => {
     text.stdout += chunk;

@@ -1,5 +1,5 @@
-import { createRequire } from 'node:module';
 import { cpuStatus, createCpuBackend, createPortableBackend } from '@int-flash/kernels-cpu';
+import { createCudaBackend, cudaStatus } from '@int-flash/kernels-cuda';
 import { type Backend, type BackendName, type BackendStatus, IntFlashError } from '@int-flash/ops';
 
 export interface BackendOptions {
@@ -14,24 +14,12 @@ export interface BackendProvider {
   create(options: BackendOptions): Backend;
 }
 
-interface CudaPackage {
-  createCudaBackend(): Backend;
-  cudaStatus(): BackendStatus;
-}
-
 /** The order is that of preference: 'auto' takes the first that is available. */
 export const BACKEND_PROVIDERS: readonly BackendProvider[] = [
   {
     name: 'cuda',
-    status: () => {
-      const found = findCudaPackage();
-      return 'missing' in found ? found.missing : found.cuda.cudaStatus();
-    },
-    create: () => {
-      const found = findCudaPackage();
-      if ('missing' in found) throw unavailable(found.missing);
-      return found.cuda.createCudaBackend();
-    },
+    status: cudaStatus,
+    create: createCudaBackend,
   },
   {
     name: 'cpu',
@@ -56,49 +44,4 @@ export function unavailable(status: BackendStatus): IntFlashError {
       ...(hint === undefined ? {} : { hint }),
     },
   );
-}
-
-// The CUDA package is optional, so that nobody without a GPU installs it: it is looked for only when it is asked for.
-const requireOptional = createRequire(import.meta.url);
-let cudaPackage: { readonly cuda: CudaPackage } | { readonly missing: BackendStatus } | undefined;
-
-function findCudaPackage() {
-  cudaPackage ??= loadCudaPackage();
-  return cudaPackage;
-}
-
-function loadCudaPackage(): { readonly cuda: CudaPackage } | { readonly missing: BackendStatus } {
-  const missing = { name: 'cuda', available: false } as const;
-  try {
-    const cuda = requireOptional('@int-flash/kernels-cuda') as Partial<CudaPackage>;
-    if (cuda.createCudaBackend && cuda.cudaStatus) return { cuda: cuda as CudaPackage };
-    return {
-      missing: {
-        ...missing,
-        detail: 'this version of @int-flash/kernels-cuda provides no backend',
-        reason: 'addon-not-installed',
-        hint: 'Install @int-flash/kernels-cuda in the version of @int-flash/attention.',
-      },
-    };
-  } catch (error) {
-    const code = (error as { code?: unknown } | null)?.code;
-    if (code === 'MODULE_NOT_FOUND') {
-      return {
-        missing: {
-          ...missing,
-          detail: '@int-flash/kernels-cuda is not installed',
-          reason: 'addon-not-installed',
-          hint: 'On a machine with an NVIDIA GPU: npm install @int-flash/kernels-cuda.',
-        },
-      };
-    }
-    return {
-      missing: {
-        ...missing,
-        detail: `@int-flash/kernels-cuda did not load (${typeof code === 'string' ? code : 'unknown error'})`,
-        reason: 'addon-load-failed',
-        hint: 'Reinstall @int-flash/kernels-cuda.',
-      },
-    };
-  }
 }

@@ -64,7 +64,11 @@ export function status(): Status {
   const because = `${BACKEND_VARIABLE}=${wanted}`;
   return named.available
     ? { backends, chosen: wanted, why: `${because} asks for it.` }
-    : { backends, chosen: undefined, why: `${because} asks for a backend that cannot run here: ${named.detail}.` };
+    : {
+        backends,
+        chosen: undefined,
+        why: `${because} asks for a backend that cannot run here: ${named.detail.replace(/\.$/, '')}.`,
+      };
 }
 
 function readVariable(): BackendChoice {
@@ -89,7 +93,7 @@ function chooseFirst(threads: number | undefined): Made {
   for (const provider of BACKEND_PROVIDERS) {
     const current = provider.status();
     if (!current.available) {
-      skipped.push(`${provider.name}: ${current.detail}`);
+      skipped.push(`${provider.name}: ${current.detail.replace(/\.$/, '')}`);
       continue;
     }
     try {

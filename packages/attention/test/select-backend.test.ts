@@ -12,7 +12,7 @@ const provider = (name: string) => BACKEND_PROVIDERS.find((candidate) => candida
 
 /** Makes a backend appear available or not, whatever this machine has. */
 function pretend(name: 'cuda' | 'cpu', available: boolean): void {
-  const gone = { name, available, detail: `no ${name} here`, reason: 'no-device', hint: 'Buy one.' } as const;
+  const gone = { name, available, detail: `no ${name} here.`, reason: 'no-device', hint: 'Buy one.' } as const;
   vi.spyOn(provider(name), 'status').mockReturnValue(available ? { name, available, detail: name } : gone);
 }
 
@@ -41,7 +41,7 @@ describe('selectBackend', () => {
         code: 'ERR_UNSUPPORTED',
         reason: 'no-device',
         hint: 'Buy one.',
-        message: 'Expected backend cuda to be available, got: no cuda here',
+        message: 'Expected backend cuda to be available, got: no cuda here.',
       }),
     );
   });

@@ -31,6 +31,7 @@ constexpr float kMinGivenWeight = 7.888609052210118e-31f;  // 2^-100
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |y| < 2^22 to the nearest integer, ties to even
 constexpr uint32_t kInfinityBits = 0x7f800000u;
+constexpr uint32_t kLowestExponentBits = 0xc2fa0000u;  // -125
 
 INT_FLASH_INLINE uint32_t bits_of(float value) {
     uint32_t bits;

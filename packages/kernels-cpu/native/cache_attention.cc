@@ -146,7 +146,7 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         kernels.cache_run(&args, own);
         p.max_key_scale[task] = args.max_key_scale;
     };
-    const double work = static_cast<double>(runs) * kRunKeys * static_cast<double>(all_rows) * dim;
+    const double work = static_cast<double>(spec.length - first_visible) * static_cast<double>(all_rows) * dim;
     const int threads = work < 400e3 ? 1 : spec.threads;
     parallel_for(threads, tasks, run_task);
     if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));

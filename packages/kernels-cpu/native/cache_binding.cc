@@ -23,7 +23,7 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
     ArgumentReader args(info, &failure);
     CacheSpec s;
     const bool read = [&] {
-        ParameterReader p(args.array(0, "parameters", {napi_float64_array}), kParameterCount, &failure);
+        ParameterReader p(args.view(0, "parameters", napi_float64_array), kParameterCount, &failure);
         if (!p.ok()) return false;
         s.kernels = kernels_at(&p, kIsa);
         s.threads = static_cast<int>(p.integer(kThreads, "threads", 1, 256));
@@ -46,21 +46,20 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
                                static_cast<long long>(s.capacity));
         const double scales = static_cast<double>(s.kv_heads) * static_cast<double>(s.capacity), elements = scales * s.head_dim;
         const double queries = static_cast<double>(s.tokens) * s.heads * s.head_dim;
-        const ArrayView query = args.float32(1, "query");
+        const ArrayView query = args.float32_view(1, "query");
         const auto read_cache = [&](size_t index, const char* name) {
-            if (s.type == ElementType::kFloat32) return args.float32(index, name);
-            return s.type == ElementType::kInt8 ? args.array(index, name, {napi_int8_array}) : args.array(index, name, {napi_uint8_array});
+            return args.view(index, name, s.type == ElementType::kFloat32 ? napi_float32_array : s.type == ElementType::kInt8 ? napi_int8_array : napi_uint8_array);
         };
         const ArrayView keys = read_cache(2, "keys"), values = read_cache(3, "values");
         const double cached = s.type == ElementType::kInt4 ? elements / 2 : elements;
         if (!args.ok() || !holds(query, queries, "query", &failure) || !holds(keys, cached, "keys", &failure) || !holds(values, cached, "values", &failure)) return false;
         if (s.type != ElementType::kFloat32) {
-            const ArrayView key_scales = args.float32(4, "keyScales"), value_scales = args.float32(5, "valueScales");
+            const ArrayView key_scales = args.float32_view(4, "keyScales"), value_scales = args.float32_view(5, "valueScales");
             if (!args.ok() || !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure)) return false;
             s.key_scales = static_cast<const float*>(key_scales.data);
             s.value_scales = static_cast<const float*>(value_scales.data);
         }
-        const ArrayView out = args.float32(6, "out");
+        const ArrayView out = args.float32_view(6, "out");
         if (!args.ok() || !holds(out, queries, "out", &failure)) return false;
         s.query = static_cast<const float*>(query.data);
         s.keys = keys.data;

@@ -89,7 +89,7 @@ bool has_dot_product() {
 int supported_kernels(const KernelTable* tables[kMaxIsas]) {
     int count = 0;
 #if defined(INT_FLASH_X86)
-    const X86Features found = detect();
+    static const X86Features found = detect();  // once: under a hypervisor each cpuid costs tens of microseconds
     if (found.avx512_vnni) tables[count++] = avx512_vnni_kernels();
 #if defined(INT_FLASH_HAS_AVX_VNNI)
     if (found.avx_vnni) tables[count++] = avx_vnni_kernels();

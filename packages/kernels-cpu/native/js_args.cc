@@ -80,6 +80,25 @@ ArrayView ArgumentReader::array(size_t index, const char* name, std::initializer
     return {data, length, true};
 }
 
+ArrayView ArgumentReader::view(size_t index, const char* name, napi_typedarray_type type) {
+    if (!ok()) return {};
+    const napi_value value = index < info_.Length() ? static_cast<napi_value>(info_[index]) : nullptr;
+    bool is_array = false;
+    napi_typedarray_type found;
+    size_t length = 0;
+    void* data = nullptr;
+    if (!value || napi_is_typedarray(info_.Env(), value, &is_array) != napi_ok || !is_array ||
+        napi_get_typedarray_info(info_.Env(), value, &found, &length, &data, nullptr, nullptr) != napi_ok) {
+        failure_->set("ERR_ARG_TYPE", "Expected %s to be a %s, got something else", name, type_name(type));
+        return {};
+    }
+    if (found != type) {
+        failure_->set("ERR_ARG_TYPE", "Expected %s to be a %s, got a %s", name, type_name(type), type_name(found));
+        return {};
+    }
+    return {data, length, true};
+}
+
 double ArgumentReader::number(size_t index, const char* name, double min, double max) {
     if (!ok()) return min;
     double value = 0;

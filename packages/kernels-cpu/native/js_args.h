@@ -21,6 +21,10 @@ public:
     // A typed array of one of `types`, on a plain ArrayBuffer that nobody can shrink, share or take away.
     ArrayView array(size_t index, const char* name, std::initializer_list<napi_typedarray_type> types, napi_typedarray_type* found = nullptr);
     ArrayView float32(size_t index, const char* name) { return array(index, name, {napi_float32_array}); }
+    // The same for a call that is over before JavaScript runs again: nobody can take the memory away meanwhile, so its kind need not
+    // be asked, which costs more than a short call's work. A detached array has no elements.
+    ArrayView view(size_t index, const char* name, napi_typedarray_type type);
+    ArrayView float32_view(size_t index, const char* name) { return view(index, name, napi_float32_array); }
     ArrayView optional_float32(size_t index, const char* name);
     bool absent(size_t index) const;
     double number(size_t index, const char* name, double min, double max);

@@ -106,6 +106,8 @@ struct CacheRunArgs {
 struct LinearArgs {
     int rows, cols;
     const void* weights;   // packed
+    bool bfloat16;         // float weights lie as bfloat16
+    bool accumulate;       // out += y
     const float* scales;   // int8 only
     const float* bias;     // may be null
     const void* input;     // prepared rows, input_words apart
@@ -122,7 +124,7 @@ struct alignas(64) Scratch {
     alignas(64) uint32_t query[kMaxBlockRows * kMaxHeadDim];
     alignas(64) float out[kMaxBlockRows * kMaxHeadDim];
     alignas(64) int32_t scores[kRowGroup * kTileKeys];
-    alignas(64) float exponent[kTileKeys];
+    alignas(64) float exponent[kRowGroup * kTileKeys];
     alignas(64) uint32_t weights[kRowGroup * kTileKeys];  // P as words
     alignas(64) int32_t products[kRowGroup * kMaxHeadDim];
     alignas(64) float row[kMaxHeadDim + 16];
@@ -158,8 +160,11 @@ struct KernelTable {
     size_t (*linear_int8_bytes)(int rows, int cols);
     void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);
     void (*linear_int8)(const LinearArgs& args, Scratch* scratch);
-    void (*linear_fp32)(const LinearArgs& args, Scratch* scratch);
+    void (*linear_float)(const LinearArgs& args, Scratch* scratch);
     int linear_row_step;  // task boundaries fall on multiples of it
+
+    void (*rms_norm_row)(const float* x, const float* gain, double epsilon, int dim, float* out);
+    void (*swiglu_row)(const float* gate, const float* up, int width, float* out);
 };
 
 // Channels or keys rounded up.

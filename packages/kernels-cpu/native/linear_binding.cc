@@ -82,7 +82,10 @@ Handle* handle_of(const Napi::CallbackInfo& info, Failure* failure) {
     return static_cast<Handle*>(data);
 }
 
-// linearForward(handle, input, tokens, out)
+// Bits of linearForward's `flags`; src/cpu-linear.ts is the other half.
+enum Flag : int { kSwiglu = 1, kAccumulate = 2, kAllFlags = 3 };
+
+// linearForward(handle, input, tokens, out, flags, normGain, epsilon); the last three may be absent.
 Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
@@ -90,16 +93,30 @@ Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     const bool done = handle && [&] {
         const LinearLayer& layer = handle->layer;
         if (layer.disposed()) return failure.set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed");
-        const ArrayView input = args.float32(1, "input");
+        const ArrayView input = args.float32_view(1, "input");
         const double tokens = args.number(2, "tokens", 0, 1 << 24);
-        const ArrayView out = args.float32(3, "out");
+        const ArrayView out = args.float32_view(3, "out");
+        const double flags = args.absent(4) ? 0 : args.number(4, "flags", 0, kAllFlags);
+        LinearSteps steps;
+        if (!args.absent(5)) {
+            const ArrayView gain = args.float32_view(5, "normGain");
+            steps.epsilon = args.number(6, "epsilon", 0, 1);
+            if (args.ok() && gain.length != static_cast<size_t>(layer.cols())) return failure.set("ERR_SHAPE", "Expected normGain to hold %d elements, got %zu", layer.cols(), gain.length);
+            steps.norm_gain = static_cast<const float*>(gain.data);
+        }
         if (!args.ok()) return false;
         const auto count = static_cast<int64_t>(tokens);
+        const int bits = static_cast<int>(flags);
         if (static_cast<double>(count) != tokens) return failure.set("ERR_ARG_RANGE", "Expected tokens to be an integer, got %g", tokens);
-        const double needed_in = tokens * layer.cols(), needed_out = tokens * layer.rows();
+        if (static_cast<double>(bits) != flags) return failure.set("ERR_ARG_RANGE", "Expected flags to be an integer, got %g", flags);
+        steps.swiglu = (bits & kSwiglu) != 0;
+        steps.accumulate = (bits & kAccumulate) != 0;
+        if (steps.swiglu && (layer.rows() % 2 != 0 || steps.accumulate))
+            return failure.set("ERR_ARG_RANGE", "Expected an even number of rows and no accumulation with swiglu, got %d rows", layer.rows());
+        const double needed_in = tokens * layer.cols(), needed_out = tokens * layer.rows() / (steps.swiglu ? 2 : 1);
         if (needed_in > static_cast<double>(input.length)) return failure.set("ERR_SHAPE", "Expected input to hold %.0f elements, got %zu", needed_in, input.length);
         if (needed_out > static_cast<double>(out.length)) return failure.set("ERR_SHAPE", "Expected out to hold %.0f elements, got %zu", needed_out, out.length);
-        return layer.forward(static_cast<const float*>(input.data), count, static_cast<float*>(out.data), &failure);
+        return layer.forward(static_cast<const float*>(input.data), count, static_cast<float*>(out.data), steps, &failure);
     }();
     if (!done) throw_failure(info.Env(), failure);
     return info.Env().Undefined();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "arithmetic.h"
 #include "scratch.h"
 #include "thread_pool.h"
 
@@ -18,6 +19,22 @@ struct Workspace {
 };
 thread_local Workspace workspace;
 
+// Weights that were trained in bfloat16 are kept so: half the memory to read, and the same numbers.
+bool are_bfloat16(const float* weights, size_t count) {
+    uint32_t low_bits = 0;
+    for (size_t i = 0; i < count; i++) low_bits |= bits_of(weights[i]);
+    return (low_bits & 0xffffu) == 0;
+}
+
+bool report_nonfinite(const float* input, int64_t count, Failure* failure) {
+    for (int64_t i = 0; i < count; i++) {
+        if (std::isfinite(input[i])) continue;
+        const char* what = std::isnan(input[i]) ? "NaN" : input[i] > 0 ? "Infinity" : "-Infinity";
+        return failure->set("ERR_NONFINITE", "Expected input to hold finite numbers, got %s at element %lld", what, static_cast<long long>(i));
+    }
+    return failure->set("ERR_NONFINITE", "Expected the norm of the input to be finite, got NaN or Infinity");
+}
+
 }  // namespace
 
 bool LinearLayer::create(const KernelTable* kernels, int threads, int rows, int cols, const int8_t* codes, const float* scales, const float* weights,
@@ -27,11 +44,14 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, int rows, int 
     rows_ = rows;
     cols_ = cols;
     is_int8_ = codes != nullptr;
+    bfloat16_ = !is_int8_ && are_bfloat16(weights, static_cast<size_t>(rows) * static_cast<size_t>(cols));
     const size_t padded_cols = static_cast<size_t>(round_up(cols, 16)), count = static_cast<size_t>(rows);
     const auto take = [&](Arena arena) {
         if (is_int8_) {
             weights_ = arena.take<char>(kernels->linear_int8_bytes(rows, cols));
             scales_ = arena.take<float>(count);
+        } else if (bfloat16_) {
+            weights_ = arena.take<uint16_t>(count * padded_cols);
         } else {
             weights_ = arena.take<float>(count * padded_cols);
         }
@@ -48,10 +68,16 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, int rows, int 
         kernels->pack_linear_int8(codes, rows, cols, weights_);
         std::memcpy(scales_, scales, count * 4);
     } else {
-        float* out = static_cast<float*>(weights_);
+        const size_t width = static_cast<size_t>(cols);
+        std::memset(weights_, 0, count * padded_cols * (bfloat16_ ? 2 : 4));
         for (size_t r = 0; r < count; r++) {
-            std::memcpy(out + r * padded_cols, weights + r * static_cast<size_t>(cols), static_cast<size_t>(cols) * 4);
-            std::fill(out + r * padded_cols + cols, out + (r + 1) * padded_cols, 0.0f);
+            const float* row = weights + r * width;
+            if (bfloat16_) {
+                uint16_t* out = static_cast<uint16_t*>(weights_) + r * padded_cols;
+                for (size_t c = 0; c < width; c++) out[c] = static_cast<uint16_t>(bits_of(row[c]) >> 16);
+            } else {
+                std::memcpy(static_cast<float*>(weights_) + r * padded_cols, row, width * 4);
+            }
         }
     }
     if (bias) std::memcpy(bias_, bias, count * 4);
@@ -63,44 +89,60 @@ void LinearLayer::dispose() {
     disposed_ = true;
 }
 
-bool LinearLayer::forward(const float* input, int64_t tokens, float* out, Failure* failure) const {
+bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const LinearSteps& steps, Failure* failure) const {
     if (tokens == 0) return true;
-    Scratch* scratch = thread_scratch();
     const int padded = static_cast<int>(round_up(cols_, is_int8_ ? 64 : 16));
-    const bool direct = !is_int8_ && padded == cols_;
+    const bool direct = !is_int8_ && padded == cols_ && !steps.norm_gain;
     const int words = is_int8_ ? padded / kernels_->granule : padded;
-    const size_t row_bytes = static_cast<size_t>(words) * 4, bytes = (direct ? 0 : row_bytes * static_cast<size_t>(tokens)) + static_cast<size_t>(tokens) * 4 + 64;
-    if (!scratch || (workspace.memory.bytes() < bytes && !workspace.memory.allocate(bytes + bytes / 2, &workspace.bytes))) {
+    const auto count = static_cast<size_t>(tokens);
+    struct Places {
+        uint32_t* prepared;
+        float *input_scale, *normed, *wide;
+    };
+    const auto places_in = [&](Arena arena, size_t* used) {
+        Places p;
+        p.prepared = arena.take<uint32_t>(direct ? 0 : count * static_cast<size_t>(words));
+        p.input_scale = arena.take<float>(count);
+        p.normed = arena.take<float>(is_int8_ && steps.norm_gain ? count * static_cast<size_t>(cols_) : 0);
+        p.wide = arena.take<float>(steps.swiglu ? count * static_cast<size_t>(rows_) : 0);
+        *used = arena.used();
+        return p;
+    };
+    size_t bytes = 0;
+    places_in(Arena(nullptr), &bytes);
+    if (!thread_scratch() || (workspace.memory.bytes() < bytes && !workspace.memory.allocate(bytes + bytes / 2, &workspace.bytes))) {
         failure->bytes = static_cast<double>(bytes);
         return failure->set("ERR_OOM", "Expected %zu bytes of memory for the input, got none", bytes);
     }
-    char* prepared = workspace.memory.as<char>();
-    float* input_scale = reinterpret_cast<float*>(prepared + (direct ? 0 : (row_bytes * static_cast<size_t>(tokens) + 63) / 64 * 64));
-    std::atomic<bool> nonfinite{false};
+    const Places p = places_in(Arena(workspace.memory.as<char>()), &bytes);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
-    const int threads = macs < 150e3 ? 1 : threads_;
-    if (is_int8_) {
-        auto prepare = [&](int64_t t) {
-            uint32_t bits = 0;
-            kernels_->prepare_int8_row(input + t * cols_, cols_, reinterpret_cast<uint32_t*>(prepared + static_cast<size_t>(t) * row_bytes), input_scale + t,
-                                       &bits, nullptr);
-            if (bits >= 0x7f800000u) nonfinite = true;
-        };
-        parallel_for(tokens >= 16 ? threads : 1, tokens, prepare);
-        if (nonfinite) {
-            for (int64_t i = 0; i < tokens * cols_; i++) {
-                if (std::isfinite(input[i])) continue;
-                const char* what = std::isnan(input[i]) ? "NaN" : input[i] > 0 ? "Infinity" : "-Infinity";
-                return failure->set("ERR_NONFINITE", "Expected input to hold finite numbers, got %s at element %lld", what, static_cast<long long>(i));
+    // Waking a helper takes about as long as these many multiply-adds on one core.
+    const int threads = macs < (is_int8_ ? 1e6 : 150e3) ? 1 : threads_;
+    std::atomic<bool> nonfinite{false};
+    auto prepare = [&](int64_t t) {
+        const float* row = input + t * cols_;
+        uint32_t* prepared = p.prepared + static_cast<size_t>(t) * static_cast<size_t>(words);
+        if (!is_int8_) {
+            float* copy = reinterpret_cast<float*>(prepared);
+            if (steps.norm_gain) {
+                kernels_->rms_norm_row(row, steps.norm_gain, steps.epsilon, cols_, copy);
+            } else {
+                std::memcpy(copy, row, static_cast<size_t>(cols_) * 4);
             }
+            std::fill(copy + cols_, copy + padded, 0.0f);
+            return;
         }
-    } else if (!direct) {
-        for (int64_t t = 0; t < tokens; t++) {
-            float* row = reinterpret_cast<float*>(prepared + static_cast<size_t>(t) * row_bytes);
-            std::memcpy(row, input + t * cols_, static_cast<size_t>(cols_) * 4);
-            std::fill(row + cols_, row + padded, 0.0f);
+        if (steps.norm_gain) {
+            float* normed = p.normed + t * cols_;
+            kernels_->rms_norm_row(row, steps.norm_gain, steps.epsilon, cols_, normed);
+            row = normed;
         }
-    }
+        uint32_t bits = 0;
+        kernels_->prepare_int8_row(row, cols_, prepared, p.input_scale + t, &bits, nullptr);
+        if (bits >= kInfinityBits) nonfinite = true;
+    };
+    if (!direct) parallel_for(tokens >= 16 ? threads : 1, tokens, prepare);
+    if (nonfinite) return report_nonfinite(input, tokens * cols_, failure);
     const int step = kernels_->linear_row_step;
     // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
     int chunk = std::max(step, static_cast<int>(round_up((rows_ + threads * 4 - 1) / (threads * 4), step)));
@@ -118,22 +160,31 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, Failur
         args.weights = weights_;
         args.scales = scales_;
         args.bias = bias_;
-        args.input = direct ? static_cast<const void*>(input) : prepared;
+        args.input = direct ? static_cast<const void*>(input) : p.prepared;
         args.input_words = words;
-        args.input_scale = input_scale;
+        args.input_scale = p.input_scale;
+        args.bfloat16 = bfloat16_;
+        args.accumulate = steps.accumulate;
         args.tokens = static_cast<int>(tokens);
-        args.out = out;
+        args.out = steps.swiglu ? p.wide : out;
         args.out_stride = rows_;
         args.first_row = static_cast<int>(task) * chunk;
         args.last_row = std::min(rows_, args.first_row + chunk);
         if (is_int8_) {
             kernels_->linear_int8(args, own);
         } else {
-            kernels_->linear_fp32(args, own);
+            kernels_->linear_float(args, own);
         }
     };
     parallel_for(threads, (rows_ + chunk - 1) / chunk, compute);
     if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
+    if (!steps.swiglu) return true;
+    const int width = rows_ / 2;
+    auto activate = [&](int64_t t) {
+        const float* row = p.wide + t * rows_;
+        kernels_->swiglu_row(row, row + width, width, out + t * width);
+    };
+    parallel_for(tokens >= 4 ? threads : 1, tokens, activate);
     return true;
 }
 

@@ -8,13 +8,14 @@ import {
   checkChoice,
   checkInteger,
   checkOptions,
-  type ErrorCode,
-  IntFlashError,
+  type IntFlashError,
   type Linear,
   type LinearWeights,
   type QuantizedAttentionPlan,
 } from '@int-flash/ops';
+import { CpuLinear } from './cpu-linear.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
+import { typedError } from './native-error.js';
 import { attentionArguments, CACHE_PARAMETERS, cacheParameters, type Placement } from './native-parameters.js';
 
 const MAX_THREADS = 256;
@@ -159,56 +160,6 @@ class CpuBackend implements Backend {
       signal?.removeEventListener('abort', abort);
     }
   }
-}
-
-class CpuLinear implements Linear {
-  readonly rows: number;
-  readonly cols: number;
-  readonly #addon: NativeAddon;
-  #handle: object | undefined;
-
-  constructor(addon: NativeAddon, weights: LinearWeights, { isa, threads }: Placement) {
-    this.rows = weights.rows;
-    this.cols = weights.cols;
-    this.#addon = addon;
-    const parameters = Float64Array.of(isa, threads, weights.rows, weights.cols);
-    const int8 = weights.type === 'int8';
-    try {
-      this.#handle = addon.createLinear(
-        parameters,
-        int8 ? weights.codes : weights.weights,
-        int8 ? weights.scales : undefined,
-        weights.bias,
-      );
-    } catch (error) {
-      throw typedError(error);
-    }
-  }
-
-  forwardSync(input: Float32Array, tokens: number, out?: Float32Array): Float32Array {
-    if (!this.#handle)
-      throw new IntFlashError('ERR_DISPOSED', 'Expected a linear layer in use, got one that was disposed');
-    const result = out ?? new Float32Array(tokens * this.rows);
-    try {
-      this.#addon.linearForward(this.#handle, input, tokens, result);
-    } catch (error) {
-      throw typedError(error);
-    }
-    return result;
-  }
-
-  dispose(): void {
-    if (!this.#handle) return;
-    this.#addon.disposeLinear(this.#handle);
-    this.#handle = undefined;
-  }
-}
-
-/** The addon throws plain errors that carry a code; everyone above expects the one error class. */
-function typedError(error: unknown): unknown {
-  const { code, message, bytes } = error as { code?: string; message: string; bytes?: number };
-  if (typeof code !== 'string' || !code.startsWith('ERR_')) return error;
-  return new IntFlashError(code as ErrorCode, message, bytes === undefined ? {} : { bytes, where: 'host' });
 }
 
 function product(dims: readonly number[]): number {

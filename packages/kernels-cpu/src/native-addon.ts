@@ -22,7 +22,15 @@ export interface NativeAddon {
     scales: Float32Array | undefined,
     bias: Float32Array | undefined,
   ): object;
-  linearForward(handle: object, input: Float32Array, tokens: number, out: Float32Array): void;
+  linearForward(
+    handle: object,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+    flags: number,
+    normGain: Float32Array | undefined,
+    epsilon: number,
+  ): void;
   disposeLinear(handle: object): void;
 }
 

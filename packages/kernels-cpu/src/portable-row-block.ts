@@ -262,7 +262,7 @@ export class RowBlock {
       }
       const lane = key & (LANES - 1);
       lanes[lane] = Math.fround(p * inverseWeights[tileStart + key]! + lanes[lane]!);
-      scores[base + key] = maxCode > 0 ? Math.fround(maxCode * p) + ROUNDER - ROUNDER : p;
+      scores[base + key] = maxCode > 0 ? maxCode * p + ROUNDER - ROUNDER : p;
     }
     for (let width = LANES / 2; width >= 1; width /= 2) {
       for (let lane = 0; lane < width; lane++) lanes[lane] = Math.fround(lanes[lane]! + lanes[lane + width]!);

@@ -4,6 +4,7 @@ import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, type Tok
 import { maxMagnitude, STEP_ELEMENTS, type Steps } from './portable-float-rows.js';
 
 const MAX_FLOAT16 = 65504;
+const MEAN_RUN = 128; // docs/arithmetic.md, Smooth-K: tokens summed before their sum joins the others
 
 export interface CodedRows {
   /** [rows, dim]. */
@@ -42,11 +43,17 @@ export function* quantizeRows(values: Float32Array, dim: number, int4: boolean):
 /** quant's smoothK: subtracts each channel's mean from `values`, in place. @returns the mean */
 export function* smoothInPlace(values: Float32Array, dim: number): Steps<Float32Array> {
   const sums = new Float64Array(dim);
+  const run = new Float64Array(dim);
+  const rows = values.length / dim;
   for (const { from, to } of rowRanges(values.length, dim)) {
-    for (let row = from, i = from * dim; row < to; row++) for (let d = 0; d < dim; d++, i++) sums[d]! += values[i]!;
+    for (let row = from, i = from * dim; row < to; row++) {
+      for (let d = 0; d < dim; d++, i++) run[d]! += values[i]!;
+      if ((row + 1) % MEAN_RUN !== 0 && row + 1 < rows) continue;
+      for (let d = 0; d < dim; d++) sums[d]! += run[d]!;
+      run.fill(0);
+    }
     yield;
   }
-  const rows = values.length / dim;
   const mean = Float32Array.from(sums, (sum) => (rows > 0 ? sum / rows : 0));
   for (const { from, to } of rowRanges(values.length, dim)) {
     for (let row = from, i = from * dim; row < to; row++) for (let d = 0; d < dim; d++, i++) values[i]! -= mean[d]!;

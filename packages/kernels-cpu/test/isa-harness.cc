@@ -118,7 +118,7 @@ std::vector<float> run_linear(const KernelTable* table, bool is_int8, int rows, 
     Failure failure;
     const bool made = is_int8 ? layer.create(table, 1, rows, cols, codes.data(), scales.data(), nullptr, bias.data(), &live, &failure)
                               : layer.create(table, 1, rows, cols, nullptr, nullptr, weights.data(), bias.data(), &live, &failure);
-    if (!made || !layer.forward(input.data(), tokens, out.data(), &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
+    if (!made || !layer.forward(input.data(), tokens, out.data(), {}, &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
     layer.dispose();
     return out;
 }

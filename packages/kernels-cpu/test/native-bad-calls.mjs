@@ -96,7 +96,15 @@ for (const type of ['int8', 'int4', 'fp32']) {
 const linear = [Float64Array.of(0, 1, 3, 5), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
 eachArgument('createLinear', linear);
 eachParameter('createLinear', linear, 0);
-eachArgument('linearForward', [addon.createLinear(...linear), new Float32Array(10), 2, new Float32Array(6)]);
+eachArgument('linearForward', [
+  addon.createLinear(...linear),
+  new Float32Array(10),
+  2,
+  new Float32Array(6),
+  2,
+  new Float32Array(5),
+  1e-5,
+]);
 eachArgument('disposeLinear', [{}]);
 eachArgument('abort', [1]);
 await new Promise((resolve) => setTimeout(resolve, 200));

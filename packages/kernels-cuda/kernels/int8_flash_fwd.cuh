@@ -54,13 +54,13 @@ struct Rows {
 };
 
 // ── §3 ──
+/** One k-step of Q's A operand. At D = 256 these are read anew every tile (from L1). */
 __device__ __forceinline__ void load_query(uint32_t (&a)[4], const int8_t* row0, const int8_t* row1, int step) {
-    // volatile: at D = 256 these are re-read every tile (from L1), and must not be hoisted out of the loop into registers
     const int8_t *p0 = row0 + step * 32, *p1 = row1 + step * 32;
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(a[0]) : "l"(p0));
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(a[1]) : "l"(p1));
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(a[2]) : "l"(p0 + 16));
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(a[3]) : "l"(p1 + 16));
+    a[0] = load_word(p0);
+    a[1] = load_word(p1);
+    a[2] = load_word(p0 + 16);
+    a[3] = load_word(p1 + 16);
 }
 
 template <class T>
@@ -426,12 +426,6 @@ template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_traits(ForwardAr
     if (const cudaError_t status = cudaFuncSetAttribute(int8_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
     int8_flash_fwd<T><<<static_cast<unsigned>(blocks), warps * 32, bytes, stream>>>(args);
     return cudaGetLastError();
-}
-
-template <int kD> cudaError_t launch_dim(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream) {
-    const bool general = args.softcap > 0.f || args.mask.data != nullptr;
-    if (half_values) return general ? launch_traits<kD, true, true>(args, limits, stream) : launch_traits<kD, true, false>(args, limits, stream);
-    return general ? launch_traits<kD, false, true>(args, limits, stream) : launch_traits<kD, false, false>(args, limits, stream);
 }
 
 }  // namespace intflash

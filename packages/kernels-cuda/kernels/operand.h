@@ -14,6 +14,8 @@ struct Operand {
     int32_t heads, dim;
 };
 
+inline bool is_float(const Operand& operand) { return operand.type != ElementType::kInt8; }
+
 /** Device memory of one sequence table and the grid that covers it. */
 struct SequenceTable {
     const Sequence* sequences;

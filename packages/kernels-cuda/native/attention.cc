@@ -1,13 +1,14 @@
 #include "attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 
-#include "failure.h"
 #include "float_flash_fwd.h"
 #include "int8_flash_fwd.h"
-#include "quantize.h"
 #include "tile_layout.h"
 
 namespace intflash {
@@ -15,15 +16,20 @@ namespace {
 
 constexpr int kMaxGrid = 65535;  // CUDA's limit on blockIdx.y and z
 
-/** A timestamp in the stream. */
-class Event {
+/** A timestamp in a stream. */
+class Timestamp {
 public:
-    Event() { check_cuda(cudaEventCreate(&event_), "create an event"); }
-    ~Event() { cudaEventDestroy(event_); }
-    Event(const Event&) = delete;
-    Event& operator=(const Event&) = delete;
-    void record(cudaStream_t stream) { check_cuda(cudaEventRecord(event_, stream), "record an event"); }
-    float since(const Event& start) const {
+    explicit Timestamp(cudaStream_t stream) {
+        check_cuda(cudaEventCreate(&event_), "create an event");
+        if (const cudaError_t status = cudaEventRecord(event_, stream)) {
+            cudaEventDestroy(event_);
+            check_cuda(status, "record an event");
+        }
+    }
+    ~Timestamp() { cudaEventDestroy(event_); }
+    Timestamp(const Timestamp&) = delete;
+    Timestamp& operator=(const Timestamp&) = delete;
+    float since(const Timestamp& start) const {
         float ms = 0;
         check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "read an event");
         return ms;
@@ -33,219 +39,315 @@ private:
     cudaEvent_t event_ = nullptr;
 };
 
-class Run {
-public:
-    Run(Device& device, AttentionRequest& request) : device_(device), request_(request), stream_(device.stream()) {}
+/** Milliseconds of one launch; waits for it. */
+template <class Launch> float time_once(Stream& stream, const Launch& launch) {
+    const Timestamp start(stream.handle());
+    launch();
+    const Timestamp end(stream.handle());
+    stream.synchronize();
+    return end.since(start);
+}
 
-    AttentionAnswer answer() {
-        between_kernels();
-        lay_out_sequences();
-        AttentionAnswer answer;
-        answer.out = device_.allocate(request_.out_elements * sizeof(float));
-        if (request_.want_lse) answer.lse = device_.allocate(request_.lse_elements * sizeof(float));
-        // A cumulative table may leave rows of the output without a sequence; nothing else writes those.
-        check_cuda(cudaMemsetAsync(answer.out->as(), 0, answer.out->bytes(), stream_), "clear the output");
-        ForwardArgs args = geometry(answer);
-        Operand query = operand(request_.query, request_.heads, request_.head_dim);
-        Operand key = operand(request_.key, request_.kv_heads, request_.head_dim);
-        Operand value = operand(request_.value, request_.kv_heads, request_.head_dim_v);
-        between_kernels();
-        if (request_.precision == Precision::kFloat32 || request_.precision == Precision::kFloat64) {
-            const bool in_float64 = request_.precision == Precision::kFloat64;
-            time_forward(answer, [&] { return launch_float_flash_fwd({query, key, value, args}, in_float64, stream_); });
-        } else {
-            forward_int8(args, query, key, value, answer);
-        }
-        between_kernels();
-        deliver(answer);
-        return answer;
-    }
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", value);
+    return text;
+}
 
-private:
-    void between_kernels() const {
-        if (request_.aborted && request_.aborted->load()) throw Aborted{};
-    }
-
-    void lay_out_sequences() {
-        int64_t rows = 0, tiles = 0;
-        for (Sequence& sequence : request_.sequences) {
-            sequence.tiles = (sequence.k_len + kTileKeys - 1) / kTileKeys;
-            sequence.q_row_base = rows;
-            sequence.tile_base = tiles;
-            rows += static_cast<int64_t>(sequence.q_len) * request_.heads;
-            tiles += static_cast<int64_t>(sequence.tiles) * request_.kv_heads;
-            table_.max_q_len = std::max(table_.max_q_len, sequence.q_len);
-            table_.max_tiles = std::max(table_.max_tiles, sequence.tiles);
-        }
-        rows_ = rows;
-        tiles_ = tiles;
-        if (table_.max_q_len > (1 << 30) || int64_t{table_.max_tiles} * kTileKeys > (1 << 30))
-            throw Failure("ERR_UNSUPPORTED", "Expected sequences of at most 2^30 tokens on CUDA");
-        if (request_.sequences.size() > static_cast<size_t>(kMaxGrid) || request_.heads > kMaxGrid)
-            throw Failure("ERR_UNSUPPORTED", "Expected at most 65535 sequences and heads on CUDA, got " + std::to_string(request_.sequences.size()) + " and " +
-                                                 std::to_string(request_.heads));
-        table_.count = static_cast<int32_t>(request_.sequences.size());
-        sequences_ = device_.allocate(request_.sequences.size() * sizeof(Sequence));
-        if (table_.count > 0)
-            check_cuda(cudaMemcpyAsync(sequences_->as(), request_.sequences.data(), sequences_->bytes(), cudaMemcpyHostToDevice, stream_), "copy the sequence table");
-        table_.sequences = sequences_->as<Sequence>();
-    }
-
-    const void* on_device(const Source& source) {
-        if (!source.present()) return nullptr;
-        if (source.buffer) return source.buffer->as<uint8_t>() + source.offset;
-        auto buffer = device_.allocate(source.bytes);
-        const void* host = source.copy ? source.copy->data() : source.borrowed;
-        if (source.bytes > 0) check_cuda(cudaMemcpyAsync(buffer->as(), host, source.bytes, cudaMemcpyHostToDevice, stream_), "copy an input to the device");
-        held_.push_back(buffer);
-        return buffer->as();
-    }
-
-    Operand operand(const FloatOrCodes& from, int heads, int dim) { return {on_device(from.data), from.strides, from.type, heads, dim}; }
-
-    ForwardArgs geometry(const AttentionAnswer& answer) {
-        ForwardArgs args{};
-        args.sequences = table_.sequences;
-        args.out = answer.out->as<float>();
-        args.lse = answer.lse ? answer.lse->as<float>() : nullptr;
-        args.out_strides = request_.out_strides;
-        args.lse_strides = request_.lse_strides;
-        args.mask = request_.mask_strides;
-        args.mask.data = on_device(request_.mask);
-        args.window_left = request_.window_left;
-        args.window_right = request_.window_right;
-        args.sequence_count = table_.count;
-        args.heads = request_.heads;
-        args.kv_heads = request_.kv_heads;
-        args.head_dim_v = request_.head_dim_v;
-        args.max_q_len = table_.max_q_len;
-        args.bottom_right = request_.bottom_right;
-        args.scale = request_.scale;
-        args.softcap = request_.softcap;
-        return args;
-    }
-
-    void forward_int8(ForwardArgs& args, const Operand& query, const Operand& key, const Operand& value, AttentionAnswer& answer) {
-        const bool half = request_.precision == Precision::kHalfInt8, paper = request_.precision == Precision::kPaperInt8;
-        const int padded = padded_dim(std::max(request_.head_dim, request_.head_dim_v));
-        const size_t per_head = static_cast<size_t>(table_.count) * request_.kv_heads * padded * sizeof(float);
-        const auto q_codes = device_.allocate(static_cast<size_t>(rows_) * padded), q_scales = device_.allocate(static_cast<size_t>(rows_) * sizeof(float));
-        const auto tiles = device_.allocate(static_cast<size_t>(tiles_) * tile_bytes(padded, half)), channel_scale = device_.allocate(per_head);
-        const auto findings_buffer = device_.allocate(sizeof(Findings));
-        Findings* findings = findings_buffer->as<Findings>();
-        check_cuda(cudaMemsetAsync(findings, 0, sizeof(Findings), stream_), "clear the findings");
-        const RowTarget q_target{q_codes->as<int8_t>(), q_scales->as<float>()};
-        std::shared_ptr<Buffer> means, maxima;
-        Event start, end;
-        const bool nothing = table_.count == 0 || table_.max_q_len == 0;
-        if (!nothing) {
-            start.record(stream_);
-            const float levels = request_.precision == Precision::kInt4Qk ? 7.f : 127.f;
-            if (query.type == ElementType::kInt8) check_cuda(launch_pack_query(query, scales(request_.query), table_, padded, q_target, findings, stream_), "pack the query");
-            else check_cuda(launch_quantize_query(query, table_, padded, levels, q_target, findings, stream_), "quantize the query");
-            if (key.type == ElementType::kInt8) {
-                check_cuda(launch_pack_key(key, scales(request_.key), table_, padded, tiles->as<uint8_t>(), findings, stream_), "pack the key");
-            } else {
-                // A softcap is not blind to a shift of the scores, and the paper does not shift them.
-                if (request_.smooth_k && request_.softcap == 0.f && !paper) {
-                    means = device_.allocate(per_head);
-                    check_cuda(launch_key_means(key, table_, padded, means->as<float>(), stream_), "average the key");
-                }
-                check_cuda(launch_quantize_key(key, table_, padded, levels, means ? means->as<float>() : nullptr, half, tiles->as<uint8_t>(), findings, stream_),
-                           "quantize the key");
-            }
-            if (value.type == ElementType::kInt8) {
-                const ScaleOperand channel{static_cast<const float*>(on_device(request_.channel_scale)), request_.channel_strides};
-                check_cuda(launch_pack_value(value, scales(request_.value), channel, table_, padded, tiles->as<uint8_t>(), channel_scale->as<float>(), stream_),
-                           "pack the value");
-            } else {
-                maxima = device_.allocate(per_head);
-                check_cuda(cudaMemsetAsync(maxima->as(), 0, maxima->bytes(), stream_), "clear the maxima");
-                check_cuda(launch_value_maxima(value, table_, padded, maxima->as<float>(), findings, stream_), "find the value's maxima");
-                const ValueMode mode = half ? ValueMode::kHalf : paper ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
-                check_cuda(launch_quantize_value(value, table_, mode, padded, maxima->as<float>(), tiles->as<uint8_t>(), channel_scale->as<float>(), stream_),
-                           "quantize the value");
-            }
-            end.record(stream_);
-            between_kernels();
-            args.q_codes = q_target.codes;
-            args.q_scales = q_target.scales;
-            args.tiles = tiles->as<uint8_t>();
-            args.channel_scale = channel_scale->as<float>();
-            args.running_max = paper;
-            args.level_bits = half ? 7.f : std::log2(paper ? 127.f : 255.f);
-            const LaunchLimits limits{device_.facts().shared_bytes_per_block, device_.facts().processors};
-            time_forward(answer, [&] {
-                switch (padded) {
-                    case 64: return launch_int8_flash_fwd_d64(args, half, limits, stream_);
-                    case 128: return launch_int8_flash_fwd_d128(args, half, limits, stream_);
-                    default: return launch_int8_flash_fwd_d256(args, half, limits, stream_);
-                }
-            });
-            if (means && request_.want_lse)
-                check_cuda(launch_restore_lse(query, table_, padded, means->as<float>(), request_.kv_heads, request_.scale, args.lse, args.lse_strides, stream_),
-                           "restore the log-sum-exp");
-        }
-        Findings found{};
-        check_cuda(cudaMemcpyAsync(&found, findings, sizeof found, cudaMemcpyDeviceToHost, stream_), "read the findings");
-        device_.synchronize();
-        judge(found, half);
-        if (!nothing) answer.quantize_ms = end.since(start);
-    }
-
-    ScaleOperand scales(const FloatOrCodes& operand) { return {static_cast<const float*>(on_device(operand.scale)), operand.scale_strides}; }
-
-    void judge(const Findings& found, bool half) const {
-        const auto nonfinite = [](const char* operand) {
-            Failure failure("ERR_NONFINITE", std::string("Expected ") + operand + " to be finite, got NaN or Infinity");
-            failure.operand = operand;
-            throw failure;
-        };
-        if (found.bad_query) nonfinite("query");
-        if (found.bad_key) nonfinite("key");
-        if (found.bad_value) nonfinite("value");
-        if (half && found.value_beyond_float16) throw Failure("ERR_OVERFLOW", "Expected |value| up to 65504 for half-int8, got more");
-        float q_scale, k_scale;
-        std::memcpy(&q_scale, &found.max_query_scale, 4);
-        std::memcpy(&k_scale, &found.max_key_scale, 4);
-        const double bound = 127. * 127. * request_.head_dim * q_scale * k_scale * request_.scale * 1.4426950408889634;
-        if (bound > std::ldexp(1., 100)) throw Failure("ERR_OVERFLOW", "Expected scores below 2^100, got a bound of " + std::to_string(std::log2(bound)) + " bits");
-    }
-
-    template <class Launch> void time_forward(AttentionAnswer& answer, const Launch& launch) {
-        check_cuda(launch(), "run attention");
-        for (int i = 0; i < request_.repeats; ++i) {
-            Event start, end;
-            start.record(stream_);
-            check_cuda(launch(), "run attention");
-            end.record(stream_);
-            device_.synchronize();
-            answer.forward_ms.push_back(end.since(start));
-        }
-    }
-
-    void deliver(AttentionAnswer& answer) {
-        const auto copy_out = [&](float* host, std::shared_ptr<Buffer>& from) {
-            if (host == nullptr || !from) return;
-            if (from->bytes() > 0) check_cuda(cudaMemcpyAsync(host, from->as(), from->bytes(), cudaMemcpyDeviceToHost, stream_), "copy the output to the host");
-        };
-        copy_out(request_.host_out, answer.out);
-        copy_out(request_.host_lse, answer.lse);
-        device_.synchronize();
-        if (request_.host_out != nullptr) answer.out.reset(), answer.lse.reset();
-    }
-
-    Device& device_;
-    AttentionRequest& request_;
-    cudaStream_t stream_;
-    SequenceTable table_{};
-    int64_t rows_ = 0, tiles_ = 0;
-    std::shared_ptr<Buffer> sequences_;
-    std::vector<std::shared_ptr<Buffer>> held_;
-};
+float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
 
 }  // namespace
 
-AttentionAnswer run_attention(Device& device, AttentionRequest& request) { return Run(device, request).answer(); }
+// ── plan ──
+AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& request, std::shared_ptr<FindingsSheet> sheet)
+    : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()) {
+    const DeviceFacts& facts = stream.device().facts();
+    limits_ = {facts.shared_bytes_per_block, facts.processors};
+    lay_out_sequences(stream, request);
+    out_ = stream.allocate(static_cast<size_t>(request.out_elements) * sizeof(float));
+    if (request.want_lse) lse_ = stream.allocate(static_cast<size_t>(request.lse_elements) * sizeof(float));
+    // A cumulative table may leave rows of the output without a sequence; nothing else writes those.
+    check_cuda(cudaMemsetAsync(out_->as(), 0, out_->bytes(), stream.handle()), "clear the output");
+    if (lse_) check_cuda(cudaMemsetAsync(lse_->as(), 0, lse_->bytes(), stream.handle()), "clear the log-sum-exp");
+    plan_geometry(stream, request);
+    query_ = operand(stream, request.query, request.heads, request.head_dim);
+    key_ = operand(stream, request.key, request.kv_heads, request.head_dim);
+    value_ = operand(stream, request.value, request.kv_heads, request.head_dim_v);
+    if (is_baseline()) plan_baseline(stream, request);
+    else if (!stays_float()) plan_int8(stream, request);
+    else if (precision_ == Precision::kFloat32) plan_inspection(stream);
+}
+
+void AttentionOperation::lay_out_sequences(Stream& stream, const AttentionRequest& request) {
+    std::vector<Sequence> sequences = request.sequences;
+    for (Sequence& sequence : sequences) {
+        sequence.tiles = (sequence.k_len + kTileKeys - 1) / kTileKeys;
+        sequence.q_row_base = rows_;
+        sequence.tile_base = tiles_;
+        rows_ += static_cast<int64_t>(sequence.q_len) * request.heads;
+        tiles_ += static_cast<int64_t>(sequence.tiles) * request.kv_heads;
+        table_.max_q_len = std::max(table_.max_q_len, sequence.q_len);
+        table_.max_tiles = std::max(table_.max_tiles, sequence.tiles);
+        keys_ = std::max(keys_, static_cast<int64_t>(sequence.k_len));
+    }
+    if (table_.max_q_len > (1 << 30) || int64_t{table_.max_tiles} * kTileKeys > (1 << 30))
+        throw Failure("ERR_UNSUPPORTED", "Expected sequences of at most 2^30 tokens on CUDA");
+    if (sequences.size() > static_cast<size_t>(kMaxGrid) || request.heads > kMaxGrid)
+        throw Failure("ERR_UNSUPPORTED", "Expected at most 65535 sequences and heads on CUDA, got " + std::to_string(sequences.size()) + " and " +
+                                             std::to_string(request.heads));
+    table_.count = static_cast<int32_t>(sequences.size());
+    const auto buffer = stream.allocate(sequences.size() * sizeof(Sequence));
+    if (table_.count > 0)
+        check_cuda(cudaMemcpyAsync(buffer->as(), sequences.data(), buffer->bytes(), cudaMemcpyHostToDevice, stream.handle()), "copy the sequence table");
+    table_.sequences = buffer->as<Sequence>();
+    held_.push_back(buffer);
+}
+
+void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& request) {
+    args_.sequences = table_.sequences;
+    args_.out = out_->as<float>();
+    args_.lse = lse_ ? lse_->as<float>() : nullptr;
+    args_.out_strides = request.out_strides;
+    args_.lse_strides = request.lse_strides;
+    args_.mask = request.mask_strides;
+    args_.mask.data = on_device(stream, request.mask);
+    if (request.mask.buffer && request.mask_strides.is_float) unseen_ |= static_cast<uint32_t>(Given::kMask);
+    args_.window_left = request.window_left;
+    args_.window_right = request.window_right;
+    args_.sequence_count = table_.count;
+    args_.heads = request.heads;
+    args_.kv_heads = request.kv_heads;
+    args_.head_dim_v = request.head_dim_v;
+    args_.max_q_len = table_.max_q_len;
+    args_.bottom_right = request.bottom_right;
+    args_.scale = request.scale;
+    args_.softcap = request.softcap;
+}
+
+void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& request) {
+    const int padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
+    const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
+    quantize_.query = query_;
+    quantize_.key = key_;
+    quantize_.value = value_;
+    if (!is_float(query_)) quantize_.query_scale = scales(stream, request.query.scale, request.query.scale_strides, Given::kQueryScale);
+    if (!is_float(key_)) quantize_.key_scale = scales(stream, request.key.scale, request.key.scale_strides, Given::kKeyScale);
+    if (!is_float(value_)) {
+        quantize_.value_scale = scales(stream, request.value.scale, request.value.scale_strides, Given::kValueScale);
+        quantize_.value_channel = scales(stream, request.channel_scale, request.channel_strides, Given::kChannelScale);
+    }
+    quantize_.mode = is_half() ? ValueMode::kHalf : is_paper() ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
+    quantize_.padded = padded;
+    quantize_.levels = precision_ == Precision::kInt4Qk ? 7.f : 127.f;
+    // A softcap is not blind to a shift of the scores, and the paper does not shift them.
+    quantize_.smooth_k = is_float(key_) && request.smooth_k && request.softcap == 0.f && !is_paper();
+    quantize_.scale = request.scale;
+    quantize_.rows.codes = workspace(static_cast<size_t>(rows_) * static_cast<size_t>(padded))->as<int8_t>();
+    quantize_.rows.scales = workspace(static_cast<size_t>(rows_) * sizeof(float))->as<float>();
+    quantize_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(tile_bytes(padded, is_half())))->as<uint8_t>();
+    quantize_.channel_scale =
+        workspace(static_cast<size_t>(table_.count) * static_cast<size_t>(request.kv_heads) * static_cast<size_t>(padded) * sizeof(float))->as<float>();
+    quantize_.findings = sheet_->on_device(place_);
+    const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
+    place_workspace(quantize_, table_, tiles_, workspace(statistics_bytes)->as<uint8_t>());
+    args_.q_codes = quantize_.rows.codes;
+    args_.q_scales = quantize_.rows.scales;
+    args_.tiles = quantize_.tiles;
+    args_.channel_scale = quantize_.channel_scale;
+    args_.running_max = is_paper();
+    args_.level_bits = is_half() ? 7.f : std::log2(is_paper() ? 127.f : 255.f);
+}
+
+void AttentionOperation::plan_inspection(Stream& stream) {
+    const size_t sequences = static_cast<size_t>(table_.count);
+    head_maxima_ = stream.allocate(sequences * static_cast<size_t>(args_.heads + args_.kv_heads) * sizeof(uint32_t));
+}
+
+void AttentionOperation::plan_baseline(Stream& stream, const AttentionRequest& request) {
+    const DeviceFacts& facts = stream.device().facts();
+    if (request.softcap > 0.f || request.mask.present()) throw Failure("ERR_UNSUPPORTED", "Expected no softcap and no attnMask for a baseline, got one");
+    if (precision_ == Precision::kFp8 && facts.major * 10 + facts.minor < 89)
+        throw Failure("ERR_UNSUPPORTED", "Expected compute capability 8.9 or higher for fp8, got " + std::to_string(facts.major) + "." + std::to_string(facts.minor));
+    baseline_.query = query_;
+    baseline_.key = key_;
+    baseline_.value = value_;
+    baseline_.geometry = args_;
+    baseline_.kind = precision_ == Precision::kFp8 ? BaselineKind::kFp8 : precision_ == Precision::kBfloat16 ? BaselineKind::kBfloat16 : BaselineKind::kFloat16;
+    baseline_.flash_d = precision_ == Precision::kFlashD;
+    baseline_.padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
+    baseline_.findings = sheet_->on_device(place_);
+    const size_t bytes = place_baseline(baseline_, table_, rows_, tiles_, nullptr);
+    place_baseline(baseline_, table_, rows_, tiles_, held_.emplace_back(stream.allocate(bytes))->as<uint8_t>());
+}
+
+const void* AttentionOperation::on_device(Stream& stream, const Source& source) {
+    if (!source.present()) return nullptr;
+    if (source.buffer) {
+        held_.push_back(source.buffer);
+        return source.buffer->as<uint8_t>() + source.offset;
+    }
+    const auto buffer = held_.emplace_back(stream.allocate(source.bytes));
+    if (source.bytes > 0) check_cuda(cudaMemcpyAsync(buffer->as(), source.host(), source.bytes, cudaMemcpyHostToDevice, stream.handle()), "copy an input to the device");
+    return buffer->as();
+}
+
+Operand AttentionOperation::operand(Stream& stream, const FloatOrCodes& from, int heads, int dim) { return {on_device(stream, from.data), from.strides, from.type, heads, dim}; }
+
+ScaleOperand AttentionOperation::scales(Stream& stream, const Source& source, const RowStrides& strides, Given what) {
+    if (source.buffer) unseen_ |= static_cast<uint32_t>(what);
+    return {static_cast<const float*>(on_device(stream, source)), strides};
+}
+
+// ── launch ──
+void AttentionOperation::launch(cudaStream_t stream, const AbortFlag& abort) const {
+    check(stream);
+    quantize(stream);
+    abort.check();
+    attend(stream);
+    restore(stream);
+}
+
+void AttentionOperation::check(cudaStream_t stream) const {
+    if (is_empty()) return;
+    check_given(stream);
+    if (precision_ == Precision::kFloat32) inspect(stream);
+}
+
+void AttentionOperation::check_given(cudaStream_t stream) const {
+    Findings* findings = sheet_->on_device(place_);
+    const auto unseen = [&](Given what) { return (unseen_ & static_cast<uint32_t>(what)) != 0; };
+    if (unseen(Given::kMask)) check_cuda(launch_check_mask(args_.mask, table_, args_.heads, keys_, findings, stream), "check the mask");
+    const struct {
+        Given what;
+        const ScaleOperand& scale;
+        int heads;
+    } given[] = {{Given::kQueryScale, quantize_.query_scale, args_.heads},
+                 {Given::kKeyScale, quantize_.key_scale, args_.kv_heads},
+                 {Given::kValueScale, quantize_.value_scale, args_.kv_heads},
+                 {Given::kChannelScale, quantize_.value_channel, args_.kv_heads}};
+    for (const auto& [what, scale, heads] : given)
+        if (unseen(what)) check_cuda(launch_check_scales(scale, what, table_, heads, value_.dim, findings, stream), "check the scales");
+}
+
+void AttentionOperation::inspect(cudaStream_t stream) const {
+    Findings* findings = sheet_->on_device(place_);
+    auto* maxima = head_maxima_->as<uint32_t>();
+    const HeadMaxima heads{maxima, maxima + static_cast<size_t>(table_.count) * static_cast<size_t>(args_.heads)};
+    check_cuda(cudaMemsetAsync(maxima, 0, head_maxima_->bytes(), stream), "clear the maxima");
+    check_cuda(launch_inspect(query_, key_, value_, kLargestQuery, kLargestOperand, table_, heads, nullptr, findings, stream), "inspect the inputs");
+    check_cuda(launch_judge_scores(heads, table_, args_.heads, args_.kv_heads, 1, query_.dim, args_.scale, findings, stream), "judge the scores");
+}
+
+void AttentionOperation::quantize(cudaStream_t stream) const {
+    if (is_empty() || stays_float()) return;
+    if (is_baseline()) return check_cuda(launch_baseline_pack(baseline_, table_, stream), "round the inputs");
+    check_cuda(launch_quantize(quantize_, table_, stream), "quantize");
+}
+
+void AttentionOperation::attend(cudaStream_t stream) const {
+    if (is_empty()) return;
+    const auto launch_forward = [&]() -> cudaError_t {
+        if (stays_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
+        if (is_baseline()) return launch_baseline_fwd(baseline_, limits_, stream);
+        switch (quantize_.padded) {
+            case 64: return launch_int8_flash_fwd_d64(args_, is_half(), limits_, stream);
+            case 128: return launch_int8_flash_fwd_d128(args_, is_half(), limits_, stream);
+            default: return launch_int8_flash_fwd_d256(args_, is_half(), limits_, stream);
+        }
+    };
+    check_cuda(launch_forward(), "run attention");
+}
+
+void AttentionOperation::restore(cudaStream_t stream) const {
+    if (is_empty() || !quantize_.smooth_k || args_.lse == nullptr) return;
+    check_cuda(launch_restore_lse(query_, table_, quantize_.padded, quantize_.statistics.means, args_.kv_heads, args_.scale, args_.lse, args_.lse_strides, stream),
+               "restore the log-sum-exp");
+}
+
+// ── judge ──
+void AttentionOperation::judge() const {
+    const Findings& found = sheet_->on_host(place_);
+    const auto nonfinite = [](const char* operand, const char* what) {
+        Failure failure("ERR_NONFINITE", std::string("Expected ") + operand + what);
+        failure.operand = operand;
+        throw failure;
+    };
+    if (found.bad_query) nonfinite("query", " to be finite, got NaN or Infinity");
+    if (found.bad_key) nonfinite("key", " to be finite, got NaN or Infinity");
+    if (found.bad_value) nonfinite("value", " to be finite, got NaN or Infinity");
+    if (found.bad_given & static_cast<uint32_t>(Given::kMask)) nonfinite("attnMask", " to hold finite numbers or -Infinity, got NaN or Infinity");
+    const std::pair<Given, const char*> scales[] = {{Given::kQueryScale, "qScale"}, {Given::kKeyScale, "kScale"}, {Given::kValueScale, "vScale"}, {Given::kChannelScale, "vChannelScale"}};
+    for (const auto& [what, name] : scales)
+        if (found.bad_given & static_cast<uint32_t>(what)) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " to hold finite scales > 0, got others");
+    const bool is_float16 = precision_ == Precision::kFloat16 || precision_ == Precision::kFlashD;
+    const auto too_large = [](const char* operand, const char* most, uint32_t bits) {
+        throw Failure("ERR_OVERFLOW", std::string("Expected |") + operand + "| of at most " + most + ", got " + number(float_of(bits)));
+    };
+    if (found.large_value) too_large("value", is_half() ? "65504 for half-int8" : is_float16 ? "65504 for fp16" : "2^100", found.large_value);
+    if (found.large_key) too_large("key", is_float16 ? "65504 for fp16" : "2^100", found.large_key);
+    if (found.large_query) too_large("query", is_float16 ? "65504 for fp16" : "2^100", found.large_query);
+    double bound;
+    std::memcpy(&bound, &found.score_bound, 8);
+    if (found.score_bound) throw Failure("ERR_OVERFLOW", "Expected scores of at most 2^100, got up to " + number(bound));
+}
+
+// ── run ──
+AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, std::shared_ptr<FindingsSheet> sheet) {
+    const cudaStream_t target = stream.handle();
+    request.abort.check();
+    const auto operation = std::make_shared<AttentionOperation>(stream, request, sheet);
+    AttentionAnswer answer;
+    request.abort.check();
+    sheet->clear(target);
+    const Timestamp start(target);
+    operation->check(target);
+    operation->quantize(target);
+    const Timestamp quantized(target);
+    request.abort.check();
+    operation->attend(target);
+    for (int i = 0; i < request.repeats; ++i) {
+        answer.forward_ms.push_back(time_once(stream, [&] { operation->attend(target); }));
+        request.abort.check();
+    }
+    for (int i = 0; i < request.repeats; ++i) {
+        answer.quantize_repeat_ms.push_back(time_once(stream, [&] { operation->quantize(target); }));
+        request.abort.check();
+    }
+    operation->restore(target);
+    sheet->collect(target);
+    stream.synchronize();
+    operation->judge();
+    answer.quantize_ms = quantized.since(start);
+
+    const auto copy_out = [&](float* host, const std::shared_ptr<Buffer>& from) {
+        if (host == nullptr || !from || from->bytes() == 0) return;
+        check_cuda(cudaMemcpyAsync(host, from->as(), from->bytes(), cudaMemcpyDeviceToHost, target), "copy the output to the host");
+    };
+    copy_out(request.host_out, operation->out());
+    copy_out(request.host_lse, operation->lse());
+    if (request.host_out != nullptr) {
+        stream.synchronize();
+        return answer;
+    }
+    answer.out = operation->out();
+    answer.lse = operation->lse();
+    answer.operation = operation;
+    return answer;
+}
+
+std::vector<float> copy_times(Stream& stream, size_t bytes, int repeats) {
+    const auto from = stream.allocate(bytes), to = stream.allocate(bytes);
+    check_cuda(cudaMemsetAsync(from->as(), 1, bytes, stream.handle()), "fill a buffer");
+    std::vector<float> times;
+    for (int i = 0; i < repeats; ++i)
+        times.push_back(time_once(stream, [&] {
+            check_cuda(cudaMemcpyAsync(to->as(), from->as(), bytes, cudaMemcpyDeviceToDevice, stream.handle()), "copy within the device");
+        }));
+    return times;
+}
 
 }  // namespace intflash

@@ -2,7 +2,9 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -20,7 +22,18 @@ struct Failure : std::runtime_error {
 /** Thrown when the caller's AbortSignal fired between two kernels. */
 struct Aborted {};
 
+/** Raised from the JS thread, looked at between kernels. Without a signal there is nothing to look at. */
+struct AbortFlag {
+    std::shared_ptr<std::atomic<bool>> raised;
+    void check() const {
+        if (raised && raised->load()) throw Aborted{};
+    }
+};
+
 /** Turns a CUDA status into a Failure; says what was being done. A status that the context never recovers from is ERR_DEVICE_LOST. */
 void check_cuda(cudaError_t status, const char* doing);
+
+/** ERR_OOM of `bytes`, where "device" or "host". */
+Failure out_of_memory(const char* where, size_t bytes);
 
 }  // namespace intflash

@@ -4,8 +4,6 @@
 
 namespace intflash {
 
-using Task = std::function<void(Napi::Env)>;
-
 JsThread::JsThread(Napi::Env env)
     : function_(Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "int-flash CUDA", 0, 1)) {
     function_.Unref(env);
@@ -21,11 +19,15 @@ void JsThread::finish(Napi::Env env) {
 
 void JsThread::post(Task task) {
     auto* owned = new Task(std::move(task));
-    function_.NonBlockingCall(owned, [](Napi::Env env, Napi::Function, Task* run) {
-        if (env == nullptr) return;  // the environment is going away: leak, see above
-        (*run)(env);
-        delete run;
+    const napi_status status = function_.NonBlockingCall(owned, [](Napi::Env env, Napi::Function, Task* due) {
+        if (env == nullptr) {  // the environment is going away
+            due->drop();
+            return;
+        }
+        due->run(env);
+        delete due;
     });
+    if (status != napi_ok) owned->drop();
 }
 
 void JsThread::release() {

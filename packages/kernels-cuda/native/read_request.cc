@@ -1,15 +1,18 @@
 #include "read_request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
+
+#include "binding.h"
 
 namespace intflash {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 53;
 
-[[noreturn]] void reject(const Napi::Env& env, const std::string& message) { throw Napi::TypeError::New(env, message); }
+[[noreturn]] void reject(const Napi::Env& env, const std::string& message, const char* code = "ERR_ARG_TYPE") { throw argument_error(env, code, message); }
 
 RowStrides read_strides(const Napi::Object& js, const char* name) {
     const Napi::Value value = js.Get(name);
@@ -20,28 +23,33 @@ RowStrides read_strides(const Napi::Object& js, const char* name) {
 
 size_t element_bytes(ElementType type) { return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2; }
 
+/** An index, or one past the largest that any memory has. 128 bits: strides of 2^53 times counts of 2^31 are allowed to be asked for. */
+using Reach = __int128;
+
 /** One past the last element that any row touches. */
-int64_t reach(const AttentionRequest& request, const RowStrides& strides, int heads, int64_t width, bool queries) {
-    int64_t end = 0;
-    for (size_t b = 0; b < request.sequences.size(); ++b) {
-        const Sequence& s = request.sequences[b];
+Reach reach(const std::vector<Sequence>& sequences, const RowStrides& strides, int heads, int64_t width, bool queries) {
+    Reach end = 0;
+    for (size_t b = 0; b < sequences.size(); ++b) {
+        const Sequence& s = sequences[b];
         const int64_t length = queries ? s.q_len : s.k_len, start = queries ? s.q_start : s.k_start;
         if (length == 0 || width == 0) continue;
-        const int64_t token = strides.token == 0 ? 0 : strides.token * (start + length - 1);
-        end = std::max(end, static_cast<int64_t>(b) * strides.batch + (heads - 1) * strides.head + token + width);
+        end = std::max(end, Reach{strides.batch} * b + Reach{strides.head} * (heads - 1) + Reach{strides.token} * (start + length - 1) + width);
     }
     return end;
 }
 
-void expect_room(const Napi::Env& env, const Source& source, int64_t elements, size_t size, const char* what) {
+void expect_room(const Napi::Env& env, const Source& source, Reach elements, size_t size, const char* what) {
     const size_t available = source.buffer ? source.buffer->bytes() - std::min(source.offset, source.buffer->bytes()) : source.bytes;
-    if (elements > static_cast<int64_t>(available / size))
-        reject(env, std::string("Expected ") + what + " to hold " + std::to_string(elements) + " elements, got " + std::to_string(available / size));
+    if (source.offset % size != 0) reject(env, std::string("Expected ") + what + " to start at a whole element", "ERR_ARG_RANGE");
+    if (elements > static_cast<Reach>(available / size))
+        reject(env, std::string("Expected ") + what + " to hold " + (elements < kMaxElements ? std::to_string(static_cast<int64_t>(elements)) : "2^53 or more") + " elements, got " + std::to_string(available / size),
+               "ERR_SHAPE");
 }
 
 FloatOrCodes read_operand(const Napi::Object& js, const Device& device, bool wait, const char* what) {
-    const Napi::Object operand = js.Get(what).As<Napi::Object>();
-    if (operand.IsEmpty() || !js.Get(what).IsObject()) reject(js.Env(), std::string("Expected ") + what + " to be an operand");
+    const Napi::Value given = js.Get(what);
+    if (!given.IsObject()) reject(js.Env(), std::string("Expected ") + what + " to be an operand");
+    const Napi::Object operand = given.As<Napi::Object>();
     FloatOrCodes result{};
     result.type = static_cast<ElementType>(read_integer(operand, "type", 0, 3));
     result.data = read_source(operand.Get("data"), device, wait, what);
@@ -57,11 +65,12 @@ std::vector<Sequence> read_sequences(const Napi::Object& js) {
     const Napi::Value value = js.Get("sequences");
     if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) reject(js.Env(), "Expected sequences to be a Float64Array");
     const auto spans = value.As<Napi::Float64Array>();  // qStart, qLen, kStart, kLen of each
+    if (!spans.ArrayBuffer().IsArrayBuffer()) reject(js.Env(), "Expected sequences to own its memory");
     std::vector<Sequence> sequences(spans.ElementLength() / 4);
     for (size_t i = 0; i < sequences.size(); ++i) {
         const double* span = spans.Data() + 4 * i;
         for (int k = 0; k < 4; ++k)
-            if (!(span[k] >= 0 && span[k] <= 2147483647.)) reject(js.Env(), "Expected sequences to hold integers below 2^31");
+            if (!(span[k] >= 0 && span[k] <= 2147483647.)) reject(js.Env(), "Expected sequences to hold integers below 2^31", "ERR_ARG_RANGE");
         sequences[i] = {};
         sequences[i].q_start = static_cast<int64_t>(span[0]);
         sequences[i].q_len = static_cast<int32_t>(span[1]);
@@ -73,6 +82,7 @@ std::vector<Sequence> read_sequences(const Napi::Object& js) {
 
 int64_t read_window(const Napi::Object& js, const char* name) {
     const double value = read_number(js, name);
+    if (!(value >= 0)) reject(js.Env(), std::string("Expected ") + name + " to be at least 0", "ERR_ARG_RANGE");
     return value >= 1e12 ? int64_t{1} << 40 : static_cast<int64_t>(value);
 }
 
@@ -82,6 +92,7 @@ float* read_target(const Napi::Object& js, const char* name, int64_t elements) {
     if (value.IsUndefined()) return nullptr;
     if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) reject(js.Env(), std::string("Expected ") + name + " to be a Float32Array");
     auto array = value.As<Napi::Float32Array>();
+    if (!array.ArrayBuffer().IsArrayBuffer()) reject(js.Env(), std::string("Expected ") + name + " to own its memory", "ERR_BUFFER_SHARED");
     if (static_cast<int64_t>(array.ElementLength()) != elements) reject(js.Env(), std::string("Expected ") + name + " to hold " + std::to_string(elements) + " elements");
     return array.Data();
 }
@@ -101,25 +112,49 @@ int64_t read_integer(const Napi::Object& js, const char* name, int64_t min, int6
     return static_cast<int64_t>(value);
 }
 
+int64_t read_count(const Napi::Value& js, const char* name) {
+    if (!js.IsNumber()) reject(js.Env(), std::string("Expected ") + name + " to be a number");
+    const double value = js.As<Napi::Number>().DoubleValue();
+    if (!(value >= 0 && value <= static_cast<double>(kMaxElements)) || value != std::floor(value))
+        reject(js.Env(), std::string("Expected ") + name + " to be an integer in [0, 2^53]", "ERR_ARG_RANGE");
+    return static_cast<int64_t>(value);
+}
+
 std::shared_ptr<Buffer> read_buffer(const Napi::Value& js, const Device& device, const char* what) {
-    if (!js.IsExternal()) reject(js.Env(), std::string("Expected ") + what + " to be device memory");
-    const auto buffer = js.As<Napi::External<BufferHandle>>().Data()->buffer;
-    if (!buffer) reject(js.Env(), std::string("Expected ") + what + " to be live device memory, got a disposed tensor");
-    if (buffer->device().get() != &device) reject(js.Env(), std::string("Expected ") + what + " to lie on the same device object");
+    const auto buffer = read_handle<BufferHandle>(js, what).buffer;
+    if (!buffer) reject(js.Env(), std::string("Expected ") + what + " to be live device memory, got a disposed tensor", "ERR_DISPOSED");
+    if (&buffer->device() != &device) reject(js.Env(), std::string("Expected ") + what + " to lie on the same device object");
     return buffer;
+}
+
+Source read_host_source(const Napi::Value& js, const Device& device, const char* what) {
+    Source source = read_source(js, device, false, what);
+    if (source.buffer) reject(js.Env(), std::string("Expected ") + what + " to lie in host memory");
+    return source;
 }
 
 Source read_source(const Napi::Value& js, const Device& device, bool wait, const char* what) {
     Source source;
-    if (js.IsObject() && js.As<Napi::Object>().Has("buffer") && !js.IsTypedArray()) {
+    if (js.IsObject() && !js.IsTypedArray() && js.As<Napi::Object>().Has("buffer")) {
         const Napi::Object view = js.As<Napi::Object>();
         source.buffer = read_buffer(view.Get("buffer"), device, what);
         source.offset = static_cast<size_t>(read_integer(view, "byteOffset", 0, kMaxElements));
-        if (source.offset > source.buffer->bytes()) reject(js.Env(), std::string("Expected the offset of ") + what + " to lie inside its buffer");
+        if (source.offset > source.buffer->bytes()) reject(js.Env(), std::string("Expected the offset of ") + what + " to lie inside its buffer", "ERR_SHAPE");
+        return source;
+    }
+    if (js.IsObject() && !js.IsTypedArray() && js.As<Napi::Object>().Has("pinned")) {
+        const Napi::Object view = js.As<Napi::Object>();
+        source.pinned = read_handle<PinnedHandle>(view.Get("pinned"), what).memory;
+        if (!source.pinned) reject(js.Env(), std::string("Expected ") + what + " to be live page-locked memory, got a disposed buffer", "ERR_DISPOSED");
+        source.offset = static_cast<size_t>(read_integer(view, "byteOffset", 0, kMaxElements));
+        source.bytes = static_cast<size_t>(read_integer(view, "bytes", 0, kMaxElements));
+        if (source.offset > source.pinned->bytes() || source.bytes > source.pinned->bytes() - source.offset)
+            reject(js.Env(), std::string("Expected ") + what + " to lie inside its buffer", "ERR_SHAPE");
         return source;
     }
     if (!js.IsTypedArray()) reject(js.Env(), std::string("Expected ") + what + " to be a typed array or device memory");
     const auto array = js.As<Napi::TypedArray>();
+    if (!array.ArrayBuffer().IsArrayBuffer()) reject(js.Env(), std::string("Expected ") + what + " to own its memory, got shared memory", "ERR_BUFFER_SHARED");
     source.bytes = array.ByteLength();
     const uint8_t* data = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
     if (wait) {
@@ -134,7 +169,7 @@ Source read_source(const Napi::Value& js, const Device& device, bool wait, const
 AttentionRequest read_attention_request(const Napi::Object& js, const Device& device, bool wait) {
     const Napi::Env env = js.Env();
     AttentionRequest request{};
-    request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 5));
+    request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 9));
     request.smooth_k = js.Get("smoothK").ToBoolean();
     request.heads = static_cast<int>(read_integer(js, "heads", 1, 1 << 20));
     request.kv_heads = static_cast<int>(read_integer(js, "kvHeads", 1, 1 << 20));
@@ -153,7 +188,7 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
     if (!js.Get("channelScale").IsUndefined()) {
         request.channel_scale = read_source(js.Get("channelScale"), device, wait, "channelScale");
         request.channel_strides = read_strides(js, "channelStrides");
-        expect_room(env, request.channel_scale, reach(request, request.channel_strides, request.kv_heads, request.head_dim_v, false), 4, "channelScale");
+        expect_room(env, request.channel_scale, reach(request.sequences, request.channel_strides, request.kv_heads, request.head_dim_v, false), 4, "channelScale");
     }
     request.out_strides = read_strides(js, "outStrides");
     request.lse_strides = read_strides(js, "lseStrides");
@@ -163,6 +198,7 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
     request.repeats = js.Get("repeats").IsUndefined() ? 0 : static_cast<int>(read_integer(js, "repeats", 0, 10000));
     request.host_out = read_target(js, "out", request.out_elements);
     request.host_lse = read_target(js, "lse", request.lse_elements);
+    request.abort = read_abort_flag(js.Get("abortFlag"));
 
     const struct {
         const FloatOrCodes& operand;
@@ -173,13 +209,13 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
                     {request.key, request.kv_heads, request.head_dim, false, "key"},
                     {request.value, request.kv_heads, request.head_dim_v, false, "value"}};
     for (const auto& [operand, heads, dim, queries, what] : operands) {
-        expect_room(env, operand.data, reach(request, operand.strides, heads, dim, queries), element_bytes(operand.type), what);
+        expect_room(env, operand.data, reach(request.sequences, operand.strides, heads, dim, queries), element_bytes(operand.type), what);
         if (operand.type != ElementType::kInt8) continue;
         if (request.precision >= Precision::kFloat32 || request.precision == Precision::kHalfInt8) reject(env, "Expected float operands for this precision");
-        expect_room(env, operand.scale, reach(request, operand.scale_strides, heads, 1, queries), 4, "a scale");
+        expect_room(env, operand.scale, reach(request.sequences, operand.scale_strides, heads, 1, queries), 4, "a scale");
     }
-    if (reach(request, request.out_strides, request.heads, request.head_dim_v, true) > request.out_elements) reject(env, "Expected the output to hold every row");
-    if (request.want_lse && reach(request, request.lse_strides, request.heads, 1, true) > request.lse_elements) reject(env, "Expected lse to hold every row");
+    if (reach(request.sequences, request.out_strides, request.heads, request.head_dim_v, true) > request.out_elements) reject(env, "Expected the output to hold every row");
+    if (request.want_lse && reach(request.sequences, request.lse_strides, request.heads, 1, true) > request.lse_elements) reject(env, "Expected lse to hold every row");
 
     if (js.Get("mask").IsObject()) {
         const Napi::Object mask = js.Get("mask").As<Napi::Object>();
@@ -189,15 +225,35 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
         request.mask_strides.query = read_integer(mask, "query", 0, kMaxElements);
         request.mask_strides.key = read_integer(mask, "key", 0, kMaxElements);
         request.mask_strides.is_float = mask.Get("isFloat").ToBoolean();
-        int64_t end = 0;
+        Reach end = 0;
         for (size_t b = 0; b < request.sequences.size(); ++b) {
             const Sequence& s = request.sequences[b];
+            if (s.q_len != request.sequences[0].q_len || s.k_len != request.sequences[0].k_len) reject(env, "Expected a mask over sequences of one length");
             if (s.q_len > 0 && s.k_len > 0)
-                end = std::max(end, static_cast<int64_t>(b) * request.mask_strides.batch + (request.heads - 1) * request.mask_strides.head +
-                                        (s.q_len - 1) * request.mask_strides.query + (s.k_len - 1) * request.mask_strides.key + 1);
+                end = std::max(end, Reach{request.mask_strides.batch} * b + Reach{request.mask_strides.head} * (request.heads - 1) +
+                                        Reach{request.mask_strides.query} * (s.q_len - 1) + Reach{request.mask_strides.key} * (s.k_len - 1) + 1);
         }
         expect_room(env, request.mask, end, request.mask_strides.is_float ? 4 : 1, "mask");
     }
+    return request;
+}
+
+TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device) {
+    TensorQuantizeRequest request{};
+    request.type = static_cast<ElementType>(read_integer(js, "type", 0, 2));
+    request.data = read_source(js.Get("data"), device, false, "tensor");
+    request.strides = read_strides(js, "strides");
+    request.batch = static_cast<int32_t>(read_integer(js, "batch", 0, 65535));  // CUDA's limit on blockIdx.y and z
+    request.heads = static_cast<int32_t>(read_integer(js, "heads", 0, 65535));
+    request.tokens = static_cast<int32_t>(read_integer(js, "tokens", 0, 1 << 30));
+    request.dim = static_cast<int32_t>(read_integer(js, "dim", 8, 256));
+    request.levels = static_cast<int32_t>(read_integer(js, "levels", 1, 127));
+    request.abort = read_abort_flag(js.Get("abortFlag"));
+    if (request.dim % 8 != 0) reject(js.Env(), "Expected dim to be a multiple of 8", "ERR_UNSUPPORTED");
+    if (request.heads == 0) return request;
+    std::vector<Sequence> sequences(static_cast<size_t>(request.batch));
+    for (Sequence& sequence : sequences) sequence.q_len = request.tokens;
+    expect_room(js.Env(), request.data, reach(sequences, request.strides, request.heads, request.dim, true), element_bytes(request.type), "tensor");
     return request;
 }
 

@@ -5,18 +5,9 @@
 #include <memory>
 
 #include "attention.h"
+#include "quantize_operation.h"
 
 namespace intflash {
-
-/** What a JS handle of a device buffer holds; empty once disposed. */
-struct BufferHandle {
-    std::shared_ptr<Buffer> buffer;
-};
-
-struct DeviceHandle {
-    std::shared_ptr<Device> device;
-    std::shared_ptr<class JsThread> js_thread;
-};
 
 /**
  * @param wait the caller blocks until the answer is there, so its memory may be read in place; otherwise inputs are copied.
@@ -24,12 +15,19 @@ struct DeviceHandle {
  */
 AttentionRequest read_attention_request(const Napi::Object& js, const Device& device, bool wait);
 
-/** A typed array's bytes, or an error that names `what`. Shared and resizable memory is refused in TypeScript. */
+/** One tensor to quantize. Its dims, and all that follows from them, are as for `read_attention_request`. */
+TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device);
+
+/** A typed array, a place in device memory or in page-locked memory. Shared and resizable memory is refused in TypeScript. */
 Source read_source(const Napi::Value& js, const Device& device, bool wait, const char* what);
+/** The same without device memory; typed arrays are copied. */
+Source read_host_source(const Napi::Value& js, const Device& device, const char* what);
 
 std::shared_ptr<Buffer> read_buffer(const Napi::Value& js, const Device& device, const char* what);
 
 int64_t read_integer(const Napi::Object& js, const char* name, int64_t min, int64_t max);
 double read_number(const Napi::Object& js, const char* name);
+/** A number of bytes or of things. */
+int64_t read_count(const Napi::Value& js, const char* name);
 
 }  // namespace intflash

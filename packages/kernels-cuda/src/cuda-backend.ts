@@ -4,9 +4,10 @@ import {
   type CacheAttentionArgs,
   IntFlashError,
   type KvCacheView,
-  type Linear,
 } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
+import { createCudaDecoder } from './cuda-decoder.js';
+import { CudaLinear } from './cuda-linear.js';
 import { cudaStatus } from './cuda-status.js';
 import {
   type DeviceHandle,
@@ -15,12 +16,12 @@ import {
   type NativeOperand,
   type NativeRequest,
 } from './native-addon.js';
-import { awaitNative, callNative } from './native-error.js';
+import { callNative, withAbortFlag } from './native-error.js';
 import { hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
 
 /**
- * Attention on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back. Data that stays
- * on the GPU goes through `openCudaDevice` instead.
+ * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
+ * Weights stay on the GPU. Other data that stays there goes through `openCudaDevice` instead.
  *
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
  */
@@ -42,15 +43,8 @@ export function createCudaBackend(): Backend {
     quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan), signal),
     quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan)),
     cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,
-    createLinear: (): Linear => {
-      throw new IntFlashError(
-        'ERR_UNSUPPORTED',
-        'Expected a backend with linear layers, got cuda, which has attention only so far',
-        {
-          hint: 'Use the cpu backend for a whole model.',
-        },
-      );
-    },
+    createLinear: (weights) => new CudaLinear(addon, device, weights),
+    createDecoder: (spec) => createCudaDecoder(addon, device, spec),
     liveBytes: () => addon.liveBytes(device),
   };
 }
@@ -70,16 +64,8 @@ async function attend(
   request: NativeRequest,
   signal?: AbortSignal,
 ): Promise<AttentionResult> {
-  signal?.throwIfAborted();
   const full = withTargets(request);
-  const flag = signal && addon.abortFlag();
-  const onAbort = () => addon.raiseAbortFlag(flag!);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    await awaitNative(() => addon.attention(device, { ...full, abortFlag: flag }), signal);
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-  }
+  await withAbortFlag(addon, signal, (abortFlag) => addon.attention(device, { ...full, abortFlag }));
   return resultOf(full);
 }
 

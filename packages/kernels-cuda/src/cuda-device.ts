@@ -1,55 +1,49 @@
 import {
-  ATTENTION_OPTION_KEYS,
-  type AttentionPlan,
+  checkChoice,
   checkInteger,
   checkOptions,
-  checkSignal,
   describe,
-  type FloatType,
   IntFlashError,
-  judgeAttention,
   judgeTensor,
-  type RowStrides,
+  readArguments,
   type TensorLike,
 } from '@int-flash/ops';
-import { cudaStatus } from './cuda-status.js';
-import { type CudaDataType, CudaTensor } from './cuda-tensor.js';
+import { CudaGraph } from './cuda-graph.js';
+import { CudaRecorder } from './cuda-recorder.js';
+import { deviceStatus } from './cuda-status.js';
+import { CudaStream, checkStream } from './cuda-stream.js';
+import { CudaTensor } from './cuda-tensor.js';
 import {
-  type BufferHandle,
-  type DeviceHandle,
-  loadNativeAddon,
-  type NativeAddon,
-  type NativeOperand,
-} from './native-addon.js';
+  attendCodesOnDevice,
+  attendOnDevice,
+  type CudaAttentionInputs,
+  type CudaAttentionOptions,
+  type CudaAttentionResult,
+  type CudaQuantizedInputs,
+} from './device-attention.js';
+import type { DeviceContext } from './device-context.js';
+import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
+import { type BufferHandle, type DeviceHandle, loadNativeAddon, type NativeAddon } from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
-import { geometryRequest, TYPE_NUMBERS } from './native-request.js';
+import { BASELINES, type Baseline } from './native-request.js';
+import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
+import { bytesOf, type CudaDataType, judgeCounts } from './strided-memory.js';
 
-export interface CudaAttentionInputs {
-  readonly query: CudaTensor;
-  readonly key: CudaTensor;
-  readonly value: CudaTensor;
-}
+const DATA_TYPES = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'bool'] as const;
+const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
 
-export interface CudaAttentionResult {
-  readonly out: CudaTensor;
-  readonly lse?: CudaTensor;
-  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel, by CUDA events. */
-  readonly quantizeMs: number;
-  readonly forwardMs: readonly number[];
-}
-
-/** Opens a GPU. @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_CUDA`. */
+/** Opens a GPU. @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_DEVICE_LOST`, `ERR_CUDA`. */
 export function openCudaDevice(ordinal = 0): CudaDevice {
-  const status = cudaStatus();
   const { addon } = loadNativeAddon();
+  const devices = addon?.probe().devices.length ?? 0;
+  readArguments(() => checkInteger(ordinal, 'ordinal', 0, 0, Math.max(devices - 1, 0)));
+  const status = deviceStatus(ordinal);
   if (!addon || !status.available) {
     throw new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${status.detail}`, {
       ...(status.reason && { reason: status.reason }),
       ...(status.hint && { hint: status.hint }),
     });
   }
-  const devices = addon.probe().devices.length;
-  checkInteger(ordinal, 'ordinal', 0, 0, devices - 1);
   return new CudaDevice(
     addon,
     callNative(() => addon.openDevice(ordinal)),
@@ -57,12 +51,14 @@ export function openCudaDevice(ordinal = 0): CudaDevice {
 }
 
 /**
- * A GPU with a stream and a worker thread of its own. Calls are queued and run in order; promises settle when the GPU is done, and
- * neither the event loop nor libuv's thread pool waits for it.
+ * A GPU with a stream and a worker thread of its own. Calls are queued and run in order, unless they name another `stream`; promises
+ * settle when the GPU is done, and neither the event loop nor libuv's thread pool waits for it.
  */
 export class CudaDevice {
   readonly #addon: NativeAddon;
   readonly #handle: DeviceHandle;
+  readonly #context: DeviceContext;
+  readonly #streams = new Set<CudaStream>();
   #disposed = false;
   readonly name: string;
   /** `sm_90` for compute capability 9.0. */
@@ -74,6 +70,7 @@ export class CudaDevice {
   constructor(addon: NativeAddon, handle: DeviceHandle) {
     this.#addon = addon;
     this.#handle = handle;
+    this.#context = { addon, device: handle, expectOpen: () => this.#expectOpen() };
     const facts = addon.deviceFacts(handle);
     this.name = facts.name;
     this.isa = `sm_${facts.major}${facts.minor}`;
@@ -81,9 +78,14 @@ export class CudaDevice {
     this.totalBytes = facts.totalBytes;
   }
 
-  /** Bytes of device memory that live tensors and running calls hold. */
+  /** Bytes of device memory that live tensors, graphs and running calls hold: 0 once all are disposed. */
   liveBytes(): number {
     return this.#addon.liveBytes(this.#handle);
+  }
+
+  /** Bytes of page-locked host memory that live {@link PinnedBuffer}s hold. */
+  pinnedBytes(): number {
+    return this.#addon.pinnedBytes(this.#handle);
   }
 
   /** Waits for everything queued, returns cached memory to the driver, and reads what is free. */
@@ -91,134 +93,187 @@ export class CudaDevice {
     return this.#call(() => this.#addon.memory(this.#handle));
   }
 
-  /** Copies a tensor to the GPU. Its data is read before this returns. */
-  async upload(tensor: TensorLike): Promise<CudaTensor> {
-    const types = ['float32', 'float16', 'bfloat16', 'int8', 'uint8'] as const;
-    const judged = judgeTensor(tensor, 'tensor', types);
-    const buffer = await this.#call(() => this.#addon.upload(this.#handle, judged.data));
-    return this.#wrap(buffer, judged.type as CudaDataType, judged.dims, judged.strides);
+  /** Returns the memory that freed tensors leave cached to the driver. */
+  async trim(): Promise<void> {
+    await this.memory();
+  }
+
+  /** Copies a tensor to the GPU. Its data is read before this returns, unless it is a {@link PinnedBuffer}'s, which the GPU reads itself. */
+  async upload(tensor: TensorLike, options: { stream?: CudaStream } = {}): Promise<CudaTensor> {
+    this.#expectOpen();
+    const { stream, judged } = readArguments(() => ({
+      stream: checkStream(checkOptions(options, ['stream'], 'options').stream, this.#handle),
+      judged: judgeTensor(tensor, 'tensor', DATA_TYPES),
+    }));
+    const { type, dims, strides, data } = judged;
+    const source = pinnedSource(data, this.#handle) ?? data;
+    const buffer = await awaitNative(() => this.#addon.upload(this.#handle, source, stream));
+    return this.#wrap(buffer, type as CudaDataType, dims, { strides, elements: data.length });
+  }
+
+  /** A tensor whose numbers are not set. */
+  async empty(type: CudaDataType, dims: readonly number[]): Promise<CudaTensor> {
+    this.#expectOpen();
+    const [judgedType, judgedDims] = readArguments(() => [checkDataType(type), judgeCounts(dims, 'dims')] as const);
+    const bytes = bytesOf(
+      judgedType,
+      judgedDims.reduce((product, dim) => product * dim, 1),
+    );
+    if (!(bytes <= MAX_BYTES))
+      throw new IntFlashError('ERR_OVERFLOW', `Expected at most 2^46 bytes, got dims [${judgedDims.join(', ')}]`);
+    const buffer = await awaitNative(() => this.#addon.allocate(this.#handle, bytes));
+    return this.#wrap(buffer, judgedType, judgedDims, {});
+  }
+
+  /** Page-locked host memory of `length` elements, for copies without a detour. */
+  async pinned<T extends keyof PinnedArrays>(type: T, length: number): Promise<PinnedBuffer<T>> {
+    this.#expectOpen();
+    const bytes = readArguments(() =>
+      bytesOf(checkDataType(type), checkInteger(length ?? null, 'length', 0, 0, 2 ** 32)),
+    );
+    const memory = await awaitNative(() => this.#addon.allocatePinned(this.#handle, bytes));
+    return new PinnedBuffer(this.#addon, this.#handle, memory, type);
+  }
+
+  /** One more stream, for work beside the device's own. The device disposes of it with itself. */
+  createStream(): CudaStream {
+    this.#expectOpen();
+    const stream = new CudaStream(
+      this.#addon,
+      this.#handle,
+      callNative(() => this.#addon.openStream(this.#handle)),
+    );
+    for (const known of this.#streams) if (known.disposed) this.#streams.delete(known);
+    this.#streams.add(stream);
+    return stream;
   }
 
   /**
-   * Attention on tensors of this device; the answer stays here. Options as for `judgeAttention`, masks excepted, plus `signal` (honoured
+   * Attention on tensors of this device; the answer stays here. Options as for `judgeAttention`, plus `stream`, `signal` (honoured
    * between kernels) and `repeats`.
    *
    * @throws {IntFlashError} as `judgeAttention`, and `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_OOM`, `ERR_DISPOSED`.
    */
-  attention(inputs: CudaAttentionInputs, options: object = {}): Promise<CudaAttentionResult> {
-    return this.#attend(inputs, options, false);
+  attention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
+    return attendOnDevice(this.#context, inputs, options);
   }
 
   /** The same in float64, nothing quantized: what tests and benchmarks judge {@link CudaDevice.attention} by. Slow. */
-  exactAttention(inputs: CudaAttentionInputs, options: object = {}): Promise<CudaAttentionResult> {
-    return this.#attend(inputs, options, true);
+  exactAttention(inputs: CudaAttentionInputs, options: CudaAttentionOptions = {}): Promise<CudaAttentionResult> {
+    return attendOnDevice(this.#context, inputs, options, 'float64');
+  }
+
+  /**
+   * Attention as others compute it, in the same code, for comparisons: operands rounded to float16, bfloat16 or FP8 (e4m3, one scale a
+   * head and operand as FlashAttention-3's; compute capability 8.9), or `flash-d`, float16 with the division hidden in a sigmoid.
+   * Without softcap and attnMask; `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
+   */
+  async baselineAttention(
+    inputs: CudaAttentionInputs,
+    baseline: Baseline,
+    options: CudaAttentionOptions = {},
+  ): Promise<CudaAttentionResult> {
+    const kind = readArguments(() => checkChoice(baseline, 'baseline', BASELINES, 'fp16'));
+    return attendOnDevice(this.#context, inputs, options, kind);
+  }
+
+  /** Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. */
+  quantizedAttention(
+    inputs: CudaQuantizedInputs,
+    options: Omit<CudaAttentionOptions, 'smoothK'> = {},
+  ): Promise<CudaAttentionResult> {
+    return attendCodesOnDevice(this.#context, inputs, options);
+  }
+
+  /** Codes and scales of a float tensor [.., tokens, dim], one scale a token, left on the device. @throws {IntFlashError} `ERR_NONFINITE` */
+  quantize(tensor: CudaTensor, options: QuantizeOptions = {}): Promise<CudaQuantizedTensor> {
+    return quantizeOnDevice(this.#context, tensor, options);
+  }
+
+  /**
+   * Records what `record` calls on its recorder into a graph, to be replayed any number of times.
+   *
+   * @throws {IntFlashError} what the recorded operations throw, and whatever `record` does; nothing is left behind then.
+   */
+  async capture<T>(record: (recorder: CudaRecorder) => T | Promise<T>): Promise<CudaGraph<T>> {
+    this.#expectOpen();
+    readArguments(() => {
+      if (typeof record !== 'function')
+        throw new IntFlashError('ERR_ARG_TYPE', `Expected record to be a function, got ${describe(record)}`);
+    });
+    const recording = await awaitNative(() => this.#addon.beginRecording(this.#handle));
+    const recorder = new CudaRecorder(this.#addon, this.#handle, recording, () => this.#expectOpen());
+    try {
+      const result = await record(recorder);
+      recorder.close();
+      const graph = await this.#call(() => this.#addon.finishRecording(this.#handle, recording));
+      return new CudaGraph(this.#addon, this.#handle, graph, recorder.outputs, result);
+    } catch (error) {
+      recorder.close();
+      for (const output of recorder.outputs) output.release();
+      this.#addon.disposeRecording(recording);
+      throw error;
+    }
   }
 
   /** Compares two float32 tensors on the device; `odd` counts elements of which one is infinite or NaN and the other is not the same. */
   async compare(actual: CudaTensor, expected: CudaTensor): Promise<{ relativeL2: number; worst: number; odd: number }> {
-    const count = actual.dims.reduce((product, dim) => product * dim, 1);
-    const [a, b] = [actual, expected].map((tensor) => tensor.nativeSource(this.#handle).buffer);
-    const sums = await this.#call(() => this.#addon.compare(this.#handle, a!, b!, count));
+    const places = readArguments(() =>
+      [actual, expected].map((tensor) => {
+        if (tensor instanceof CudaTensor && tensor.type === 'float32') return tensor.nativeSource(this.#handle);
+        throw new IntFlashError('ERR_ARG_TYPE', `Expected two float32 CudaTensors, got ${describe(tensor)}`);
+      }),
+    );
+    const [a, b] = [places[0]!, places[1]!];
+    const sums = await this.#call(() => this.#addon.compare(this.#handle, a, b, actual.size));
     const relativeL2 = sums.difference === 0 ? 0 : Math.sqrt(sums.difference / sums.size);
     return { relativeL2, worst: sums.worst, odd: sums.odd };
   }
 
-  /** Waits for what is queued and stops the worker thread; twice is a no-op. Tensors must be disposed on their own. */
+  /** Milliseconds of each of `repeats` copies of `bytes` from one place of the device to another: the yardstick of what memory bounds. */
+  async timeCopy(bytes: number, repeats: number): Promise<readonly number[]> {
+    readArguments(() => {
+      checkInteger(bytes ?? null, 'bytes', 1, 1, 2 ** 40);
+      checkInteger(repeats ?? null, 'repeats', 1, 1, 10_000);
+    });
+    return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
+  }
+
+  /** Waits for what is queued, blocking, and stops the worker threads; twice is a no-op. Tensors must be disposed on their own. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    for (const stream of this.#streams) stream.dispose();
     this.#addon.closeDevice(this.#handle);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#disposed) await this.memory(); // lets the queue drain without blocking the event loop
+    if (!this.#disposed) await this.memory(); // lets the queues drain without blocking the event loop
     this.dispose();
   }
 
-  async #attend(inputs: CudaAttentionInputs, options: object, exact: boolean): Promise<CudaAttentionResult> {
-    const {
-      signal: givenSignal,
-      repeats,
-      ...rest
-    } = checkOptions(options, [...ATTENTION_OPTION_KEYS, 'signal', 'repeats'], 'options');
-    const signal = checkSignal(givenSignal);
-    if (rest.attnMask !== undefined)
-      throw new IntFlashError('ERR_UNSUPPORTED', 'Expected no attnMask on device tensors, got one');
-    const plan = judgeShapes(inputs, rest);
-    const operand = (tensor: CudaTensor): NativeOperand => ({
-      type: TYPE_NUMBERS[tensor.type as FloatType],
-      data: tensor.nativeSource(this.#handle),
-      strides: rowStrides(tensor, rest),
-    });
-    const request = {
-      ...geometryRequest(plan, exact ? 'float64' : plan.precision, plan.smoothK),
-      query: operand(inputs.query),
-      key: operand(inputs.key),
-      value: operand(inputs.value),
-      repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
-    };
-    signal?.throwIfAborted();
-    const flag = signal && this.#addon.abortFlag();
-    const onAbort = () => this.#addon.raiseAbortFlag(flag!);
-    signal?.addEventListener('abort', onAbort, { once: true });
-    try {
-      const answer = await this.#call(
-        () => this.#addon.attention(this.#handle, { ...request, abortFlag: flag }),
-        signal,
-      );
-      return {
-        out: this.#wrap(answer.out!, 'float32', plan.outDims),
-        ...(answer.lse && { lse: this.#wrap(answer.lse, 'float32', plan.lseDims) }),
-        quantizeMs: answer.quantizeMs,
-        forwardMs: answer.forwardMs,
-      };
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
-    }
+  #wrap(
+    buffer: BufferHandle,
+    type: CudaDataType,
+    dims: readonly number[],
+    shape: { strides?: readonly number[]; elements?: number },
+  ): CudaTensor {
+    return new CudaTensor({ addon: this.#addon, device: this.#handle, buffer, disposed: false }, type, dims, shape);
   }
 
-  #wrap(buffer: BufferHandle, type: CudaDataType, dims: readonly number[], strides?: readonly number[]): CudaTensor {
-    return new CudaTensor({ addon: this.#addon, device: this.#handle, buffer, disposed: false }, type, dims, strides);
+  async #call<T>(work: () => Promise<T>): Promise<T> {
+    this.#expectOpen();
+    return awaitNative(work);
   }
 
-  #call<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  #expectOpen(): void {
     if (this.#disposed)
       throw new IntFlashError('ERR_DISPOSED', 'Expected an open CudaDevice, got one that was disposed');
-    return awaitNative(work, signal);
   }
 }
 
-/** The judge wants host memory; what it decides depends on the shapes alone, so it is shown each shape over a single row. */
-function judgeShapes(inputs: CudaAttentionInputs, options: object): AttentionPlan {
-  const given = checkOptions(inputs, ['query', 'key', 'value'], 'inputs');
-  const shape = (tensor: unknown, name: string) => {
-    if (!(tensor instanceof CudaTensor))
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a CudaTensor, got ${describe(tensor)}`);
-    const dim = tensor.dims[tensor.dims.length - 1] ?? 0;
-    const strides = tensor.dims.map((_, axis) => (axis === tensor.dims.length - 1 ? 1 : 0));
-    const data =
-      tensor.type === 'float32'
-        ? new Float32Array(dim)
-        : tensor.type === 'int8'
-          ? new Int8Array(dim)
-          : new Uint16Array(dim);
-    return { type: tensor.type, dims: tensor.dims, strides, data };
-  };
-  return judgeAttention(
-    { query: shape(given.query, 'query'), key: shape(given.key, 'key'), value: shape(given.value, 'value') },
-    options,
-  );
-}
-
-function rowStrides({ dims, strides }: CudaTensor, options: Record<string, unknown>): RowStrides {
-  const rank = dims.length;
-  if (dims[rank - 1]! > 1 && strides[rank - 1] !== 1) {
-    throw new IntFlashError(
-      'ERR_UNSUPPORTED',
-      `Expected the head dimension to be contiguous, got stride ${strides[rank - 1]}`,
-    );
-  }
-  const [inner, outer] = [strides[rank - 2]!, strides[rank - 3]!];
-  const batch = rank === 4 ? strides[0]! : 0;
-  return options.tensorLayout === 'NHD' ? { batch, head: inner, token: outer } : { batch, head: outer, token: inner };
+function checkDataType(type: unknown): CudaDataType {
+  if (typeof type !== 'string')
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected type to be a string, got ${describe(type)}`);
+  return checkChoice(type, 'type', DATA_TYPES, 'float32');
 }

@@ -3,15 +3,23 @@ import { type LoadedAddon, loadNativeAddon, type Probe } from './native-addon.js
 
 const MINIMUM = 80; // the kernels use mma.sync on INT8 with cp.async, which arrived with compute capability 8.0
 
+let known: Probe | undefined; // drivers and devices do not come and go while a process lives
+
 /** Whether attention can run on an NVIDIA GPU here, and if not, why. Never throws; costs a few milliseconds on the first call. */
 export function cudaStatus(): BackendStatus {
-  return describeStatus(loadNativeAddon(), (addon) => addon.probe());
+  return deviceStatus(0);
+}
+
+/** {@link cudaStatus} of one GPU of several. */
+export function deviceStatus(ordinal: number): BackendStatus {
+  return describeStatus(loadNativeAddon(), (addon) => (known ??= addon.probe()), ordinal);
 }
 
 /** {@link cudaStatus} from what was loaded and seen, so that every answer can be tested without the machine it is about. */
 export function describeStatus(
   loaded: LoadedAddon,
   probe: (addon: NonNullable<LoadedAddon['addon']>) => Probe,
+  ordinal = 0,
 ): BackendStatus {
   if (!loaded.addon) {
     return loaded.reason === 'addon-not-installed'
@@ -41,7 +49,7 @@ export function describeStatus(
       'Update the NVIDIA driver.',
     );
   }
-  const device = seen.devices[0];
+  const device = seen.devices[ordinal];
   if (!device) {
     return unavailable(
       'no-device',
@@ -62,7 +70,7 @@ export function describeStatus(
   return {
     name: 'cuda',
     available: true,
-    detail: `${device.name} (${isa}), CUDA ${version(seen.driverVersion)} driver`,
+    detail: `${device.name} (${isa}, ${Math.round(device.totalBytes / 1e9)} GB), CUDA ${version(seen.driverVersion)} driver`,
     isa,
   };
 }

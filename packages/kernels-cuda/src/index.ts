@@ -1,4 +1,18 @@
 export { createCudaBackend } from './cuda-backend.js';
-export { type CudaAttentionInputs, type CudaAttentionResult, CudaDevice, openCudaDevice } from './cuda-device.js';
+export { CudaDevice, openCudaDevice } from './cuda-device.js';
+export { CudaEvent } from './cuda-event.js';
+export { CudaGraph, type ReplayOptions } from './cuda-graph.js';
+export { CudaRecorder, type RecordedAttentionOptions } from './cuda-recorder.js';
 export { cudaStatus } from './cuda-status.js';
-export { type CudaDataType, CudaTensor } from './cuda-tensor.js';
+export { CudaStream } from './cuda-stream.js';
+export { CudaTensor } from './cuda-tensor.js';
+export type {
+  CudaAttentionInputs,
+  CudaAttentionOptions,
+  CudaAttentionResult,
+  CudaQuantizedInputs,
+} from './device-attention.js';
+export type { CudaQuantizedTensor, QuantizeOptions } from './device-quantize.js';
+export type { Baseline } from './native-request.js';
+export { type PinnedArrays, PinnedBuffer } from './pinned-buffer.js';
+export type { CudaDataType } from './strided-memory.js';

@@ -10,6 +10,14 @@ export interface NativeHandle<Kind extends string> {
 export type DeviceHandle = NativeHandle<'device'>;
 export type BufferHandle = NativeHandle<'buffer'>;
 export type AbortFlag = NativeHandle<'abort'>;
+export type StreamHandle = NativeHandle<'stream'>;
+export type EventHandle = NativeHandle<'event'>;
+export type PinnedHandle = NativeHandle<'pinned'>;
+export type RecordingHandle = NativeHandle<'recording'>;
+export type GraphHandle = NativeHandle<'graph'>;
+export type LinearHandle = NativeHandle<'linear'>;
+export type DecoderHandle = NativeHandle<'decoder'>;
+export type SequenceHandle = NativeHandle<'sequence'>;
 
 /** What the addon sees of driver and devices. */
 export interface Probe {
@@ -28,8 +36,20 @@ export interface Probe {
   }[];
 }
 
-/** Host memory, or a place in device memory. */
-export type NativeSource = ArrayBufferView | { readonly buffer: BufferHandle; readonly byteOffset: number };
+/** A place in device memory. */
+export interface NativeBufferSource {
+  readonly buffer: BufferHandle;
+  readonly byteOffset: number;
+}
+
+/** A range of page-locked host memory. */
+export interface NativePinnedSource {
+  readonly pinned: PinnedHandle;
+  readonly byteOffset: number;
+  readonly bytes: number;
+}
+
+export type NativeSource = ArrayBufferView | NativeBufferSource;
 
 export interface NativeStrides {
   readonly batch: number;
@@ -85,7 +105,77 @@ export interface NativeRequest {
   readonly out?: Float32Array | undefined;
   readonly lse?: Float32Array | undefined;
   readonly repeats?: number | undefined;
+  readonly stream?: StreamHandle | undefined;
+  readonly recording?: RecordingHandle | undefined;
   readonly abortFlag?: AbortFlag | undefined;
+}
+
+/** One tensor to quantize per token, as native/read_request.cc reads it. */
+export interface NativeQuantizeRequest {
+  readonly type: number;
+  readonly data: NativeSource;
+  readonly strides: NativeStrides;
+  readonly batch: number;
+  readonly heads: number;
+  readonly tokens: number;
+  readonly dim: number;
+  /** The largest code. */
+  readonly levels: number;
+  readonly stream?: StreamHandle | undefined;
+  readonly recording?: RecordingHandle | undefined;
+  readonly abortFlag?: AbortFlag | undefined;
+}
+
+/** Weights of a linear layer: `codes` with `scales`, or `weights`. */
+export interface NativeLinear {
+  readonly rows: number;
+  readonly cols: number;
+  readonly codes?: Int8Array | undefined;
+  readonly scales?: Float32Array | undefined;
+  readonly weights?: Float32Array | undefined;
+  readonly bias?: Float32Array | undefined;
+}
+
+export interface NativeNorm {
+  readonly gain: Float32Array;
+  readonly bias: Float32Array | undefined;
+}
+
+/** A decoder as native/decoder_binding.cc reads it. */
+export interface NativeDecoder {
+  readonly hidden: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly intermediate: number;
+  readonly vocabulary: number;
+  readonly maxTokens: number;
+  /** 0: heads are not turned. */
+  readonly rotaryHalf: number;
+  readonly cos: Float32Array | undefined;
+  readonly sin: Float32Array | undefined;
+  readonly scale: number;
+  readonly epsilon: number;
+  /** Layer norms. */
+  readonly centered: boolean;
+  /** 0 swiglu, 1 silu, 2 gelu, 3 its tanh form. */
+  readonly activation: number;
+  readonly embedding: Float32Array | undefined;
+  readonly positions: Float32Array | undefined;
+  readonly layers: readonly {
+    readonly attentionNorm: NativeNorm;
+    readonly mlpNorm: NativeNorm;
+    readonly queryNorm: Float32Array | undefined;
+    readonly keyNorm: Float32Array | undefined;
+    readonly qkv: LinearHandle;
+    readonly attentionOutput: LinearHandle;
+    readonly mlpUp: LinearHandle;
+    readonly mlpDown: LinearHandle;
+    /** -1: all. */
+    readonly windowLeft: number;
+  }[];
+  readonly outputNorm: NativeNorm;
+  readonly output: LinearHandle;
 }
 
 export interface NativeAnswer {
@@ -93,6 +183,7 @@ export interface NativeAnswer {
   readonly lse?: BufferHandle;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
 }
 
 export interface NativeAddon {
@@ -106,22 +197,106 @@ export interface NativeAddon {
     readonly processors: number;
     readonly totalBytes: number;
   };
+  openStream(device: DeviceHandle): StreamHandle;
+  closeStream(stream: StreamHandle): void;
   liveBytes(device: DeviceHandle): number;
+  pinnedBytes(device: DeviceHandle): number;
   memory(device: DeviceHandle): Promise<{ free: number; total: number }>;
-  allocate(device: DeviceHandle, bytes: number): Promise<BufferHandle>;
-  upload(device: DeviceHandle, data: ArrayBufferView): Promise<BufferHandle>;
-  download(device: DeviceHandle, buffer: BufferHandle, byteOffset: number, target: Uint8Array): Promise<void>;
+
+  allocate(device: DeviceHandle, bytes: number, stream?: StreamHandle): Promise<BufferHandle>;
+  upload(
+    device: DeviceHandle,
+    source: ArrayBufferView | NativePinnedSource,
+    stream?: StreamHandle,
+  ): Promise<BufferHandle>;
+  write(
+    device: DeviceHandle,
+    buffer: BufferHandle,
+    byteOffset: number,
+    source: ArrayBufferView | NativePinnedSource,
+    stream?: StreamHandle,
+  ): Promise<void>;
+  copy(
+    device: DeviceHandle,
+    from: BufferHandle,
+    fromByteOffset: number,
+    to: BufferHandle,
+    toByteOffset: number,
+    bytes: number,
+    stream?: StreamHandle,
+  ): Promise<void>;
+  download(
+    device: DeviceHandle,
+    buffer: BufferHandle,
+    byteOffset: number,
+    target: Uint8Array | NativePinnedSource,
+    stream?: StreamHandle,
+  ): Promise<void>;
   disposeBuffer(buffer: BufferHandle): void;
+  allocatePinned(device: DeviceHandle, bytes: number): Promise<{ handle: PinnedHandle; memory: ArrayBuffer }>;
+  disposePinned(handle: PinnedHandle, memory: ArrayBuffer): void;
+
+  synchronize(device: DeviceHandle, stream?: StreamHandle): Promise<void>;
+  recordEvent(device: DeviceHandle, stream?: StreamHandle): EventHandle;
+  holdBack(device: DeviceHandle, event: EventHandle, stream?: StreamHandle): Promise<void>;
+  awaitEvent(device: DeviceHandle, event: EventHandle): Promise<void>;
+  eventMs(device: DeviceHandle, start: EventHandle, end: EventHandle): Promise<number>;
+
+  beginRecording(device: DeviceHandle): Promise<RecordingHandle>;
+  finishRecording(device: DeviceHandle, recording: RecordingHandle): Promise<GraphHandle>;
+  disposeRecording(recording: RecordingHandle): void;
+  replay(
+    device: DeviceHandle,
+    graph: GraphHandle,
+    times: number,
+    stream?: StreamHandle,
+    abortFlag?: AbortFlag,
+  ): Promise<number>;
+  disposeGraph(graph: GraphHandle): void;
+
   abortFlag(): AbortFlag;
   raiseAbortFlag(flag: AbortFlag): void;
   attention(device: DeviceHandle, request: NativeRequest): Promise<NativeAnswer>;
   attentionSync(device: DeviceHandle, request: NativeRequest): NativeAnswer;
+  quantize(
+    device: DeviceHandle,
+    request: NativeQuantizeRequest,
+  ): Promise<{ codes: BufferHandle; scales: BufferHandle }>;
+  createLinear(device: DeviceHandle, weights: NativeLinear): LinearHandle;
+  linearForward(
+    device: DeviceHandle,
+    layer: LinearHandle,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+  ): void;
+  disposeLinear(layer: LinearHandle): void;
+  createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
+  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
+  /** @returns bytes of the sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
+  decoderForward(
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    sequence: SequenceHandle,
+    ids: Int32Array,
+    allLogits: boolean,
+    logits: Float32Array,
+  ): Promise<number>;
+  truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
+  disposeDecoder(decoder: DecoderHandle): void;
+  disposeCacheSequence(sequence: SequenceHandle): void;
   compare(
     device: DeviceHandle,
-    a: BufferHandle,
-    b: BufferHandle,
+    a: NativeBufferSource,
+    b: NativeBufferSource,
     elements: number,
   ): Promise<{ difference: number; size: number; worst: number; odd: number }>;
+  timeCopy(device: DeviceHandle, bytes: number, repeats: number): Promise<number[]>;
+
+  /** The rest is for tests; see native/binding_probes.cc. */
+  poisonShared(device: DeviceHandle): Promise<void>;
+  countDifferences(device: DeviceHandle, a: BufferHandle, b: BufferHandle): Promise<number>;
+  fault(device: DeviceHandle): Promise<void>;
 }
 
 export type LoadedAddon =

@@ -1,4 +1,5 @@
 import { ERROR_CODES, type ErrorCode, type ErrorDetails, IntFlashError } from '@int-flash/ops';
+import type { AbortFlag, NativeAddon } from './native-addon.js';
 
 /** Gives an error of the addon's its class; `ERR_ABORTED` becomes the signal's reason. */
 export function fromNativeError(thrown: unknown, signal?: AbortSignal): unknown {
@@ -29,5 +30,23 @@ export async function awaitNative<T>(work: () => Promise<T>, signal?: AbortSigna
     return await work();
   } catch (error) {
     throw fromNativeError(error, signal);
+  }
+}
+
+/** Waits for a native call that looks at a flag between kernels; `signal` raises it. */
+export async function withAbortFlag<T>(
+  addon: NativeAddon,
+  signal: AbortSignal | undefined,
+  work: (flag: AbortFlag | undefined) => Promise<T>,
+): Promise<T> {
+  if (!signal) return awaitNative(() => work(undefined));
+  signal.throwIfAborted();
+  const flag = addon.abortFlag();
+  const onAbort = () => addon.raiseAbortFlag(flag);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await awaitNative(() => work(flag), signal);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
 }

@@ -11,18 +11,30 @@ import type {
 import type { NativeOperand, NativeRequest } from './native-addon.js';
 
 /** As native/attention.h numbers them. `float64` is the oracle's. */
-const PRECISION_NUMBERS: Record<Precision | 'float64', number> = {
+/** What INT8 is measured against on the device; `flash-d` is float16 without the division at the end. */
+export const BASELINES = ['fp16', 'bf16', 'fp8', 'flash-d'] as const;
+export type Baseline = (typeof BASELINES)[number];
+
+const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
   'full-int8': 0,
   'half-int8': 1,
   'paper-int8': 2,
   'int4-qk': 3,
   fp32: 4,
   float64: 5,
+  fp16: 6,
+  bf16: 7,
+  fp8: 8,
+  'flash-d': 9,
 };
 export const TYPE_NUMBERS = { float32: 0, float16: 1, bfloat16: 2, int8: 3 } as const;
 
 /** The part of a request that does not depend on where the numbers live. */
-export function geometryRequest(geometry: AttentionGeometry, precision: Precision | 'float64', smoothK: boolean) {
+export function geometryRequest(
+  geometry: AttentionGeometry,
+  precision: Precision | 'float64' | Baseline,
+  smoothK: boolean,
+) {
   const { sequences } = geometry;
   const spans = new Float64Array(sequences.length * 4);
   sequences.forEach(({ qStart, qLen, kStart, kLen }, s) => {

@@ -1,9 +1,11 @@
 import {
   type AttentionPlan,
+  type FloatType,
   fromFloat32,
   judgeAttention,
   judgeQuantizedAttention,
   type Precision,
+  toFloat32,
 } from '@int-flash/ops';
 import { quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
 import { cacheAttention, int8Attention, makeInputs, relativeL2, softmaxAttention } from '@int-flash/reference';
@@ -43,6 +45,37 @@ function expectSameArithmetic(plan: AttentionPlan) {
       else expect(lse![i]).toBe(expected);
     }
   }
+}
+
+/** The forward kernel is the same for quant's codes and for the device's own, so equal output bits mean equal codes and scales. */
+function expectQuantsCodes(
+  inputs: ReturnType<typeof makeInputs>,
+  { smooth, headDim, type, keys }: { smooth: boolean; headDim: number; type: FloatType; keys: number },
+) {
+  const narrow = (data: Float32Array) => (type === 'float32' ? data : fromFloat32(data, type));
+  const given = (data: Float32Array) => (type === 'float32' ? data : toFloat32(narrow(data), type));
+  const { query, key, value } = inputs;
+  const k = smooth ? smoothK(given(key.data), headDim).values : given(key.data);
+  const [q8, k8, v8] = [
+    quantizePerTokenInt8(given(query.data), headDim),
+    quantizePerTokenInt8(k, headDim),
+    quantizeTokenLevelV(given(value.data), headDim),
+  ];
+  const tensor = (type: string, data: unknown, dims: readonly number[]) => ({ type, data, dims });
+  const codes = judgeQuantizedAttention({
+    q: tensor('int8', q8.values, query.dims),
+    k: tensor('int8', k8.values, key.dims),
+    v: tensor('int8', v8.values, value.dims),
+    qScale: tensor('float32', q8.scales, [1, 1, query.dims[2]!]),
+    kScale: tensor('float32', k8.scales, [1, 1, keys]),
+    vScale: tensor('float32', v8.tokenWeights, [1, 1, keys]),
+    vChannelScale: tensor('float32', v8.channelScales, [1, 1, headDim]),
+  });
+  const floats = [query, key, value].map((t) => ({ ...t, type, data: narrow(t.data) }));
+  const plan = judgeAttention({ query: floats[0], key: floats[1], value: floats[2] }, { smoothK: smooth });
+  const own = backend.attentionSync(plan);
+  expect(own.out).toEqual(backend.quantizedAttentionSync(codes).out);
+  if (own.out.some((x) => x !== 0)) expect(relativeL2(own.out, int8Attention(codes).out)).toBeLessThan(1e-3);
 }
 
 const features: [string, Parameters<typeof makeInputs>[1], object][] = [
@@ -133,32 +166,66 @@ describe.skipIf(!available)('the CUDA backend', () => {
   });
 
   it.each([
-    [false, 128],
-    [true, 128],
-    [true, 64],
-  ])('makes quant’s codes: smooth-K %s, head dim %i', (smooth, headDim) => {
-    const { query, key, value } = makeInputs('kbias', { heads: 1, queries: 150, keys: 500, headDim }, 19);
-    const k = smooth ? smoothK(key.data, headDim).values : key.data;
-    const [q8, k8, v8] = [
-      quantizePerTokenInt8(query.data, headDim),
-      quantizePerTokenInt8(k, headDim),
-      quantizeTokenLevelV(value.data, headDim),
-    ];
-    const tensor = (type: string, data: unknown, dims: readonly number[]) => ({ type, data, dims });
-    const codes = judgeQuantizedAttention({
-      q: tensor('int8', q8.values, query.dims),
-      k: tensor('int8', k8.values, key.dims),
-      v: tensor('int8', v8.values, value.dims),
-      qScale: tensor('float32', q8.scales, [1, 1, 150]),
-      kScale: tensor('float32', k8.scales, [1, 1, 500]),
-      vScale: tensor('float32', v8.tokenWeights, [1, 1, 500]),
-      vChannelScale: tensor('float32', v8.channelScales, [1, 1, headDim]),
-    });
-    // The forward kernel is the same, so equal output bits mean equal codes and scales.
-    const own = backend.attentionSync(judgeAttention({ query, key, value }, { smoothK: smooth }));
-    expect(own.out).toEqual(backend.quantizedAttentionSync(codes).out);
-    expect(relativeL2(own.out, int8Attention(codes).out)).toBeLessThan(1e-3);
+    [false, 128, 'float32', 500],
+    [true, 128, 'float32', 500],
+    [true, 64, 'float32', 257],
+    [true, 256, 'float32', 2300],
+    [true, 40, 'float32', 129],
+    [true, 8, 'bfloat16', 1],
+    [true, 64, 'bfloat16', 4000],
+    [true, 128, 'float16', 640],
+    [false, 128, 'bfloat16', 127],
+    [true, 256, 'float16', 300],
+    [true, 200, 'bfloat16', 300],
+  ] as const)('makes quant’s codes: smooth-K %s, head dim %i, %s, %i keys', (smooth, headDim, type, keys) => {
+    const inputs = makeInputs('kbias', { heads: 1, queries: 150, keys, headDim }, 19);
+    // Rows of every size, down to the smallest scale and to zeros, so that each way of dividing is taken.
+    for (const { data } of Object.values(inputs))
+      for (let i = 0; i < data.length; i++) {
+        const row = Math.floor(i / headDim) % 16;
+        data[i]! *= type === 'float32' && row > 11 ? [0, 2 ** -62, 2 ** -110, 2 ** -140][row - 12]! : 1;
+      }
+    expectQuantsCodes(inputs, { smooth, headDim, type, keys });
   });
+
+  it.each([0, 1, 3])(
+    'makes quant’s codes of values as small as float32 has them, from element %i of its memory',
+    (skip) => {
+      const [keys, headDim] = [200, 64];
+      const { query, key, value } = makeInputs('vout', { heads: 1, queries: 150, keys, headDim }, 37);
+      const moved = (tensor: typeof query) => {
+        const data = new Float32Array(tensor.data.length + skip).subarray(skip);
+        for (let i = 0; i < data.length; i++) data[i] = tensor.data[i]! * 2 ** -120;
+        return { ...tensor, data };
+      };
+      const inputs = { query: moved(query), key: moved(key), value: moved(value) };
+      expectQuantsCodes(inputs, { smooth: true, headDim, type: 'float32', keys });
+    },
+  );
+
+  it.each(['full-int8', 'half-int8', 'paper-int8', 'fp32'] as const)(
+    'refuses scores beyond 2^100 a head at a time, %s',
+    (precision) => {
+      const inputs = () => makeInputs('normal', { heads: 2, queries: 70, keys: 140, headDim: 64 }, 41);
+      const scaled = (name: 'query' | 'key' | 'value', head: number, factor: number, from = inputs()) => {
+        const { data } = from[name];
+        const half = data.length / 2;
+        for (let i = head * half; i < (head + 1) * half; i++) data[i]! *= factor;
+        return from;
+      };
+      const run = (from: ReturnType<typeof inputs>) =>
+        backend.attentionSync(judgeAttention(from, { precision, smoothK: false }));
+      const overflow = (text: string) =>
+        expect.objectContaining({ code: 'ERR_OVERFLOW', message: expect.stringContaining(text) });
+      expect(() => run(scaled('query', 0, 2 ** 60, scaled('key', 0, 2 ** 60)))).toThrow(overflow('scores'));
+      expect(() => run(scaled('query', 1, 2 ** 110))).toThrow(overflow('scores'));
+      expect(() => run(scaled('key', 1, 2 ** 101))).toThrow(overflow('key'));
+      expect(() => run(scaled('value', 1, 2 ** 101))).toThrow(overflow('value'));
+      // Large queries and large keys in different heads do no harm.
+      expect(run(scaled('query', 0, 2 ** 60, scaled('key', 1, 2 ** 60))).out.every(Number.isFinite)).toBe(true);
+      if (precision === 'half-int8') expect(() => run(scaled('value', 0, 65504))).toThrow(overflow('65504'));
+    },
+  );
 
   it.each(['normal', 'sharp', 'kbias', 'vout', 'sink', 'sinkall'] as const)(
     'loses nothing against the twin’s accuracy on %s inputs',

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
+import type { CudaAttentionOptions } from '../src/device-attention.js';
 
 // Every combination below against float64 on the device, from raw float inputs. The float64 kernel is itself held to the
 // TypeScript oracle by the first test.
@@ -74,30 +75,32 @@ describe.skipIf(!cudaStatus().available)('the INT8 forward', () => {
     await device[Symbol.asyncDispose]();
   });
 
-  it.each([{}, { isCausal: true, causalAlignment: 'bottom-right' }, { windowSize: [30, 10] }, { softcap: 3 }])(
-    'has a float64 oracle that agrees with TypeScript’s: %o',
-    async (options) => {
-      const inputs = makeInputs(
-        'normal',
-        { batch: 2, heads: 4, kvHeads: 2, queries: 90, keys: 301, headDim: 72, headDimV: 40 },
-        31,
-      );
-      const [query, key, value] = await Promise.all([
-        device.upload(inputs.query),
-        device.upload(inputs.key),
-        device.upload(inputs.value),
-      ]);
-      const { out, lse } = await device.exactAttention(
-        { query: query!, key: key!, value: value! },
-        { ...options, returnLse: true },
-      );
-      const expected = softmaxAttention(judgeAttention(inputs, { ...options, returnLse: true }));
-      expect(relativeL2((await out.download()).data as Float32Array, expected.out)).toBeLessThan(1e-7);
-      const got = (await lse!.download()).data as Float32Array;
-      expect(Math.max(...got.map((x, i) => Math.abs(x - expected.lse[i]!)))).toBeLessThan(1e-6);
-      for (const tensor of [query, key, value, out, lse]) tensor!.dispose();
-    },
-  );
+  it.each<CudaAttentionOptions>([
+    {},
+    { isCausal: true, causalAlignment: 'bottom-right' },
+    { windowSize: [30, 10] },
+    { softcap: 3 },
+  ])('has a float64 oracle that agrees with TypeScript’s: %o', async (options) => {
+    const inputs = makeInputs(
+      'normal',
+      { batch: 2, heads: 4, kvHeads: 2, queries: 90, keys: 301, headDim: 72, headDimV: 40 },
+      31,
+    );
+    const [query, key, value] = await Promise.all([
+      device.upload(inputs.query),
+      device.upload(inputs.key),
+      device.upload(inputs.value),
+    ]);
+    const { out, lse } = await device.exactAttention(
+      { query: query!, key: key!, value: value! },
+      { ...options, returnLse: true },
+    );
+    const expected = softmaxAttention(judgeAttention(inputs, { ...options, returnLse: true }));
+    expect(relativeL2((await out.download()).data as Float32Array, expected.out)).toBeLessThan(1e-7);
+    const got = (await lse!.download()).data as Float32Array;
+    expect(Math.max(...got.map((x, i) => Math.abs(x - expected.lse[i]!)))).toBeLessThan(1e-6);
+    for (const tensor of [query, key, value, out, lse]) tensor!.dispose();
+  });
 
   const groups = TYPES.flatMap((type) =>
     HEAD_DIMS.flatMap((headDim) => [false, true].map((isCausal) => ({ type, headDim, isCausal }))),
@@ -118,7 +121,7 @@ describe.skipIf(!cudaStatus().available)('the INT8 forward', () => {
               key: view(k!, kvHeads, keys),
               value: view(v!, kvHeads, keys),
             };
-            const options = {
+            const options: CudaAttentionOptions = {
               isCausal,
               causalAlignment: 'bottom-right',
               windowSize: windowed ? [Math.ceil(keys / 3), isCausal ? -1 : Math.ceil(keys / 5)] : [-1, -1],

@@ -1,38 +1,71 @@
-// 48 shapes for compute-sanitizer: `compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-shapes.mjs`.
-// 12 lengths x causal or not x full-int8 and half-int8, and the other precisions once each; results are not judged here.
+// What compute-sanitizer watches (sanitize.mjs runs it): 12 lengths x causal or not x full-int8 and half-int8 are 48 shapes; the other
+// precisions, codes, masks, graphs and streams come on top. Results are not judged here.
 import { openCudaDevice } from '../dist/index.js';
 
 const LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200, 257, 511, 1023];
 const device = openCudaDevice();
-let shapes = 0;
-const upload = (dims, seed) => {
-  const count = dims.reduce((a, b) => a * b, 1);
-  return device.upload({
-    type: 'float32',
-    dims,
-    data: Float32Array.from({ length: count }, (_, i) => Math.sin(i * seed)),
-  });
+const sine = (dims, seed) => ({
+  type: 'float32',
+  dims,
+  data: Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin((i + 1) * seed)),
+});
+const dispose = (...owned) => {
+  for (const each of owned) each?.dispose();
 };
+
+let shapes = 0;
+async function attend(inputs, options) {
+  const { out, lse } = await device.attention(inputs, { returnLse: true, ...options });
+  dispose(out, lse);
+  shapes++;
+}
+
 for (const [index, length] of LENGTHS.entries()) {
   const dim = [64, 128, 256, 40][index % 4];
-  const [query, key, value] = [
-    await upload([1, 2, length, dim], 1.1),
-    await upload([1, 1, length, dim], 1.3),
-    await upload([1, 1, length, dim], 1.7),
+  const query = await device.upload(sine([1, 2, length, dim], 1.1));
+  const [key, value] = [
+    await device.upload(sine([1, 1, length, dim], 1.3)),
+    await device.upload(sine([1, 1, length, dim], 1.7)),
   ];
-  for (const isCausal of [false, true]) {
-    for (const precision of ['full-int8', 'half-int8', ...(index === 7 ? ['paper-int8', 'int4-qk', 'fp32'] : [])]) {
-      const { out, lse } = await device.attention(
-        { query, key, value },
-        { precision, isCausal, returnLse: true, softcap: index === 5 ? 4 : 0 },
-      );
-      out.dispose();
-      lse.dispose();
-      shapes++;
-    }
-  }
-  for (const tensor of [query, key, value]) tensor.dispose();
+  const inputs = { query, key, value };
+  for (const isCausal of [false, true])
+    for (const precision of ['full-int8', 'half-int8'])
+      await attend(inputs, { precision, isCausal, softcap: index === 5 ? 4 : 0 });
+  dispose(query, key, value);
 }
+if (shapes !== 48) throw new Error(`Expected 48 shapes, got ${shapes}`);
+
+const query = await device.upload(sine([2, 4, 130, 72], 1.1));
+const [key, value] = [await device.upload(sine([2, 2, 200, 72], 1.3)), await device.upload(sine([2, 2, 200, 72], 1.7))];
+const inputs = { query, key, value };
+for (const precision of ['paper-int8', 'int4-qk', 'fp32']) await attend(inputs, { precision });
+for (const type of ['bool', 'float32']) {
+  const data = type === 'bool' ? new Uint8Array(130 * 200).fill(1) : sine([130, 200], 0.3).data;
+  const attnMask = await device.upload({ type, dims: [130, 200], data });
+  await attend(inputs, { attnMask });
+  dispose(attnMask);
+}
+const [q, k, v] = [await device.quantize(query), await device.quantize(key), await device.quantize(value, { bits: 4 })];
+const codes = { q: q.codes, k: k.codes, v: v.codes, qScale: q.scales, kScale: k.scales, vScale: v.scales };
+dispose((await device.quantizedAttention(codes)).out);
+dispose(...Object.values(codes));
+
+const graph = await device.capture(async (recorder) => {
+  const { out } = await recorder.attention(inputs, { returnLse: true });
+  return recorder.quantize(out);
+});
+await graph.replay({ repeats: 3 });
+const stream = device.createStream();
+await graph.replay({ stream });
+const event = stream.record();
+const other = device.createStream();
+await other.wait(event);
+await event.done();
+const pinned = await device.pinned('float32', query.size);
+await query.download({ into: pinned.data, stream: other });
+await query.write(pinned.data, { stream });
+dispose(graph, pinned, stream, other, query, key, value);
+
 if (device.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${device.liveBytes()} bytes`);
 await device.memory(); // gives the pool back, so that a leak check sees only leaks
 device.dispose();

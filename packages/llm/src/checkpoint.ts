@@ -5,6 +5,7 @@ import { type ModelConfig, readModelConfig } from './model-config.js';
 import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
 import { SafetensorsFile } from './safetensors-file.js';
 import { INDEX_FILE, readShardedIndex } from './sharded-index.js';
+import type { LinearShape, WeightSource } from './weight-source.js';
 
 const SINGLE_FILE = 'model.safetensors';
 /** Some files name the same tensors with the enclosing module in front and some without it. */
@@ -17,20 +18,12 @@ export interface CheckpointOptions {
   readonly onProgress?: ((progress: { readonly loadedBytes: number; readonly totalBytes: number }) => void) | undefined;
 }
 
-export interface LinearShape {
-  /** Output features. */
-  readonly rows: number;
-  /** Input features. */
-  readonly cols: number;
-  readonly bias: boolean;
-}
-
 /**
  * The weights of a model folder, single or sharded, float or INT8 (compressed-tensors), read tensor by tensor.
  *
  * Names are as transformers writes them, e.g. `model.layers.0.self_attn.q_proj`.
  */
-export class Checkpoint {
+export class Checkpoint implements WeightSource {
   readonly folder: string;
   readonly config: ModelConfig;
   /** Bytes of all tensors. */

@@ -105,7 +105,7 @@ function byteAlphabet(): Map<string, number> {
 }
 
 /** A character outside the alphabet, which no byte-level trainer writes, stands for its own UTF-8. */
-function byteLevelBytes(token: string): Uint8Array {
+export function byteLevelBytes(token: string): Uint8Array {
   const alphabet = byteAlphabet();
   const bytes: number[] = [];
   for (const char of token) {

@@ -1,6 +1,7 @@
 export { type ChatMessage, type ChatTemplateInput, renderChatTemplate } from './chat-template.js';
-export { Checkpoint, type CheckpointOptions, type LinearShape, openCheckpoint } from './checkpoint.js';
+export { Checkpoint, type CheckpointOptions, openCheckpoint } from './checkpoint.js';
 export type { Detokenizer } from './detokenizer.js';
+export { type FittedInt4, quantizeFittedInt4 } from './fitted-int4.js';
 export type { FinishReason, GeneratedToken, Generation, GenerationStats } from './generate.js';
 export type { GenerateOptions, SequenceOptions } from './generate-options.js';
 export { type GenerationConfig, readGenerationConfig } from './generation-config.js';
@@ -24,6 +25,7 @@ export {
   type ModelConfig,
   readModelConfig,
 } from './model-config.js';
+export { isGgufPath, type ModelFiles, openModel } from './open-model.js';
 export type { Perplexity } from './perplexity.js';
 export { type QuantizeOptions, type QuantizeSummary, quantizeCheckpoint } from './quantize-checkpoint.js';
 export {
@@ -38,3 +40,4 @@ export { SafetensorsFile } from './safetensors-file.js';
 export { writeSafetensors } from './safetensors-writer.js';
 export type { TokenLogprob } from './sampler.js';
 export { loadTokenizer, type SpecialTokenFacts, Tokenizer } from './tokenizer.js';
+export type { LinearShape, StoredTensor, WeightSource } from './weight-source.js';

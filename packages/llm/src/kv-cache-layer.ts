@@ -1,6 +1,7 @@
-import type { KvCacheView } from '@int-flash/ops';
+import { IntFlashError, type KvCacheView } from '@int-flash/ops';
 import { hadamardRotate, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
 import { quantizeFittedInt4 } from './fitted-int4.js';
+import { int8Scale, writeInt8Row } from './int8-rows.js';
 
 export const KV_CACHE_DTYPES = ['fp32', 'int8', 'int4'] as const;
 /** How a cache stores keys and values; the sizes are 4, 1 and 1/2 byte an element, the latter two with two scales a token and head. */
@@ -113,8 +114,12 @@ class CodeLayer implements KvCacheLayer {
 
   write(rows: KeyValueRows, length: number): void {
     if (length === 0) this.#start(rows);
-    this.#writeKeys(rows, length);
-    this.#writeValues(rows, length);
+    if (this.type === 'int8') {
+      for (let head = 0; head < this.kvHeads; head++) this.#writeInt8Head(rows, length, head);
+      return;
+    }
+    this.#writeInt4Keys(rows, length);
+    this.#writeInt4Values(rows, length);
   }
 
   resize(length: number, capacity: number): void {
@@ -153,7 +158,51 @@ class CodeLayer implements KvCacheLayer {
     }
   }
 
-  #writeKeys(rows: KeyValueRows, length: number): void {
+  #writeInt8Head(rows: KeyValueRows, length: number, head: number): void {
+    const { data, tokens, keyOffset, valueOffset, stride } = rows;
+    const { headDim } = this;
+    const keys = this.#keys as Int8Array;
+    const values = this.#values as Int8Array;
+    const first = head * this.#capacity + length;
+    const offset = head * headDim;
+    const before = this.#largest[head]!;
+    let largest = before;
+    for (let token = 0; token < tokens; token++) {
+      const row = first + token;
+      const key = keyOffset + token * stride + offset;
+      const keyScale = int8Scale(data, key, headDim, this.#offsets, offset);
+      const valueScale = int8Scale(data, valueOffset + token * stride + offset, headDim, undefined, 0);
+      if (Number.isNaN(keyScale) || Number.isNaN(valueScale)) this.#refuse(rows);
+      this.#keyScales[row] = keyScale;
+      this.#valueScales[row] = valueScale;
+      writeInt8Row(data, key, headDim, this.#offsets, offset, keyScale, keys, row * headDim);
+      if (valueScale > ZERO_ROW_SCALE && valueScale > largest) largest = valueScale;
+    }
+    const floor = valueScaleFloor(largest);
+    for (let token = 0; token < tokens; token++) {
+      const row = first + token;
+      if (this.#valueScales[row]! < floor) this.#valueScales[row] = floor;
+      const from = valueOffset + token * stride + offset;
+      writeInt8Row(data, from, headDim, undefined, 0, this.#valueScales[row]!, values, row * headDim);
+    }
+    this.#settleLargest(head, length, before, largest, floor);
+  }
+
+  /** Rows of zeros at the very start had nothing to compare with; their scale is free, so it follows once there is something. */
+  #settleLargest(head: number, length: number, before: number, largest: number, floor: number): void {
+    const first = head * this.#capacity;
+    if (before === 0 && largest > 0) this.#valueScales.fill(floor, first, first + length);
+    this.#largest[head] = largest;
+  }
+
+  /** Says which element is not finite, as the quantizer does. */
+  #refuse(rows: KeyValueRows): void {
+    for (const offset of [rows.keyOffset, rows.valueOffset])
+      quantizePerTokenInt8(gatherByHead(rows, offset, this.kvHeads, this.headDim), this.headDim);
+    throw new IntFlashError('ERR_NONFINITE', 'Expected keys and values that stay finite less their offset');
+  }
+
+  #writeInt4Keys(rows: KeyValueRows, length: number): void {
     const { headDim } = this;
     const keys = gatherByHead(rows, rows.keyOffset, this.kvHeads, headDim);
     for (let head = 0, i = 0; head < this.kvHeads; head++) {
@@ -161,57 +210,43 @@ class CodeLayer implements KvCacheLayer {
         for (let d = 0; d < headDim; d++, i++) keys[i]! -= this.#offsets[head * headDim + d]!;
       }
     }
-    const { codes, scales } = this.#quantize(this.type === 'int4' ? hadamardRotate(keys, headDim) : keys);
-    this.#place(codes, scales, this.#keys, this.#keyScales, rows.tokens, length);
+    const { packed, scales } = quantizeFittedInt4(hadamardRotate(keys, headDim), headDim);
+    this.#place(packed, scales, this.#keys, this.#keyScales, rows.tokens, length);
   }
 
-  #writeValues(rows: KeyValueRows, length: number): void {
+  #writeInt4Values(rows: KeyValueRows, length: number): void {
     const { tokens } = rows;
     const given = gatherByHead(rows, rows.valueOffset, this.kvHeads, this.headDim);
-    const values = this.type === 'int4' ? hadamardRotate(given, this.headDim) : given;
-    const { codes, scales } = this.#quantize(values);
+    const values = hadamardRotate(given, this.headDim);
+    const { packed, scales } = quantizeFittedInt4(values, this.headDim);
     for (let head = 0; head < this.kvHeads; head++) {
       const first = head * tokens;
       const before = this.#largest[head]!;
       let largest = before;
       for (let row = first; row < first + tokens; row++)
         if (scales[row]! > ZERO_ROW_SCALE) largest = Math.max(largest, scales[row]!);
-      const floor = largest === 0 ? 1 : Math.fround(largest * VALUE_SCALE_FLOOR);
+      const floor = valueScaleFloor(largest);
       for (let row = first; row < first + tokens; row++) {
         if (scales[row]! < floor) {
           scales[row] = floor;
-          this.#encodeRow(values, codes, row, floor);
+          this.#encodeInt4Row(values, packed, row, floor);
         }
       }
-      // Rows of zeros at the very start had nothing to compare with; their scale is free, so it follows once there is something.
-      if (before === 0 && largest > 0)
-        this.#valueScales.fill(floor, head * this.#capacity, head * this.#capacity + length);
-      this.#largest[head] = largest;
+      this.#settleLargest(head, length, before, largest, floor);
     }
-    this.#place(codes, scales, this.#values, this.#valueScales, tokens, length);
-  }
-
-  #quantize(rows: Float32Array): { codes: Int8Array | Uint8Array; scales: Float32Array } {
-    if (this.type === 'int8') {
-      const { values, scales } = quantizePerTokenInt8(rows, this.headDim);
-      return { codes: values, scales };
-    }
-    const { packed, scales } = quantizeFittedInt4(rows, this.headDim);
-    return { codes: packed, scales };
+    this.#place(packed, scales, this.#values, this.#valueScales, tokens, length);
   }
 
   /** Codes of one row under a scale larger than its own. */
-  #encodeRow(values: Float32Array, codes: Int8Array | Uint8Array, row: number, scale: number): void {
+  #encodeInt4Row(values: Float32Array, packed: Uint8Array, row: number, scale: number): void {
     const { headDim } = this;
     const code = (d: number) => roundHalfEven(Math.fround(values[row * headDim + d]! / scale));
-    for (let byte = 0; byte < this.#rowBytes; byte++) {
-      codes[row * this.#rowBytes + byte] =
-        this.type === 'int8' ? code(byte) : (code(2 * byte) & 15) | (code(2 * byte + 1) << 4);
-    }
+    for (let byte = 0; byte < this.#rowBytes; byte++)
+      packed[row * this.#rowBytes + byte] = (code(2 * byte) & 15) | (code(2 * byte + 1) << 4);
   }
 
   #place(
-    codes: Int8Array | Uint8Array,
+    codes: Uint8Array,
     scales: Float32Array,
     toCodes: Int8Array | Uint8Array,
     toScales: Float32Array,
@@ -225,6 +260,10 @@ class CodeLayer implements KvCacheLayer {
       toScales.set(scales.subarray(head * tokens, (head + 1) * tokens), to);
     }
   }
+}
+
+function valueScaleFloor(largest: number): number {
+  return largest === 0 ? 1 : Math.fround(largest * VALUE_SCALE_FLOOR);
 }
 
 /** [kvHeads, tokens, headDim] of rows that hold all heads of one token after another. */

@@ -10,7 +10,6 @@ import {
   IntFlashError,
 } from '@int-flash/ops';
 import { type ChatMessage, renderChatTemplate } from './chat-template.js';
-import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { Generation, type GenerationModel } from './generate.js';
 import {
   type GenerateOptions,
@@ -19,16 +18,18 @@ import {
   type SequenceDefaults,
   type SequenceOptions,
 } from './generate-options.js';
-import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
+import type { GenerationConfig } from './generation-config.js';
 import type { ByteCount } from './kv-cache.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
 import { loadWeights, type ModelWeights } from './model-weights.js';
+import { openModel } from './open-model.js';
 import { measurePerplexity, type Perplexity } from './perplexity.js';
+import { Scheduler } from './scheduler.js';
 import { Session } from './session.js';
-import { loadTokenizer, type Tokenizer } from './tokenizer.js';
+import type { Tokenizer } from './tokenizer.js';
 import { Transformer } from './transformer.js';
 
 export interface LoadOptions {
@@ -81,11 +82,12 @@ const LOAD_KEYS = [
 ] as const;
 
 /**
- * Loads a model folder in Hugging Face format: Llama, Mistral, Qwen2, Qwen3 or GPT-2, float or INT8 weights.
+ * Loads a model: a folder in Hugging Face format (Llama, Mistral, Qwen2, Qwen3 or GPT-2, float or INT8 weights), or a GGUF file (Llama,
+ * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0 or Q4_0).
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_TOKENIZER`, `ERR_UNSUPPORTED`, `ERR_ARG_*`; `loadSignal.reason`.
  */
-export async function loadModel(folder: string, options: LoadOptions = {}): Promise<LanguageModel> {
+export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
   const given = checkOptions(options, LOAD_KEYS, 'options');
   const signal = checkSignal(given.loadSignal, 'loadSignal');
   const onLoadProgress = checkFunction(given.onLoadProgress, 'onLoadProgress');
@@ -96,19 +98,19 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();
   onLoadProgress?.(0);
-  const checkpoint: Checkpoint = await openCheckpoint(folder, {
+  const files = await openModel(path, {
     signal,
     onProgress: ({ loadedBytes, totalBytes }) => onLoadProgress?.(Math.min(loadedBytes / totalBytes, 1)),
   });
   try {
-    const { config } = checkpoint;
-    const tokenizer = await loadTokenizer(folder);
-    const generation = await readGenerationConfig(folder, config.vocabSize);
-    const weights = await loadWeights(checkpoint, backend, linear);
+    const { config } = files.weights;
+    const tokenizer = await files.readTokenizer();
+    const generation = await files.readGenerationConfig();
+    const weights = await loadWeights(files.weights, backend, linear);
     onLoadProgress?.(1);
     return new LanguageModel({ config, generation, tokenizer, weights, backend, attention, kvCacheDtype, linear });
   } finally {
-    await checkpoint.close();
+    await files.weights.close();
   }
 }
 
@@ -144,8 +146,10 @@ export class LanguageModel {
     this.tokenizer = tokenizer;
     this.generationConfig = generation;
     const eos = [...config.eosTokenIds, ...(generation.eosTokenIds ?? []), tokenizer.eosTokenId];
+    const transformer = new Transformer(config, weights, backend);
     this.#model = {
-      transformer: new Transformer(config, weights, backend),
+      transformer,
+      scheduler: new Scheduler(transformer),
       tokenizer,
       eosTokenIds: new Set(eos.filter((id) => id !== undefined)),
       sessions: new Set(),
@@ -177,6 +181,11 @@ export class LanguageModel {
     const ids = this.#promptIds(prompt);
     // An empty text still needs something to follow.
     return ids.length === 0 && typeof prompt === 'string' ? [this.#bosTokenId()] : ids;
+  }
+
+  /** Whether a drawn token ends an answer. */
+  isEndToken(id: number): boolean {
+    return this.#model.eosTokenIds.has(id);
   }
 
   /**
@@ -243,6 +252,7 @@ export class LanguageModel {
   async #end(): Promise<void> {
     const reason = disposedError();
     await Promise.all([...this.#model.sessions].map((session) => session.close(reason)));
+    this.#model.transformer.dispose();
     this.#parts.weights.dispose();
   }
 

@@ -1,7 +1,7 @@
 import type { Backend, Linear, LinearWeights } from '@int-flash/ops';
-import type { Checkpoint, LinearShape } from './checkpoint.js';
 import { createLinear, type LinearChoice } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
+import type { LinearShape, WeightSource } from './weight-source.js';
 
 /** A norm's gain, and the bias that layer norms have. */
 export interface NormWeights {
@@ -78,10 +78,10 @@ const LLAMA_NAMES: Names = {
  * Reads all weights of a checkpoint and hands them to the backend.
  *
  * If reading fails or is aborted, what the backend already holds is freed.
- * @throws {IntFlashError} as {@link Checkpoint.readFloats} and {@link Checkpoint.readLinear} do.
+ * @throws {IntFlashError} as {@link WeightSource.readFloats} and {@link WeightSource.readLinear} do.
  */
 export async function loadWeights(
-  checkpoint: Checkpoint,
+  checkpoint: WeightSource,
   backend: Backend,
   choice: LinearChoice,
 ): Promise<ModelWeights> {
@@ -102,7 +102,7 @@ class WeightLoader {
   readonly #names: Names;
 
   constructor(
-    private readonly checkpoint: Checkpoint,
+    private readonly checkpoint: WeightSource,
     private readonly backend: Backend,
     private readonly choice: LinearChoice,
     private readonly made: Linear[],

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { IntFlashError } from '@int-flash/ops';
 import { openForReading } from './json-file.js';
 import { quote } from './json-text.js';
+import { type ReadOptions, readExactly } from './read-exactly.js';
 import {
   LENGTH_BYTES,
   parseSafetensorsHeader,
@@ -12,14 +13,6 @@ import {
   type SafetensorsTensor,
   viewElements,
 } from './safetensors.js';
-
-const CHUNK_BYTES = 2 ** 22; // 4 MiB: about a millisecond from the page cache, so an abort is seen at once
-
-export interface ReadOptions {
-  readonly signal?: AbortSignal | undefined;
-  /** Called after each chunk with the bytes it brought. */
-  readonly onBytes?: ((bytes: number) => void) | undefined;
-}
 
 /** An open safetensors file: its header in memory, its tensors read on demand. */
 export class SafetensorsFile {
@@ -88,46 +81,5 @@ export class SafetensorsFile {
 
   close(): Promise<void> {
     return this.#file.close();
-  }
-}
-
-async function readExactly(
-  file: FileHandle,
-  name: string,
-  position: number,
-  length: number,
-  { signal, onBytes }: ReadOptions,
-): Promise<Uint8Array> {
-  const bytes = allocate(length, name);
-  let filled = 0;
-  while (filled < length) {
-    signal?.throwIfAborted();
-    const { bytesRead } = await file.read(bytes, filled, Math.min(CHUNK_BYTES, length - filled), position + filled);
-    if (bytesRead === 0) {
-      throw new IntFlashError('ERR_MODEL_FORMAT', `Expected ${length} bytes of ${name} at ${position}, got ${filled}`, {
-        field: name,
-        offset: position + filled,
-        hint: 'The file shrank while it was being read.',
-      });
-    }
-    filled += bytesRead;
-    onBytes?.(bytesRead);
-  }
-  return bytes;
-}
-
-function allocate(length: number, name: string): Uint8Array {
-  try {
-    return new Uint8Array(length);
-  } catch (cause) {
-    throw new IntFlashError(
-      'ERR_OOM',
-      `Expected ${length} bytes of memory for a tensor of ${name}, got an allocation failure`,
-      {
-        where: 'host',
-        bytes: length,
-        cause,
-      },
-    );
   }
 }

@@ -1,12 +1,13 @@
-import { type ByteCount, KvCache } from './kv-cache.js';
+import type { ByteCount } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
-import { Pace } from './pace.js';
-import type { Transformer } from './transformer.js';
+import type { Scheduler } from './scheduler.js';
+import type { SequenceCache, Transformer } from './transformer.js';
 
 /** Who starts sessions and ends those that are still open when it is disposed itself. */
 export interface SessionOwner {
   readonly transformer: Transformer;
+  readonly scheduler: Scheduler;
   readonly sessions: Set<Session>;
   readonly cacheBytes: ByteCount;
 }
@@ -23,20 +24,18 @@ export interface SessionSettings {
 export class Session {
   readonly #owner: SessionOwner;
   readonly #settings: SessionSettings;
-  readonly #cache: KvCache;
+  readonly #cache: SequenceCache;
   readonly #ended = new AbortController();
-  readonly #pace = new Pace(this.#ended.signal);
   readonly #onAbort = () => void this.close(this.#settings.signal?.reason);
-  #running: Promise<unknown> | undefined;
+  /** Set while the scheduler works on the cache. */
+  #released: Promise<void> | undefined;
 
   /** @throws `signal.reason` if it is aborted already. */
   constructor(owner: SessionOwner, settings: SessionSettings) {
     settings.signal?.throwIfAborted();
     this.#owner = owner;
     this.#settings = settings;
-    const { layers, kvHeads, headDim, maxPositions } = owner.transformer.config;
-    const shape = { layers, kvHeads, headDim, maxTokens: maxPositions, dtype: settings.kvCacheDtype };
-    this.#cache = new KvCache(shape, owner.cacheBytes);
+    this.#cache = owner.transformer.createCache(settings.attention, settings.kvCacheDtype, owner.cacheBytes);
     settings.signal?.addEventListener('abort', this.#onAbort, { once: true });
     owner.sessions.add(this);
   }
@@ -47,7 +46,7 @@ export class Session {
   }
 
   /**
-   * Computes the next tokens, as {@link Transformer.forward} does. One call at a time.
+   * Computes the next tokens, sharing steps with the other sequences of the model. One call at a time.
    *
    * @throws the reason it was closed with.
    */
@@ -55,27 +54,27 @@ export class Session {
     ids: readonly number[],
     onLogits?: (logits: Float32Array, first: number) => void,
   ): Promise<Float32Array> {
-    this.#pace.throwIfAborted();
+    this.#ended.signal.throwIfAborted();
     const { attention, chunk } = this.#settings;
-    const run = { cache: this.#cache, attention, pace: this.#pace, ...(chunk === undefined ? {} : { chunk }) };
-    const running = this.#owner.transformer.forward(ids, run, onLogits);
-    this.#running = running;
+    const work = { ids, cache: this.#cache, attention, chunk, onLogits };
+    const { logits, released } = this.#owner.scheduler.submit(work, this.#ended.signal);
+    this.#released = released;
     try {
-      return await running;
+      return await logits;
     } finally {
-      this.#running = undefined;
-      if (this.#ended.signal.aborted) this.#cache.dispose();
+      // An abort is told at once; the cache may be in use for the rest of the step.
+      if (!this.#ended.signal.aborted) this.#released = undefined;
     }
   }
 
   /** Forgets all tokens from `length` on. */
   truncate(length: number): void {
-    this.#pace.throwIfAborted();
+    this.#ended.signal.throwIfAborted();
     this.#cache.truncate(length);
   }
 
   /**
-   * Ends the session; twice is a no-op. A `forward` under way rejects with `reason` at its next rest.
+   * Ends the session; twice is a no-op. A `forward` under way rejects with `reason`.
    *
    * @returns when the memory is free.
    */
@@ -84,10 +83,8 @@ export class Session {
       this.#settings.signal?.removeEventListener('abort', this.#onAbort);
       this.#ended.abort(reason);
       this.#owner.sessions.delete(this);
-      if (!this.#running) this.#cache.dispose();
     }
-    await this.#running?.then(ignore, ignore);
+    if (this.#released) await this.#released;
+    this.#cache.dispose();
   }
 }
-
-function ignore(): void {}

@@ -1,6 +1,6 @@
 import { Tokenizer as Library } from '@huggingface/tokenizers';
 import { checkBoolean, checkOptions, describe, IntFlashError } from '@int-flash/ops';
-import { ByteLevelDetokenizer, type Detokenizer, WindowDetokenizer } from './detokenizer.js';
+import { ByteLevelDetokenizer, byteLevelBytes, type Detokenizer, WindowDetokenizer } from './detokenizer.js';
 import { type JsonObject, readJsonFile, readSmallFile, requireJsonFile } from './json-file.js';
 import { decodeUtf8 } from './json-text.js';
 import { runWithDeadline } from './run-with-deadline.js';
@@ -22,6 +22,8 @@ const MILLISECONDS_A_CHARACTER = 0.1;
 export class Tokenizer {
   /** One more than the highest id; ids may have holes. */
   readonly vocabSize: number;
+  /** UTF-16 units of the longest token as the vocabulary spells it: no text gets fewer tokens than its length over this. */
+  readonly longestToken: number;
   readonly specialTokens: readonly SpecialTokenFacts[];
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
@@ -47,6 +49,7 @@ export class Tokenizer {
     this.#ids = new Map(tokens.flatMap((token, id) => (token === undefined ? [] : [[token, id] as const])));
     this.#isByteLevel = (json.decoder as JsonObject | null)?.type === 'ByteLevel';
     this.vocabSize = tokens.length;
+    this.longestToken = tokens.reduce((longest, token) => Math.max(longest, token?.length ?? 0), 1);
     this.bosTokenId = this.#idOfRole(tokenizerConfig, 'bos_token');
     this.eosTokenId = this.#idOfRole(tokenizerConfig, 'eos_token');
     this.padTokenId = this.#idOfRole(tokenizerConfig, 'pad_token');
@@ -145,6 +148,17 @@ export class Tokenizer {
       throw new IntFlashError('ERR_ARG_RANGE', `Expected a token id below ${this.vocabSize}, got ${describe(id)}`);
     }
     return token;
+  }
+
+  /**
+   * The bytes that a token stands for, alone: part of a character, maybe.
+   *
+   * @throws {IntFlashError} `ERR_ARG_RANGE` for an id without a token.
+   */
+  tokenBytes(id: number): Uint8Array {
+    const token = this.token(id);
+    if (this.#added.has(id)) return new TextEncoder().encode(token);
+    return this.#isByteLevel ? byteLevelBytes(token) : new TextEncoder().encode(this.#decodeWith(false, [id]));
   }
 
   isSpecial(id: number): boolean {

@@ -1,11 +1,22 @@
-import { type Backend, IntFlashError, type KvCacheView, type Linear } from '@int-flash/ops';
-import type { KvCache } from './kv-cache.js';
+import {
+  type Backend,
+  type Decoder,
+  IntFlashError,
+  type KvCacheView,
+  type Linear,
+  type LinearSteps,
+} from '@int-flash/ops';
+import { decoderSpec } from './decoder-spec.js';
+import { DeviceCache } from './device-cache.js';
+import { type ByteCount, KvCache } from './kv-cache.js';
+import type { KvCacheDtype } from './kv-cache-layer.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
 import { layerNorm } from './layers/layer-norm.js';
+import { addTo, runLinear } from './layers/linear-steps.js';
 import { rmsNorm } from './layers/rms-norm.js';
 import { Rotary } from './layers/rotary.js';
-import { silu, swiglu } from './layers/swiglu.js';
+import { silu } from './layers/swiglu.js';
 import type { ModelConfig } from './model-config.js';
 import type { LayerWeights, ModelWeights, NormWeights } from './model-weights.js';
 import type { Pace } from './pace.js';
@@ -18,26 +29,58 @@ export const PREFILL_CHUNK = 64;
 const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
 const MIN_STEP = 16;
 
+/** One sequence's keys and values, in host memory or on the backend's device. */
+export type SequenceCache = KvCache | DeviceCache;
+
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
   /** Holds the tokens before, and these afterwards; cut back to where it was if the run fails. */
-  readonly cache: KvCache;
+  readonly cache: SequenceCache;
   readonly attention: AttentionChoice;
   readonly pace: Pace;
   /** Tokens a chunk; {@link PREFILL_CHUNK} unless a test wants another. */
   readonly chunk?: number;
 }
 
+/** One sequence's share of a step over several: its next tokens, at most a chunk of them. */
+export interface BatchPart {
+  readonly ids: readonly number[];
+  /** As in {@link ForwardRun}. */
+  readonly cache: SequenceCache;
+  readonly attention: AttentionChoice;
+}
+
+/** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
+interface PlacedPart extends BatchPart {
+  readonly cache: KvCache;
+  readonly first: number;
+  readonly start: number;
+}
+
+interface StepBuffers {
+  readonly tokens: number;
+  /** A row a token: query heads, key heads, value heads. */
+  readonly qkv: Float32Array;
+  readonly query: Float32Array;
+  /** What attention makes of the values. */
+  readonly mixed: Float32Array;
+  /** The feed-forward's middle. */
+  readonly widened: Float32Array;
+}
+
 /**
  * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
  *
- * Stateless but for weights and rotary tables, so sequences may run interleaved.
+ * Stateless but for weights, rotary tables and a decoder on the backend's device, so sequences may run interleaved.
  */
 export class Transformer {
   readonly config: ModelConfig;
   readonly #weights: ModelWeights;
   readonly #backend: Backend;
   readonly #rotary: Rotary | undefined;
+  /** Undefined until it is wanted, null where the backend has none. */
+  #decoder: Decoder | null | undefined;
+  #spare: StepBuffers | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
   constructor(config: ModelConfig, weights: ModelWeights, backend: Backend) {
@@ -49,6 +92,24 @@ export class Transformer {
     this.#weights = weights;
     this.#backend = backend;
     this.#rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
+  }
+
+  /**
+   * An empty cache for one sequence. Where the backend runs a whole decoder on its own memory and the sequence's arithmetic is what that
+   * computes (INT8 attention on codes), the cache lies there, and so does everything that {@link forward} does with it.
+   */
+  createCache(attention: AttentionChoice, dtype: KvCacheDtype, count: ByteCount): SequenceCache {
+    const { layers, kvHeads, headDim, maxPositions, vocabSize } = this.config;
+    const decoder = attention === 'int8' && dtype !== 'fp32' ? this.#deviceDecoder() : null;
+    if (decoder && dtype !== 'fp32')
+      return new DeviceCache(decoder.createSequence(dtype), { vocabSize, maxTokens: maxPositions }, count);
+    return new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
+  }
+
+  /** Frees what the backend holds beside the weights; twice is a no-op. */
+  dispose(): void {
+    this.#decoder?.dispose();
+    this.#decoder = null;
   }
 
   /**
@@ -64,15 +125,17 @@ export class Transformer {
     run: ForwardRun,
     onLogits?: (logits: Float32Array, first: number) => void,
   ): Promise<Float32Array> {
-    if (ids.length === 0) throw new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
-    const { cache, chunk = PREFILL_CHUNK } = run;
+    if (ids.length === 0) throw noTokens();
+    this.#expectIds(ids);
+    const { cache, attention, pace, chunk = PREFILL_CHUNK } = run;
+    if (cache instanceof DeviceCache) return cache.forward(ids, run, onLogits);
     const before = cache.length;
     try {
       for (let first = 0; ; first += chunk) {
         const part = ids.slice(first, first + chunk);
-        const hidden = await this.#forwardChunk(part, run);
-        if (onLogits) onLogits(await this.#logits(hidden, run), first);
-        if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), run);
+        const hidden = await this.#forwardParts([{ ids: part, cache, attention, first: 0, start: cache.length }], pace);
+        if (onLogits) onLogits(await this.#logits(hidden, pace), first);
+        if (first + chunk >= ids.length) return await this.#logits(hidden.subarray(-this.config.hiddenSize), pace);
       }
     } catch (error) {
       if (!cache.isDisposed) cache.truncate(before);
@@ -80,54 +143,178 @@ export class Transformer {
     }
   }
 
-  async #forwardChunk(ids: readonly number[], { cache, attention, pace }: ForwardRun): Promise<Float32Array> {
-    const { hiddenSize, heads, kvHeads, headDim, intermediateSize, slidingWindows } = this.config;
-    const tokens = ids.length;
-    const start = cache.length;
-    const hidden = this.#embed(ids, start);
-    const normed = new Float32Array(tokens * hiddenSize);
-    const projected = new Float32Array(tokens * hiddenSize);
+  /**
+   * Runs one step over several sequences: the linear layers read all their tokens at once, attention each sequence's own cache.
+   * No row depends on another but through its own cache, so a sequence's logits are to the bit what they are without the others.
+   *
+   * @returns For each part the logits after its last token, [vocabSize].
+   * @throws as {@link forward}; every cache is then as it was before.
+   */
+  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<Float32Array[]> {
+    if (parts.some(({ ids }) => ids.length === 0)) throw noTokens();
+    for (const { ids } of parts) this.#expectIds(ids);
+    const before = parts.map(({ cache }) => cache.length);
+    try {
+      const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
+      const logits: Float32Array[] = [];
+      for (const { ids, cache } of parts)
+        logits.push(cache instanceof DeviceCache ? await cache.forward(ids, { pace }) : fromHost.shift()!);
+      return logits;
+    } catch (error) {
+      parts.forEach(({ cache }, i) => {
+        if (!cache.isDisposed) cache.truncate(before[i]!);
+      });
+      throw error;
+    }
+  }
+
+  #deviceDecoder(): Decoder | null {
+    this.#decoder ??= this.#backend.createDecoder?.(decoderSpec(this.config, this.#weights, this.#rotary)) ?? null;
+    return this.#decoder;
+  }
+
+  #expectIds(ids: readonly number[]): void {
+    const { vocabSize } = this.config;
+    for (const id of ids) {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
+        throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
+    }
+  }
+
+  /** @returns For each part the logits after its last token. */
+  async #forwardOnHost(parts: readonly PlacedPart[], pace: Pace): Promise<Float32Array[]> {
+    if (parts.length === 0) return [];
+    const { hiddenSize, vocabSize } = this.config;
+    const hidden = await this.#forwardParts(parts, pace);
+    const last = new Float32Array(parts.length * hiddenSize);
+    for (const [i, { first, ids }] of parts.entries()) {
+      const end = first + ids.length;
+      last.set(hidden.subarray((end - 1) * hiddenSize, end * hiddenSize), i * hiddenSize);
+    }
+    const logits = await this.#logits(last, pace);
+    return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  async #forwardParts(placed: readonly PlacedPart[], pace: Pace): Promise<Float32Array> {
+    const { hiddenSize, heads, kvHeads, headDim, slidingWindows } = this.config;
+    const tokens = placed.reduce((sum, { ids }) => sum + ids.length, 0);
+    const hidden = new Float32Array(tokens * hiddenSize);
+    for (const { ids, first, start } of placed) {
+      this.#embed(ids, start, hidden.subarray(first * hiddenSize, (first + ids.length) * hiddenSize));
+    }
     const queries = heads * headDim;
     const keys = kvHeads * headDim;
     const stride = queries + 2 * keys;
-    const qkv = new Float32Array(tokens * stride);
-    const query = new Float32Array(tokens * queries);
-    const mixed = new Float32Array(tokens * queries);
+    const isGated = this.config.mlp.type === 'gated';
+    const { qkv, query, mixed, widened } = this.#takeBuffers(tokens);
     const scale = 1 / Math.sqrt(headDim);
-    const widened = new Float32Array(tokens * intermediateSize);
-    const gateUp = this.config.mlp.type === 'gated' ? new Float32Array(2 * tokens * intermediateSize) : widened;
 
     for (const [index, layer] of this.#weights.layers.entries()) {
-      this.#norm(hidden, tokens, layer.attentionNorm, normed);
-      await this.#project(layer.qkv, normed, tokens, qkv, pace);
-      this.#turnHeads(qkv, tokens, layer, start);
-      cache.append(index, { data: qkv, tokens, keyOffset: queries, valueOffset: queries + keys, stride });
+      await this.#projectNormed(layer.attentionNorm, layer.qkv, hidden, tokens, qkv, pace);
+      for (const { ids, first, start } of placed) {
+        this.#turnHeads(rowsOf(qkv, stride, first, first + ids.length), ids.length, layer, start);
+      }
       for (let token = 0; token < tokens; token++) {
         query.set(qkv.subarray(token * stride, token * stride + queries), token * queries);
       }
       const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
       const shape = { heads, scale, windowLeft };
-      await this.#attend(attention, shape, query, tokens, cache.view(index), mixed, pace);
-      await this.#project(layer.attentionOutput, mixed, tokens, projected, pace);
-      add(hidden, projected);
-      this.#norm(hidden, tokens, layer.mlpNorm, normed);
-      await this.#project(layer.mlpUp, normed, tokens, gateUp, pace);
-      this.#activate(gateUp, tokens, widened);
-      await this.#project(layer.mlpDown, widened, tokens, projected, pace);
-      add(hidden, projected);
+      for (const { ids, cache, attention, first } of placed) {
+        const count = ids.length;
+        const end = first + count;
+        const data = rowsOf(qkv, stride, first, end);
+        cache.append(index, { data, tokens: count, keyOffset: queries, valueOffset: queries + keys, stride });
+        const out = rowsOf(mixed, queries, first, end);
+        await this.#attend(attention, shape, rowsOf(query, queries, first, end), count, cache.view(index), out, pace);
+      }
+      await this.#project(layer.attentionOutput, mixed, tokens, hidden, pace, { accumulate: true });
+      await this.#projectNormed(layer.mlpNorm, layer.mlpUp, hidden, tokens, widened, pace, isGated);
+      if (!isGated) this.#activate(widened);
+      await this.#project(layer.mlpDown, widened, tokens, hidden, pace, { accumulate: true });
     }
+    this.#spare = { tokens, qkv, query, mixed, widened };
     return hidden;
   }
 
-  async #project(linear: Linear, input: Float32Array, tokens: number, out: Float32Array, pace: Pace): Promise<void> {
+  /** Arrays for a step of so many tokens: the last step's where they fit, since decoding makes the same step over and over. */
+  #takeBuffers(tokens: number): StepBuffers {
+    const spare = this.#spare;
+    this.#spare = undefined; // steps may run interleaved
+    if (spare?.tokens === tokens) return spare;
+    const { heads, kvHeads, headDim, intermediateSize } = this.config;
+    const floats = (width: number) => new Float32Array(tokens * width);
+    return {
+      tokens,
+      qkv: floats((heads + 2 * kvHeads) * headDim),
+      query: floats(heads * headDim),
+      mixed: floats(heads * headDim),
+      widened: floats(intermediateSize),
+    };
+  }
+
+  #projectNormed(
+    norm: NormWeights,
+    linear: Linear,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+    pace: Pace,
+    swiglu = false,
+  ): Promise<void> | undefined {
+    const { type, epsilon } = this.config.norm;
+    if (type === 'rms') {
+      return this.#project(linear, input, tokens, out, pace, { norm: { gain: norm.gain, epsilon }, swiglu });
+    }
+    const normed = new Float32Array(input.length);
+    layerNorm(input, tokens, norm.gain, norm.bias, epsilon, normed);
+    return this.#project(linear, normed, tokens, out, pace, { swiglu });
+  }
+
+  /** @returns a promise only where there is something to wait for: a step is dozens of these. */
+  #project(
+    linear: Linear,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+    pace: Pace,
+    steps: LinearSteps,
+  ): Promise<void> | undefined {
+    if (tokens > MIN_STEP) return this.#projectInParts(linear, input, tokens, out, pace, steps);
+    runLinear(linear, input, tokens, out, steps);
+    return pace.isDue ? pace.rest() : undefined;
+  }
+
+  async #projectInParts(
+    linear: Linear,
+    input: Float32Array,
+    tokens: number,
+    out: Float32Array,
+    pace: Pace,
+    steps: LinearSteps,
+  ): Promise<void> {
     const { rows, cols } = linear;
+    const width = steps.swiglu ? rows / 2 : rows;
     for (const [from, to] of this.#steps(tokens, rows * cols)) {
-      linear.forwardSync(input.subarray(from * cols, to * cols), to - from, out.subarray(from * rows, to * rows));
+      runLinear(linear, rowsOf(input, cols, from, to), to - from, rowsOf(out, width, from, to), steps);
       if (pace.isDue) await pace.rest();
     }
   }
 
-  async #attend(
+  #attend(
+    choice: AttentionChoice,
+    shape: AttentionShape,
+    query: Float32Array,
+    tokens: number,
+    cache: KvCacheView,
+    out: Float32Array,
+    pace: Pace,
+  ): Promise<void> | undefined {
+    if (tokens > MIN_STEP) return this.#attendInParts(choice, shape, query, tokens, cache, out, pace);
+    attendCached(this.#backend, choice, shape, query, tokens, cache, out);
+    return pace.isDue ? pace.rest() : undefined;
+  }
+
+  async #attendInParts(
     choice: AttentionChoice,
     shape: AttentionShape,
     query: Float32Array,
@@ -139,8 +326,15 @@ export class Transformer {
     const row = shape.heads * cache.headDim;
     for (const [from, to] of this.#steps(tokens, 2 * cache.length * row)) {
       const seen = { ...cache, length: cache.length - tokens + to };
-      const part = query.subarray(from * row, to * row);
-      attendCached(this.#backend, choice, shape, part, to - from, seen, out.subarray(from * row, to * row));
+      attendCached(
+        this.#backend,
+        choice,
+        shape,
+        rowsOf(query, row, from, to),
+        to - from,
+        seen,
+        rowsOf(out, row, from, to),
+      );
       if (pace.isDue) await pace.rest();
     }
   }
@@ -168,21 +362,17 @@ export class Transformer {
     this.#rotary?.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride);
   }
 
-  #activate(gateUp: Float32Array, tokens: number, out: Float32Array): void {
-    const { type, activation } = this.config.mlp;
-    if (type === 'gated') swiglu(gateUp, tokens, this.config.intermediateSize, out);
-    else if (activation === 'silu') silu(out);
-    else gelu(out, activation === 'gelu' ? 'exact' : 'tanh');
+  #activate(values: Float32Array): void {
+    const { activation } = this.config.mlp;
+    if (activation === 'silu') silu(values);
+    else gelu(values, activation === 'gelu' ? 'exact' : 'tanh');
   }
 
-  #embed(ids: readonly number[], start: number): Float32Array {
-    const { hiddenSize, vocabSize } = this.config;
+  /** @param hidden [ids.length, hiddenSize] */
+  #embed(ids: readonly number[], start: number, hidden: Float32Array): void {
+    const { hiddenSize } = this.config;
     const { embedding, positions } = this.#weights;
-    const hidden = new Float32Array(ids.length * hiddenSize);
     ids.forEach((id, token) => {
-      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
-        throw new IntFlashError('ERR_ARG_RANGE', `Expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
-      }
       const row = hidden.subarray(token * hiddenSize, (token + 1) * hiddenSize);
       row.set(embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize));
       if (positions) {
@@ -190,28 +380,36 @@ export class Transformer {
         if (from + hiddenSize > positions.length) {
           throw new IntFlashError('ERR_SHAPE', `Expected at most ${this.config.maxPositions} tokens, got more`);
         }
-        add(row, positions.subarray(from, from + hiddenSize));
+        addTo(row, positions.subarray(from, from + hiddenSize));
       }
     });
-    return hidden;
   }
 
-  #norm(input: Float32Array, tokens: number, { gain, bias }: NormWeights, out: Float32Array): void {
-    const { type, epsilon } = this.config.norm;
-    if (type === 'rms') rmsNorm(input, tokens, gain, epsilon, out);
-    else layerNorm(input, tokens, gain, bias, epsilon, out);
-  }
-
-  async #logits(hidden: Float32Array, { pace }: ForwardRun): Promise<Float32Array> {
+  async #logits(hidden: Float32Array, pace: Pace): Promise<Float32Array> {
     const tokens = hidden.length / this.config.hiddenSize;
-    const normed = new Float32Array(hidden.length);
-    this.#norm(hidden, tokens, this.#weights.outputNorm, normed);
     const logits = new Float32Array(tokens * this.config.vocabSize);
-    await this.#project(this.#weights.output, normed, tokens, logits, pace);
+    await this.#projectNormed(this.#weights.outputNorm, this.#weights.output, hidden, tokens, logits, pace);
     return logits;
   }
 }
 
-function add(to: Float32Array, from: Float32Array): void {
-  for (let i = 0; i < to.length; i++) to[i]! += from[i]!;
+/** The parts whose caches are in host memory, their rows one after another. */
+function placeOnHost(parts: readonly BatchPart[]): PlacedPart[] {
+  const placed: PlacedPart[] = [];
+  let first = 0;
+  for (const { cache, ...part } of parts) {
+    if (cache instanceof DeviceCache) continue;
+    placed.push({ ...part, cache, first, start: cache.length });
+    first += part.ids.length;
+  }
+  return placed;
+}
+
+/** Rows [from, to) of an array of rows; the array itself when that is all of them. */
+function rowsOf(values: Float32Array, width: number, from: number, to: number): Float32Array {
+  return from === 0 && to * width === values.length ? values : values.subarray(from * width, to * width);
+}
+
+function noTokens(): IntFlashError {
+  return new IntFlashError('ERR_SHAPE', 'Expected at least one token, got none');
 }

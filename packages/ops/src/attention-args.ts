@@ -10,9 +10,9 @@ import type {
 import { PRECISIONS } from './attention-plan.js';
 import type { FloatType } from './float-formats.js';
 import { IntFlashError } from './int-flash-error.js';
-import { checkBoolean, checkChoice, checkNumber, checkOptions } from './option-check.js';
+import { checkBoolean, checkChoice, checkNumber, checkOptions, readArguments } from './option-check.js';
 import { judgeSequenceOffsets } from './sequence-offsets.js';
-import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor } from './tensor.js';
+import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorJudge } from './tensor.js';
 import { judgeMask, judgeWindow } from './visibility-args.js';
 
 const FLOAT_TYPES: readonly DataType[] = ['float32', 'float16', 'bfloat16'];
@@ -46,21 +46,22 @@ export const ATTENTION_OPTION_KEYS = [
  * @param inputs  `{query, key, value}`: float tensors of rank 4 (see {@link TensorLayout}), or rank 3 for one sequence, or for
  *   varlen (`cuSeqlensQ`/`cuSeqlensK`, layout NHD: [total, heads, headDim]).
  * @param options Named as in PyTorch and flash-attn, in camelCase.
+ * @param judge   Judges each tensor: {@link judgeTensor}, or a backend's own for tensors that live elsewhere.
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_UNSUPPORTED`, `ERR_BUFFER_*`.
  */
-export function judgeAttention(inputs: unknown, options?: unknown): AttentionPlan {
-  return typed(() => readAttention(inputs, options));
+export function judgeAttention(inputs: unknown, options?: unknown, judge: TensorJudge = judgeTensor): AttentionPlan {
+  return readArguments(() => readAttention(inputs, options, judge));
 }
 
-function readAttention(inputs: unknown, options: unknown): AttentionPlan {
+function readAttention(inputs: unknown, options: unknown, judge: TensorJudge): AttentionPlan {
   const given = checkOptions(options, ATTENTION_OPTION_KEYS, 'options');
   const { query, key, value } = checkInputs(inputs, ['query', 'key', 'value']);
   const operands = {
-    query: judgeTensor(query, 'query', FLOAT_TYPES),
-    key: judgeTensor(key, 'key', FLOAT_TYPES),
-    value: judgeTensor(value, 'value', FLOAT_TYPES),
+    query: judge(query, 'query', FLOAT_TYPES),
+    key: judge(key, 'key', FLOAT_TYPES),
+    value: judge(value, 'value', FLOAT_TYPES),
   };
-  const { geometry, strides } = judgeGeometry(operands, given);
+  const { geometry, strides } = judgeGeometry(operands, given, judge);
   return {
     ...geometry,
     precision: checkChoice(given.precision, 'precision', PRECISIONS, 'full-int8'),
@@ -79,11 +80,15 @@ function readAttention(inputs: unknown, options: unknown): AttentionPlan {
  *   times `vChannelScale` [batch, kvHeads, headDim] if given. Rank-3 inputs and varlen drop the batch axis. Scales are
  *   contiguous float32, finite and positive.
  */
-export function judgeQuantizedAttention(inputs: unknown, options?: unknown): QuantizedAttentionPlan {
-  return typed(() => readQuantizedAttention(inputs, options));
+export function judgeQuantizedAttention(
+  inputs: unknown,
+  options?: unknown,
+  judge: TensorJudge = judgeTensor,
+): QuantizedAttentionPlan {
+  return readArguments(() => readQuantizedAttention(inputs, options, judge));
 }
 
-function readQuantizedAttention(inputs: unknown, options: unknown): QuantizedAttentionPlan {
+function readQuantizedAttention(inputs: unknown, options: unknown, judge: TensorJudge): QuantizedAttentionPlan {
   const given = checkOptions(
     options,
     ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK'),
@@ -91,16 +96,16 @@ function readQuantizedAttention(inputs: unknown, options: unknown): QuantizedAtt
   );
   const fields = checkInputs(inputs, ['q', 'k', 'v', 'qScale', 'kScale', 'vScale', 'vChannelScale']);
   const operands = {
-    query: judgeTensor(fields.q, 'q', ['int8']),
-    key: judgeTensor(fields.k, 'k', ['int8']),
-    value: judgeTensor(fields.v, 'v', ['int8']),
+    query: judge(fields.q, 'q', ['int8']),
+    key: judge(fields.k, 'k', ['int8']),
+    value: judge(fields.v, 'v', ['int8']),
   };
-  const { geometry, strides, batched, queries, keys } = judgeGeometry(operands, given);
+  const { geometry, strides, batched, queries, keys } = judgeGeometry(operands, given, judge);
   const precision = checkChoice(given.precision, 'precision', ['full-int8', 'paper-int8'] as const, 'full-int8');
   const batch = batched ? [operands.query.dims[0]!] : [];
   const perKey = [...batch, geometry.kvHeads, keys];
   const perHead = [...batch, geometry.kvHeads];
-  const vScale = judgeTensor(fields.vScale, 'vScale', ['float32']);
+  const vScale = judge(fields.vScale, 'vScale', ['float32']);
   const tokenLevel = vScale.dims.length === perKey.length;
   if (tokenLevel && precision === 'paper-int8') {
     throw new IntFlashError(
@@ -116,35 +121,25 @@ function readQuantizedAttention(inputs: unknown, options: unknown): QuantizedAtt
     key: { data: operands.key.data as Int8Array, strides: strides.key },
     value: { data: operands.value.data as Int8Array, strides: strides.value },
     queryScale: scaleOperand(
-      judgeTensor(fields.qScale, 'qScale', ['float32']),
+      judge(fields.qScale, 'qScale', ['float32']),
       'qScale',
       [...batch, geometry.heads, queries],
       batched,
       1,
     ),
-    keyScale: scaleOperand(judgeTensor(fields.kScale, 'kScale', ['float32']), 'kScale', perKey, batched, 1),
+    keyScale: scaleOperand(judge(fields.kScale, 'kScale', ['float32']), 'kScale', perKey, batched, 1),
     valueScale: scaleOperand(vScale, 'vScale', tokenLevel ? perKey : perHead, batched, tokenLevel ? 1 : 0),
     valueChannelScale:
       channel === undefined
         ? undefined
         : scaleOperand(
-            judgeTensor(channel, 'vChannelScale', ['float32']),
+            judge(channel, 'vChannelScale', ['float32']),
             'vChannelScale',
             [...perHead, geometry.headDimV],
             batched,
             0,
           ),
   };
-}
-
-/** What a getter or a Proxy of the caller's throws (a revoked Proxy throws at any touch) comes back as an argument error, as its cause. */
-function typed<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (cause) {
-    if (IntFlashError.isInstance(cause)) throw cause;
-    throw new IntFlashError('ERR_ARG_TYPE', 'Expected readable arguments, got one that throws when read', { cause });
-  }
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {
@@ -187,7 +182,7 @@ interface Operands {
   readonly value: Tensor;
 }
 
-function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
+function judgeGeometry(operands: Operands, given: Record<string, unknown>, judge: TensorJudge) {
   const layout: TensorLayout = checkChoice(given.tensorLayout, 'tensorLayout', ['HND', 'NHD'] as const, 'HND');
   const varlen = given.cuSeqlensQ !== undefined || given.cuSeqlensK !== undefined;
   const rank = operands.query.dims.length;
@@ -222,7 +217,7 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>) {
   const sequences: readonly SequenceSpan[] = varlen
     ? judgeSequenceOffsets(given, query.tokens, key.tokens)
     : Array.from({ length: query.batch }, () => ({ qStart: 0, qLen: query.tokens, kStart: 0, kLen: key.tokens }));
-  const mask = judgeMask(given, query.batch, query.heads, query.tokens, key.tokens, varlen);
+  const mask = judgeMask(given, [query.batch, query.heads, query.tokens, key.tokens], varlen, judge);
   const outStrides = rowStrides(contiguousStrides(outDims), rank, layout);
   const geometry: AttentionGeometry = {
     heads: query.heads,

@@ -1,4 +1,5 @@
 import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
+import type { Decoder, DecoderSpec } from './decoder.js';
 import type { UnavailableReason } from './int-flash-error.js';
 
 export const BACKEND_NAMES = ['cuda', 'cpu', 'portable'] as const;
@@ -76,6 +77,16 @@ export type LinearWeights = {
   | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }
 );
 
+/** What a decoder does right before and after a linear layer. */
+export interface LinearSteps {
+  /** First, each input row becomes `gain · x / sqrt(mean(x²) + epsilon)`. */
+  readonly norm?: { readonly gain: Float32Array; readonly epsilon: number } | undefined;
+  /** Rows are a gate's, then an up projection's: what is left of a row is `silu(gate) · up`, half as long. */
+  readonly swiglu?: boolean | undefined;
+  /** Adds to what `out` holds. Not together with `swiglu`. */
+  readonly accumulate?: boolean | undefined;
+}
+
 /** A linear layer whose weights the backend holds in the layout it likes best. */
 export interface Linear {
   readonly rows: number;
@@ -85,6 +96,8 @@ export interface Linear {
    * @param out   [tokens, rows]; allocated when absent.
    */
   forwardSync(input: Float32Array, tokens: number, out?: Float32Array): Float32Array;
+  /** The same with a decoder's neighbouring steps in one call, where the backend has a way that beats one after the other. */
+  fusedSync?(input: Float32Array, tokens: number, out: Float32Array, steps: LinearSteps): void;
   /** Frees the weights; twice is a no-op, use afterwards throws `ERR_DISPOSED`. */
   dispose(): void;
 }
@@ -102,6 +115,11 @@ export interface Backend {
   cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array;
   /** Copies the weights. */
   createLinear(weights: LinearWeights): Linear;
+  /**
+   * Takes over a decoder's whole step, where the backend has memory of its own that is worth staying in. Copies all weights but the
+   * linear layers'. @returns undefined for a shape that it does not run.
+   */
+  createDecoder?(spec: DecoderSpec): Decoder | undefined;
   /** Bytes of memory outside the JS heap that live objects of this backend hold; 0 once all are disposed. */
   liveBytes(): number;
 }

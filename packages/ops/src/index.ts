@@ -22,9 +22,11 @@ export {
   type CacheAttentionArgs,
   type KvCacheView,
   type Linear,
+  type LinearSteps,
   type LinearWeights,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';
+export type { Decoder, DecoderLayer, DecoderNorm, DecoderSequence, DecoderSpec } from './decoder.js';
 export {
   bfloat16BitsToNumber,
   type FloatType,
@@ -40,7 +42,15 @@ export {
   IntFlashError,
   type UnavailableReason,
 } from './int-flash-error.js';
-export { checkBoolean, checkChoice, checkInteger, checkNumber, checkOptions, checkSignal } from './option-check.js';
+export {
+  checkBoolean,
+  checkChoice,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkSignal,
+  readArguments,
+} from './option-check.js';
 export {
   contiguousStrides,
   type DataType,
@@ -48,6 +58,7 @@ export {
   judgeTensor,
   type Tensor,
   type TensorData,
+  type TensorJudge,
   type TensorLike,
   tensor,
 } from './tensor.js';

@@ -67,3 +67,13 @@ export function checkSignal(value: unknown, name = 'signal'): AbortSignal | unde
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an AbortSignal, got ${describe(value)}`);
   return value;
 }
+
+/** What a getter or a Proxy of the caller's throws (a revoked Proxy throws at any touch) comes back as an argument error, as its cause. */
+export function readArguments<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (IntFlashError.isInstance(cause)) throw cause;
+    throw new IntFlashError('ERR_ARG_TYPE', 'Expected readable arguments, got one that throws when read', { cause });
+  }
+}

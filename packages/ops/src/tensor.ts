@@ -27,6 +27,9 @@ export interface Tensor {
   readonly strides: readonly number[];
 }
 
+/** Reads a caller's tensor; `data` may be empty where its numbers lie elsewhere and the judge has seen that the indices do. */
+export type TensorJudge = (value: unknown, name: string, types?: readonly DataType[]) => Tensor;
+
 const CONSTRUCTORS: Record<DataType, readonly string[]> = {
   float32: ['Float32Array'],
   float16: ['Uint16Array', 'Float16Array'],

@@ -1,7 +1,7 @@
 import type { CausalAlignment, MaskOperand } from './attention-plan.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkBoolean, checkChoice, checkInteger } from './option-check.js';
-import { describe, judgeTensor } from './tensor.js';
+import { describe, type TensorJudge } from './tensor.js';
 
 /** Folds isCausal and windowSize into one band around the diagonal. */
 export function judgeWindow(given: Record<string, unknown>) {
@@ -29,14 +29,12 @@ export function judgeWindow(given: Record<string, unknown>) {
   return { windowLeft, windowRight, diagonal };
 }
 
-/** Checks that the mask broadcasts to [batch, heads, queries, keys] and holds nothing but finite numbers and -Infinity. */
+/** Checks that the mask broadcasts to `target`, [batch, heads, queries, keys], and holds nothing but finite numbers and -Infinity. */
 export function judgeMask(
   given: Record<string, unknown>,
-  batch: number,
-  heads: number,
-  queries: number,
-  keys: number,
+  target: readonly number[],
   varlen: boolean,
+  judge: TensorJudge,
 ): MaskOperand | undefined {
   if (given.attnMask === undefined) return undefined;
   if (given.isCausal === true)
@@ -44,8 +42,7 @@ export function judgeMask(
       hint: 'Write the causal triangle into the mask.',
     });
   if (varlen) throw new IntFlashError('ERR_UNSUPPORTED', 'Expected no attnMask with cuSeqlens, got one');
-  const mask = judgeTensor(given.attnMask, 'attnMask', ['bool', 'float32']);
-  const target = [batch, heads, queries, keys];
+  const mask = judge(given.attnMask, 'attnMask', ['bool', 'float32']);
   const lead = target.length - mask.dims.length;
   const fits =
     mask.dims.length >= 2 && lead >= 0 && mask.dims.every((dim, axis) => dim === 1 || dim === target[axis + lead]);

@@ -1,5 +1,8 @@
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 
+/** Tokens that are summed before their sum joins the others: a tile of the attention, so that tiles can be summed side by side. */
+const RUN = 128;
+
 export interface SmoothedK {
   /** [tokens, dim]: the input minus `mean` in every row. */
   readonly values: Float32Array;
@@ -11,7 +14,8 @@ export interface SmoothedK {
  * Subtracts each channel's mean over the tokens. Softmax does not see the difference, and the per-token INT8 grid no longer
  * spends its range on what all keys share (language models' keys carry large per-channel offsets).
  *
- * `mean[d] = f32((Σ over tokens in order, float64) / tokens)`; `values = f32(k - mean)`.
+ * `mean[d] = f32(total / tokens)`, where `total` adds up, in order and in float64, the sums of runs of 128 tokens, each summed in order;
+ * `values = f32(k - mean)`.
  * Not exact under a softcap, which is not blind to a shift: leave K as it is there.
  * @param input [tokens, dim]: one sequence of one KV head, finite.
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
@@ -22,7 +26,12 @@ export function smoothK(input: FloatInput, dim: number): SmoothedK {
   const tokens = countRows(data.length, dim);
   maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
   const sums = new Float64Array(dim);
-  for (let token = 0, i = 0; token < tokens; token++) for (let d = 0; d < dim; d++, i++) sums[d]! += data[i]!;
+  for (let start = 0, i = 0; start < tokens; start += RUN) {
+    const run = new Float64Array(dim);
+    for (let token = start; token < Math.min(start + RUN, tokens); token++)
+      for (let d = 0; d < dim; d++, i++) run[d]! += data[i]!;
+    for (let d = 0; d < dim; d++) sums[d]! += run[d]!;
+  }
   const mean = new Float32Array(dim);
   if (tokens > 0) for (let d = 0; d < dim; d++) mean[d] = sums[d]! / tokens;
   const values = new Float32Array(data.length);

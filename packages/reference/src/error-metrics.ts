@@ -91,7 +91,8 @@ export function paperMre(actual: Numbers, expected: Numbers): number {
   checkLengths(actual, expected);
   const from = Math.max(0, expected.length - 4);
   let sum = 0;
-  for (let i = from; i < expected.length; i++) sum += Math.abs((actual[i]! - expected[i]!) / expected[i]!);
+  for (let i = from; i < expected.length; i++)
+    sum += Math.abs(actual[i]! - expected[i]!) / (Math.abs(expected[i]!) + 1e-5);
   return sum / Math.max(expected.length - from, 1);
 }
 

@@ -9,7 +9,9 @@ export {
   type WorstElement,
   worstElement,
 } from './error-metrics.js';
-export { flashDAttention } from './flash-d-attention.js';
+export { type FlashDArithmetic, flashDAttention, flashDAttentionSteps } from './flash-d-attention.js';
+export { decodeFp8, encodeFp8, FP8_FORMATS, type Fp8Format, maxFp8, roundToFp8 } from './fp8.js';
+export { type Fp8Options, fp8Attention, fp8AttentionSteps } from './fp8-attention.js';
 export {
   type AttentionInputs,
   INPUT_FAMILIES,
@@ -21,4 +23,6 @@ export {
 } from './input-families.js';
 export { int8Attention, type TwinObserver, type TwinResult } from './int8-attention.js';
 export { predictRelativeRms } from './predicted-noise.js';
-export { type ReferenceResult, softmaxAttention } from './softmax-attention.js';
+export { softmaxAttention, softmaxAttentionSteps } from './softmax-attention.js';
+export { runSteps, runStepsInSlices, type Steps } from './steps.js';
+export type { ReferenceResult } from './walk-rows.js';

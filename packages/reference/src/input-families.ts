@@ -19,12 +19,13 @@ export interface AttentionInputs {
 
 /**
  * The inputs that accuracy is judged on.
- * - `normal`: N(0, 1). `uniform`: U(0, 1), the paper's second one. `sharp`: queries times 3.
+ * - `normal`: N(0, 1). `uniform`: U(0, 1), as the paper's script draws; `centred`: U(-0.5, 0.5), as its text says.
+ * - `sharp`: normal, with queries times 3.
  * - `kbias`: K with large offsets in a tenth of its channels, as language models' keys have.
  * - `vout`: V with a twentieth of its channels 16 times larger.
  * - `sink`, `sinkall`: one key, or two, that take most of the weight and whose values are small: attention sinks.
  */
-export const INPUT_FAMILIES = ['normal', 'uniform', 'sharp', 'kbias', 'vout', 'sink', 'sinkall'] as const;
+export const INPUT_FAMILIES = ['normal', 'uniform', 'centred', 'sharp', 'kbias', 'vout', 'sink', 'sinkall'] as const;
 export type InputFamily = (typeof INPUT_FAMILIES)[number];
 
 /** Uniform numbers in [0, 1) from a 32-bit seed (mulberry32): the same on every machine. */
@@ -54,7 +55,7 @@ export function makeInputs(family: InputFamily, shape: InputShape, seed = 1): At
   const { batch = 1, heads, kvHeads = heads, queries, keys, headDim, headDimV = headDim } = shape;
   const uniform = seededUniform(seed);
   const normal = seededNormal(uniform);
-  const draw = family === 'uniform' ? uniform : normal;
+  const draw = family === 'uniform' ? uniform : family === 'centred' ? () => uniform() - 0.5 : normal;
   const fill = (count: number) => Float32Array.from({ length: count }, draw);
   const q = fill(batch * heads * queries * headDim);
   const k = fill(batch * kvHeads * keys * headDim);

@@ -115,7 +115,7 @@ export function absorbKeys(
       const key = tileStart + j;
       const probability = x[j] === -Infinity ? 0 : exp2(Math.fround(x[j]! - reference));
       lanes[j % LANES] = fma(probability, head.weights?.inverse[key] ?? 1, lanes[j % LANES]!);
-      p[j] = rules.maxCode > 0 ? rne(Math.fround(rules.maxCode * probability)) : probability;
+      p[j] = rules.maxCode > 0 ? rne(rules.maxCode * probability) : probability;
     }
     for (let j = from; j < to; j++) {
       if (p[j] === 0) continue;

@@ -12,7 +12,10 @@ export function addInspect(program: Command, app: App): void {
   const command = program
     .command('inspect')
     .description("what a model's files say: shape, tensors, memory for its cache, special tokens")
-    .argument('[model]', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)');
+    .argument(
+      '[model]',
+      'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+    );
   withOutputOptions(command).action(async (folder: string | undefined, options: OutputOptions) => {
     const model = await app.runtime.describeModel(findModel(folder, app.env));
     const { columns, paint } = app.terminal;

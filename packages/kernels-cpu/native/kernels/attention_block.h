@@ -6,7 +6,7 @@
 //   §5 epilogue
 #pragma once
 #include "quantize_rows.h"
-#include "softmax_row.h"
+#include "softmax_group.h"
 
 namespace int_flash {
 namespace {
@@ -59,13 +59,58 @@ INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s,
 }
 
 // ── §2 ──
+// Exponents x of four rows and the blocks of keys that they touch, straight from the accumulators, and the largest of each row.
 template <bool kIntScores>
-INT_FLASH_OUTLINE void score_tile(const HeadPack& head, int words, int64_t tile_start, int begin, int end, int group, Scratch* s) {
-    const uint32_t* query = s->query + group * kRowGroup * words;
-    for (int k = begin / kBlock * kBlock; k < end; k += kBlock) {
-        const int64_t block = (tile_start + k) * words;  // blocks are kBlock keys of `words` words each
+INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGroup* group, Scratch* s) {
+    const int first = group->index * kRowGroup;
+    const uint32_t* query = s->query + first * words;
+    const float* key_scale = head.key_scale + group->tile_start;
+    const float* tau = head.tau + group->tile_start;
+    const float* row_scale = s->row_scale + first;
+    const float* natural_scale = s->natural_scale + first;
+    const int32_t* start = s->score_start + first;
+    float* x = s->exponent;
+    Simd::Partial top[kRowGroup];
+    for (int r = 0; r < kRowGroup; r++) top[r] = Simd::excluded();
+    for (int k = group->begin / kBlock * kBlock; k < group->end; k += kBlock) {
+        const int64_t block = (group->tile_start + k) * words;  // blocks are kBlock keys of `words` words each
+        const auto keep = [&top, x, k](int r, int v, Simd::Partial e) INT_FLASH_LAMBDA {
+            Simd::store_floats(x + r * kTileKeys + k + v * Simd::kLanes, e);
+            top[r] = Simd::larger(top[r], e);
+        };
         if constexpr (kIntScores) {
-            const int32_t* start = s->score_start + group * kRowGroup;
+            register_tile<ScoreOp, kRowGroup, Simd::kVectors>(
+                static_cast<const uint32_t*>(head.keys) + block, query, words, words,
+                [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r]) : Simd::zero_ints(); },
+                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
+                    const int j = k + v * Simd::kLanes;
+                    const Simd::Partial scaled = Simd::multiply(Simd::to_floats(sum), Simd::load_floats(key_scale + j));
+                    keep(r, v, Simd::multiply_add(scaled, Simd::spread_float(row_scale + r), Simd::load_floats(tau + j)));
+                });
+        } else {
+            static const float log2_e = kLog2E;
+            register_tile<FloatOp, kRowGroup, Simd::kVectors>(
+                static_cast<const float*>(head.keys) + block, query, words, words, [](int, int) INT_FLASH_LAMBDA { return Simd::zero_floats(); },
+                [=](int r, int v, Simd::Partial sum) INT_FLASH_LAMBDA {
+                    keep(r, v, Simd::multiply(Simd::multiply(sum, Simd::spread_float(natural_scale + r)), Simd::spread_float(&log2_e)));
+                });
+        }
+    }
+    if (group->whole) {
+        Simd::largest_of_four(top[0], top[1], top[2], top[3], group->top);
+    } else {
+        for (int r = 0; r < kRowGroup; r++) group->top[r] = trim_exponents(x + r * kTileKeys, group->spans[r]);
+    }
+}
+
+// The sums alone, for what is done with them one by one: masks, softcap, checksums.
+template <bool kIntScores>
+INT_FLASH_OUTLINE void scores_of_group(const HeadPack& head, int words, const RowGroup& group, Scratch* s) {
+    const uint32_t* query = s->query + group.index * kRowGroup * words;
+    const int32_t* start = s->score_start + group.index * kRowGroup;
+    for (int k = group.begin / kBlock * kBlock; k < group.end; k += kBlock) {
+        const int64_t block = (group.tile_start + k) * words;
+        if constexpr (kIntScores) {
             register_tile<ScoreOp, kRowGroup, Simd::kVectors>(
                 static_cast<const uint32_t*>(head.keys) + block, query, words, words,
                 [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r]) : Simd::zero_ints(); },
@@ -79,18 +124,62 @@ INT_FLASH_OUTLINE void score_tile(const HeadPack& head, int words, int64_t tile_
     }
 }
 
+template <bool kIntScores>
+INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, RowGroup* group, Scratch* s) {
+    const HeadPack& head = *args.head;
+    const ptrdiff_t size = args.mask.type == MaskType::kFloat32 ? 4 : 1;
+    for (int r = 0; r < kRowGroup; r++) {
+        const int i = group->index * kRowGroup + r;
+        group->top[r] = -INFINITY;
+        if (group->spans[r].end == 0) continue;
+        const RowExponent row{head.key_scale + group->tile_start, head.tau + group->tile_start, s->row_scale[i], s->natural_scale[i], args.softcap};
+        const ptrdiff_t element = i * args.mask.query_stride + static_cast<ptrdiff_t>(group->tile_start) * args.mask.key_stride;
+        const RowMask mask{args.mask.type, static_cast<const char*>(args.mask.data) + element * size, args.mask.key_stride};
+        group->top[r] = masked_exponents<kIntScores>(s->scores + r * kTileKeys, row, mask, group->spans[r], s->exponent + r * kTileKeys);
+    }
+}
+
+// ── §3 ──
+template <bool kIntWeights>
+INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, Scratch* s) {
+    const bool paper = args.precision == Precision::kPaperInt8;
+    const float levels = paper ? 127.0f : 255.0f;
+    const int first = group->index * kRowGroup;
+    const float* inverse_weight = args.head->inverse_weight + group->tile_start;
+    float sums[kRowGroup];
+    if (paper) {
+        for (int r = 0; r < kRowGroup; r++)
+            if (s->running_max[first + r] > group->top[r]) group->top[r] = s->running_max[first + r];
+    }
+    if (group->whole && !masked) {
+        whole_weights<kIntWeights>(s->exponent, group->top, levels, inverse_weight, s->weights, sums);
+    } else {
+        const int from = Simd::kOffsetProducts && kIntWeights ? 0 : group->begin & ~15;
+        const int to = Simd::kOffsetProducts && kIntWeights ? kTileKeys : (group->end + 15) & ~15;
+        for (int r = 0; r < kRowGroup; r++) {
+            if (group->top[r] == -INFINITY) group->spans[r] = {0, 0};
+            sums[r] = weights_of<kIntWeights>(s->exponent + r * kTileKeys, group->top[r], masked, group->spans[r], from, to, levels, inverse_weight,
+                                              s->weights + r * kTileKeys);
+        }
+    }
+    absorb_four(group->top, sums, s->running_max + first, s->row_sum + first, &group->rescale);
+}
+
 // ── §4 ──
 template <bool kIntWeights, bool kKeepProducts>
-INT_FLASH_OUTLINE void product_tile(const HeadPack& head, int width, int64_t tile_start, int begin, int end, int group,
-                                   const Rescale* rescale, Scratch* s) {
-    float* out = s->out + group * kRowGroup * width;
+INT_FLASH_OUTLINE void products_of_group(const HeadPack& head, int width, const RowGroup& group, Scratch* s) {
+    float* out = s->out + group.index * kRowGroup * width;
+    const Rescale4* rescale = &group.rescale;
+    const int64_t tile_start = group.tile_start;
+    const int begin = Simd::kOffsetProducts && kIntWeights ? 0 : group.begin;
+    const int end = Simd::kOffsetProducts && kIntWeights ? kTileKeys : group.end;
     for (int c = 0; c < width; c += kBlock) {
         const int block = width - c < kBlock ? width - c : kBlock;
         with_vectors(block, [&](auto vectors) INT_FLASH_LAMBDA {
             constexpr int kVectors = decltype(vectors)::value;
             const auto accumulate = [=](int r, int v, Simd::Partial product) INT_FLASH_LAMBDA {
                 float* o = out + r * width + c + v * Simd::kLanes;
-                const Simd::Partial alpha = Simd::spread_float(&rescale[r].alpha), beta = Simd::spread_float(&rescale[r].beta);
+                const Simd::Partial alpha = Simd::spread_float(rescale->alpha + r), beta = Simd::spread_float(rescale->beta + r);
                 Simd::store_floats(o, Simd::multiply_add(product, beta, Simd::multiply(Simd::load_floats(o), alpha)));
             };
             if constexpr (kIntWeights) {
@@ -148,7 +237,6 @@ INT_FLASH_INLINE void store_block(const BlockArgs& args, int width, Scratch* s) 
     }
 }
 
-template <bool kIntScores, bool kIntWeights>
 INT_FLASH_INLINE TileSpan tile_span(const BlockArgs& args, int i, int64_t tile_start) {
     if (i >= args.rows) return {0, 0};
     const int64_t query = args.first_query + i;
@@ -162,90 +250,113 @@ INT_FLASH_INLINE TileSpan tile_span(const BlockArgs& args, int i, int64_t tile_s
     return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
-INT_FLASH_INLINE void add_checksums(const BlockArgs& args, int group, int64_t tile_start, const TileSpan* spans, const bool* live, bool scores,
-                                    Scratch* s) {
-    for (int r = 0; r < kRowGroup; r++) {
-        const uint64_t query = static_cast<uint64_t>(args.first_query + group * kRowGroup + r);
-        if (scores) {
-            for (int j = spans[r].begin; j < spans[r].end; j++)
-                args.checksums->scores += mix_checksum(query, static_cast<uint64_t>(tile_start + j), s->scores[r * kTileKeys + j]);
-        } else if (live[r]) {
-            for (int d = 0; d < args.head_dim_v; d++)
-                args.checksums->products += mix_checksum(query, static_cast<uint64_t>(tile_start * 2 + d), s->products[r * kMaxHeadDim + d]);
+// Walks tile by tile through the groups of a block, past those that see nothing of their tile.
+class GroupCursor {
+public:
+    GroupCursor(const BlockArgs& args) : args_(args), groups_((args.rows + kRowGroup - 1) / kRowGroup) {
+        int64_t first = args.first_query + args.shift_left;
+        last_ = args.first_query + args.rows + args.shift_right;
+        if (first < 0) first = 0;
+        if (last_ > args.head->tokens) last_ = args.head->tokens;
+        tile_start_ = first / kTileKeys * kTileKeys;
+    }
+    bool next(RowGroup* group) {
+        for (; tile_start_ < last_; tile_start_ += kTileKeys, index_ = 0) {
+            if (*args_.aborted) return false;
+            while (index_ < groups_) {
+                if (visit(index_++, group)) return true;
+            }
         }
+        return false;
+    }
+
+private:
+    bool visit(int index, RowGroup* group) const {
+        group->index = index;
+        group->tile_start = tile_start_;
+        const int first = index * kRowGroup;
+        const int64_t query = args_.first_query + first, tile_end = tile_start_ + kTileKeys;
+        group->whole = first + kRowGroup <= args_.rows && query + kRowGroup - 1 + args_.shift_left <= tile_start_ &&
+                       query + args_.shift_right >= tile_end - 1 && tile_end <= args_.head->tokens;
+        if (group->whole) {
+            for (TileSpan& span : group->spans) span = {0, kTileKeys};
+            group->begin = 0, group->end = kTileKeys;
+            return true;
+        }
+        group->begin = kTileKeys, group->end = 0;
+        for (int r = 0; r < kRowGroup; r++) {
+            const TileSpan span = tile_span(args_, first + r, tile_start_);
+            group->spans[r] = span;
+            if (span.end == 0) continue;
+            group->begin = span.begin < group->begin ? span.begin : group->begin;
+            group->end = span.end > group->end ? span.end : group->end;
+        }
+        return group->end > 0;
+    }
+
+    const BlockArgs& args_;
+    const int groups_;
+    int64_t tile_start_, last_;
+    int index_ = 0;
+};
+
+INT_FLASH_INLINE void add_score_checksums(const BlockArgs& args, const RowGroup& group, const Scratch* s) {
+    for (int r = 0; r < kRowGroup; r++) {
+        const auto query = static_cast<uint64_t>(args.first_query + group.index * kRowGroup + r);
+        for (int j = group.spans[r].begin; j < group.spans[r].end; j++)
+            args.checksums->scores += mix_checksum(query, static_cast<uint64_t>(group.tile_start + j), s->scores[r * kTileKeys + j]);
     }
 }
 
+INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGroup& group, const bool* live, const Scratch* s) {
+    for (int r = 0; r < kRowGroup; r++) {
+        const auto query = static_cast<uint64_t>(args.first_query + group.index * kRowGroup + r);
+        for (int d = 0; live[r] && d < args.head_dim_v; d++)
+            args.checksums->products += mix_checksum(query, static_cast<uint64_t>(group.tile_start * 2 + d), s->products[r * kMaxHeadDim + d]);
+    }
+}
+
+// The next group's scores come before this one's products: they do not wait for one another, so the CPU overlaps their ends.
 template <bool kIntScores, bool kIntWeights>
 static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* result) {
     const HeadPack& head = *args.head;
     const int words = kIntScores ? args.head_dim / kGranule : args.head_dim;
     const int width = static_cast<int>(round_up(args.head_dim_v, Simd::kLanes));
-    const int groups = (args.rows + kRowGroup - 1) / kRowGroup;
-    const bool paper = args.precision == Precision::kPaperInt8;
     const bool masked = args.softcap > 0.0f || args.mask.type != MaskType::kNone;
-    const float levels = paper ? 127.0f : 255.0f;
     load_queries<kIntScores>(args, words, s, result);
     if (result->bad_row >= 0) return;
-    memset(s->out, 0, static_cast<size_t>(groups * kRowGroup * width) * 4);
+    memset(s->out, 0, sizeof(float) * static_cast<size_t>(round_up(args.rows, kRowGroup) * width));
 
-    int64_t first = args.first_query + args.shift_left, last = args.first_query + args.rows + args.shift_right;
-    if (first < 0) first = 0;
-    if (last > head.tokens) last = head.tokens;
-    for (int64_t tile_start = first / kTileKeys * kTileKeys; tile_start < last; tile_start += kTileKeys) {
-        if (*args.aborted) return;
-        for (int group = 0; group < groups; group++) {
-            TileSpan spans[kRowGroup];
-            int begin = kTileKeys, end = 0;
-            for (int r = 0; r < kRowGroup; r++) {
-                spans[r] = tile_span<kIntScores, kIntWeights>(args, group * kRowGroup + r, tile_start);
-                if (spans[r].end == 0) continue;
-                begin = spans[r].begin < begin ? spans[r].begin : begin;
-                end = spans[r].end > end ? spans[r].end : end;
-            }
-            if (end == 0) continue;
-            score_tile<kIntScores>(head, words, tile_start, begin, end, group, s);
-            bool live[kRowGroup];
-            if (args.checksums && kIntScores) add_checksums(args, group, tile_start, spans, live, true, s);
-
-            const int from = Simd::kOffsetProducts && kIntWeights ? 0 : begin & ~15;
-            const int to = Simd::kOffsetProducts && kIntWeights ? kTileKeys : (end + 15) & ~15;
-            Rescale rescale[kRowGroup];
-            for (int r = 0; r < kRowGroup; r++) {
-                const int i = group * kRowGroup + r;
-                const int32_t* scores = s->scores + r * kTileKeys;
-                uint32_t* weights = s->weights + r * kTileKeys;
-                const RowExponent row{head.key_scale + tile_start, head.tau + tile_start, s->row_scale[i], s->natural_scale[i], args.softcap};
-                float top = -INFINITY;
-                if (spans[r].end > 0) {
-                    if (masked) {
-                        const ptrdiff_t size = args.mask.type == MaskType::kFloat32 ? 4 : 1;
-                        const RowMask mask{args.mask.type,
-                                           static_cast<const char*>(args.mask.data) + (i * args.mask.query_stride + tile_start * args.mask.key_stride) * size,
-                                           args.mask.key_stride};
-                        top = masked_exponents<kIntScores>(scores, row, mask, spans[r], s->exponent);
-                    } else {
-                        top = plain_exponents<kIntScores>(scores, row, spans[r], s->exponent);
-                    }
-                }
-                live[r] = top != -INFINITY;
-                if (!live[r]) spans[r] = {0, 0};
-                if (paper && s->running_max[i] > top) top = s->running_max[i];
-                const float sum = weights_of<kIntWeights>(s->exponent, top, masked, spans[r], from, to, levels, head.inverse_weight + tile_start, weights);
-                rescale[r] = {1.0f, 0.0f};
-                if (live[r]) rescale[r] = absorb(top, sum, &s->running_max[i], &s->row_sum[i]);
-            }
-            const int product_begin = Simd::kOffsetProducts && kIntWeights ? 0 : begin;
-            const int product_end = Simd::kOffsetProducts && kIntWeights ? kTileKeys : end;
-            if (args.checksums && kIntWeights) {
-                product_tile<kIntWeights, true>(head, width, tile_start, product_begin, product_end, group, rescale, s);
-                add_checksums(args, group, tile_start, spans, live, false, s);
-            } else {
-                product_tile<kIntWeights, false>(head, width, tile_start, product_begin, product_end, group, rescale, s);
-            }
+    const auto score = [&](RowGroup* group) {
+        if (masked || (args.checksums && kIntScores)) scores_of_group<kIntScores>(head, words, *group, s);
+        if (args.checksums && kIntScores) add_score_checksums(args, *group, s);
+        if (masked) {
+            masked_exponents_of_group<kIntScores>(args, group, s);
+        } else {
+            exponents_of_group<kIntScores>(head, words, group, s);
+        }
+    };
+    GroupCursor cursor(args);
+    RowGroup groups[2];
+    int current = 0;
+    bool more = cursor.next(&groups[0]);
+    if (more) score(&groups[0]);
+    while (more) {
+        RowGroup* group = &groups[current];
+        bool live[kRowGroup];
+        for (int r = 0; r < kRowGroup; r++) live[r] = group->top[r] != -INFINITY;
+        weights_of_group<kIntWeights>(args, masked, group, s);
+        current = 1 - current;
+        more = cursor.next(&groups[current]);
+        if (more) score(&groups[current]);
+        if (args.checksums && kIntWeights) {
+            products_of_group<kIntWeights, true>(head, width, *group, s);
+            add_product_checksums(args, *group, live, s);
+        } else {
+            products_of_group<kIntWeights, false>(head, width, *group, s);
         }
     }
-    store_block<kIntWeights>(args, width, s);
+    if (!*args.aborted) store_block<kIntWeights>(args, width, s);
 }
 
 void attention_block(const BlockArgs& args, Scratch* scratch, BlockResult* result) {

@@ -51,54 +51,112 @@ INT_FLASH_INLINE TileSpan run_span(const CacheRunArgs& args, int i, int64_t tile
     return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
+// Scales and weights of the tile's n keys, zeros behind them up to a whole block of 16; returns the largest key scale.
+INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, Scratch* s) {
+    Simd::Floats largest = Simd::splat(0.0f);
+    int j = 0;
+    for (; j + 16 <= n; j += 16) {
+        const Simd::Floats scales = Simd::load(key_scale + j);
+        Simd::store(s->key_scale + j, scales);
+        largest = Simd::max(scales, largest);
+        Simd::read_weights(value_scale + j, s->inverse_weight + j, s->tau + j);
+    }
+    if (j < n) {
+        alignas(64) float keys[16], values[16];
+        for (int i = 0; i < 16; i++) keys[i] = j + i < n ? key_scale[j + i] : 0.0f, values[i] = j + i < n ? value_scale[j + i] : 1.0f;
+        Simd::store(s->key_scale + j, Simd::load(keys));
+        largest = Simd::max(Simd::load(keys), largest);
+        Simd::read_weights(values, s->inverse_weight + j, s->tau + j);
+        for (int i = n; i < j + 16; i++) s->inverse_weight[i] = s->tau[i] = 0.0f;
+    }
+    return Simd::largest(largest);
+}
+
+// One tile's rows of keys or values: bytes a row as they lie, INT4 unpacked where the instruction set wants bytes.
+struct CodeRows {
+    const char* data;
+    ptrdiff_t row_bytes;
+    bool nibbles;
+
+    INT_FLASH_INLINE CodeRows at(const void* rows, int64_t first, int dim, bool packed4) {
+        const ptrdiff_t bytes = packed4 ? dim / 2 : dim;
+        return {static_cast<const char*>(rows) + first * bytes, bytes, packed4};
+    }
+    CodeRows unpacked(int n, int8_t* codes) const {
+        if (!nibbles || Simd::kInt4Rows) return *this;
+        unpack_int4(reinterpret_cast<const uint8_t*>(data), n * row_bytes, codes);
+        return {reinterpret_cast<const char*>(codes), 2 * row_bytes, false};
+    }
+};
+
+// A query's words for score_rows, or its halves for INT4 rows that stay packed.
+struct PreparedQuery {
+    const uint32_t* words;
+    const int8_t* halves;
+    int32_t start;  // what its integer scores start at
+};
+
+template <class S = Simd>
+INT_FLASH_INLINE PreparedQuery prepare_query(const uint32_t* words, int dim, bool packed4, int8_t* halves) {
+    if constexpr (S::kInt4Rows) {
+        if (packed4) return {words, halves, S::split_query(words, dim, halves)};
+    }
+    return {words, nullptr, word_row_offset(words, dim)};
+}
+
+template <class S = Simd>
+INT_FLASH_INLINE void score_keys(const CodeRows& keys, int from, int n, const PreparedQuery& query, int dim, const void* soon, int32_t* scores) {
+    const char* rows = keys.data + from * keys.row_bytes;
+    if constexpr (S::kInt4Rows) {
+        if (keys.nibbles) return S::score_int4_rows(reinterpret_cast<const uint8_t*>(rows), n, query.halves, query.start, dim, soon, scores);
+    }
+    S::score_rows(reinterpret_cast<const int8_t*>(rows), dim, n, query.words, query.start, dim, soon, scores);
+}
+
+template <class S = Simd>
+INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, const uint32_t* weights, int dim, const void* soon, int32_t* products) {
+    const char* rows = values.data + from * values.row_bytes;
+    if constexpr (S::kInt4Rows) {
+        if (values.nibbles) return S::weigh_int4_rows(reinterpret_cast<const uint8_t*>(rows), n, weights, dim, soon, products);
+    }
+    S::weigh_rows(reinterpret_cast<const int8_t*>(rows), dim, n, weights, dim, soon, products);
+}
+
 void cache_run_int(CacheRunArgs* args, Scratch* s) {
     const int dim = args->head_dim;
     const int words = static_cast<int>(round_up(dim, 64)) / kGranule;
     const bool packed4 = args->type == ElementType::kInt4;
-    int32_t start[kMaxBlockRows];
-    for (int i = 0; i < args->rows; i++) start[i] = word_row_offset(args->query + i * words, dim);
+    const bool capped = args->softcap > 0.0f;
+    PreparedQuery queries[kMaxBlockRows];
+    for (int i = 0; i < args->rows; i++) {
+        int8_t* halves = reinterpret_cast<int8_t*>(s->query) + i * kMaxHeadDim;
+        queries[i] = prepare_query(args->query + i * words, dim, packed4, halves);
+    }
     const RowMask no_mask{MaskType::kNone, nullptr, 0};
     for (int64_t tile_start = args->begin; tile_start < args->end; tile_start += kTileKeys) {
         const int n = static_cast<int>(args->end - tile_start < kTileKeys ? args->end - tile_start : kTileKeys);
         bool seen = false;
         for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
         if (!seen) continue;
-        float largest = 0.0f;
-        for (int j = 0; j < n; j++) {
-            const float scale = args->key_scale[tile_start + j];
-            s->key_scale[j] = scale;
-            largest = scale > largest ? scale : largest;
-        }
+        const float largest = read_scales(args->key_scale + tile_start, args->value_scale + tile_start, n, s);
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
-        for (int j = 0; j < n; j++) {
-            const float given = args->value_scale[tile_start + j];
-            const float weight = given > kMinGivenWeight ? given : kMinGivenWeight;
-            s->inverse_weight[j] = 1.0f / weight;
-            s->tau[j] = log2_weight(weight);
-        }
-        for (int j = n; j < static_cast<int>(round_up(n, 16)); j++) s->key_scale[j] = s->tau[j] = s->inverse_weight[j] = 0.0f;
-        const int8_t *keys, *values;
-        if (packed4) {
-            const ptrdiff_t bytes = static_cast<ptrdiff_t>(n) * dim / 2;
-            unpack_int4(static_cast<const uint8_t*>(args->keys) + tile_start * dim / 2, bytes, s->tile_keys);
-            unpack_int4(static_cast<const uint8_t*>(args->values) + tile_start * dim / 2, bytes, s->tile_values);
-            keys = s->tile_keys;
-            values = s->tile_values;
-        } else {
-            keys = static_cast<const int8_t*>(args->keys) + tile_start * dim;
-            values = static_cast<const int8_t*>(args->values) + tile_start * dim;
-        }
+        const CodeRows keys = CodeRows::at(args->keys, tile_start, dim, packed4).unpacked(n, s->tile_keys);
+        const CodeRows values = CodeRows::at(args->values, tile_start, dim, packed4).unpacked(n, s->tile_values);
+        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next.
+        const bool more = tile_start + 2 * kTileKeys <= args->end;
+        const void* values_soon = values.data;
+        const void* keys_soon = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
         for (int i = 0; i < args->rows; i++) {
-            TileSpan span = run_span(*args, i, tile_start, n);
+            const TileSpan span = run_span(*args, i, tile_start, n);
             if (span.end == 0) continue;
             const int from = span.begin & ~15, to = span.end;
-            Simd::score_rows(keys + from * dim, dim, to - from, args->query + i * words, start[i], dim, s->scores + from);
+            score_keys(keys, from, to - from, queries[i], dim, values_soon, s->scores + from);
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
-            const bool capped = args->softcap > 0.0f;
             const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent) : plain_exponents<true>(s->scores, row, span, s->exponent);
             const int padded_end = (to + 15) & ~15;
             const float sum = weights_of<true>(s->exponent, top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights);
-            Simd::weigh_rows(values + from * dim, dim, to - from, weight_words<true>(s->weights, from), dim, s->products);
+            weigh_values(values, from, to - from, weight_words<true>(s->weights, from), dim, keys_soon, s->products);
+            values_soon = keys_soon = nullptr;
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
             for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);

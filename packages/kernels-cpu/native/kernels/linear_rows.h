@@ -1,7 +1,7 @@
 // y = W·x + bias. INT8: exact int32 dots of packed weights (the register tile of Q·Kᵀ, weights in place of keys).
 // float32: 16 partial sums a dot, column c into sum c mod 16 by fma, folded 8, 4, 2, 1: the same bits on every instruction set.
 #pragma once
-#include "cache_run.h"
+#include "row_steps.h"
 
 namespace int_flash {
 namespace {
@@ -39,6 +39,19 @@ INT_FLASH_INLINE void linear_int8_tile(const LinearArgs& args, int block, int to
         [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
 }
 
+// out = sum · (input scale · row scale) + bias, or that added to out.
+INT_FLASH_INLINE void finish_linear_row(const int32_t* sums, float x, const float* scales, const float* bias, bool accumulate, int width, float* out) {
+    if (!bias && !accumulate) {
+        for (int i = 0; i < width; i++) out[i] = static_cast<float>(sums[i]) * (x * scales[i]);
+        return;
+    }
+    for (int i = 0; i < width; i++) {
+        float y = static_cast<float>(sums[i]) * (x * scales[i]);
+        if (bias) y = y + bias[i];
+        out[i] = accumulate ? out[i] + y : y;
+    }
+}
+
 void linear_int8(const LinearArgs& args, Scratch* scratch) {
     const int steps = static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule;
     for (int token = 0; token < args.tokens;) {
@@ -61,39 +74,41 @@ void linear_int8(const LinearArgs& args, Scratch* scratch) {
                 const int32_t* sums = scratch->scores + r * kBlock;
                 const float x = args.input_scale[token + r];
                 float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + block;
-                for (int i = 0; i < width; i++) out[i] = static_cast<float>(sums[i]) * (x * args.scales[block + i]);
-                if (args.bias)
-                    for (int i = 0; i < width; i++) out[i] = out[i] + args.bias[block + i];
+                finish_linear_row(sums, x, args.scales + block, args.bias ? args.bias + block : nullptr, args.accumulate, width, out);
             }
         }
         token += count;
     }
 }
 
-template <int kTokens, int kRows>
-INT_FLASH_INLINE void linear_fp32_tile(const LinearArgs& args, int row, int token, int cols) {
-    const float* w0 = static_cast<const float*>(args.weights) + static_cast<ptrdiff_t>(row) * cols;
+INT_FLASH_INLINE Simd::Floats load_weights(const float* p) { return Simd::load(p); }
+INT_FLASH_INLINE Simd::Floats load_weights(const uint16_t* p) { return Simd::load_bfloat16(p); }
+
+template <int kTokens, int kRows, class Weight>
+INT_FLASH_INLINE void linear_float_tile(const LinearArgs& args, int row, int token, int cols) {
+    const Weight* w0 = static_cast<const Weight*>(args.weights) + static_cast<ptrdiff_t>(row) * cols;
     const float* x0 = static_cast<const float*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
     const Simd::Floats zero = Simd::splat(0.0f);
     Simd::Floats a0 = zero, a1 = zero, a2 = zero, a3 = zero;  // token 0: rows 0 … 3; with two tokens: rows 0, 1 of each
     for (int c = 0; c < cols; c += 16) {
         const Simd::Floats x = Simd::load(x0 + c);
-        const Simd::Floats first = Simd::load(w0 + c);
+        const Simd::Floats first = load_weights(w0 + c);
         a0 = Simd::fma(first, x, a0);
         if constexpr (kTokens == 2) {
-            const Simd::Floats y = Simd::load(x0 + args.input_words + c), second = Simd::load(w0 + cols + c);
+            const Simd::Floats y = Simd::load(x0 + args.input_words + c), second = load_weights(w0 + cols + c);
             a1 = Simd::fma(second, x, a1);
             a2 = Simd::fma(first, y, a2);
             a3 = Simd::fma(second, y, a3);
         } else if constexpr (kRows == 4) {
-            a1 = Simd::fma(Simd::load(w0 + cols + c), x, a1);
-            a2 = Simd::fma(Simd::load(w0 + 2 * cols + c), x, a2);
-            a3 = Simd::fma(Simd::load(w0 + 3 * cols + c), x, a3);
+            a1 = Simd::fma(load_weights(w0 + cols + c), x, a1);
+            a2 = Simd::fma(load_weights(w0 + 2 * cols + c), x, a2);
+            a3 = Simd::fma(load_weights(w0 + 3 * cols + c), x, a3);
         }
     }
     const auto put = [&](int t, int r, Simd::Floats sum) INT_FLASH_LAMBDA {
-        const float dot = Simd::fold(sum);
-        args.out[static_cast<ptrdiff_t>(token + t) * args.out_stride + row + r] = args.bias ? dot + args.bias[row + r] : dot;
+        const float dot = Simd::fold(sum), y = args.bias ? dot + args.bias[row + r] : dot;
+        float* out = args.out + static_cast<ptrdiff_t>(token + t) * args.out_stride + row + r;
+        *out = args.accumulate ? *out + y : y;
     };
     put(0, 0, a0);
     if constexpr (kTokens == 2) {
@@ -103,7 +118,8 @@ INT_FLASH_INLINE void linear_fp32_tile(const LinearArgs& args, int row, int toke
     }
 }
 
-void linear_fp32(const LinearArgs& args, Scratch*) {
+template <class Weight>
+INT_FLASH_INLINE void linear_float_rows(const LinearArgs& args) {
     const int cols = static_cast<int>(round_up(args.cols, 16));
     constexpr int kRowsAtOnce = 32;  // of weights that stay in L1 while the tokens pass
     for (int base = args.first_row; base < args.last_row; base += kRowsAtOnce) {
@@ -111,23 +127,29 @@ void linear_fp32(const LinearArgs& args, Scratch*) {
         int token = 0;
         for (; token + 2 <= args.tokens; token += 2) {
             int row = base;
-            for (; row + 2 <= last; row += 2) linear_fp32_tile<2, 2>(args, row, token, cols);
+            for (; row + 2 <= last; row += 2) linear_float_tile<2, 2, Weight>(args, row, token, cols);
             for (; row < last; row++) {
-                linear_fp32_tile<1, 1>(args, row, token, cols);
-                linear_fp32_tile<1, 1>(args, row, token + 1, cols);
+                linear_float_tile<1, 1, Weight>(args, row, token, cols);
+                linear_float_tile<1, 1, Weight>(args, row, token + 1, cols);
             }
         }
         for (; token < args.tokens; token++) {
             int row = base;
-            for (; row + 4 <= last; row += 4) linear_fp32_tile<1, 4>(args, row, token, cols);
-            for (; row < last; row++) linear_fp32_tile<1, 1>(args, row, token, cols);
+            for (; row + 4 <= last; row += 4) linear_float_tile<1, 4, Weight>(args, row, token, cols);
+            for (; row < last; row++) linear_float_tile<1, 1, Weight>(args, row, token, cols);
         }
     }
 }
 
+void linear_float(const LinearArgs& args, Scratch*) {
+    if (args.bfloat16) return linear_float_rows<uint16_t>(args);
+    linear_float_rows<float>(args);
+}
+
 constexpr KernelTable kTable = {
     Simd::kName,      kGranule,         Simd::kOffsetProducts, Simd::kLanes,      channel_stats,    pack_keys,   pack_values, attention_block,
-    prepare_int8_row, cache_run,        linear_int8_bytes,     pack_linear_int8,  linear_int8,      linear_fp32, kBlock,
+    prepare_int8_row, cache_run,        linear_int8_bytes,     pack_linear_int8,  linear_int8,      linear_float, kBlock,
+    rms_norm_row,     swiglu_row,
 };
 
 }  // namespace

@@ -73,13 +73,17 @@ INT_FLASH_INLINE int32_t offset_start(const int8_t* codes, int dim) {
 void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
     alignas(64) float row[kMaxHeadDim + 16];
     alignas(64) double sums[kMaxHeadDim + 16];
+    alignas(64) double run[kMaxHeadDim + 16];  // of the tile's tokens so far: docs/arithmetic.md, Smooth-K
     alignas(64) uint32_t largest[kMaxHeadDim + 16];
     const int dim = rows.dim;
-    for (int d = 0; d < dim; d++) sums[d] = 0.0, largest[d] = 0;
+    for (int d = 0; d < dim; d++) sums[d] = run[d] = 0.0, largest[d] = 0;
     for (int64_t token = 0; token < tokens; token++) {
         load_row(rows, token, row);
-        if (mean)
-            for (int d = 0; d < dim; d++) sums[d] += static_cast<double>(row[d]);
+        if (mean) {
+            for (int d = 0; d < dim; d++) run[d] += static_cast<double>(row[d]);
+            if ((token + 1) % kTileKeys == 0 || token + 1 == tokens)
+                for (int d = 0; d < dim; d++) sums[d] += run[d], run[d] = 0.0;
+        }
         for (int d = 0; d < dim; d++) {
             const uint32_t magnitude = bits_of(row[d]) & 0x7fffffffu;
             largest[d] = magnitude > largest[d] ? magnitude : largest[d];

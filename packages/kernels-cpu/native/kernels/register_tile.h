@@ -62,7 +62,7 @@ INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uin
         if constexpr (V > 2) c12 = start(1, 2), c22 = start(2, 2), c32 = start(3, 2);
         if constexpr (V > 3) c13 = start(1, 3), c23 = start(2, 3), c33 = start(3, 3);
     }
-    INT_FLASH_UNROLL(2)
+    INT_FLASH_UNROLL(1)
     for (int s = 0; s < steps; s++) {
         const Sum b0 = Op::load(packed, 0);
         Sum b1 = b0, b2 = b0, b3 = b0;

@@ -116,7 +116,7 @@ INT_FLASH_OUTLINE float weights_of(const float* x, float m, bool masked, TileSpa
         if (masked || j < span.begin || j + 16 > span.end) p = Simd::zero_excluded(p, e);
         sum = Simd::fma(p, Simd::load(inverse_weight + j), sum);
         if constexpr (kIntWeights) {
-            Simd::store_weights(weight_words<true>(words, j), Simd::mul(p, scale));
+            Simd::store_weights(weight_words<true>(words, j), p, scale);
         } else {
             Simd::store(reinterpret_cast<float*>(words) + j, p);
         }

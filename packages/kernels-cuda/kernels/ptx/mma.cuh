@@ -41,6 +41,40 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1,
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/** The same with bfloat16 operands. */
+__device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890
+constexpr bool kHasFp8 = true;
+#else
+constexpr bool kHasFp8 = false;  // the two wrappers below do nothing then; the host never asks
+#endif
+
+/** FP8 e4m3 operands, laid out as INT8 ones; float32 accumulator. Hopper has no such instruction: it converts and multiplies in float16. */
+__device__ __forceinline__ void mma_e4m3(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 890
+    asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#endif
+}
+
+/** Four floats to e4m3, round half to even, saturating at 448; `a` in the lowest byte. */
+__device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 890
+    uint16_t low, high;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
+    return low | static_cast<uint32_t>(high) << 16;
+#else
+    return 0;
+#endif
+}
+
 /** Four 8x8 matrices of 16-bit elements (8 rows of 16 bytes each); lane l names row l % 8 of matrix l / 8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -52,6 +86,13 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                  : "r"(address));
+}
+
+/** Four bytes of global memory that no kernel writes meanwhile. volatile: never hoisted out of a loop into registers. */
+__device__ __forceinline__ uint32_t load_word(const void* address) {
+    uint32_t word;
+    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(address));
+    return word;
 }
 
 /** 2^x; relative error 2^-22, exact at 0. */
@@ -73,6 +114,13 @@ __device__ __forceinline__ uint32_t pack_u8(float a, float b, float c, float d) 
 __device__ __forceinline__ uint32_t pack_f16(float a, float b) {
     uint32_t both;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+    return both;
+}
+
+/** Two floats to bfloat16, likewise. */
+__device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
     return both;
 }
 

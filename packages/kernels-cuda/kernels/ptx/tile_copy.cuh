@@ -42,6 +42,9 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
     }
 }
 
+/** Waits until `threads` threads of the block (whole warps) have come to barrier `name`, 1 to 15; what they wrote before is visible after. */
+__device__ __forceinline__ void named_barrier_sync(uint32_t name, uint32_t threads) { asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory"); }
+
 #if __CUDA_ARCH__ >= 900
 constexpr bool kBulkCopy = true;
 #else

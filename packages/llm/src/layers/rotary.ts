@@ -87,6 +87,13 @@ export class Rotary {
     }
   }
 
+  /** Cosines and sines of the first `positions` positions, [positions, half], for a backend that turns heads itself. */
+  tables(positions: number): { readonly half: number; readonly cos: Float32Array; readonly sin: Float32Array } {
+    this.#reach(positions);
+    const count = positions * this.#half;
+    return { half: this.#half, cos: this.#cos.subarray(0, count), sin: this.#sin.subarray(0, count) };
+  }
+
   #reach(positions: number): void {
     if (positions <= this.#positions) return;
     const half = this.#half;
@@ -133,7 +140,7 @@ function scaledFrequencies({ rotaryDim, theta, scaling }: RotaryShape): { freque
 }
 
 /** Slow waves are stretched by `factor`, fast ones kept, those between blended. */
-function llama3Frequency(frequency: number, scaling: Extract<RotaryScaling, { type: 'llama3' }>): number {
+export function llama3Frequency(frequency: number, scaling: Extract<RotaryScaling, { type: 'llama3' }>): number {
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
   const wavelength = (2 * Math.PI) / frequency;
   if (wavelength < originalMaxPositions / highFreqFactor) return frequency;

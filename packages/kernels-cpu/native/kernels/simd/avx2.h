@@ -1,15 +1,15 @@
 // AVX2 + FMA + F16C: two ymm registers hold 16 floats. Codes are widened to 16 bits and multiplied by vpmaddwd, which cannot
 // saturate on them; with INT_FLASH_AVX_VNNI codes stay in 8 bits and go through vpdpbusd (the VEX form, for CPUs without AVX-512).
 #pragma once
-#include <immintrin.h>
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "plain_rows.h"
+#include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : QuadX86, PlainRows {
 #ifdef INT_FLASH_AVX_VNNI
     static constexpr const char* kName = "avx-vnni";
     static constexpr int kGranule = 4;
@@ -25,6 +25,7 @@ struct Simd {
     static constexpr uint32_t kValueFlip = 0;
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 32;
+    static constexpr int kRowsAtOnce = 1;
 
     struct Floats {
         __m256 lo, hi;
@@ -33,6 +34,10 @@ struct Simd {
     using Partial = __m256;
 
     INT_FLASH_INLINE Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+    INT_FLASH_INLINE __m256 widen_bfloat16(const uint16_t* p) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) { return {widen_bfloat16(p), widen_bfloat16(p + 8)}; }
     INT_FLASH_INLINE void store(float* p, Floats a) {
         _mm256_storeu_ps(p, a.lo);
         _mm256_storeu_ps(p + 8, a.hi);
@@ -95,17 +100,20 @@ struct Simd {
         return {_mm256_andnot_ps(_mm256_cmp_ps(x.lo, excluded, _CMP_EQ_OQ), a.lo),
                 _mm256_andnot_ps(_mm256_cmp_ps(x.hi, excluded, _CMP_EQ_OQ), a.hi)};
     }
-    INT_FLASH_INLINE __m256i to_16_bit(Floats a) {
-        const __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
-        return _mm256_permute4x64_epi64(pairs, 0xd8);  // undo the interleaving of 128-bit halves
+    INT_FLASH_INLINE __m256i to_16_bit(__m256i lo, __m256i hi) {
+        return _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);  // undo the interleaving of 128-bit halves
     }
     INT_FLASH_INLINE void store_codes(int8_t* p, Floats a) {
-        const __m256i wide = to_16_bit(a);
+        const __m256i wide = to_16_bit(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
         const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes);
     }
-    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats a) {
-        const __m256i wide = to_16_bit(a);
+    INT_FLASH_INLINE __m256i weight_codes(__m256 p, __m256 levels) {
+        const __m256 code = _mm256_fmadd_ps(p, levels, _mm256_set1_ps(kRoundMagic));  // in the low bits
+        return _mm256_sub_epi32(_mm256_castps_si256(code), _mm256_castps_si256(_mm256_set1_ps(kRoundMagic)));
+    }
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats p, Floats levels) {
+        const __m256i wide = to_16_bit(weight_codes(p.lo, levels.lo), weight_codes(p.hi, levels.hi));
 #ifdef INT_FLASH_AVX_VNNI
         const __m128i codes = _mm_packus_epi16(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(words), codes);
@@ -155,6 +163,11 @@ struct Simd {
     INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
     INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm256_fmadd_ps(a, b, c); }
     INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm256_mul_ps(a, b); }
+    INT_FLASH_INLINE Partial larger(Partial a, Partial b) { return _mm256_max_ps(a, b); }
+    INT_FLASH_INLINE Partial excluded() { return _mm256_set1_ps(-__builtin_inff()); }
+    INT_FLASH_INLINE void largest_of_four(Partial a, Partial b, Partial c, Partial d, float* out) {
+        out[0] = largest({a, a}), out[1] = largest({b, b}), out[2] = largest({c, c}), out[3] = largest({d, d});
+    }
 
     INT_FLASH_INLINE __m128i sums_of_four(__m256i a, __m256i b, __m256i c, __m256i d) {
         const __m256i quads = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
@@ -169,7 +182,7 @@ struct Simd {
     INT_FLASH_INLINE __m256i first_codes(int count) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(count / 4), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const void*,
                                      int32_t* scores) {
         const __m256i flip = _mm256_set1_epi32(static_cast<int>(kKeyFlip));
         for (int j = 0; j < n; j += 4) {
@@ -190,7 +203,7 @@ struct Simd {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), sums);
         }
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 32) {
             const __m256i mask = first_codes(dim - d);
@@ -226,7 +239,7 @@ struct Simd {
     INT_FLASH_INLINE __m256i load_8_codes(const int8_t* p) {
         return _mm256_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
                                      int32_t* scores) {
         const int whole = dim & ~15;
         for (int j = 0; j < n; j += 4) {
@@ -257,7 +270,7 @@ struct Simd {
         *c1 = _mm256_add_epi32(*c1, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_unpackhi_epi8(r0, r1)), p));
     }
     INT_FLASH_INLINE __m128i load_128(const int8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
                                      int32_t* products) {
         int d = 0;
         for (; d + 64 <= dim; d += 64) {

@@ -1,15 +1,15 @@
 // AVX-512 (F, BW, DQ, VL) with VNNI: one zmm register holds 16 floats. K is stored as u8 (code + 128) for vpdpbusd, and a score starts
 // at -128 * sum(q), which takes the offset out again exactly; P is unsigned as it is.
 #pragma once
-#include <immintrin.h>
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "avx512_rows.h"
+#include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : QuadX86, Avx512Rows {
     static constexpr const char* kName = "avx512-vnni";
     static constexpr int kLanes = 16, kVectors = 4;
     static constexpr int kGranule = 4;
@@ -18,12 +18,16 @@ struct Simd {
     static constexpr bool kOffsetScores = true;
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 64;
+    static constexpr int kRowsAtOnce = 4;
 
     using Floats = __m512;
     using Ints = __m512i;
     using Partial = __m512;
 
     INT_FLASH_INLINE Floats load(const float* p) { return _mm512_loadu_ps(p); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    }
     INT_FLASH_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
     INT_FLASH_INLINE Floats splat(float x) { return _mm512_set1_ps(x); }
     INT_FLASH_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
@@ -35,8 +39,31 @@ struct Simd {
     INT_FLASH_INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
     INT_FLASH_INLINE Floats from_ints(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
     INT_FLASH_INLINE __m512 constant(uint32_t bits) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits))); }
+    // y <= 0. As integers, negative floats grow away from 0: an unsigned minimum is max(y, -125) and leaves +0 alone. Unlike vmaxps it
+    // runs on any vector unit; those for additions have enough to do here.
+    INT_FLASH_INLINE Floats clamp_exponent(Floats y) {
+        return _mm512_castsi512_ps(_mm512_min_epu32(_mm512_castps_si512(y), _mm512_set1_epi32(static_cast<int>(kLowestExponentBits))));
+    }
+    INT_FLASH_INLINE Floats scale_by_power(Floats p, Floats shifted) {
+        const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power));
+    }
+    // Step by step for all four: one value's steps wait for one another, and the CPU does not look far enough ahead to fill the gaps.
+    INT_FLASH_INLINE void exp2_four(Floats* y) {
+        const __m512 magic = _mm512_set1_ps(kRoundMagic), one = _mm512_set1_ps(1.0f);
+        const __m512 y0 = clamp_exponent(y[0]), y1 = clamp_exponent(y[1]), y2 = clamp_exponent(y[2]), y3 = clamp_exponent(y[3]);
+        const __m512 s0 = add(y0, magic), s1 = add(y1, magic), s2 = add(y2, magic), s3 = add(y3, magic);
+        const __m512 n0 = sub(s0, magic), n1 = sub(s1, magic), n2 = sub(s2, magic), n3 = sub(s3, magic);
+        const __m512 f0 = sub(y0, n0), f1 = sub(y1, n1), f2 = sub(y2, n2), f3 = sub(y3, n3);
+        const __m512 c4 = constant(kExp2C4), c3 = constant(kExp2C3), c2 = constant(kExp2C2), c1 = constant(kExp2C1);
+        __m512 p0 = fma(c4, f0, c3), p1 = fma(c4, f1, c3), p2 = fma(c4, f2, c3), p3 = fma(c4, f3, c3);
+        p0 = fma(p0, f0, c2), p1 = fma(p1, f1, c2), p2 = fma(p2, f2, c2), p3 = fma(p3, f3, c2);
+        p0 = fma(p0, f0, c1), p1 = fma(p1, f1, c1), p2 = fma(p2, f2, c1), p3 = fma(p3, f3, c1);
+        p0 = fma(p0, f0, one), p1 = fma(p1, f1, one), p2 = fma(p2, f2, one), p3 = fma(p3, f3, one);
+        y[0] = scale_by_power(p0, s0), y[1] = scale_by_power(p1, s1), y[2] = scale_by_power(p2, s2), y[3] = scale_by_power(p3, s3);
+    }
     INT_FLASH_INLINE Floats exp2(Floats y) {
-        y = _mm512_max_ps(y, _mm512_set1_ps(-125.0f));
+        y = clamp_exponent(y);
         const __m512 magic = _mm512_set1_ps(kRoundMagic);
         const __m512 shifted = _mm512_add_ps(y, magic);
         const __m512 f = _mm512_sub_ps(y, _mm512_sub_ps(shifted, magic));
@@ -44,8 +71,7 @@ struct Simd {
         p = _mm512_fmadd_ps(p, f, constant(kExp2C2));
         p = _mm512_fmadd_ps(p, f, constant(kExp2C1));
         p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-        const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power));
+        return scale_by_power(p, shifted);
     }
     INT_FLASH_INLINE float largest(Floats a) {
         const __m256 m = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -73,8 +99,9 @@ struct Simd {
     INT_FLASH_INLINE void store_codes(int8_t* p, Floats a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
     }
-    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats a) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats p, Floats levels) {
+        const __m512 code = _mm512_fmadd_ps(p, levels, _mm512_set1_ps(kRoundMagic));  // in the low bits
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(_mm512_castps_si512(code)));
     }
     INT_FLASH_INLINE void store_zero_weights(uint32_t* words) { memset(words, 0, 16); }
     INT_FLASH_INLINE void widen(uint32_t* words, const int8_t* codes) { memcpy(words, codes, 16); }
@@ -89,8 +116,17 @@ struct Simd {
         memcpy(&word, p, 4);
         return _mm512_set1_epi32(word);
     }
-    INT_FLASH_INLINE Ints dot_scores(Ints sum, Ints keys, Ints query) { return _mm512_dpbusd_epi32(sum, keys, query); }
-    INT_FLASH_INLINE Ints dot_products(Ints sum, Ints values, Ints weights) { return _mm512_dpbusd_epi32(sum, weights, values); }
+    // sum += u · s. In assembler for g++, which gives the intrinsic another register for its result and copies all sums every step.
+    INT_FLASH_INLINE Ints dot(Ints sum, Ints u, Ints s) {
+#if defined(__GNUC__) && !defined(__clang__)
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
+        return sum;
+#else
+        return _mm512_dpbusd_epi32(sum, u, s);
+#endif
+    }
+    INT_FLASH_INLINE Ints dot_scores(Ints sum, Ints keys, Ints query) { return dot(sum, keys, query); }
+    INT_FLASH_INLINE Ints dot_products(Ints sum, Ints values, Ints weights) { return dot(sum, weights, values); }
 
     INT_FLASH_INLINE Partial zero_floats() { return _mm512_setzero_ps(); }
     INT_FLASH_INLINE Partial load_floats(const float* p) { return _mm512_loadu_ps(p); }
@@ -99,70 +135,27 @@ struct Simd {
     INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
     INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm512_fmadd_ps(a, b, c); }
     INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm512_mul_ps(a, b); }
+    INT_FLASH_INLINE Partial larger(Partial a, Partial b) { return _mm512_max_ps(a, b); }
+    INT_FLASH_INLINE Partial excluded() { return _mm512_set1_ps(-__builtin_inff()); }
 
-    // 64 codes of a row, or the 8, 16, … 56 that are left, zeros behind.
-    INT_FLASH_INLINE __mmask16 first_codes(int count) { return lanes(0, count / 4); }
-    INT_FLASH_INLINE __m512i load_codes(const int8_t* p, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, p); }
-    INT_FLASH_INLINE __m256i halves(__m512i a) { return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)); }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim,
-                                     int32_t* scores) {
-        const __m512i flip = _mm512_set1_epi32(static_cast<int>(kKeyFlip));
-        for (int j = 0; j < n; j += 4) {
-            const int8_t* k0 = keys + j * stride;
-            const int8_t* k1 = j + 1 < n ? k0 + stride : k0;
-            const int8_t* k2 = j + 2 < n ? k1 + stride : k0;
-            const int8_t* k3 = j + 3 < n ? k2 + stride : k0;
-            __m512i s0 = zero_ints(), s1 = s0, s2 = s0, s3 = s0;
-            for (int d = 0; d < dim; d += 64) {
-                const __m512i q = load_words(query + d / 4);
-                const __mmask16 mask = first_codes(dim - d);
-                s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(load_codes(k0 + d, mask), flip), q);
-                s1 = _mm512_dpbusd_epi32(s1, _mm512_xor_si512(load_codes(k1 + d, mask), flip), q);
-                s2 = _mm512_dpbusd_epi32(s2, _mm512_xor_si512(load_codes(k2 + d, mask), flip), q);
-                s3 = _mm512_dpbusd_epi32(s3, _mm512_xor_si512(load_codes(k3 + d, mask), flip), q);
-            }
-            const __m256i pairs01 = _mm256_hadd_epi32(halves(s0), halves(s1)), pairs23 = _mm256_hadd_epi32(halves(s2), halves(s3));
-            const __m256i quads = _mm256_hadd_epi32(pairs01, pairs23);
-            const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), _mm_add_epi32(sums, _mm_set1_epi32(start)));
-        }
+    // largest() and fold() of four rows: lanes l and l + 8 of each meet first, then l and l + 4, …
+    template <class F>
+    INT_FLASH_INLINE void reduce_four(Floats a, Floats b, Floats c, Floats d, float* out, F join) {
+        const __m512 ab = join(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        const __m512 cd = join(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+        __m512 x = join(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+        x = join(x, _mm512_permute_ps(x, 0x4e));
+        x = join(x, _mm512_permute_ps(x, 0xb1));
+        const __m512i first_of_quarter = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+        _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_quarter, x)));
     }
-    INT_FLASH_INLINE void store_group(int32_t* products, __m128i a, __m128i b, __m128i c, __m128i d) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products), a);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 4), b);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 8), c);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(products + 12), d);
+    INT_FLASH_INLINE void largest_of_four(Floats a, Floats b, Floats c, Floats d, float* out) {
+        reduce_four(a, b, c, d, out, [](Floats x, Floats y) INT_FLASH_LAMBDA { return _mm512_max_ps(x, y); });
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
-                                     int32_t* products) {
-        for (int d = 0; d < dim; d += 64) {
-            const __mmask16 mask = first_codes(dim - d);
-            __m512i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
-            for (int j = 0; j < n; j += 4) {
-                const int8_t* v0 = values + j * stride + d;
-                const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
-                const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
-                const int8_t* v3 = j + 3 < n ? v2 + stride : v0;
-                const __m512i r0 = load_codes(v0, mask), r1 = load_codes(v1, mask);
-                const __m512i r2 = load_codes(v2, mask), r3 = load_codes(v3, mask);
-                const __m512i p = spread(weights + j / 4);
-                const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
-                const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
-                c0 = _mm512_dpbusd_epi32(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
-                c1 = _mm512_dpbusd_epi32(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
-                c2 = _mm512_dpbusd_epi32(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
-                c3 = _mm512_dpbusd_epi32(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
-            }
-            // 128-bit quarter h of c_i holds channels d + 16 h + 4 i onwards.
-            store_group(products + d, _mm512_castsi512_si128(c0), _mm512_castsi512_si128(c1), _mm512_castsi512_si128(c2), _mm512_castsi512_si128(c3));
-            store_group(products + d + 16, _mm512_extracti32x4_epi32(c0, 1), _mm512_extracti32x4_epi32(c1, 1), _mm512_extracti32x4_epi32(c2, 1),
-                        _mm512_extracti32x4_epi32(c3, 1));
-            store_group(products + d + 32, _mm512_extracti32x4_epi32(c0, 2), _mm512_extracti32x4_epi32(c1, 2), _mm512_extracti32x4_epi32(c2, 2),
-                        _mm512_extracti32x4_epi32(c3, 2));
-            store_group(products + d + 48, _mm512_extracti32x4_epi32(c0, 3), _mm512_extracti32x4_epi32(c1, 3), _mm512_extracti32x4_epi32(c2, 3),
-                        _mm512_extracti32x4_epi32(c3, 3));
-        }
+    INT_FLASH_INLINE void fold_four(Floats a, Floats b, Floats c, Floats d, float* out) {
+        reduce_four(a, b, c, d, out, [](Floats x, Floats y) INT_FLASH_LAMBDA { return _mm512_add_ps(x, y); });
     }
+
     INT_FLASH_INLINE Ints load_linear(const void* p, int vector) { return load_words(static_cast<const uint32_t*>(p) + vector * 16); }
 
     // 16 keys side by side, four rows and four columns at a time.

@@ -5,12 +5,12 @@
 #include <arm_neon.h>
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "plain_rows.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : PlainRows {
 #ifdef INT_FLASH_NEON_DOT
     static constexpr const char* kName = "neon-dot";
     static constexpr int kGranule = 4;
@@ -26,6 +26,7 @@ struct Simd {
     static constexpr uint32_t kKeyFlip = 0;
     static constexpr bool kOffsetScores = false;
     static constexpr int kWideLoad = 16;
+    static constexpr int kRowsAtOnce = 1;
 
     struct Floats {
         float32x4_t a, b, c, d;
@@ -38,6 +39,10 @@ struct Simd {
     };
 
     INT_FLASH_INLINE Floats load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+    INT_FLASH_INLINE float32x4_t widen_bfloat16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return {widen_bfloat16(p), widen_bfloat16(p + 4), widen_bfloat16(p + 8), widen_bfloat16(p + 12)};
+    }
     INT_FLASH_INLINE void store(float* p, Floats x) {
         vst1q_f32(p, x.a);
         vst1q_f32(p + 4, x.b);
@@ -111,16 +116,19 @@ struct Simd {
     struct Codes16 {
         int16x8_t lo, hi;
     };
-    INT_FLASH_INLINE Codes16 to_16_bit(Floats x) {
-        return {vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.a)), vqmovn_s32(vcvtnq_s32_f32(x.b))),
-                vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.c)), vqmovn_s32(vcvtnq_s32_f32(x.d)))};
+    INT_FLASH_INLINE Codes16 to_16_bit(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+        return {vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)), vcombine_s16(vqmovn_s32(c), vqmovn_s32(d))};
     }
     INT_FLASH_INLINE void store_codes(int8_t* p, Floats x) {
-        const Codes16 wide = to_16_bit(x);
+        const Codes16 wide = to_16_bit(vcvtnq_s32_f32(x.a), vcvtnq_s32_f32(x.b), vcvtnq_s32_f32(x.c), vcvtnq_s32_f32(x.d));
         vst1q_s8(p, vcombine_s8(vqmovn_s16(wide.lo), vqmovn_s16(wide.hi)));
     }
-    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats x) {
-        const Codes16 wide = to_16_bit(x);
+    INT_FLASH_INLINE int32x4_t weight_codes(float32x4_t p, float32x4_t levels) {
+        const float32x4_t magic = vdupq_n_f32(kRoundMagic);
+        return vsubq_s32(vreinterpretq_s32_f32(vfmaq_f32(magic, p, levels)), vreinterpretq_s32_f32(magic));
+    }
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats p, Floats levels) {
+        const Codes16 wide = to_16_bit(weight_codes(p.a, levels.a), weight_codes(p.b, levels.b), weight_codes(p.c, levels.c), weight_codes(p.d, levels.d));
 #ifdef INT_FLASH_NEON_DOT
         const uint8x16_t codes = vcombine_u8(vqmovun_s16(wide.lo), vqmovun_s16(wide.hi));
         vst1q_u8(reinterpret_cast<uint8_t*>(words), veorq_u8(codes, vdupq_n_u8(0x80)));
@@ -183,8 +191,23 @@ struct Simd {
         return {vfmaq_f32(z.lo, x.lo, y.lo), vfmaq_f32(z.hi, x.hi, y.hi)};
     }
     INT_FLASH_INLINE Partial multiply(Partial x, Partial y) { return {vmulq_f32(x.lo, y.lo), vmulq_f32(x.hi, y.hi)}; }
+    INT_FLASH_INLINE Partial larger(Partial x, Partial y) { return {vmaxq_f32(x.lo, y.lo), vmaxq_f32(x.hi, y.hi)}; }
+    INT_FLASH_INLINE Partial excluded() { return {vdupq_n_f32(-__builtin_inff()), vdupq_n_f32(-__builtin_inff())}; }
+    INT_FLASH_INLINE float largest_lane(Partial x) { return vmaxvq_f32(vmaxq_f32(x.lo, x.hi)); }
+    INT_FLASH_INLINE void largest_of_four(Partial a, Partial b, Partial c, Partial d, float* out) {
+        out[0] = largest_lane(a), out[1] = largest_lane(b), out[2] = largest_lane(c), out[3] = largest_lane(d);
+    }
 
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim,
+    using Quad = float32x4_t;  // one float for each row of a group
+    INT_FLASH_INLINE Quad load_quad(const float* p) { return vld1q_f32(p); }
+    INT_FLASH_INLINE void store_quad(float* p, Quad x) { vst1q_f32(p, x); }
+    INT_FLASH_INLINE Quad max_quad(Quad x, Quad y) { return vmaxq_f32(x, y); }
+    INT_FLASH_INLINE Quad sub_quad(Quad x, Quad y) { return vsubq_f32(x, y); }
+    INT_FLASH_INLINE Quad mul_quad(Quad x, Quad y) { return vmulq_f32(x, y); }
+    INT_FLASH_INLINE Quad fma_quad(Quad x, Quad y, Quad z) { return vfmaq_f32(z, x, y); }
+    INT_FLASH_INLINE Quad exp2_quad(Quad y) { return exp2_quarter(vmaxnmq_f32(y, vdupq_n_f32(-125.0f))); }  // of a NaN 2^-125
+
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
                                      int32_t* scores) {
         for (int j = 0; j < n; j++) {
             const int8_t* key = keys + j * stride;
@@ -215,7 +238,7 @@ struct Simd {
         return reinterpret_cast<const int16_t*>(words)[j];
 #endif
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 8) {
             int32x4_t lo = vdupq_n_s32(0), hi = lo;

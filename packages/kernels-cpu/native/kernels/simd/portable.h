@@ -7,12 +7,12 @@
 #pragma once
 #include <stddef.h>
 
-#include "../../arithmetic.h"
+#include "plain_rows.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd {
+struct Simd : PlainRows {
     static constexpr const char* kName = "portable-cpp";
     static constexpr int kLanes = 8, kVectors = 2;
     static constexpr int kGranule = 2;              // codes of 16 bits
@@ -21,6 +21,7 @@ struct Simd {
     static constexpr bool kOffsetScores = false;    // scores start at -128 * sum(q)
     static constexpr bool kOffsetProducts = false;  // products start at 128 * sum(v)
     static constexpr int kWideLoad = 16;            // codes score_rows reads at once: prepared rows are padded to it
+    static constexpr int kRowsAtOnce = 1;           // rows of a group whose softmax runs side by side: 1 or 4
 
     struct Floats {
         float lane[16];
@@ -39,6 +40,9 @@ struct Simd {
         return r;
     }
     INT_FLASH_INLINE Floats load(const float* p) { return each([&](int i) { return p[i]; }); }
+    INT_FLASH_INLINE Floats load_bfloat16(const uint16_t* p) {
+        return each([&](int i) { return float_of(static_cast<uint32_t>(p[i]) << 16); });
+    }
     INT_FLASH_INLINE void store(float* p, Floats a) { memcpy(p, a.lane, sizeof a.lane); }
     INT_FLASH_INLINE Floats splat(float x) { return each([&](int) { return x; }); }
     INT_FLASH_INLINE Floats add(Floats a, Floats b) { return each([&](int i) { return a.lane[i] + b.lane[i]; }); }
@@ -78,10 +82,10 @@ struct Simd {
     INT_FLASH_INLINE void store_codes(int8_t* p, Floats a) {
         for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(round_int(a.lane[i]));
     }
-    // Weights P in [0, 255] as the product's left operand: 16 codes, 16 / kGranule words.
-    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats a) {
+    // Weights rne(levels * p) in [0, 255] as the product's left operand: 16 codes, 16 / kGranule words.
+    INT_FLASH_INLINE void store_weights(uint32_t* words, Floats p, Floats levels) {
         int16_t codes[16];
-        for (int i = 0; i < 16; i++) codes[i] = static_cast<int16_t>(round_int(a.lane[i]));
+        for (int i = 0; i < 16; i++) codes[i] = static_cast<int16_t>(bits_of(fmaf(p.lane[i], levels.lane[i], kRoundMagic)) - bits_of(kRoundMagic));
         memcpy(words, codes, sizeof codes);
     }
     INT_FLASH_INLINE void store_zero_weights(uint32_t* words) { memset(words, 0, 32); }
@@ -150,9 +154,45 @@ struct Simd {
         for (int i = 0; i < 8; i++) a.lane[i] *= b.lane[i];
         return a;
     }
+    INT_FLASH_INLINE Partial larger(Partial a, Partial b) {
+        for (int i = 0; i < 8; i++) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+        return a;
+    }
+    INT_FLASH_INLINE Partial excluded() {
+        const float x = -INFINITY;
+        return spread_float(&x);
+    }
+    INT_FLASH_INLINE float largest_lane(Partial a) {
+        float m = a.lane[0];
+        for (int i = 1; i < 8; i++) m = a.lane[i] > m ? a.lane[i] : m;
+        return m;
+    }
+    INT_FLASH_INLINE void largest_of_four(Partial a, Partial b, Partial c, Partial d, float* out) {
+        out[0] = largest_lane(a), out[1] = largest_lane(b), out[2] = largest_lane(c), out[3] = largest_lane(d);
+    }
+
+    // Four floats, one for each row of a group.
+    struct Quad {
+        float lane[4];
+    };
+    template <class F>
+    INT_FLASH_INLINE Quad each_of_four(F f) {
+        Quad r;
+        for (int i = 0; i < 4; i++) r.lane[i] = f(i);
+        return r;
+    }
+    INT_FLASH_INLINE Quad load_quad(const float* p) { return each_of_four([&](int i) { return p[i]; }); }
+    INT_FLASH_INLINE void store_quad(float* p, Quad a) { memcpy(p, a.lane, sizeof a.lane); }
+    INT_FLASH_INLINE Quad max_quad(Quad a, Quad b) {
+        return each_of_four([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+    }
+    INT_FLASH_INLINE Quad sub_quad(Quad a, Quad b) { return each_of_four([&](int i) { return a.lane[i] - b.lane[i]; }); }
+    INT_FLASH_INLINE Quad mul_quad(Quad a, Quad b) { return each_of_four([&](int i) { return a.lane[i] * b.lane[i]; }); }
+    INT_FLASH_INLINE Quad fma_quad(Quad a, Quad b, Quad c) { return each_of_four([&](int i) { return fmaf(a.lane[i], b.lane[i], c.lane[i]); }); }
+    INT_FLASH_INLINE Quad exp2_quad(Quad y) { return each_of_four([&](int i) { return exp2_polynomial(y.lane[i]); }); }  // of a NaN 2^-125
 
     // scores[j] = query . keys[j] for n rows, `stride` codes apart. Reads dim codes a row and nothing beyond.
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
                                      int32_t* scores) {
         int16_t q[256];
         memcpy(q, query, static_cast<size_t>(dim) * 2);
@@ -163,7 +203,7 @@ struct Simd {
         }
     }
     // products[d] = sum over n rows of weights[j] * values[j, d]. Weights past n are 0.
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
                                      int32_t* products) {
         int16_t p[128];
         memcpy(p, weights, static_cast<size_t>(n) * 2);

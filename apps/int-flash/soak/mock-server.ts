@@ -1,0 +1,30 @@
+// A server with a mock engine as a process of its own: what it holds is then its alone. Tells its parent the port, and what it holds
+// when asked.
+import { readdirSync } from 'node:fs';
+import { startHttpServer } from '../src/serve/http-server.js';
+import { SERVE_DEFAULTS } from '../src/serve/serve-settings.js';
+import { ServeState } from '../src/serve/serve-state.js';
+import { loadWebPage } from '../src/serve/web-page.js';
+import { mockEngine } from '../test/mock-engine.js';
+
+const { tokenMs = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
+const engine = mockEngine({ tokenMs });
+let failures = 0;
+const state = new ServeState({ ...SERVE_DEFAULTS, port: 0, ...settings }, () => {
+  failures++;
+});
+const server = await startHttpServer(state, loadWebPage());
+state.start(engine);
+process.on('message', () => {
+  process.send!({
+    rss: process.memoryUsage.rss(),
+    descriptors: readdirSync('/proc/self/fd').length,
+    handles: process.getActiveResourcesInfo().length,
+    underWay: state.requestsUnderWay,
+    running: state.admission.running,
+    failures,
+    ...engine.held(),
+  });
+});
+process.on('disconnect', () => process.exit());
+process.send!({ port: Number(new URL(server.url).port) });

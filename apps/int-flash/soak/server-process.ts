@@ -1,0 +1,69 @@
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+
+/** What a mock server holds. */
+export interface ServerStats {
+  readonly rss: number;
+  readonly descriptors: number;
+  readonly handles: number;
+  readonly underWay: number;
+  readonly running: number;
+  readonly failures: number;
+  readonly sequences: number;
+  readonly kvCacheBytes: number;
+}
+
+export interface MockServer {
+  readonly port: number;
+  stats(): Promise<ServerStats>;
+  stop(): Promise<void>;
+}
+
+export async function startMockServer(settings: Readonly<Record<string, number>>): Promise<MockServer> {
+  const path = fileURLToPath(new URL('mock-server.js', import.meta.url));
+  const child = fork(path, [JSON.stringify(settings)], { execArgv: [] });
+  const [{ port }] = (await once(child, 'message')) as [{ port: number }];
+  return {
+    port,
+    stats: async () => {
+      child.send('stats');
+      return (await once(child, 'message'))[0] as ServerStats;
+    },
+    stop: async () => {
+      child.disconnect();
+      await once(child, 'exit');
+    },
+  };
+}
+
+export interface CommandServer {
+  readonly port: number;
+  readonly child: ChildProcess;
+  stop(): Promise<void>;
+}
+
+/** `int-flash serve` with the demo model. */
+export async function startCommandServer(args: readonly string[] = []): Promise<CommandServer> {
+  const cli = 'apps/int-flash/dist/cli.js';
+  const command = [cli, 'serve', 'models/int-flash-demo', '--port', '0', '--quiet', ...args];
+  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const port = await new Promise<number>((resolve, reject) => {
+    let text = '';
+    child.stdout.setEncoding('utf8').on('data', (chunk) => {
+      text += chunk;
+      const found = /http:\/\/127\.0\.0\.1:(\d+)/.exec(text);
+      if (found) resolve(Number(found[1]));
+    });
+    child.on('exit', (code) => reject(new Error(`the server ended with ${code}`)));
+  });
+  return {
+    port,
+    child,
+    stop: async () => {
+      const ended = once(child, 'exit');
+      child.kill('SIGTERM');
+      await ended;
+    },
+  };
+}

@@ -1,0 +1,41 @@
+import type { Command } from 'commander';
+import type { App } from '../app.js';
+import { UsageError } from '../failures.js';
+import { findModel } from '../model-folder.js';
+import { integer, type ModelOptions, number, withModelOptions } from '../options.js';
+
+export interface ServeOptions extends ModelOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly apiKey?: string | undefined;
+  readonly allowedHost?: readonly string[];
+  readonly maxRunning: number;
+  readonly maxWaiting: number;
+  readonly drain: number;
+  readonly context?: number;
+}
+
+export function addServe(program: Command, app: App): void {
+  const command = program
+    .command('serve')
+    .description('an OpenAI-compatible server, and a chat page')
+    .argument('[model]', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)')
+    .option('--host <address>', 'where to listen; other than loopback needs a key', '127.0.0.1')
+    .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
+    .option('--api-key <key>', 'what clients must send (default: INT_FLASH_API_KEY, which `ps` does not show)')
+    .option('--allowed-host <name...>', 'further names that requests may be addressed to')
+    .option('--context <n>', 'tokens of prompt and answer together (default: what the model can)', integer(2, 2 ** 24))
+    .option('--max-running <n>', 'sequences drawn at once', integer(1, 1024), 64)
+    .option('--max-waiting <n>', 'requests that may queue behind them', integer(0, 1024), 64)
+    .option('--drain <seconds>', 'what requests under way get at the end', number(0, 3600), 30);
+  withModelOptions(command).action(async (folder: string | undefined, options: ServeOptions) => {
+    if (folder !== undefined && options.model !== undefined) {
+      throw new UsageError('Expected the model once, got an argument and --model');
+    }
+    if (options.apiKey === '') throw new UsageError('Expected an API key of at least one character, got an empty one');
+    const model = findModel(folder ?? options.model, app.env);
+    const apiKey = options.apiKey ?? (app.env.INT_FLASH_API_KEY || undefined);
+    const { serve } = await import('../serve/serve.js'); // its libraries are nothing the other commands should wait for
+    await serve(app, model, { ...options, apiKey });
+  });
+}

@@ -1,0 +1,46 @@
+import type { KvCacheReport, ReportOrigin, ReproductionReport } from '../experiments/reproduction.js';
+import {
+  claimsTable,
+  errorTable,
+  kvFormatTable,
+  kvModelTable,
+  metricsTable,
+  perChannelTable,
+  type ReportTable,
+  scriptTable,
+  speedTable,
+} from './report-tables.js';
+
+export type Report = ReproductionReport | KvCacheReport;
+
+export function isComplete(report: Report): report is ReproductionReport {
+  return 'claims' in report;
+}
+
+export function reportTitle(report: Report): string {
+  return isComplete(report) ? 'INT-FlashAttention, reproduced' : 'KV-cache formats, measured';
+}
+
+/** The tables of a report, in reading order. */
+export function reportTables(report: Report): ReportTable[] {
+  const cache = [
+    kvFormatTable(report.formats),
+    perChannelTable(report.perChannel),
+    ...(report.kvModel ? [kvModelTable(report.kvModel)] : []),
+  ];
+  if (!isComplete(report)) return cache;
+  const { claims, speed, errors, script } = report;
+  return [
+    claimsTable(claims),
+    speedTable(speed),
+    errorTable(errors),
+    scriptTable(script),
+    metricsTable(errors),
+    ...cache,
+  ];
+}
+
+export function describeOrigin({ version, date, cpu, threads, backend, quick }: ReportOrigin): string {
+  const how = quick ? 'int-flash reproduce --quick' : 'int-flash reproduce';
+  return `Every figure was measured by \`${how}\` (int-flash ${version}) on ${date}: ${cpu}, backend ${backend}, ${threads} threads.`;
+}

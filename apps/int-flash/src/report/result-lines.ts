@@ -1,0 +1,32 @@
+import { isComplete, type Report } from './report-sections.js';
+
+/** The measurements of a report as docs/results keeps them: one a line, each with where it comes from. */
+export function resultLines(report: Report, commit: string | null): string {
+  const { cpu, threads, backend, quick } = report.origin;
+  const origin = { ...(commit && { commit }), cpu, threads, backend, ...(quick && { quick }) };
+  const lines: object[] = [];
+  const add = (bench: string, rows: readonly object[], shape: object = {}) => {
+    for (const row of rows) lines.push({ bench, ...origin, ...shape, ...row });
+  };
+  if (isComplete(report)) {
+    const { speed, errors, script, claims } = report;
+    const { batch, heads, headDim } = speed;
+    add('attention-speed', speed.rows, { batch, heads, headDim });
+    for (const [bench, table] of [
+      ['attention-error', errors],
+      ['attention-error-script', script],
+    ] as const) {
+      const { rows, ...shape } = table;
+      add(bench, rows, shape);
+    }
+    add('claim', claims);
+  }
+  const { rows: formats, ...shape } = report.formats;
+  add('kv-cache-format', formats, shape);
+  add('kv-cache-per-channel', report.perChannel);
+  if (report.kvModel) {
+    const { rows, ...read } = report.kvModel;
+    add('kv-cache-model', rows, read);
+  }
+  return `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`;
+}

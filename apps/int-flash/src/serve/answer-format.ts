@@ -1,0 +1,111 @@
+import { randomBytes } from 'node:crypto';
+import type { Usage } from './completion-run.js';
+import type { Engine, EngineToken } from './engine.js';
+import { chatLogprob, textLogprobs } from './logprobs.js';
+
+export type FinishReason = 'stop' | 'length';
+
+/** A choice that was drawn to its end. */
+export interface DrawnChoice {
+  readonly index: number;
+  readonly text: string;
+  readonly tokens: readonly EngineToken[];
+  readonly finishReason: FinishReason;
+}
+
+/** How answers of one endpoint look, whole and in pieces. */
+export interface AnswerFormat {
+  whole(choices: readonly DrawnChoice[], usage: Usage): unknown;
+  /** Events that open a choice. */
+  opening(index: number): unknown[];
+  /** Undefined: nothing to tell of this token. `offset`: characters of the choice before it. */
+  piece(index: number, token: EngineToken, offset: number): unknown;
+  closing(index: number, reason: FinishReason): unknown[];
+  usage(usage: Usage): unknown;
+}
+
+interface Wanted {
+  readonly logprobs: boolean;
+  /** Every event then has a usage field, null until the last. */
+  readonly includeUsage: boolean;
+}
+
+export function chatFormat(engine: Engine, { logprobs, includeUsage }: Wanted): AnswerFormat {
+  const head = { id: newId('chatcmpl'), created: seconds(), model: engine.name, system_fingerprint: null };
+  const event = (choices: unknown[], usage: Usage | null = null) => ({
+    ...head,
+    object: 'chat.completion.chunk',
+    choices,
+    ...(includeUsage ? { usage } : {}),
+  });
+  // The end token is no part of the answer.
+  const told = (tokens: readonly EngineToken[]) =>
+    tokens.filter(({ tokenId }) => !engine.isEnd(tokenId)).map((token) => chatLogprob(engine, token));
+  return {
+    whole: (choices, usage) => ({
+      ...head,
+      object: 'chat.completion',
+      choices: choices.map(({ index, text, tokens, finishReason }) => ({
+        index,
+        message: { role: 'assistant', content: text, refusal: null },
+        logprobs: logprobs ? { content: told(tokens), refusal: null } : null,
+        finish_reason: finishReason,
+      })),
+      usage,
+    }),
+    opening: (index) => [
+      event([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }]),
+    ],
+    piece: (index, token) => {
+      const content = logprobs ? told([token]) : [];
+      if (token.text === '' && content.length === 0) return undefined;
+      return event([
+        {
+          index,
+          delta: { content: token.text },
+          logprobs: logprobs ? { content, refusal: null } : null,
+          finish_reason: null,
+        },
+      ]);
+    },
+    closing: (index, reason) => [event([{ index, delta: {}, logprobs: null, finish_reason: reason }])],
+    usage: (usage) => event([], usage),
+  };
+}
+
+export function textFormat(engine: Engine, { logprobs, includeUsage }: Wanted): AnswerFormat {
+  const head = { id: newId('cmpl'), object: 'text_completion', created: seconds(), model: engine.name };
+  const event = (choices: unknown[], usage: Usage | null = null) => ({
+    ...head,
+    choices,
+    ...(includeUsage ? { usage } : {}),
+  });
+  return {
+    whole: (choices, usage) => ({
+      ...head,
+      choices: choices.map(({ index, text, tokens, finishReason }) => ({
+        index,
+        text,
+        logprobs: logprobs ? textLogprobs(engine, tokens, 0) : null,
+        finish_reason: finishReason,
+      })),
+      usage,
+    }),
+    opening: () => [],
+    piece: (index, token, offset) => {
+      if (token.text === '' && !logprobs) return undefined;
+      const told = logprobs ? textLogprobs(engine, [token], offset) : null;
+      return event([{ index, text: token.text, logprobs: told, finish_reason: null }]);
+    },
+    closing: (index, reason) => [event([{ index, text: '', logprobs: null, finish_reason: reason }])],
+    usage: (usage) => event([], usage),
+  };
+}
+
+function newId(kind: string): string {
+  return `${kind}-${randomBytes(12).toString('hex')}`;
+}
+
+function seconds(): number {
+  return Math.floor(Date.now() / 1000);
+}

@@ -1,0 +1,64 @@
+import type { Backend } from '@int-flash/ops';
+import type { Env, Hono } from 'hono';
+import { streamSSE } from 'hono/streaming';
+import { ApiError, asApiError, invalid } from './api-error.js';
+import { LabRequest } from './lab-request.js';
+import { type LabEvent, runLab } from './lab-run.js';
+
+/** Longer than any allowed shape takes on the native backend; on the portable one it ends the largest. */
+const MAX_RUN_MS = 60_000;
+
+export interface AttentionLabSettings {
+  /** Asked for when a run begins, so that a server that never runs one starts no backend for it. */
+  readonly backend: () => Backend;
+}
+
+/**
+ * Adds POST /api/attention-lab: runs attention in several kinds of arithmetic and streams what each costs and loses, as server-sent
+ * events (`LabEvent`). One run at a time; a client that goes away ends its run.
+ */
+export function mountAttentionLab<E extends Env>(app: Hono<E>, { backend }: AttentionLabSettings): void {
+  let running = false;
+
+  app.post('/api/attention-lab', async (c) => {
+    const request = judge(await c.req.json().catch(() => undefined));
+    if (running) throw busy();
+    running = true;
+    const gone = new AbortController();
+    const tooLong = AbortSignal.timeout(MAX_RUN_MS);
+    const signal = AbortSignal.any([gone.signal, c.req.raw.signal, tooLong]);
+    return streamSSE(c, async (stream) => {
+      stream.onAbort(() => gone.abort());
+      const send = (data: LabEvent | ApiError['body']) => stream.writeSSE({ data: JSON.stringify(data) });
+      try {
+        for await (const event of runLab(request, backend(), signal)) await send(event);
+      } catch (error) {
+        if (!gone.signal.aborted && !c.req.raw.signal.aborted) {
+          await send((tooLong.aborted ? tookTooLong() : asApiError(error)).body);
+        }
+      } finally {
+        running = false;
+      }
+    });
+  });
+}
+
+/** @throws {ApiError} 400, naming the field. */
+function judge(body: unknown): LabRequest {
+  const { data, error } = LabRequest.safeParse(body);
+  if (data) return data;
+  const { message, path } = error.issues[0]!;
+  throw invalid(`${message}.`, path.length > 0 ? path.join('.') : undefined, 'invalid_lab_request');
+}
+
+function busy(): ApiError {
+  return new ApiError(429, 'rate_limit_error', 'The lab is busy: it does one run at a time.', {
+    code: 'lab_busy',
+    headers: { 'retry-after': '5' },
+  });
+}
+
+function tookTooLong(): ApiError {
+  const seconds = MAX_RUN_MS / 1000;
+  return invalid(`A run ends after ${seconds} s: ask for fewer tokens, heads or variants.`, 'tokens', 'lab_timeout');
+}

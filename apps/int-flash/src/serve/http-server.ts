@@ -1,0 +1,96 @@
+import { once } from 'node:events';
+import { createServer, type Server, STATUS_CODES } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import { getRequestListener } from '@hono/node-server';
+import { type ApiErrorType, asApiError, invalid } from './api-error.js';
+import { SECURITY_HEADERS } from './guards.js';
+import type { ServeSettings } from './serve-settings.js';
+import type { ServeState } from './serve-state.js';
+import { createServerApp } from './server-app.js';
+import type { WebPage } from './web-page.js';
+
+const MAX_HEADER_BYTES = 16 * 1024;
+const KEEP_ALIVE_MS = 5000;
+
+/** The listening server; the model may still be loading. */
+export interface HttpServer {
+  readonly url: string;
+  /** Ends in order: no new requests, those under way get `ms` to finish. Resolves when every connection is closed. */
+  close(ms: number): Promise<void>;
+}
+
+/** @throws the system's error when the port cannot be had. */
+export async function startHttpServer(state: ServeState, page: WebPage): Promise<HttpServer> {
+  const { settings } = state;
+  const app = createServerApp(state, page);
+  const listener = getRequestListener(app.fetch, {
+    errorHandler: (error) => {
+      const isRequest = (error as Error | null)?.name === 'RequestError';
+      const refusal = isRequest ? invalid('Expected a valid request line.') : asApiError(error);
+      if (refusal.status === 500) state.report(error);
+      return Response.json(refusal.body, { status: refusal.status });
+    },
+  });
+  const server = createServer(serverOptions(settings), (request, response) => {
+    for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
+    if (state.phase === 'draining') response.setHeader('connection', 'close');
+    void listener(request, response);
+  });
+  server.maxConnections = settings.maxConnections;
+  server.on('clientError', refuseBadRequest);
+  server.on('checkExpectation', (_, response) => {
+    const { body } = invalid('Expected no other expectation than 100-continue.', undefined, undefined, 417);
+    response.writeHead(417, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
+  });
+  server.listen({ host: settings.host, port: settings.port });
+  await once(server, 'listening');
+  return { url: urlOf(server, settings.host), close: (ms) => close(server, state, ms) };
+}
+
+function serverOptions({ headersTimeoutMs, bodyTimeoutMs }: ServeSettings) {
+  return {
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: headersTimeoutMs,
+    requestTimeout: Math.max(bodyTimeoutMs, headersTimeoutMs),
+    connectionsCheckingInterval: Math.min(1000, headersTimeoutMs),
+    keepAliveTimeout: KEEP_ALIVE_MS,
+  };
+}
+
+async function close(server: Server, state: ServeState, ms: number): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  server.closeIdleConnections();
+  await state.drain(ms);
+  // Answers are written; who has not read theirs to the end by then is waited for no longer.
+  const timer = setTimeout(() => server.closeAllConnections(), 500);
+  const idle = setInterval(() => server.closeIdleConnections(), 20);
+  await closed;
+  clearTimeout(timer);
+  clearInterval(idle);
+}
+
+/** What Node refuses before there is a request still gets a body in the API's form. */
+function refuseBadRequest(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  const [status, message] = BAD_REQUESTS[error.code ?? ''] ?? [400, 'Expected a valid HTTP request.'];
+  const type: ApiErrorType = 'invalid_request_error';
+  const body = JSON.stringify({ error: { message, type, param: null, code: null } });
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    () => socket.destroy(),
+  );
+}
+
+const BAD_REQUESTS: Readonly<Record<string, [status: number, message: string]>> = {
+  HPE_HEADER_OVERFLOW: [431, `Expected headers of at most ${MAX_HEADER_BYTES} bytes.`],
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: [413, 'Expected fewer chunk extensions.'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'Expected the whole request in time.'],
+};
+
+function urlOf(server: Server, host: string): string {
+  const { port } = server.address() as AddressInfo;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}

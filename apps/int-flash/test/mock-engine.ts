@@ -1,0 +1,82 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Engine, EngineToken } from '../src/serve/engine.js';
+
+export interface MockOptions {
+  /** Milliseconds a token takes; 0 = none at all, but a turn of the event loop. */
+  readonly tokenMs?: number;
+  readonly contextLength?: number;
+  /** Thrown in place of the token of this number. */
+  readonly failAt?: { readonly token: number; readonly error: unknown };
+  readonly text?: (index: number) => string;
+}
+
+export interface MockEngine extends Engine {
+  /** Tokens drawn so far, by all requests. */
+  readonly drawn: number;
+  readonly isDisposed: boolean;
+}
+
+const VOCABULARY = 256;
+const CACHE_BYTES = 1024;
+
+/** A model of 256 tokens, the bytes, that says the same to everybody and takes as long as it is told. */
+export function mockEngine(options: MockOptions = {}): MockEngine {
+  const { tokenMs = 0, contextLength = 1024, failAt, text = (i) => `w${i} ` } = options;
+  let held = 0;
+  let drawn = 0;
+  let isDisposed = false;
+
+  return {
+    name: 'mock',
+    facts: {
+      backend: { name: 'portable', available: true, detail: 'a mock', isa: 'none', threads: 1 },
+      attention: 'int8',
+      kvCacheDtype: 'int8',
+      eosToken: '</s>',
+      sampling: { temperature: 1, topP: 1, topK: 0, minP: 0 },
+    },
+    contextLength,
+    vocabSize: VOCABULARY,
+    hasChatTemplate: true,
+    longestToken: 1,
+    encodeText: (said) => [...Buffer.from(said)],
+    encodeChat: (turns) => [...Buffer.from(turns.map(({ content }) => content).join('\n'))],
+    tokenText: (id) => ({ text: String.fromCharCode(id), bytes: [id] }),
+    isEnd: () => false,
+    async *generate(_ids, { maxTokens, logprobs, stop = [] }, signal): AsyncGenerator<EngineToken, void> {
+      signal.throwIfAborted();
+      held++;
+      try {
+        for (let i = 0; i < maxTokens; i++) {
+          // A signal on each sleep would cost more than the mock is to cost.
+          await (tokenMs > 0 ? sleep(tokenMs) : new Promise((resolve) => setImmediate(resolve)));
+          signal.throwIfAborted();
+          if (failAt?.token === i) throw failAt.error;
+          drawn++;
+          const piece = text(i);
+          const isStopped = stop.some((end) => piece.includes(end));
+          const isLast = isStopped || i === maxTokens - 1;
+          yield {
+            tokenId: i % VOCABULARY,
+            text: isStopped ? '' : piece,
+            ...(isLast ? { finishReason: isStopped ? 'stop' : 'length' } : {}),
+            ...(logprobs === undefined ? {} : { logprob: -0.5, topLogprobs: [{ tokenId: 1, logprob: -0.5 }] }),
+          };
+          if (isLast) return;
+        }
+      } finally {
+        held--;
+      }
+    },
+    held: () => ({ sequences: held, kvCacheBytes: held * CACHE_BYTES }),
+    dispose: async () => {
+      isDisposed = true;
+    },
+    get drawn() {
+      return drawn;
+    },
+    get isDisposed() {
+      return isDisposed;
+    },
+  };
+}

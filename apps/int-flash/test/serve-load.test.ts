@@ -1,0 +1,236 @@
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { IntFlashError } from '@int-flash/ops';
+import { afterEach, describe, expect, it } from 'vitest';
+import { unavailable } from '../src/serve/api-error.js';
+import type { ServeSettings } from '../src/serve/serve-settings.js';
+import { type MockOptions, mockEngine } from './mock-engine.js';
+import { ask, CHAT, chat, events, open, type Served, startServer, until } from './serve-harness.js';
+
+let served: Served | undefined;
+
+afterEach(async () => {
+  await served?.close();
+  served = undefined;
+});
+
+async function serve(mock: MockOptions, settings: Partial<ServeSettings> = {}) {
+  const engine = mockEngine(mock);
+  served = await startServer(engine, settings);
+  return { engine, served };
+}
+
+/** A request whose connection the test holds. */
+function start(server: Served, body: Record<string, unknown>) {
+  let response: IncomingMessage | undefined;
+  const outgoing = open(server, CHAT, { body }, (arrived) => {
+    response = arrived;
+  });
+  outgoing.on('error', () => {}); // destroyed by the test
+  return { outgoing, response: () => response };
+}
+
+describe('the queue', () => {
+  it('runs so many, keeps so many waiting, and refuses the next at once', async () => {
+    const { served } = await serve({ tokenMs: 20 }, { maxRunning: 2, maxWaiting: 2 });
+    const accepted = [1, 2, 3, 4].map(() => ask(served, CHAT, { body: chat({ max_tokens: 30 }) }));
+    await until(() => served.state.admission.running === 2 && served.state.admission.waiting === 2);
+    const asked = performance.now();
+    const refused = await ask(served, CHAT, { body: chat({ user: 'x'.repeat(1_000_000) }) });
+    expect(performance.now() - asked).toBeLessThan(500); // the promise is 20 ms on idle cores
+    expect(refused.status).toBe(429);
+    expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
+    expect(refused.json().error).toMatchObject({ type: 'rate_limit_error', code: 'queue_full' });
+    expect((await Promise.all(accepted)).map(({ status }) => status)).toEqual([200, 200, 200, 200]);
+    expect(served.state.admission).toMatchObject({ running: 0, waiting: 0 });
+  });
+
+  it('refuses who waited too long', async () => {
+    const { served } = await serve({ tokenMs: 20 }, { maxRunning: 1, waitMs: 100 });
+    const first = ask(served, CHAT, { body: chat({ max_tokens: 30 }) });
+    await until(() => served.state.admission.running === 1);
+    const second = await ask(served, CHAT, { body: chat() });
+    expect(second.status).toBe(503);
+    expect(second.json().error.code).toBe('queue_timeout');
+    expect(second.headers['retry-after']).toBeDefined();
+    expect((await first).status).toBe(200);
+  });
+
+  it('counts every choice, and lets one request have all there is', async () => {
+    const { served, engine } = await serve({ tokenMs: 5 }, { maxRunning: 3 });
+    const [wide, other] = await Promise.all([
+      ask(served, CHAT, { body: chat({ n: 8 }) }),
+      ask(served, CHAT, { body: chat({ n: 2 }) }),
+    ]);
+    expect(wide.json().choices).toHaveLength(8);
+    expect(other.json().choices).toHaveLength(2);
+    expect(engine.held().sequences).toBe(0);
+  });
+
+  it('answers nothing but /health while the model loads', async () => {
+    served = await startServer();
+    const health = await ask(served, '/health');
+    expect([health.status, health.json()]).toEqual([503, { status: 'loading' }]);
+    for (const [path, body] of [
+      [CHAT, chat()],
+      ['/v1/models', undefined],
+      ['/api/status', undefined],
+    ] as const) {
+      const reply = await ask(served, path, { body });
+      expect([reply.status, reply.json().error.code, reply.headers['retry-after']]).toEqual([503, 'loading', '2']);
+    }
+  });
+});
+
+describe('a client that hangs up', () => {
+  it.each([
+    ['running, streamed', { stream: true }, 0],
+    ['running, whole', {}, 0],
+    ['waiting', { stream: true }, 1],
+  ])('is worked for no longer: %s', async (_, body, running) => {
+    const { served, engine } = await serve({ tokenMs: 5 }, { maxRunning: 1 });
+    const other = running ? ask(served, CHAT, { body: chat({ max_tokens: 60 }) }) : undefined;
+    if (other) await until(() => engine.held().sequences === 1);
+    const { outgoing } = start(served, chat({ max_tokens: 1000, ...body }));
+    await until(() => (running ? served.state.admission.waiting === 1 : engine.drawn > 3));
+    outgoing.destroy();
+    await until(() => served.state.admission.waiting === 0 && engine.held().sequences === running, 1000);
+    if (other) expect((await other).status).toBe(200);
+    await until(() => served.state.requestsUnderWay === 0);
+  });
+
+  it('leaves nothing behind, 60 times at random moments', async () => {
+    const { served, engine } = await serve({ tokenMs: 1 }, { maxRunning: 8, maxWaiting: 64 });
+    await Promise.all(
+      Array.from({ length: 60 }, async (_, i) => {
+        const { outgoing } = start(served, chat({ max_tokens: 900, stream: i % 2 === 0, n: 1 + (i % 3) }));
+        await new Promise((resolve) => setTimeout(resolve, (i * 37) % 200));
+        outgoing.destroy();
+      }),
+    );
+    await until(() => served.state.requestsUnderWay === 0);
+    expect(engine.held()).toEqual({ sequences: 0, kvCacheBytes: 0 });
+    expect(served.state.admission).toMatchObject({ running: 0, waiting: 0 });
+    expect((await ask(served, CHAT, { body: chat() })).status).toBe(200);
+    expect((await ask(served, '/metrics')).text).toMatch(/outcome="aborted"\} [1-9]/);
+  });
+});
+
+describe('a slow reader', () => {
+  it('pauses its own stream, with little kept for it, and is cut off', async () => {
+    const { served, engine } = await serve(
+      { text: () => 'x'.repeat(4000), contextLength: 100_000 },
+      { slowReaderMs: 600 },
+    );
+    const { response } = start(served, chat({ max_tokens: 50_000, stream: true })); // never read
+    await until(() => response() !== undefined);
+    let before = -1;
+    await until(() => {
+      const still = engine.drawn === before;
+      before = engine.drawn;
+      return still && before > 0;
+    });
+    // 256 KB here, and what the system's sockets hold.
+    expect(engine.drawn * 4000).toBeLessThan(16e6);
+    await until(() => engine.held().sequences === 0, 5000);
+    await until(() => served.state.requestsUnderWay === 0);
+  });
+
+  it('that wakes up in time gets everything', async () => {
+    const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 5000 });
+    const { response } = start(served, chat({ max_tokens: 2000, stream: true }));
+    await until(() => response() !== undefined);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    let text = '';
+    for await (const chunk of response()!) text += chunk;
+    expect(events(text).at(-1)).toBe('[DONE]');
+    expect(text.match(/x{4000}/g)).toHaveLength(2000);
+  });
+});
+
+describe('the end', () => {
+  it('finishes what is under way and refuses the rest', async () => {
+    const { served, engine } = await serve({ tokenMs: 10 }, { maxRunning: 1 });
+    const running = ask(served, CHAT, { body: chat({ max_tokens: 30, stream: true }) });
+    await until(() => engine.drawn > 0);
+    const waiting = ask(served, CHAT, { body: chat() });
+    await until(() => served.state.admission.waiting === 1);
+    const closed = served.close(5000);
+    expect((await waiting).status).toBe(503);
+    expect((await running).text).toContain('[DONE]');
+    await closed;
+    await expect(ask(served, '/health')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+  });
+
+  it('cuts streams off when time is up, with an error as their last event', async () => {
+    const { served, engine } = await serve({ tokenMs: 10 });
+    const stream = ask(served, CHAT, { body: chat({ max_tokens: 900, stream: true }) });
+    const whole = ask(served, CHAT, { body: chat({ max_tokens: 900 }) });
+    await until(() => engine.drawn > 3);
+    const started = performance.now();
+    await served.close(200);
+    expect(performance.now() - started).toBeLessThan(2000);
+    expect(events((await stream).text).at(-1).error).toMatchObject({
+      type: 'service_unavailable',
+      code: 'shutting_down',
+    });
+    expect((await whole).status).toBe(503);
+    expect(engine.held().sequences).toBe(0);
+  });
+});
+
+describe('an engine that fails', () => {
+  const secret = 'canary-/home/me/model.bin-0x7f0000000000';
+
+  it('is a 500 that tells nothing, or the last event of a stream', async () => {
+    const { served } = await serve({ failAt: { token: 2, error: new Error(secret) } });
+    const whole = await ask(served, CHAT, { body: chat() });
+    expect([whole.status, whole.json().error.type]).toEqual([500, 'server_error']);
+    const stream = await ask(served, CHAT, { body: chat({ stream: true }) });
+    expect(events(stream.text).at(-1).error.type).toBe('server_error');
+    expect(whole.text + stream.text).not.toContain('canary');
+    expect(served.reports).toHaveLength(2);
+  });
+
+  it('for good makes the server say so', async () => {
+    const { served } = await serve({ failAt: { token: 0, error: new IntFlashError('ERR_DEVICE_LOST', secret) } });
+    const fatal = new Promise((resolve) => {
+      served.state.onFatal = resolve;
+    });
+    expect((await ask(served, CHAT, { body: chat() })).status).toBe(503);
+    expect(await fatal).toMatchObject({ code: 'ERR_DEVICE_LOST' });
+    expect((await ask(served, '/health')).json()).toEqual({ status: 'failed' });
+  });
+
+  it('for a moment is a 503', async () => {
+    const { served } = await serve({ failAt: { token: 0, error: unavailable('Later.', 'later') } });
+    expect((await ask(served, CHAT, { body: chat() })).status).toBe(503);
+  });
+});
+
+it('serves 100 streams at once, losing nothing', { timeout: 60_000 }, async () => {
+  const { served } = await serve({ tokenMs: 20 }, { maxRunning: 100 });
+  const replies = await Promise.all(
+    Array.from({ length: 100 }, () => ask(served, CHAT, { body: chat({ max_tokens: 20, stream: true }) })),
+  );
+  for (const { text } of replies) expect(events(text)).toHaveLength(20 + 3);
+});
+
+it('keeps connections open between requests', async () => {
+  const { Agent } = await import('node:http');
+  const { served } = await serve({});
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  let sockets = 0;
+  agent.on('free', () => {});
+  for (let i = 0; i < 5; i++) {
+    const outgoing = open(served, CHAT, { body: chat({ stream: i % 2 === 0 }), agent }, (response) =>
+      response.resume(),
+    );
+    outgoing.once('socket', (socket) => {
+      if (socket.connecting) sockets++;
+    });
+    await once(outgoing, 'close');
+  }
+  agent.destroy();
+  expect(sockets).toBe(1);
+});

@@ -1,0 +1,15 @@
+import { defineConfig } from 'tsup';
+import { libraryBuild } from '../../tools/tsup-config';
+
+// The soak job's own programs; nothing of them is published.
+export default defineConfig(
+  libraryBuild({
+    entry: ['soak/soak.ts', 'soak/mock-server.ts'],
+    outDir: 'build',
+    format: ['esm'],
+    shims: false,
+    splitting: true,
+    clean: true,
+    external: ['fast-check'],
+  }),
+);

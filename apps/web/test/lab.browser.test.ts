@@ -1,0 +1,50 @@
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
+import { describeInBrowser, launchBrowser, openPage } from './browser';
+import { PageServer } from './page-server';
+
+describeInBrowser('the attention lab', () => {
+  let browser: Browser;
+  let server: PageServer;
+  let page: Page;
+
+  beforeAll(async () => {
+    [server, browser] = await Promise.all([PageServer.start(), launchBrowser()]);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.stop();
+  });
+  beforeEach(async () => {
+    server.settings.pauseMs = 5;
+    ({ page } = await openPage(browser, `${server.url}#lab`));
+  });
+
+  it('draws each result as a point and a row, and says what could not run', async () => {
+    await page.getByRole('button', { name: 'Run on the server' }).click();
+    await page.getByText('Done: 2 kinds of arithmetic.').waitFor();
+    expect(await page.locator('.point').count()).toBe(2);
+    const place = async (variant: string) => (await page.locator(`.point.${variant} circle`).boundingBox())!;
+    const [int8, fp32] = [await place('full-int8'), await place('fp32')];
+    expect(int8.x).toBeLessThan(fp32.x); // faster
+    expect(int8.y).toBeLessThan(fp32.y); // less exact: higher
+    const row = page.getByRole('row', { name: /full INT8/ });
+    expect(await row.getByRole('cell').allTextContents()).toEqual(['12.3', '2.56×', '0.0153', '1e-4', '0.01']);
+    expect(await page.getByText('Expected no INT4 here').isVisible()).toBe(true);
+  });
+
+  it('stops a run, and the server hears of it', async () => {
+    server.settings.pauseMs = 60_000;
+    await page.getByRole('button', { name: 'Run on the server' }).click();
+    await page.getByText('Running: asking the server.').waitFor();
+    await page.getByRole('button', { name: 'Stop' }).click();
+    await page.getByText('Stopped.').waitFor();
+    await expect.poll(() => server.hungUp).toBe(1);
+  });
+
+  it('asks for at least one kind of arithmetic', async () => {
+    for (const box of await page.getByRole('group', { name: 'Arithmetic' }).getByRole('checkbox').all())
+      await box.uncheck();
+    await expect.poll(() => page.getByRole('button', { name: 'Run on the server' }).isDisabled()).toBe(true);
+  });
+});

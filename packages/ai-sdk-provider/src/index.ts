@@ -1,0 +1,1 @@
+export { type IntFlashSettings, intFlash } from './int-flash-language-model.js';

@@ -1,0 +1,328 @@
+// A query against rows of a KV cache as they lie, 16 keys at a time: what decoding does instead of packing (cache_run.h).
+// INT8: K as u8 (code + 128) times q. INT4: two codes a byte, taken apart in registers: the query is split into its even and its odd
+// channels (split_query), which face the low and the high nibbles.
+#pragma once
+#include <immintrin.h>
+#include <stddef.h>
+
+#include "../../arithmetic.h"
+
+namespace int_flash {
+namespace {
+
+struct Avx512Rows {
+    static constexpr bool kInt4Rows = true;  // score_int4_rows and weigh_int4_rows exist
+
+    // Row i of the 16 at hand; past the last one that is there, the last one again.
+    template <bool kWhole>
+    INT_FLASH_INLINE const char* row_at(const char* rows, ptrdiff_t stride, int i, int last) {
+        return rows + (kWhole || i < last ? i : last) * stride;
+    }
+    // Bytes [0, count) of 64, count a multiple of 4.
+    INT_FLASH_INLINE __mmask16 words_of(int bytes) { return static_cast<__mmask16>(bytes >= 64 ? 0xffffu : (1u << (bytes / 4)) - 1u); }
+
+    // Two accumulators' lanes next to each other, then four's: in each 128-bit quarter the partial sums of rows 0 to 3.
+    INT_FLASH_INLINE __m512i sum_pairs(__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); }
+    INT_FLASH_INLINE __m512i sum_quads(__m512i ab, __m512i cd) {
+        return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    }
+    INT_FLASH_INLINE __m512i sum_quarters(__m512i a, __m512i b) {
+        return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+    }
+
+    // kChunks whole chunks of 64 channels, or with 0 as many as `dim` has, the last one masked.
+    template <int kChunks, bool kWhole>
+    INT_FLASH_INLINE __m512i score_4(const char* rows, ptrdiff_t stride, int first, int last, const char* query, int dim) {
+        const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+        const char* k0 = row_at<kWhole>(rows, stride, first, last);
+        const char* k1 = row_at<kWhole>(rows, stride, first + 1, last);
+        const char* k2 = row_at<kWhole>(rows, stride, first + 2, last);
+        const char* k3 = row_at<kWhole>(rows, stride, first + 3, last);
+        __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
+        const int width = kChunks > 0 ? kChunks * 64 : dim;
+        for (int d = 0; d < width; d += 64) {
+            const __m512i q = _mm512_loadu_si512(query + d);
+            const __mmask16 mask = kChunks > 0 ? static_cast<__mmask16>(0xffff) : words_of(dim - d);
+            s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k0 + d), flip), q);
+            s1 = _mm512_dpbusd_epi32(s1, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k1 + d), flip), q);
+            s2 = _mm512_dpbusd_epi32(s2, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k2 + d), flip), q);
+            s3 = _mm512_dpbusd_epi32(s3, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k3 + d), flip), q);
+        }
+        return sum_quads(sum_pairs(s0, s1), sum_pairs(s2, s3));
+    }
+    template <int kChunks, bool kWhole>
+    INT_FLASH_INLINE void score_16(const char* rows, ptrdiff_t stride, int last, const char* query, __m512i start, int dim, int32_t* scores) {
+        const __m512i a = score_4<kChunks, kWhole>(rows, stride, 0, last, query, dim), b = score_4<kChunks, kWhole>(rows, stride, 4, last, query, dim);
+        const __m512i c = score_4<kChunks, kWhole>(rows, stride, 8, last, query, dim), d = score_4<kChunks, kWhole>(rows, stride, 12, last, query, dim);
+        _mm512_storeu_si512(scores, _mm512_add_epi32(sum_quarters(sum_quarters(a, b), sum_quarters(c, d)), start));
+    }
+    template <int kChunks>
+    INT_FLASH_INLINE void score_all(const char* rows, ptrdiff_t stride, int n, const char* query, int32_t start, int dim, const char* soon, int32_t* scores) {
+        const __m512i first = _mm512_set1_epi32(start);
+        int j = 0;
+        for (; j + 16 <= n; j += 16) {
+            prefetch_rows(soon, j, 16, stride);
+            score_16<kChunks, true>(rows + j * stride, stride, 15, query, first, dim, scores + j);
+        }
+        if (j < n) score_16<kChunks, false>(rows + j * stride, stride, n - 1 - j, query, first, dim, scores + j);
+    }
+    // scores[j] = start + 〈row j + 128, query〉 for j < n, and something up to the next multiple of 16. Meanwhile n rows at `soon`, if
+    // any, come nearer.
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const void* soon,
+                                     int32_t* scores) {
+        const char* rows = reinterpret_cast<const char*>(keys);
+        const char* words = reinterpret_cast<const char*>(query);
+        const char* next = static_cast<const char*>(soon);
+        if (dim == 64) return score_all<1>(rows, stride, n, words, start, dim, next, scores);
+        if (dim == 128) return score_all<2>(rows, stride, n, words, start, dim, next, scores);
+        score_all<0>(rows, stride, n, words, start, dim, next, scores);
+    }
+
+    INT_FLASH_INLINE void prefetch_rows(const char* rows, int first, int count, ptrdiff_t row_bytes) {
+        if (!rows) return;
+        const char* begin = rows + first * row_bytes;
+        for (ptrdiff_t byte = 0; byte < count * row_bytes; byte += 64) _mm_prefetch(begin + byte, _MM_HINT_T0);
+    }
+
+    INT_FLASH_INLINE void store_quarters(int32_t* out, ptrdiff_t step, __m512i a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(a));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + step), _mm512_extracti32x4_epi32(a, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * step), _mm512_extracti32x4_epi32(a, 2));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * step), _mm512_extracti32x4_epi32(a, 3));
+    }
+    // products[d] = Σ p_j · row j [d]; weights past n are 0. `soon` as for score_rows.
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void* soon,
+                                     int32_t* products) {
+        for (int d = 0; d < dim; d += 64) {
+            const __mmask16 mask = words_of(dim - d);
+            const __m512i zero = _mm512_setzero_si512();
+            __m512i c0 = zero, c1 = zero, c2 = zero, c3 = zero;
+            const auto add = [&](const int8_t* v0, const int8_t* v1, const int8_t* v2, const int8_t* v3, const uint32_t* word) INT_FLASH_LAMBDA {
+                const __m512i r0 = _mm512_maskz_loadu_epi32(mask, v0), r1 = _mm512_maskz_loadu_epi32(mask, v1);
+                const __m512i r2 = _mm512_maskz_loadu_epi32(mask, v2), r3 = _mm512_maskz_loadu_epi32(mask, v3);
+                int32_t bits;
+                memcpy(&bits, word, 4);
+                const __m512i p = _mm512_set1_epi32(bits);
+                const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
+                const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
+                c0 = _mm512_dpbusd_epi32(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
+                c1 = _mm512_dpbusd_epi32(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
+                c2 = _mm512_dpbusd_epi32(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
+                c3 = _mm512_dpbusd_epi32(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
+            };
+            int j = 0;
+            for (; j + 4 <= n; j += 4) {
+                if (d == 0) prefetch_rows(static_cast<const char*>(soon), j, 4, stride);
+                const int8_t* v = values + j * stride + d;
+                add(v, v + stride, v + 2 * stride, v + 3 * stride, weights + j / 4);
+            }
+            if (j < n) {
+                const int8_t* v = values + j * stride + d;
+                add(v, j + 1 < n ? v + stride : v, j + 2 < n ? v + 2 * stride : v, v, weights + j / 4);
+            }
+            // Quarter h of c_i holds channels d + 16 h + 4 i onwards.
+            store_quarters(products + d, 16, c0);
+            store_quarters(products + d + 4, 16, c1);
+            store_quarters(products + d + 8, 16, c2);
+            store_quarters(products + d + 12, 16, c3);
+        }
+    }
+
+    // Bytes that split_query writes.
+    static constexpr int split_bytes(int dim) { return (dim + 127) / 128 * 128; }
+    // Of each 128 channels the 64 even ones, then the 64 odd ones; zeros past dim. Returns what int4 scores start at.
+    INT_FLASH_INLINE int32_t split_query(const uint32_t* words, int dim, int8_t* split) {
+        const int8_t* codes = reinterpret_cast<const int8_t*>(words);
+        int32_t sum = 0;
+        memset(split, 0, static_cast<size_t>(split_bytes(dim)));
+        for (int d = 0; d < dim; d++) {
+            split[d / 128 * 128 + d % 2 * 64 + d % 128 / 2] = codes[d];
+            sum += codes[d];
+        }
+        return -8 * sum;
+    }
+    // (x ^ 0x88) & 0x0f: a nibble's code + 8.
+    INT_FLASH_INLINE __m512i low_codes(__m512i x) {
+        return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8(static_cast<char>(0x88)), _mm512_set1_epi8(0x0f), 0x28);
+    }
+    INT_FLASH_INLINE __m512i dot_nibbles(__m512i sum, __m512i bytes, __m512i even, __m512i odd) {
+        sum = _mm512_dpbusd_epi32(sum, low_codes(bytes), even);
+        return _mm512_dpbusd_epi32(sum, low_codes(_mm512_srli_epi16(bytes, 4)), odd);
+    }
+    // Head dimension 64: a row is 32 bytes, so a register holds two.
+    template <bool kWhole>
+    INT_FLASH_INLINE void score_16_halves(const char* rows, int n, __m512i even, __m512i odd, __m512i start, int32_t* scores) {
+        const auto dot = [&](int i) INT_FLASH_LAMBDA {
+            const __m512i bytes = kWhole ? _mm512_loadu_si512(rows + i * 64) : _mm512_maskz_loadu_epi32(words_of(n * 32 - i * 64 > 0 ? n * 32 - i * 64 : 0), rows + i * 64);
+            return dot_nibbles(_mm512_setzero_si512(), bytes, even, odd);
+        };
+        const __m512i a = sum_quads(sum_pairs(dot(0), dot(1)), sum_pairs(dot(2), dot(3)));
+        const __m512i b = sum_quads(sum_pairs(dot(4), dot(5)), sum_pairs(dot(6), dot(7)));
+        const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+        _mm512_storeu_si512(scores, _mm512_add_epi32(_mm512_permutexvar_epi32(order, sum_quarters(a, b)), start));
+    }
+    template <bool kWhole>
+    INT_FLASH_INLINE __m512i score_int4_4(const char* rows, ptrdiff_t stride, int first, int last, const int8_t* query, int dim) {
+        const char* k0 = row_at<kWhole>(rows, stride, first, last);
+        const char* k1 = row_at<kWhole>(rows, stride, first + 1, last);
+        const char* k2 = row_at<kWhole>(rows, stride, first + 2, last);
+        const char* k3 = row_at<kWhole>(rows, stride, first + 3, last);
+        __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
+        for (int d = 0; d < dim; d += 128) {
+            const __m512i even = _mm512_loadu_si512(query + d), odd = _mm512_loadu_si512(query + d + 64);
+            const __mmask16 mask = words_of((dim - d) / 2);
+            s0 = dot_nibbles(s0, _mm512_maskz_loadu_epi32(mask, k0 + d / 2), even, odd);
+            s1 = dot_nibbles(s1, _mm512_maskz_loadu_epi32(mask, k1 + d / 2), even, odd);
+            s2 = dot_nibbles(s2, _mm512_maskz_loadu_epi32(mask, k2 + d / 2), even, odd);
+            s3 = dot_nibbles(s3, _mm512_maskz_loadu_epi32(mask, k3 + d / 2), even, odd);
+        }
+        return sum_quads(sum_pairs(s0, s1), sum_pairs(s2, s3));
+    }
+    template <bool kWhole>
+    INT_FLASH_INLINE void score_int4_16(const char* rows, ptrdiff_t stride, int last, const int8_t* query, int dim, __m512i start, int32_t* scores) {
+        const __m512i a = score_int4_4<kWhole>(rows, stride, 0, last, query, dim), b = score_int4_4<kWhole>(rows, stride, 4, last, query, dim);
+        const __m512i c = score_int4_4<kWhole>(rows, stride, 8, last, query, dim), d = score_int4_4<kWhole>(rows, stride, 12, last, query, dim);
+        _mm512_storeu_si512(scores, _mm512_add_epi32(sum_quarters(sum_quarters(a, b), sum_quarters(c, d)), start));
+    }
+    // As score_rows, for rows of dim / 2 bytes and a query from split_query.
+    INT_FLASH_INLINE void score_int4_rows(const uint8_t* keys, int n, const int8_t* query, int32_t start, int dim, const void* soon, int32_t* scores) {
+        const char* rows = reinterpret_cast<const char*>(keys);
+        const ptrdiff_t stride = dim / 2;
+        const __m512i first = _mm512_set1_epi32(start);
+        const __m512i even = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(query)));
+        const __m512i odd = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + 64)));
+        int j = 0;
+        for (; j + 16 <= n; j += 16) {
+            prefetch_rows(static_cast<const char*>(soon), j, 16, stride);
+            if (dim == 64) {
+                score_16_halves<true>(rows + j * stride, 16, even, odd, first, scores + j);
+            } else {
+                score_int4_16<true>(rows + j * stride, stride, 15, query, dim, first, scores + j);
+            }
+        }
+        if (j >= n) return;
+        if (dim == 64) return score_16_halves<false>(rows + j * stride, n - j, even, odd, first, scores + j);
+        score_int4_16<false>(rows + j * stride, stride, n - 1 - j, query, dim, first, scores + j);
+    }
+
+    // Four rows' bytes to words of four keys; low nibbles count as code + 8 (taken out at the end), whole bytes as 16 high + low.
+    struct NibbleSums {
+        __m512i low, both;
+        INT_FLASH_LAMBDA void add(__m512i p, __m512i words) {
+            const __m512i flipped = _mm512_xor_si512(words, _mm512_set1_epi8(0x08));
+            low = _mm512_dpbusd_epi32(low, p, _mm512_and_si512(flipped, _mm512_set1_epi8(0x0f)));
+            both = _mm512_dpbusd_epi32(both, p, flipped);
+        }
+        INT_FLASH_LAMBDA __m512i high() const { return _mm512_srai_epi32(_mm512_sub_epi32(both, low), 4); }
+        INT_FLASH_LAMBDA __m512i low_less(__m512i offset) const { return _mm512_sub_epi32(low, offset); }
+    };
+    struct NibbleBlock {
+        NibbleSums s0, s1, s2, s3;
+        INT_FLASH_LAMBDA void add(__m512i p, __m512i r0, __m512i r1, __m512i r2, __m512i r3) {
+            const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
+            const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
+            s0.add(p, _mm512_unpacklo_epi16(lo01, lo23));
+            s1.add(p, _mm512_unpackhi_epi16(lo01, lo23));
+            s2.add(p, _mm512_unpacklo_epi16(hi01, hi23));
+            s3.add(p, _mm512_unpackhi_epi16(hi01, hi23));
+        }
+    };
+    // Word w of quarter h of block i stands for byte 16 h + 4 i + w of a row: channels 2 · that and the next.
+    INT_FLASH_INLINE void store_nibbles(const NibbleSums& sums, __m512i offset, int32_t* products) {
+        const __m512i low = sums.low_less(offset), high = sums.high();
+        store_quarters(products, 32, _mm512_unpacklo_epi32(low, high));
+        store_quarters(products + 4, 32, _mm512_unpackhi_epi32(low, high));
+    }
+    INT_FLASH_INLINE void weigh_int4_rows(const uint8_t* values, int n, const uint32_t* weights, int dim, const void* soon, int32_t* products) {
+        const ptrdiff_t stride = dim / 2;
+        const uint8_t* codes = reinterpret_cast<const uint8_t*>(weights);
+        const __m512i zero = _mm512_setzero_si512();
+        __m512i sums = zero;
+        for (int j = 0; j < n; j += 64) sums = _mm512_dpbusd_epi32(sums, _mm512_maskz_loadu_epi32(words_of((n - j + 15) / 16 * 16), codes + j), _mm512_set1_epi8(1));
+        const __m512i offset = _mm512_set1_epi32(8 * _mm512_reduce_add_epi32(sums));
+        if (dim == 64) return weigh_int4_halves(values, n, codes, offset, soon, products);
+        for (int d = 0; d < dim; d += 128) {
+            const __mmask16 mask = words_of((dim - d) / 2);
+            NibbleBlock block{{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
+            for (int j = 0; j < n; j += 4) {
+                if (d == 0) prefetch_rows(static_cast<const char*>(soon), j, 4, stride);
+                const uint8_t* v0 = values + j * stride + d / 2;
+                const uint8_t* v1 = j + 1 < n ? v0 + stride : v0;
+                const uint8_t* v2 = j + 2 < n ? v1 + stride : v0;
+                const uint8_t* v3 = j + 3 < n ? v2 + stride : v0;
+                int32_t bits;
+                memcpy(&bits, codes + j, 4);
+                block.add(_mm512_set1_epi32(bits), _mm512_maskz_loadu_epi32(mask, v0), _mm512_maskz_loadu_epi32(mask, v1), _mm512_maskz_loadu_epi32(mask, v2),
+                          _mm512_maskz_loadu_epi32(mask, v3));
+            }
+            store_nibbles(block.s0, offset, products + d);
+            store_nibbles(block.s1, offset, products + d + 8);
+            store_nibbles(block.s2, offset, products + d + 16);
+            store_nibbles(block.s3, offset, products + d + 24);
+        }
+    }
+    // Head dimension 64, eight keys at a time: the lower half of a register holds an even key, the upper half the next.
+    INT_FLASH_INLINE void weigh_int4_halves(const uint8_t* values, int n, const uint8_t* codes, __m512i offset, const void* soon, int32_t* products) {
+        const __m512i zero = _mm512_setzero_si512();
+        NibbleBlock block{{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
+        const __m128i split = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+        for (int j = 0; j < n; j += 8) {
+            prefetch_rows(static_cast<const char*>(soon), j, 8, 32);
+            const __m128i p = _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + j)), split);
+            const __m512i spread = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), _mm512_castsi128_si512(p));
+            const uint8_t* v = values + j * 32;
+            if (j + 8 <= n) {
+                block.add(spread, _mm512_loadu_si512(v), _mm512_loadu_si512(v + 64), _mm512_loadu_si512(v + 128), _mm512_loadu_si512(v + 192));
+            } else {
+                const auto load = [&](int i) INT_FLASH_LAMBDA {
+                    const int bytes = (n - j) * 32 - i * 64;
+                    return bytes > 0 ? _mm512_maskz_loadu_epi32(words_of(bytes), v + i * 64) : zero;
+                };
+                block.add(spread, load(0), load(1), load(2), load(3));
+            }
+        }
+        const auto store = [&](const NibbleSums& sums, int32_t* out) INT_FLASH_LAMBDA {
+            const __m512i low = sums.low, both = sums.both;
+            const __m512i upper_low = _mm512_shuffle_i64x2(low, low, 0x4e), upper_both = _mm512_shuffle_i64x2(both, both, 0x4e);
+            const NibbleSums whole{_mm512_add_epi32(low, upper_low), _mm512_add_epi32(both, upper_both)};
+            const __m512i even = whole.low_less(offset), odd = whole.high();
+            const __m512i first = _mm512_unpacklo_epi32(even, odd), second = _mm512_unpackhi_epi32(even, odd);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(first));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 4), _mm512_castsi512_si128(second));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 32), _mm512_extracti32x4_epi32(first, 1));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 36), _mm512_extracti32x4_epi32(second, 1));
+        };
+        store(block.s0, products);
+        store(block.s1, products + 8);
+        store(block.s2, products + 16);
+        store(block.s3, products + 24);
+    }
+
+    // log2_weight of arithmetic.h for eight weights whose mantissa in [√½, √2) and exponent are given.
+    INT_FLASH_INLINE __m256 log2_of_8(__m256 mantissa, __m256i exponent) {
+        const __m512d m = _mm512_cvtps_pd(mantissa), one = _mm512_set1_pd(1.0);
+        const __m512d t = _mm512_div_pd(_mm512_sub_pd(m, one), _mm512_add_pd(m, one));
+        const __m512d z = _mm512_mul_pd(t, t);
+        __m512d sum = _mm512_set1_pd(1.0 / 19.0);
+        const auto step = [&](double term) INT_FLASH_LAMBDA { sum = _mm512_add_pd(_mm512_mul_pd(sum, z), _mm512_set1_pd(term)); };
+        step(1.0 / 17.0), step(1.0 / 15.0), step(1.0 / 13.0), step(1.0 / 11.0), step(1.0 / 9.0), step(1.0 / 7.0), step(1.0 / 5.0), step(1.0 / 3.0), step(1.0);
+        const __m512d product = _mm512_mul_pd(_mm512_mul_pd(_mm512_mul_pd(_mm512_set1_pd(2.0), t), sum), _mm512_set1_pd(1.0 / 0.693147180559945309417));
+        return _mm512_cvtpd_ps(_mm512_add_pd(_mm512_cvtepi32_pd(exponent), product));
+    }
+    // inverse[j] = 1 / w and tau[j] = log2 w for the next 16 weights w.
+    INT_FLASH_INLINE void read_weights(const float* given, float* inverse, float* tau) {
+        const __m512 w = _mm512_max_ps(_mm512_loadu_ps(given), _mm512_set1_ps(kMinGivenWeight));
+        _mm512_storeu_ps(inverse, _mm512_div_ps(_mm512_set1_ps(1.0f), w));
+        const __m512i bits = _mm512_castps_si512(w);
+        const __m512i mantissa = _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32(0x007fffff)), _mm512_set1_epi32(0x3f800000));
+        const __mmask16 upper = _mm512_cmpgt_epi32_mask(mantissa, _mm512_set1_epi32(0x3fb504f3));  // the last float32 below √2
+        const __m512i m = _mm512_mask_sub_epi32(mantissa, upper, mantissa, _mm512_set1_epi32(0x00800000));
+        const __m512i biased = _mm512_sub_epi32(_mm512_srli_epi32(bits, 23), _mm512_set1_epi32(127));
+        const __m512i exponent = _mm512_mask_add_epi32(biased, upper, biased, _mm512_set1_epi32(1));
+        _mm256_storeu_ps(tau, log2_of_8(_mm256_castsi256_ps(_mm512_castsi512_si256(m)), _mm512_castsi512_si256(exponent)));
+        _mm256_storeu_ps(tau + 8, log2_of_8(_mm256_castsi256_ps(_mm512_extracti64x4_epi64(m, 1)), _mm512_extracti64x4_epi64(exponent, 1)));
+    }
+};
+
+}  // namespace
+}  // namespace int_flash

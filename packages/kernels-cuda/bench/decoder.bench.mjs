@@ -1,0 +1,144 @@
+// Prefill and decode of whole decoders on the GPU, one sequence: pp512 reads 512 tokens, tg128 writes 128 one by one (the time of each
+// call in JavaScript, logits copied to the host included). Shapes of known models, random weights: all layers share one layer's, which
+// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer is float32, as in llm.
+// Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
+// would take at `--copy-rate` bytes/s (one way).
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--copy-rate 4.3e12]
+import { parseArgs } from 'node:util';
+import { createCudaBackend, cudaStatus } from '../dist/index.js';
+
+const { values: options } = parseArgs({
+  options: {
+    models: { type: 'string', default: 'demo,1B,8B' },
+    context: { type: 'string', default: '0,4096' },
+    'copy-rate': { type: 'string', default: '4.3e12' },
+  },
+});
+const SHAPES = {
+  demo: { layers: 8, hiddenSize: 384, heads: 6, kvHeads: 2, headDim: 64, intermediateSize: 1024, vocabSize: 4096 },
+  '1B': { layers: 16, hiddenSize: 2048, heads: 32, kvHeads: 8, headDim: 64, intermediateSize: 8192, vocabSize: 128256 },
+  '8B': {
+    layers: 32,
+    hiddenSize: 4096,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    intermediateSize: 14336,
+    vocabSize: 128256,
+  },
+};
+const status = cudaStatus();
+const backend = status.available ? createCudaBackend() : undefined;
+const rate = Number(options['copy-rate']);
+console.log(`decoder: ${backend ? '' : 'skipped, '}${status.detail}`);
+if (backend) console.log('model    context cache   pp512 t/s   tg128 t/s   limit');
+
+let state = 1;
+function random() {
+  state = (Math.imul(state, 1664525) + 1013904223) | 0;
+  return state / 2 ** 31;
+}
+
+function int8Linear(rows, cols) {
+  const codes = new Int8Array(rows * cols);
+  for (let i = 0; i < codes.length; i++) codes[i] = 127 * random();
+  return backend.createLinear({
+    type: 'int8',
+    rows,
+    cols,
+    codes,
+    scales: new Float32Array(rows).fill(1 / (73 * Math.sqrt(cols))),
+  });
+}
+
+function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize }, maxTokens) {
+  const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
+  const layer = {
+    attentionNorm: norm,
+    mlpNorm: norm,
+    queryNorm: undefined,
+    keyNorm: undefined,
+    qkv: int8Linear((heads + 2 * kvHeads) * headDim, hiddenSize),
+    attentionOutput: int8Linear(hiddenSize, heads * headDim),
+    mlpUp: int8Linear(2 * intermediateSize, hiddenSize),
+    mlpDown: int8Linear(hiddenSize, intermediateSize),
+    windowLeft: Infinity,
+  };
+  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, random);
+  const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding });
+  const half = headDim / 2;
+  const angle = (i) => Math.floor(i / half) / 10000 ** ((i % half) / half);
+  const table = (turn) => Float32Array.from({ length: maxTokens * half }, (_, i) => turn(angle(i)));
+  const shape = { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxTokens };
+  const decoder = backend.createDecoder({
+    ...shape,
+    norm: { type: 'rms', epsilon: 1e-5 },
+    activation: 'swiglu',
+    scale: 1 / Math.sqrt(headDim),
+    embedding: undefined,
+    positions: undefined,
+    rotary: { half, cos: table(Math.cos), sin: table(Math.sin) },
+    layers: new Array(layers).fill(layer),
+    outputNorm: norm,
+    output,
+  });
+  const inLayer = [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown];
+  const weightBytes =
+    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols, 0) + 4 * vocabSize * hiddenSize;
+  const dispose = () => {
+    decoder.dispose();
+    for (const linear of [...inLayer, output]) linear.dispose();
+  };
+  return { decoder, weightBytes, dispose };
+}
+
+const median = (times) => times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+
+for (const name of backend ? options.models.split(',') : []) {
+  const shape = SHAPES[name];
+  const contexts = options.context.split(',').map(Number);
+  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + 1024);
+  const ids = (length) => Int32Array.from({ length }, () => Math.abs(Math.floor(random() * shape.vocabSize)));
+  const logits = new Float32Array(shape.vocabSize);
+  for (const [context, cacheType] of contexts.flatMap((context) => [
+    [context, 'int8'],
+    [context, 'int4'],
+  ])) {
+    await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
+    const sequence = decoder.createSequence(cacheType);
+    for (let read = 0; read < context; read += 512) await sequence.forward(ids(Math.min(512, context - read)), logits);
+    const prefill = [];
+    for (let i = 0; i < 6; i++) {
+      const started = performance.now();
+      await sequence.forward(ids(512), logits);
+      if (i > 0) prefill.push(performance.now() - started);
+      sequence.truncate(context);
+    }
+    for (let i = 0; i < 8; i++) await sequence.forward(ids(1), logits); // warm-up
+    const started = performance.now();
+    for (let i = 0; i < 128; i++) await sequence.forward(ids(1), logits);
+    const perToken = (performance.now() - started) / 128;
+    const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
+    const cacheBytes = shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
+    const limit = (weightBytes + cacheBytes) / rate / (perToken / 1000);
+    console.log(
+      `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${(1e3 / perToken).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
+    );
+    sequence.dispose();
+  }
+  dispose();
+}
+if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
+
+/** Tokens one by one end in the logits of reading them together, to the bit: both kernels of each kind agree. */
+async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
+  const [together, alone] = [new Float32Array(vocabSize), new Float32Array(vocabSize)];
+  const sequence = decoder.createSequence(cacheType);
+  await sequence.forward(ids.subarray(0, 8), together);
+  await sequence.forward(ids.subarray(8), together);
+  sequence.truncate(8);
+  for (const id of ids.subarray(8)) await sequence.forward(Int32Array.of(id), alone);
+  sequence.dispose();
+  const odd = together.findIndex((logit, i) => logit !== alone[i] || !Number.isFinite(logit));
+  if (odd !== -1) throw new Error(`Expected logit ${odd} to be ${together[odd]} both ways, got ${alone[odd]}`);
+}

@@ -1,0 +1,113 @@
+// The quantizers of full-int8 attention alone, beside a copy within the device of as many bytes in the same run. Each shape's answer
+// is first checked against float64. Bytes are those that cannot be avoided: Q once, K and V twice (what a channel needs of all its
+// tokens, then the codes), and what is written. 128 MiB an operand in float32: none of it stays in L2. Median of 20 after 2.
+import { cudaStatus, openCudaDevice } from '../dist/index.js';
+
+const SHAPES = [
+  { batch: 4, heads: 32, tokens: 4096, headDim: 128 },
+  { batch: 2, heads: 16, tokens: 16384, headDim: 128 },
+  { batch: 4, heads: 32, tokens: 4096, headDim: 64 },
+  { batch: 2, heads: 16, tokens: 8192, headDim: 256 },
+  { batch: 4, heads: 32, kvHeads: 8, tokens: 4096, headDim: 128 },
+];
+const TYPE_BYTES = { float32: 4, float16: 2, bfloat16: 2 };
+const REPEATS = 22;
+
+const status = cudaStatus();
+if (!status.available) console.log(`quantize: skipped, ${status.detail}`);
+else await run();
+
+async function run() {
+  const device = openCudaDevice();
+  console.log(`${device.name}: ${status.detail}`);
+  console.log('batch heads kvHeads tokens dim precision type   quantize ms  GB/s  copy GB/s  share  relative L2');
+  for (const { batch, heads, kvHeads = heads, tokens, headDim } of SHAPES) {
+    for (const type of Object.keys(TYPE_BYTES)) {
+      const tensors = [];
+      for (const [seed, count] of [
+        [1, heads],
+        [2, kvHeads],
+        [3, kvHeads],
+      ]) {
+        const data = narrow(normal(batch * count * tokens * headDim, seed), type);
+        tensors.push(await device.upload({ type, dims: [batch, count, tokens, headDim], data }));
+      }
+      for (const precision of ['full-int8', 'half-int8']) {
+        const relativeL2 = await checkSlice(device, tensors, { tokens, headDim, precision });
+        if (!(relativeL2 <= 0.016)) throw new Error(`Expected a relative L2 up to 0.016, got ${relativeL2}`);
+        const bytes = traffic({ batch, heads, kvHeads, tokens, headDim, precision, size: TYPE_BYTES[type] });
+        const [query, key, value] = tensors;
+        const { out, quantizeRepeatMs } = await device.attention(
+          { query, key, value },
+          { precision, repeats: REPEATS },
+        );
+        out.dispose();
+        const ms = median(quantizeRepeatMs.slice(2));
+        const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
+        const cells = [
+          [batch, heads, kvHeads, tokens, headDim, precision, type],
+          [ms.toFixed(3), Math.round(bytes / ms / 1e6), Math.round(bytes / copyMs / 1e6)],
+          [(copyMs / ms).toFixed(2), relativeL2.toFixed(5)],
+        ].flat();
+        console.log(cells.join(' '));
+      }
+      for (const tensor of tensors) tensor.dispose();
+    }
+  }
+  device.dispose();
+}
+
+/** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. */
+function traffic({ batch, heads, kvHeads, tokens, headDim, precision, size }) {
+  const query = batch * heads * tokens;
+  const key = batch * kvHeads * tokens;
+  const value = precision === 'half-int8' ? headDim * (size + 2) : headDim * (2 * size + 1);
+  return query * (headDim * (size + 1) + 4) + key * (headDim * (2 * size + 1) + value + 12);
+}
+
+/** 128 queries of one head against float64. */
+async function checkSlice(device, [query, key, value], { tokens, headDim, precision }) {
+  const inputs = {
+    query: query.view([1, 1, 128, headDim]),
+    key: key.view([1, 1, tokens, headDim]),
+    value: value.view([1, 1, tokens, headDim]),
+  };
+  const [got, exact] = [await device.attention(inputs, { precision }), await device.exactAttention(inputs)];
+  const { relativeL2, odd } = await device.compare(got.out, exact.out);
+  got.out.dispose();
+  exact.out.dispose();
+  return odd === 0 ? relativeL2 : Number.NaN;
+}
+
+function median(values) {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+}
+
+/** N(0, 1), the numbers of a million repeated. */
+function normal(count, seed) {
+  const fresh = new Float32Array(1 << 20);
+  let state = seed * 0x9e3779b9;
+  const uniform = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state >>> 8) / 2 ** 24;
+  };
+  for (let i = 0; i < fresh.length; i++)
+    fresh[i] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  const data = new Float32Array(count);
+  for (let i = 0; i < count; i += fresh.length) data.set(fresh.subarray(0, Math.min(fresh.length, count - i)), i);
+  return data;
+}
+
+/** float16 or bfloat16 bits, cut off rather than rounded: a benchmark's numbers may be any. */
+function narrow(data, type) {
+  if (type === 'float32') return data;
+  const bits = new Uint32Array(data.buffer);
+  const short = new Uint16Array(data.length);
+  for (let i = 0; i < short.length; i++) {
+    const x = bits[i];
+    const exponent = ((x >>> 23) & 255) - 112;
+    if (type === 'bfloat16') short[i] = x >>> 16;
+    else short[i] = exponent > 0 ? ((x >>> 16) & 0x8000) | (exponent << 10) | ((x >>> 13) & 0x3ff) : 0;
+  }
+  return short;
+}

@@ -1,0 +1,47 @@
+// A KV cache in pages of 64 tokens. A page holds all layers; for one layer and KV head it holds an image:
+//   [64 keys] rows of codes, [64 values] rows of codes, then [64] each of a key's scale, log2 and inverse of a value's weight.
+// A row is `padded` codes, a byte each or, in INT4, two a byte, low nibble first. What attention needs of a value's scale w is τ = log2 w and
+// 1 / w (docs/arithmetic.md), so these are stored and not w.
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define INT_FLASH_BOTH __host__ __device__ __forceinline__
+#else
+#define INT_FLASH_BOTH inline
+#endif
+
+namespace intflash {
+
+constexpr int kPageTokens = 64;
+constexpr int kCacheTile = 128;  // keys; docs/arithmetic.md
+constexpr int kCacheRun = 1024;  // keys that a short query's partial sums span
+
+/** Head dimensions as they are stored: what the kernels are compiled for. */
+constexpr int padded_head(int head_dim) { return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256; }
+
+/** Bytes of a row of codes. */
+INT_FLASH_BOTH constexpr int code_bytes(int padded, bool int4) { return int4 ? padded / 2 : padded; }
+INT_FLASH_BOTH constexpr int64_t image_bytes(int padded, bool int4) { return int64_t{kPageTokens} * (2 * code_bytes(padded, int4) + 3 * 4); }
+
+/** One layer of a sequence's cache. */
+struct CacheView {
+    uint8_t* const* pages;  // of each 64 tokens
+    int64_t layer_offset;   // bytes into a page
+    int padded;
+    bool int4;
+
+    INT_FLASH_BOTH uint8_t* image(int64_t page, int kv_head) const { return pages[page] + layer_offset + kv_head * image_bytes(padded, int4); }
+};
+
+/** Places inside an image; `row` is code_bytes(). */
+INT_FLASH_BOTH uint8_t* key_row(uint8_t* image, int token, int row) { return image + int64_t{token} * row; }
+INT_FLASH_BOTH uint8_t* value_row(uint8_t* image, int token, int row) { return key_row(image, kPageTokens + token, row); }
+INT_FLASH_BOTH float* key_scales(uint8_t* image, int row) { return reinterpret_cast<float*>(image + 2 * kPageTokens * row); }
+INT_FLASH_BOTH float* value_taus(uint8_t* image, int row) { return key_scales(image, row) + kPageTokens; }
+INT_FLASH_BOTH float* value_inverses(uint8_t* image, int row) { return key_scales(image, row) + 2 * kPageTokens; }
+
+/** Bits of a step's findings. */
+enum Finding : uint32_t { kNonfinite = 1, kOverflow = 2 };
+
+}  // namespace intflash

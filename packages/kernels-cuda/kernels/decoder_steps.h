@@ -1,0 +1,83 @@
+// What a decoder does between its linear layers. Sums and functions in float64, results rounded to float32 where the TypeScript
+// layers (packages/llm) round them, so that both give the same bits but for a last place of exp, tanh or erf.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cache_page.h"
+#include "linear_int8.h"
+
+namespace intflash {
+
+/** Where rows of a linear layer's input go: floats, `columns` apart, and codes for an INT8 layer (null: none wanted). */
+struct LayerInput {
+    float* floats;
+    Int8Rows codes;
+    int columns;  // padded_columns() of the layer
+};
+
+struct Embedding {
+    const float* table;      // [vocabulary, stride]
+    const float* positions;  // [max tokens, hidden] or null
+    int64_t stride;
+    int hidden;
+};
+
+/** hidden[t] = table[ids[t]] (+ positions[start + t]). */
+cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const int32_t* start, int tokens, float* hidden, cudaStream_t stream);
+
+struct Norm {
+    const float *gain, *bias;  // bias: layer norm's, or null
+    double epsilon;
+    bool centered;  // layer norm; otherwise root mean square
+};
+
+/** @param input [tokens, width] */
+cudaError_t launch_norm(const Norm& norm, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
+
+/** `swiglu` reads a gate row and an up row side by side; the others read one row. */
+enum class Activation : int32_t { kSwiglu, kSilu, kGelu, kGeluTanh };
+cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
+
+/** A layer's heads as its projection leaves them: rows of all query heads, all key heads, all value heads. */
+struct Heads {
+    float* qkv;  // [tokens, (heads + 2 · kv_heads) · head_dim]
+    int tokens, heads, kv_heads, head_dim;
+};
+
+struct Rotation {
+    const float *cos, *sin;  // [max tokens, half]; null: heads are not turned
+    int half;
+};
+
+struct HeadNorms {
+    const float *query, *key;  // [head_dim] or null
+    double epsilon;
+};
+
+/** Where queries go, as cache_attention.h wants them. `rotated`: by the Hadamard matrix first, as an INT4 cache's keys are. */
+struct QueryTarget {
+    int8_t* codes;
+    float* scales;
+    int padded;
+    bool rotated;
+};
+
+/** Norms and turns queries and keys in place, and writes the queries' codes. */
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, const QueryTarget& target, uint32_t* findings,
+                              cudaStream_t stream);
+
+/** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. */
+cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream);
+
+/** What a layer's cache remembers besides its pages. */
+struct CacheMemory {
+    float* offsets;  // [kv_heads, head_dim]: subtracted from every key, frozen at the first append
+    float* largest;  // [kv_heads]: the largest value scale so far, 0 while all value rows were zero
+};
+
+/** Writes the keys (turned) and values of `heads` behind the first `*start` tokens. `scratch`: [kv_heads, tokens] floats. */
+cudaError_t launch_append(const Heads& heads, const CacheView& cache, const CacheMemory& memory, const int32_t* start, float* scratch, uint32_t* findings, cudaStream_t stream);
+
+}  // namespace intflash

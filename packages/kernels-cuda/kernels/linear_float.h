@@ -1,0 +1,22 @@
+// Linear layers in float32: 16 partial sums a product, column c into sum c mod 16 by fma in order, folded 8, 4, 2, 1, then the bias: the
+// same bits as the native CPU backend's.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace intflash {
+
+struct FloatWeights {
+    const float* weights;  // [rows, columns]
+    const float* bias;     // [rows] or null
+    int rows, columns;     // columns: padded_columns() of linear_int8.h, zeros behind
+};
+
+/**
+ * @param input [tokens, columns], zeros behind the real columns
+ * @param out   [tokens, rows]. `accumulate`: y is added to what is there.
+ */
+cudaError_t launch_linear_float(const FloatWeights& weights, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream);
+
+}  // namespace intflash

@@ -1,0 +1,165 @@
+// See linear_int8.h. Two ways to the same integers:
+//   §1 few tokens: one warp a row of weights, 16 bytes a lane, dp4a; bound by reading the weights once
+//   §2 many tokens: tiles of 64 tokens x 64 rows on tensor cores (mma.sync m16n8k32), three stages of cp.async
+//   §3 quantizing the input, and the launches
+#include <cuda_runtime.h>
+
+#include "linear_int8.h"
+#include "ptx/copy_async.cuh"
+#include "ptx/mma.cuh"
+#include "row_codes.cuh"
+
+namespace intflash {
+namespace {
+
+constexpr int kFewTokens = 8;
+constexpr int kMaxGridY = 65535;  // CUDA's limit
+
+/** y of one (token, row): every operation named, so that none is fused. */
+__device__ __forceinline__ void finish(const Int8Weights& weights, int row, int sum, float x_scale, float* out, bool accumulate) {
+    float y = __fmul_rn(__int2float_rn(sum), __fmul_rn(x_scale, weights.scales[row]));
+    if (weights.bias != nullptr) y = __fadd_rn(y, weights.bias[row]);
+    *out = accumulate ? __fadd_rn(*out, y) : y;
+}
+
+// ── §1 ──
+constexpr int kFewWarps = 4;
+
+__device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
+    sum = __dp4a(a.x, b.x, sum);
+    sum = __dp4a(a.y, b.y, sum);
+    sum = __dp4a(a.z, b.z, sum);
+    return __dp4a(a.w, b.w, sum);
+}
+
+template <int kTokens>
+__global__ void __launch_bounds__(kFewWarps * 32) linear_int8_few(const Int8Weights weights, const Int8Rows input, int tokens, float* out, bool accumulate) {
+    const int row = blockIdx.x * kFewWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= weights.rows) return;
+    const int chunks = weights.columns / 16;
+    const int4* w = reinterpret_cast<const int4*>(weights.codes + static_cast<int64_t>(row) * weights.columns);
+    const int4* x = reinterpret_cast<const int4*>(input.codes);
+    int sums[kTokens] = {};
+#pragma unroll 4
+    for (int c = lane; c < chunks; c += 32) {
+        const int4 codes = __ldg(w + c);
+#pragma unroll
+        for (int t = 0; t < kTokens; ++t)
+            if (t < tokens) sums[t] = dot16(codes, x[static_cast<int64_t>(t) * chunks + c], sums[t]);
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+        const int sum = __reduce_add_sync(~0u, sums[t]);
+        if (lane == t && t < tokens) finish(weights, row, sum, input.scales[t], out + static_cast<int64_t>(t) * weights.rows + row, accumulate);
+    }
+}
+
+// ── §2 ──
+struct GemmTile {
+    static constexpr int kTokens = 64, kRows = 64, kDepth = kLinearColumns, kStages = 3, kThreads = 128;
+    static constexpr int kBytes = 64 * kDepth;  // of either operand
+};
+
+/** Rows of 64 bytes, four 16-byte chunks each, permuted so that eight rows of one chunk lie in different banks. */
+__device__ __forceinline__ int chunk_offset(int row, int chunk) { return row * GemmTile::kDepth + ((chunk ^ (row / 2 & 3)) * 16); }
+
+/** 64 rows x 64 bytes; rows past `count` become zeros. */
+__device__ __forceinline__ void copy_rows(uint32_t target, const int8_t* from, int first, int count, int stride, int depth) {
+#pragma unroll
+    for (int i = 0; i < GemmTile::kBytes / 16 / GemmTile::kThreads; ++i) {
+        const int item = threadIdx.x + i * GemmTile::kThreads, row = item / 4, chunk = item % 4;
+        const bool inside = first + row < count;
+        copy_async_16(target + chunk_offset(row, chunk), from + static_cast<int64_t>(inside ? first + row : 0) * stride + depth + chunk * 16, inside);
+    }
+}
+
+__global__ void __launch_bounds__(GemmTile::kThreads) linear_int8_many(const Int8Weights weights, const Int8Rows input, int tokens, float* out, bool accumulate) {
+    using T = GemmTile;
+    __shared__ alignas(128) uint8_t stages[T::kStages][2][T::kBytes];
+    const int first_row = blockIdx.x * T::kRows, first_token = blockIdx.y * T::kTokens;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int token_part = warp / 2 * 32, row_part = warp % 2 * 32;  // a warp's 32 x 32 of the tile
+    const int steps = weights.columns / T::kDepth;
+    const uint32_t base = shared_address_of(stages);
+    const auto fetch = [&](int step) {
+        if (step < steps) {
+            const uint32_t stage = base + step % T::kStages * 2 * T::kBytes;
+            copy_rows(stage, input.codes, first_token, tokens, weights.columns, step * T::kDepth);
+            copy_rows(stage + T::kBytes, weights.codes, first_row, weights.rows, weights.columns, step * T::kDepth);
+        }
+        commit_copies();
+    };
+    fetch(0);
+    fetch(1);
+    int sums[2][4][4] = {};
+    for (int step = 0; step < steps; ++step) {
+        wait_for_copies<1>();
+        __syncthreads();  // this step's bytes are there for all, and the stage two ahead is read by nobody any more
+        fetch(step + 2);
+        const uint32_t stage = base + step % T::kStages * 2 * T::kBytes;
+#pragma unroll
+        for (int k = 0; k < T::kDepth / 32; ++k) {
+            uint32_t x[2][4], w[2][4];
+#pragma unroll
+            for (int m = 0; m < 2; ++m)  // matrices: rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
+                ldmatrix_x4(x[m], stage + chunk_offset(token_part + m * 16 + lane % 16, k * 2 + lane / 16));
+#pragma unroll
+            for (int n = 0; n < 2; ++n)  // matrices: bytes 0-15 and 16-31 of rows 0-7, then of rows 8-15
+                ldmatrix_x4(w[n], stage + T::kBytes + chunk_offset(row_part + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+                for (int n = 0; n < 4; ++n) mma_s8(sums[m][n], x[m], w[n / 2][n % 2 * 2], w[n / 2][n % 2 * 2 + 1]);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int token = first_token + token_part + m * 16 + half * 8 + lane / 4;
+            if (token >= tokens) continue;
+            const float x_scale = input.scales[token];
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int row = first_row + row_part + n * 8 + lane % 4 * 2 + i;
+                    if (row < weights.rows) finish(weights, row, sums[m][n][half * 2 + i], x_scale, out + static_cast<int64_t>(token) * weights.rows + row, accumulate);
+                }
+        }
+}
+
+// ── §3 ──
+__global__ void __launch_bounds__(256) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
+    __shared__ float scratch[32];
+    const int64_t token = blockIdx.x;
+    write_row_codes(input + token * stride, cols, columns, target.codes + token * columns, target.scales + token, nonfinite, scratch);
+}
+
+template <int kTokens> void launch_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    linear_int8_few<kTokens><<<(weights.rows + kFewWarps - 1) / kFewWarps, kFewWarps * 32, 0, stream>>>(weights, input, tokens, out, accumulate);
+}
+
+}  // namespace
+
+cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
+    quantize_input<<<tokens, 256, 0, stream>>>(input, input_stride, cols, padded_columns(cols), target, nonfinite);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    if (tokens == 1) {
+        launch_few<1>(weights, input, tokens, out, accumulate, stream);
+    } else if (tokens <= 4) {
+        launch_few<4>(weights, input, tokens, out, accumulate, stream);
+    } else if (tokens <= kFewTokens) {
+        launch_few<kFewTokens>(weights, input, tokens, out, accumulate, stream);
+    } else {
+        const dim3 grid((weights.rows + GemmTile::kRows - 1) / GemmTile::kRows, (tokens + GemmTile::kTokens - 1) / GemmTile::kTokens);
+        if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
+        linear_int8_many<<<grid, GemmTile::kThreads, 0, stream>>>(weights, input, tokens, out, accumulate);
+    }
+    return cudaGetLastError();
+}
+
+}  // namespace intflash

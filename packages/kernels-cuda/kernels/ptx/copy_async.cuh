@@ -1,0 +1,20 @@
+// cp.async: 16 bytes global → shared without a register in between, in groups that complete in order.
+#pragma once
+#include <cstdint>
+
+namespace intflash {
+
+__device__ __forceinline__ uint32_t shared_address_of(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
+
+/** Both ends 16-byte aligned. Not `inside`: zeros are written, and `source` (any valid address) is not read. */
+__device__ __forceinline__ void copy_async_16(uint32_t target, const void* source, bool inside = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0) : "memory");
+}
+
+/** Ends a group; an empty one is fine. */
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/** Waits until all of this thread's groups but the `kPending` newest have landed. */
+template <int kPending> __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory"); }
+
+}  // namespace intflash

@@ -1,0 +1,18 @@
+// What tests need of the device and nothing else does.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace intflash {
+
+/** Leaves 0xFF in all of every processor's shared memory, for whoever reads there without having written. */
+cudaError_t launch_poison_shared(int shared_bytes, int processors, cudaStream_t stream);
+
+/** *different += words in which the two differ. */
+cudaError_t launch_count_differences(const uint32_t* a, const uint32_t* b, int64_t words, unsigned long long* different, cudaStream_t stream);
+
+/** Writes where nothing is; the context of the process is lost. */
+cudaError_t launch_fault(cudaStream_t stream);
+
+}  // namespace intflash

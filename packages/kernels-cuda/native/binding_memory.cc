@@ -1,0 +1,155 @@
+// allocate, upload, write, copy, download, disposeBuffer, allocatePinned, disposePinned: memory on the device, and on its way there.
+#include <utility>
+
+#include "binding.h"
+#include "read_request.h"
+
+namespace intflash {
+namespace {
+
+/** `bytes` of `buffer` from `offset` on. */
+struct Span {
+    std::shared_ptr<Buffer> buffer;
+    size_t offset, bytes;
+    uint8_t* begin() const { return buffer->as<uint8_t>() + offset; }
+};
+
+Span span_of(const Napi::CallbackInfo& info, const DeviceHandle& handle, size_t at, size_t bytes, const char* what) {
+    Span span{read_buffer(info[at], *handle.device, what), static_cast<size_t>(read_count(info[at + 1], "byteOffset")), bytes};
+    if (span.offset > span.buffer->bytes() || bytes > span.buffer->bytes() - span.offset)
+        throw argument_error(info.Env(), "ERR_SHAPE", std::string("Expected a range inside ") + what + ", got " + std::to_string(bytes) + " bytes at " + std::to_string(span.offset) + " of " +
+                                                          std::to_string(span.buffer->bytes()));
+    return span;
+}
+
+// allocate(device, bytes, stream?) → Promise<buffer>; what it holds is undefined
+Napi::Value allocate(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    const auto bytes = static_cast<size_t>(read_count(info[1], "bytes"));
+    Stream& stream = stream_of(handle, info[2]);
+    auto buffer = std::make_shared<std::shared_ptr<Buffer>>();
+    return queue(info, stream,
+                 [&stream, buffer, bytes] {
+                     *buffer = stream.allocate(bytes);
+                     stream.synchronize();
+                 },
+                 [buffer](Napi::Env env) { return wrap_buffer(env, std::move(*buffer)); });
+}
+
+// upload(device, source, stream?) → Promise<buffer>
+Napi::Value upload(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Stream& stream = stream_of(handle, info[2]);
+    auto source = std::make_shared<Source>(read_host_source(info[1], *handle.device, "data"));
+    auto buffer = std::make_shared<std::shared_ptr<Buffer>>();
+    return queue(info, stream,
+                 [&stream, source, buffer] {
+                     *buffer = stream.allocate(source->bytes);
+                     if (source->bytes > 0)
+                         check_cuda(cudaMemcpyAsync((*buffer)->as(), source->host(), source->bytes, cudaMemcpyHostToDevice, stream.handle()), "copy to the device");
+                     stream.synchronize();
+                     *source = {};
+                 },
+                 [buffer](Napi::Env env) { return wrap_buffer(env, std::move(*buffer)); });
+}
+
+// write(device, buffer, byteOffset, source, stream?) → Promise<void>
+Napi::Value write(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Stream& stream = stream_of(handle, info[4]);
+    auto source = std::make_shared<Source>(read_host_source(info[3], *handle.device, "data"));
+    const Span to = span_of(info, handle, 1, source->bytes, "the tensor");
+    return queue(info, stream,
+                 [&stream, source, to] {
+                     if (to.bytes > 0) check_cuda(cudaMemcpyAsync(to.begin(), source->host(), to.bytes, cudaMemcpyHostToDevice, stream.handle()), "copy to the device");
+                     stream.synchronize();
+                     *source = {};
+                 },
+                 [](Napi::Env env) { return env.Undefined(); });
+}
+
+// copy(device, from, fromByteOffset, to, toByteOffset, bytes, stream?) → Promise<void>
+Napi::Value copy(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Stream& stream = stream_of(handle, info[6]);
+    const auto bytes = static_cast<size_t>(read_count(info[5], "bytes"));
+    const Span from = span_of(info, handle, 1, bytes, "the source"), to = span_of(info, handle, 3, bytes, "the target");
+    return queue(info, stream,
+                 [&stream, from, to] {
+                     if (to.bytes > 0) check_cuda(cudaMemcpyAsync(to.begin(), from.begin(), to.bytes, cudaMemcpyDeviceToDevice, stream.handle()), "copy on the device");
+                     stream.synchronize();
+                 },
+                 [](Napi::Env env) { return env.Undefined(); });
+}
+
+// download(device, buffer, byteOffset, target: Uint8Array that nobody else holds, or { pinned, byteOffset, bytes }, stream?) → Promise<void>
+Napi::Value download(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Stream& stream = stream_of(handle, info[4]);
+    std::shared_ptr<PinnedMemory> pinned;
+    uint8_t* to = nullptr;
+    size_t bytes = 0;
+    if (info[3].IsTypedArray()) {
+        const auto array = info[3].As<Napi::TypedArray>();
+        if (array.TypedArrayType() != napi_uint8_array || !array.ArrayBuffer().IsArrayBuffer())
+            throw argument_error(info.Env(), "ERR_ARG_TYPE", "Expected target to be a Uint8Array of its own memory");
+        to = static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+        bytes = array.ByteLength();
+    } else {
+        const Source target = read_host_source(info[3], *handle.device, "target");
+        pinned = target.pinned;
+        to = pinned->data() + target.offset;
+        bytes = target.bytes;
+    }
+    const Span from = span_of(info, handle, 1, bytes, "the tensor");
+    return queue(info, stream,
+                 [&stream, from, pinned, to] {
+                     if (from.bytes > 0) check_cuda(cudaMemcpyAsync(to, from.begin(), from.bytes, cudaMemcpyDeviceToHost, stream.handle()), "copy to the host");
+                     stream.synchronize();
+                 },
+                 [](Napi::Env env) { return env.Undefined(); }, {info[3]});
+}
+
+// disposeBuffer(buffer): twice is a no-op
+Napi::Value dispose_buffer(const Napi::CallbackInfo& info) {
+    BufferHandle& handle = read_handle<BufferHandle>(info[0], "buffer");
+    handle.buffer.reset();
+    if (handle.counted != 0) Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -handle.counted);
+    handle.counted = 0;
+    return info.Env().Undefined();
+}
+
+// allocatePinned(device, bytes) → Promise<{ handle, memory: ArrayBuffer }>. V8 counts the memory as the ArrayBuffer's own.
+Napi::Value allocate_pinned(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    const auto bytes = static_cast<size_t>(read_count(info[1], "bytes"));
+    auto memory = std::make_shared<std::shared_ptr<PinnedMemory>>();
+    return queue(info, *handle.stream, [device = handle.device, memory, bytes] { *memory = std::make_shared<PinnedMemory>(device, bytes); },
+                 [memory](Napi::Env env) -> Napi::Value {
+                     const std::shared_ptr<PinnedMemory> pinned = std::move(*memory);
+                     auto* owner = new std::shared_ptr<PinnedMemory>(pinned);  // the ArrayBuffer's, until it is detached or collected
+                     Napi::Object result = Napi::Object::New(env);
+                     result.Set("memory", Napi::ArrayBuffer::New(env, pinned->data(), pinned->bytes(), [](Napi::Env, void*, std::shared_ptr<PinnedMemory>* gone) { delete gone; }, owner));
+                     result.Set("handle", wrap_handle<PinnedHandle>(env, {pinned}));
+                     return result;
+                 });
+}
+
+// disposePinned(handle, memory): nobody reads or writes it through JS any more; freed once no copy is under way. Twice is a no-op.
+Napi::Value dispose_pinned(const Napi::CallbackInfo& info) {
+    PinnedHandle& handle = read_handle<PinnedHandle>(info[0], "buffer");
+    if (!info[1].IsArrayBuffer()) throw argument_error(info.Env(), "ERR_ARG_TYPE", "Expected memory to be the buffer's ArrayBuffer");
+    auto memory = info[1].As<Napi::ArrayBuffer>();
+    if (handle.memory && memory.Data() == handle.memory->data() && !memory.IsDetached()) memory.Detach();
+    handle.memory.reset();
+    return info.Env().Undefined();
+}
+
+}  // namespace
+
+std::vector<ExportedFunction> memory_functions() {
+    return {{"allocate", allocate}, {"upload", upload},       {"write", write}, {"copy", copy}, {"download", download}, {"disposeBuffer", dispose_buffer},
+            {"allocatePinned", allocate_pinned}, {"disposePinned", dispose_pinned}};
+}
+
+}  // namespace intflash

@@ -1,0 +1,197 @@
+// createDecoder, createCacheSequence, decoderForward, truncateCacheSequence and their disposal: a Decoder and its sequences behind handles.
+#include <memory>
+#include <string>
+
+#include "binding.h"
+#include "decoder.h"
+#include "failure.h"
+#include "linear_handle.h"
+#include "read_request.h"
+
+namespace intflash {
+
+/** What JS handles hold; empty once disposed. */
+struct DecoderHandle {
+    std::shared_ptr<Decoder> decoder;
+};
+struct SequenceHandle {
+    std::shared_ptr<CacheSequence> sequence;
+};
+INTFLASH_HANDLE(DecoderHandle, "a decoder", 10);
+INTFLASH_HANDLE(SequenceHandle, "a sequence", 11);
+
+namespace {
+
+constexpr int64_t kMost = 1 << 24;
+
+std::shared_ptr<Decoder> decoder_of(const Napi::Value& js) {
+    auto decoder = read_handle<DecoderHandle>(js, "decoder").decoder;
+    if (!decoder) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live decoder, got a disposed one");
+    return decoder;
+}
+
+std::shared_ptr<CacheSequence> sequence_of(const Napi::Value& js) {
+    auto sequence = read_handle<SequenceHandle>(js, "sequence").sequence;
+    if (!sequence) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live sequence, got a disposed one");
+    return sequence;
+}
+
+int fact(const Napi::Object& js, const char* name, int64_t min = 1) { return static_cast<int>(read_integer(js, name, min, kMost)); }
+
+/** The Float32Array `name` of `count` elements; empty where it is undefined and `optional`. */
+HostFloats floats(const Napi::Object& js, const char* name, int64_t count, bool optional = false) {
+    const Napi::Value value = js.Get(name);
+    if (value.IsUndefined() && optional) return {};
+    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+        throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + name + " to be a Float32Array");
+    auto array = value.As<Napi::Float32Array>();
+    if (!array.ArrayBuffer().IsArrayBuffer()) throw argument_error(js.Env(), "ERR_BUFFER_SHARED", std::string("Expected ") + name + " to own its memory, got shared memory");
+    if (static_cast<int64_t>(array.ElementLength()) != count)
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", std::string("Expected ") + name + " to hold " + std::to_string(count) + " elements, got " + std::to_string(array.ElementLength()));
+    return {array.Data(), array.ElementLength()};
+}
+
+Napi::Object object(const Napi::Object& js, const char* name) {
+    if (!js.Get(name).IsObject()) throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + name + " to be an object");
+    return js.Get(name).As<Napi::Object>();
+}
+
+HostNorm norm(const Napi::Object& js, const char* name, int64_t width) {
+    const Napi::Object norm = object(js, name);
+    return {floats(norm, "gain", width), floats(norm, "bias", width, true)};
+}
+
+std::shared_ptr<LinearLayer> linear(const Napi::Object& js, const char* name, int64_t rows, int64_t cols) {
+    auto layer = linear_of(js.Get(name));
+    if (layer->rows() != rows || layer->cols() != cols)
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", std::string("Expected ") + name + " to be " + std::to_string(rows) + " x " + std::to_string(cols));
+    return layer;
+}
+
+DecoderFacts read_facts(const Napi::Object& js) {
+    DecoderFacts facts{};
+    facts.hidden = fact(js, "hidden");
+    facts.heads = fact(js, "heads");
+    facts.kv_heads = fact(js, "kvHeads");
+    facts.head_dim = fact(js, "headDim");
+    facts.intermediate = fact(js, "intermediate");
+    facts.vocabulary = fact(js, "vocabulary");
+    facts.max_tokens = fact(js, "maxTokens");
+    facts.rotary_half = fact(js, "rotaryHalf", 0);
+    facts.scale = static_cast<float>(read_number(js, "scale"));
+    facts.epsilon = read_number(js, "epsilon");
+    facts.centered = js.Get("centered").ToBoolean();
+    facts.activation = static_cast<Activation>(read_integer(js, "activation", 0, 3));
+    if (facts.head_dim > 256 || facts.heads % facts.kv_heads != 0 || 2 * facts.rotary_half > facts.head_dim)
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected head dimensions up to 256, whole groups of heads and a rotation within a head");
+    return facts;
+}
+
+HostDecoder read_decoder(const Napi::Object& js) {
+    HostDecoder host{};
+    const DecoderFacts& facts = host.facts = read_facts(js);
+    const int64_t queries = int64_t{facts.heads} * facts.head_dim, keys = int64_t{facts.kv_heads} * facts.head_dim, angles = int64_t{facts.max_tokens} * facts.rotary_half;
+    const int64_t up = int64_t{facts.intermediate} * (facts.activation == Activation::kSwiglu ? 2 : 1);
+    host.embedding = floats(js, "embedding", int64_t{facts.vocabulary} * facts.hidden, true);
+    host.positions = floats(js, "positions", int64_t{facts.max_tokens} * facts.hidden, true);
+    if (facts.rotary_half > 0) host.cos = floats(js, "cos", angles), host.sin = floats(js, "sin", angles);
+    if (!js.Get("layers").IsArray()) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected layers to be an array");
+    const Napi::Array layers = js.Get("layers").As<Napi::Array>();
+    for (uint32_t i = 0; i < layers.Length(); ++i) {
+        const Napi::Object layer = read_object(layers.Get(i), "a layer");
+        HostLayer from{};
+        from.attention_norm = norm(layer, "attentionNorm", facts.hidden);
+        from.mlp_norm = norm(layer, "mlpNorm", facts.hidden);
+        from.query_norm = floats(layer, "queryNorm", facts.head_dim, true);
+        from.key_norm = floats(layer, "keyNorm", facts.head_dim, true);
+        from.qkv = linear(layer, "qkv", queries + 2 * keys, facts.hidden);
+        from.attention_output = linear(layer, "attentionOutput", facts.hidden, queries);
+        from.mlp_up = linear(layer, "mlpUp", up, facts.hidden);
+        from.mlp_down = linear(layer, "mlpDown", facts.hidden, facts.intermediate);
+        from.window_left = read_integer(layer, "windowLeft", -1, kMost);
+        host.layers.push_back(std::move(from));
+    }
+    host.output_norm = norm(js, "outputNorm", facts.hidden);
+    host.output = linear(js, "output", facts.vocabulary, facts.hidden);
+    if (host.embedding.data == nullptr && host.output->is_int8()) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected an embedding beside INT8 output weights");
+    return host;
+}
+
+// createDecoder(device, facts and weights) → handle; blocks until the weights are copied
+Napi::Value create_decoder(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const HostDecoder host = read_decoder(read_object(info[1], "the decoder"));
+    std::shared_ptr<Decoder> decoder;
+    run_blocking(info.Env(), stream, [&] { decoder = std::make_shared<Decoder>(stream, host); });
+    return wrap_handle<DecoderHandle>(info.Env(), {std::move(decoder)});
+}
+
+// createCacheSequence(device, decoder, int4) → handle
+Napi::Value create_sequence(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto decoder = decoder_of(info[1]);
+    const bool int4 = info[2].ToBoolean();
+    std::shared_ptr<CacheSequence> sequence;
+    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, decoder->layers(), decoder->facts(), int4); });
+    return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
+}
+
+// decoderForward(device, decoder, sequence, ids: Int32Array, allLogits, logits: Float32Array) → Promise<bytes of the sequence's cache>
+Napi::Value forward(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Stream& stream = *device_of(info).stream;
+    const auto decoder = decoder_of(info[1]);
+    const auto sequence = sequence_of(info[2]);
+    if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected ids to be an Int32Array");
+    const auto given = info[3].As<Napi::Int32Array>();
+    if (!given.ArrayBuffer().IsArrayBuffer() || (info[5].IsTypedArray() && !info[5].As<Napi::TypedArray>().ArrayBuffer().IsArrayBuffer()))
+        throw argument_error(env, "ERR_BUFFER_SHARED", "Expected ids and logits to own their memory, got shared memory");
+    auto ids = std::make_shared<std::vector<int32_t>>(given.Data(), given.Data() + given.ElementLength());
+    if (ids->empty() || ids->size() > static_cast<size_t>(kMost)) throw argument_error(env, "ERR_ARG_RANGE", "Expected 1 to 2^24 tokens");
+    for (const int32_t id : *ids)
+        if (id < 0 || id >= decoder->facts().vocabulary) throw argument_error(env, "ERR_ARG_RANGE", "Expected token ids inside the vocabulary, got " + std::to_string(id));
+    const bool all = info[4].ToBoolean();
+    if (!info[5].IsTypedArray() || info[5].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected logits to be a Float32Array");
+    auto logits = info[5].As<Napi::Float32Array>();
+    if (logits.ElementLength() != (all ? ids->size() : 1) * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
+    float* out = logits.Data();
+    auto bytes = std::make_shared<int64_t>(0);
+    return queue(info, stream,
+                 [&stream, decoder, sequence, ids, all, out, bytes] {
+                     decoder->forward(stream, *sequence, *ids, all, out);
+                     *bytes = sequence->bytes();
+                 },
+                 [bytes](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(*bytes)); }, {logits});
+}
+
+// truncateCacheSequence(device, sequence, length) → bytes of its cache
+Napi::Value truncate(const Napi::CallbackInfo& info) {
+    const auto sequence = sequence_of(info[1]);
+    const int64_t length = read_count(info[2], "length");
+    if (length > kMost) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected a length");
+    int64_t bytes = 0;
+    run_blocking(info.Env(), *device_of(info).stream, [&] {
+        sequence->truncate(static_cast<int>(length));
+        bytes = sequence->bytes();
+    });
+    return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+}
+
+// disposeDecoder(decoder), disposeCacheSequence(sequence): twice is a no-op; a forward under way keeps them alive
+Napi::Value dispose_decoder(const Napi::CallbackInfo& info) {
+    read_handle<DecoderHandle>(info[0], "decoder").decoder.reset();
+    return info.Env().Undefined();
+}
+Napi::Value dispose_sequence(const Napi::CallbackInfo& info) {
+    read_handle<SequenceHandle>(info[0], "sequence").sequence.reset();
+    return info.Env().Undefined();
+}
+
+}  // namespace
+
+std::vector<ExportedFunction> decoder_functions() {
+    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"truncateCacheSequence", truncate},
+            {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
+}
+
+}  // namespace intflash

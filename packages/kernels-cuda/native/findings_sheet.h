@@ -1,0 +1,34 @@
+// What kernels noticed about the data, collected from many operations in one copy.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "buffer.h"
+#include "quantize.h"
+
+namespace intflash {
+
+class FindingsSheet {
+public:
+    /** @param capacity operations that fit. On the worker thread of `home`. */
+    FindingsSheet(Stream& home, int capacity);
+
+    /** The place of one more operation. @throws Failure when the sheet is full */
+    int take();
+    Findings* on_device(int place) const { return buffer_->as<Findings>() + place; }
+    const Findings& on_host(int place) const { return host_[static_cast<size_t>(place)]; }
+
+    /** Before the operations' launches. */
+    void clear(cudaStream_t stream) const;
+    /** After them: copies everything to the host, where it is once the stream was waited for. */
+    void collect(cudaStream_t stream);
+
+private:
+    size_t used_bytes() const { return static_cast<size_t>(used_) * sizeof(Findings); }
+
+    std::shared_ptr<Buffer> buffer_;
+    std::vector<Findings> host_;
+    int used_ = 0;
+};
+
+}  // namespace intflash

@@ -1,0 +1,86 @@
+#include "linear.h"
+
+#include <algorithm>
+
+#include "failure.h"
+
+namespace intflash {
+namespace {
+
+/** Tokens of one pass: bounds what a call needs beside its weights. */
+constexpr int kPassTokens = 4096;
+
+std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
+    auto buffer = worker.allocate(bytes);
+    check_cuda(cudaMemcpyAsync(buffer->as(), from, bytes, cudaMemcpyHostToDevice, worker.handle()), "copy weights to the device");
+    return buffer;
+}
+
+/** Rows of `width` bytes, `padded` bytes apart on the device, zeros between. */
+void upload_rows(Stream& worker, void* to, size_t padded, const void* from, size_t width, size_t rows) {
+    if (width != padded) check_cuda(cudaMemsetAsync(to, 0, padded * rows, worker.handle()), "clear the padding");
+    check_cuda(cudaMemcpy2DAsync(to, padded, from, width, width, rows, cudaMemcpyHostToDevice, worker.handle()), "copy rows to the device");
+}
+
+}  // namespace
+
+LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols) {
+    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(padded_columns(cols_));
+    if (host.codes != nullptr) {
+        codes_ = worker.allocate(rows * columns);
+        upload_rows(worker, codes_->as(), columns, host.codes, cols, rows);
+        scales_ = upload(worker, host.scales, rows * sizeof(float));
+    } else {
+        weights_ = worker.allocate(rows * columns * sizeof(float));
+        upload_rows(worker, weights_->as(), columns * sizeof(float), host.weights, cols * sizeof(float), rows);
+    }
+    if (host.bias != nullptr) bias_ = upload(worker, host.bias, rows * sizeof(float));
+    worker.synchronize();
+}
+
+void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+    const Int8Weights weights{codes_->as<int8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
+    check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
+}
+
+void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+    const FloatWeights weights{weights_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
+    check_cuda(launch_linear_float(weights, input, tokens, out, accumulate, stream), "run a float32 linear layer");
+}
+
+void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {
+    for (int first = 0; first < tokens; first += kPassTokens)
+        forward_part(worker, input + static_cast<int64_t>(first) * cols_, std::min(kPassTokens, tokens - first), out + static_cast<int64_t>(first) * rows_);
+}
+
+void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, float* out) const {
+    const cudaStream_t stream = worker.handle();
+    const size_t count = static_cast<size_t>(tokens), width = static_cast<size_t>(cols_) * sizeof(float), padded = static_cast<size_t>(columns()) * sizeof(float);
+    const size_t out_bytes = count * static_cast<size_t>(rows_) * sizeof(float);
+    const auto floats = worker.allocate(count * (is_int8() ? width : padded)), result = worker.allocate(out_bytes);
+    std::shared_ptr<Buffer> codes, scales, finding;
+    uint32_t nonfinite = 0;
+    if (is_int8()) {
+        codes = worker.allocate(count * static_cast<size_t>(columns()));
+        scales = worker.allocate(count * sizeof(float));
+        finding = worker.allocate(sizeof nonfinite);
+        const Int8Rows rows{codes->as<int8_t>(), scales->as<float>()};
+        check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof nonfinite, stream), "clear the findings");
+        check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
+        check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
+        multiply(rows, tokens, result->as<float>(), false, stream);
+        check_cuda(cudaMemcpyAsync(&nonfinite, finding->as(), sizeof nonfinite, cudaMemcpyDeviceToHost, stream), "read the findings");
+    } else {
+        upload_rows(worker, floats->as(), padded, input, width, count);
+        multiply(floats->as<float>(), tokens, result->as<float>(), false, stream);
+    }
+    check_cuda(cudaMemcpyAsync(out, result->as(), out_bytes, cudaMemcpyDeviceToHost, stream), "copy the output to the host");
+    worker.synchronize();
+    if (nonfinite != 0) {
+        Failure failure("ERR_NONFINITE", "Expected input to hold finite numbers, got NaN or Infinity");
+        failure.operand = "input";
+        throw failure;
+    }
+}
+
+}  // namespace intflash

@@ -1,0 +1,46 @@
+// A linear layer whose weights lie on the device, and inputs prepared for it.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "buffer.h"
+#include "linear_float.h"
+#include "linear_int8.h"
+
+namespace intflash {
+
+/** Weights in the caller's memory; exactly one of `codes` and `weights` is given. Only read while a layer is being made. */
+struct HostWeights {
+    int rows, cols;
+    const int8_t* codes = nullptr;
+    const float *scales = nullptr, *weights = nullptr, *bias = nullptr;
+};
+
+/** All members but the facts are for the device's worker thread. */
+class LinearLayer {
+public:
+    /** @throws Failure */
+    LinearLayer(Stream& worker, const HostWeights& host);
+
+    int rows() const { return rows_; }
+    int cols() const { return cols_; }
+    int columns() const { return padded_columns(cols_); }
+    bool is_int8() const { return codes_ != nullptr; }
+    /** [rows, columns()] of a float layer. */
+    const float* float_weights() const { return weights_->as<float>(); }
+
+    /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
+    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. */
+    void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
+    void forward(Stream& worker, const float* input, int tokens, float* out) const;
+
+private:
+    void forward_part(Stream& worker, const float* input, int tokens, float* out) const;
+
+    int rows_, cols_;
+    std::shared_ptr<Buffer> codes_, scales_, weights_, bias_;
+};
+
+}  // namespace intflash

@@ -1,0 +1,151 @@
+import {
+  type Decoder,
+  type DecoderLayer,
+  type DecoderSequence,
+  type DecoderSpec,
+  IntFlashError,
+  type Linear,
+} from '@int-flash/ops';
+import { CudaLinear } from './cuda-linear.js';
+import type { DecoderHandle, DeviceHandle, LinearHandle, NativeAddon, SequenceHandle } from './native-addon.js';
+import { awaitNative, callNative } from './native-error.js';
+
+/** As native/decoder.h numbers them. */
+const ACTIVATION_NUMBERS = { swiglu: 0, silu: 1, gelu: 2, 'gelu-tanh': 3 } as const;
+const MAX_HEAD_DIM = 256; // what the kernels are compiled for
+
+/**
+ * A decoder whose weights, caches and activations stay on the GPU.
+ *
+ * @returns undefined for heads wider than 256, which the kernels do not hold.
+ * @throws {IntFlashError} `ERR_ARG_TYPE` for linear layers of another backend, `ERR_OOM`.
+ */
+export function createCudaDecoder(addon: NativeAddon, device: DeviceHandle, spec: DecoderSpec): Decoder | undefined {
+  if (spec.headDim > MAX_HEAD_DIM) return undefined;
+  const { hiddenSize, intermediateSize, vocabSize, norm, activation, rotary, output, layers, ...same } = spec;
+  const handle = callNative(() =>
+    addon.createDecoder(device, {
+      ...same,
+      hidden: hiddenSize,
+      intermediate: intermediateSize,
+      vocabulary: vocabSize,
+      rotaryHalf: rotary?.half ?? 0,
+      cos: rotary?.cos,
+      sin: rotary?.sin,
+      epsilon: norm.epsilon,
+      centered: norm.type === 'layer',
+      activation: ACTIVATION_NUMBERS[activation],
+      layers: layers.map(nativeLayer),
+      output: handleOf(output),
+    }),
+  );
+  return new CudaDecoder(addon, device, handle, spec.vocabSize);
+}
+
+function nativeLayer({ qkv, attentionOutput, mlpUp, mlpDown, windowLeft, ...same }: DecoderLayer) {
+  return {
+    ...same,
+    qkv: handleOf(qkv),
+    attentionOutput: handleOf(attentionOutput),
+    mlpUp: handleOf(mlpUp),
+    mlpDown: handleOf(mlpDown),
+    windowLeft: Number.isFinite(windowLeft) ? windowLeft : -1,
+  };
+}
+
+function handleOf(linear: Linear): LinearHandle {
+  if (linear instanceof CudaLinear) return linear.nativeHandle();
+  throw new IntFlashError('ERR_ARG_TYPE', 'Expected linear layers of the cuda backend, got one of another');
+}
+
+class CudaDecoder implements Decoder {
+  readonly #addon: NativeAddon;
+  readonly #device: DeviceHandle;
+  readonly #vocabSize: number;
+  #handle: DecoderHandle | undefined;
+
+  constructor(addon: NativeAddon, device: DeviceHandle, handle: DecoderHandle, vocabSize: number) {
+    this.#addon = addon;
+    this.#device = device;
+    this.#handle = handle;
+    this.#vocabSize = vocabSize;
+  }
+
+  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence {
+    const decoder = this.#handle;
+    if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4'));
+    return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
+  }
+
+  dispose(): void {
+    if (!this.#handle) return;
+    this.#addon.disposeDecoder(this.#handle);
+    this.#handle = undefined;
+  }
+}
+
+class CudaSequence implements DecoderSequence {
+  readonly #addon: NativeAddon;
+  readonly #device: DeviceHandle;
+  readonly #decoder: DecoderHandle;
+  readonly #vocabSize: number;
+  #handle: SequenceHandle | undefined;
+  #length = 0;
+  #bytes = 0;
+
+  constructor(
+    addon: NativeAddon,
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    handle: SequenceHandle,
+    vocabSize: number,
+  ) {
+    this.#addon = addon;
+    this.#device = device;
+    this.#decoder = decoder;
+    this.#handle = handle;
+    this.#vocabSize = vocabSize;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  async forward(ids: Int32Array, logits: Float32Array): Promise<void> {
+    const sequence = this.#expectLive();
+    const all = logits.length !== this.#vocabSize || ids.length === 1;
+    if (ids.length === 0 || logits.length !== this.#vocabSize * (all ? ids.length : 1)) {
+      throw new IntFlashError(
+        'ERR_SHAPE',
+        `Expected logits of one or of ${ids.length} tokens by ${this.#vocabSize}, got ${logits.length} elements`,
+      );
+    }
+    this.#bytes = await awaitNative(() =>
+      this.#addon.decoderForward(this.#device, this.#decoder, sequence, ids, all, logits),
+    );
+    this.#length += ids.length;
+  }
+
+  truncate(length: number): void {
+    const sequence = this.#expectLive();
+    this.#bytes = callNative(() => this.#addon.truncateCacheSequence(this.#device, sequence, length));
+    this.#length = Math.min(this.#length, length);
+  }
+
+  dispose(): void {
+    if (!this.#handle) return;
+    this.#addon.disposeCacheSequence(this.#handle);
+    this.#handle = undefined;
+    this.#bytes = 0;
+  }
+
+  #expectLive(): SequenceHandle {
+    if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live sequence, got one that was disposed');
+    return this.#handle;
+  }
+}

@@ -1,0 +1,53 @@
+import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import type { DeviceHandle, LinearHandle, NativeAddon } from './native-addon.js';
+import { callNative } from './native-error.js';
+
+/** A linear layer whose weights lie on the GPU; inputs and outputs in host memory are copied on each call. */
+export class CudaLinear implements Linear {
+  readonly rows: number;
+  readonly cols: number;
+  readonly #addon: NativeAddon;
+  readonly #device: DeviceHandle;
+  #handle: LinearHandle | undefined;
+
+  /** @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`, `ERR_OOM`. */
+  constructor(addon: NativeAddon, device: DeviceHandle, weights: LinearWeights) {
+    const { rows, cols, bias } = weights;
+    this.rows = rows;
+    this.cols = cols;
+    this.#addon = addon;
+    this.#device = device;
+    expectLength('weights', weights.type === 'int8' ? weights.codes : weights.weights, rows * cols);
+    if (weights.type === 'int8') expectLength('scales', weights.scales, rows);
+    if (bias) expectLength('bias', bias, rows);
+    const given =
+      weights.type === 'int8' ? { codes: weights.codes, scales: weights.scales } : { weights: weights.weights };
+    this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...given }));
+  }
+
+  forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {
+    const handle = this.nativeHandle();
+    expectLength('input', input, tokens * this.cols);
+    expectLength('out', out, tokens * this.rows);
+    if (tokens > 0) callNative(() => this.#addon.linearForward(this.#device, handle, input, tokens, out));
+    return out;
+  }
+
+  dispose(): void {
+    if (!this.#handle) return;
+    this.#addon.disposeLinear(this.#handle);
+    this.#handle = undefined;
+  }
+
+  /** @internal What the addon knows it by. @throws {IntFlashError} `ERR_DISPOSED`. */
+  nativeHandle(): LinearHandle {
+    if (!this.#handle)
+      throw new IntFlashError('ERR_DISPOSED', 'Expected a live linear layer, got one that was disposed');
+    return this.#handle;
+  }
+}
+
+function expectLength(name: string, array: ArrayLike<number>, expected: number): void {
+  if (array.length !== expected)
+    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to hold ${expected} elements, got ${array.length}`);
+}

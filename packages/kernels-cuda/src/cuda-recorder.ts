@@ -1,0 +1,63 @@
+import { IntFlashError } from '@int-flash/ops';
+import type { CudaTensor } from './cuda-tensor.js';
+import {
+  attendCodesOnDevice,
+  attendOnDevice,
+  type CudaAttentionInputs,
+  type CudaAttentionOptions,
+  type CudaQuantizedInputs,
+} from './device-attention.js';
+import type { DeviceContext } from './device-context.js';
+import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
+import type { DeviceHandle, NativeAddon, RecordingHandle } from './native-addon.js';
+
+/** Attention options that a recording can keep: a graph has its own `stream`, `signal` and `repeats`. */
+export type RecordedAttentionOptions = Omit<CudaAttentionOptions, 'stream' | 'signal' | 'repeats'>;
+
+/**
+ * What `CudaDevice.capture` hands to its function. Each call runs at once, so its answer can be looked at, and is recorded. The answers
+ * belong to the graph.
+ */
+export class CudaRecorder {
+  readonly #context: DeviceContext;
+  #open = true;
+  /** @internal */
+  readonly outputs: CudaTensor[] = [];
+
+  /** @internal */
+  constructor(addon: NativeAddon, device: DeviceHandle, recording: RecordingHandle, expectOpen: () => void) {
+    this.#context = {
+      addon,
+      device,
+      recording,
+      expectOpen: () => {
+        expectOpen();
+        if (!this.#open)
+          throw new IntFlashError('ERR_DISPOSED', 'Expected an open CudaRecorder, got one whose capture has ended');
+      },
+      made: (tensor) => this.outputs.push(tensor),
+    };
+  }
+
+  /** As `CudaDevice.attention`. */
+  async attention(inputs: CudaAttentionInputs, options: RecordedAttentionOptions = {}) {
+    const { out, lse } = await attendOnDevice(this.#context, inputs, options);
+    return lse ? { out, lse } : { out };
+  }
+
+  /** As `CudaDevice.quantizedAttention`. */
+  async quantizedAttention(inputs: CudaQuantizedInputs, options: Omit<RecordedAttentionOptions, 'smoothK'> = {}) {
+    const { out, lse } = await attendCodesOnDevice(this.#context, inputs, options);
+    return lse ? { out, lse } : { out };
+  }
+
+  /** As `CudaDevice.quantize`. */
+  async quantize(tensor: CudaTensor, options: Pick<QuantizeOptions, 'bits'> = {}): Promise<CudaQuantizedTensor> {
+    return quantizeOnDevice(this.#context, tensor, options);
+  }
+
+  /** @internal */
+  close(): void {
+    this.#open = false;
+  }
+}

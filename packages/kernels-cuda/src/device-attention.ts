@@ -1,0 +1,189 @@
+import {
+  ATTENTION_OPTION_KEYS,
+  type AttentionGeometry,
+  type CausalAlignment,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  type FloatType,
+  judgeAttention,
+  judgeQuantizedAttention,
+  type MaskOperand,
+  type Precision,
+  type RowStrides,
+  readArguments,
+  type TensorLayout,
+  type TensorLike,
+} from '@int-flash/ops';
+import { type CudaStream, checkStream } from './cuda-stream.js';
+import { CudaTensor } from './cuda-tensor.js';
+import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
+import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
+import { withAbortFlag } from './native-error.js';
+import { type Baseline, geometryRequest, TYPE_NUMBERS } from './native-request.js';
+
+export interface CudaAttentionInputs {
+  readonly query: CudaTensor;
+  readonly key: CudaTensor;
+  readonly value: CudaTensor;
+}
+
+/** INT8 codes and their scales, shaped as `judgeQuantizedAttention` says. */
+export interface CudaQuantizedInputs {
+  readonly q: CudaTensor;
+  readonly k: CudaTensor;
+  readonly v: CudaTensor;
+  readonly qScale: CudaTensor;
+  readonly kScale: CudaTensor;
+  readonly vScale: CudaTensor;
+  readonly vChannelScale?: CudaTensor;
+}
+
+export interface CudaAttentionOptions {
+  readonly precision?: Precision;
+  readonly isCausal?: boolean;
+  readonly causalAlignment?: CausalAlignment;
+  readonly scale?: number;
+  /** On this device, or in host memory. */
+  readonly attnMask?: CudaTensor | TensorLike;
+  readonly tensorLayout?: TensorLayout;
+  readonly enableGqa?: boolean;
+  readonly windowSize?: readonly number[];
+  readonly softcap?: number;
+  readonly returnLse?: boolean;
+  readonly smoothK?: boolean;
+  readonly cuSeqlensQ?: ArrayLike<number>;
+  readonly cuSeqlensK?: ArrayLike<number>;
+  readonly maxSeqlenQ?: number;
+  readonly maxSeqlenK?: number;
+  readonly stream?: CudaStream;
+  /** Honoured between kernels. */
+  readonly signal?: AbortSignal;
+  /** Further runs of the forward kernel and of the quantizers, for timing. */
+  readonly repeats?: number;
+}
+
+export interface CudaAttentionResult {
+  readonly out: CudaTensor;
+  readonly lse?: CudaTensor;
+  /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel and of the quantizers, by CUDA events. */
+  readonly quantizeMs: number;
+  readonly forwardMs: readonly number[];
+  readonly quantizeRepeatMs: readonly number[];
+}
+
+const CALL_KEYS = ['signal', 'repeats', 'stream'] as const;
+
+export async function attendOnDevice(
+  context: DeviceContext,
+  inputs: CudaAttentionInputs,
+  options: object,
+  other?: 'float64' | Baseline,
+): Promise<CudaAttentionResult> {
+  context.expectOpen();
+  return run(
+    context,
+    readArguments(() => attentionCall(context, inputs, options, other)),
+  );
+}
+
+export async function attendCodesOnDevice(
+  context: DeviceContext,
+  inputs: CudaQuantizedInputs,
+  options: object,
+): Promise<CudaAttentionResult> {
+  context.expectOpen();
+  return run(
+    context,
+    readArguments(() => codesCall(context, inputs, options)),
+  );
+}
+
+/** An attention call, judged. */
+interface Call {
+  readonly plan: AttentionGeometry;
+  readonly request: Omit<NativeRequest, 'recording' | 'abortFlag'>;
+  readonly signal: AbortSignal | undefined;
+}
+
+function attentionCall(
+  context: DeviceContext,
+  inputs: CudaAttentionInputs,
+  options: object,
+  other: 'float64' | Baseline | undefined,
+): Call {
+  const { signal, call, rest } = splitOptions(context, options);
+  const plan = judgeAttention(inputs, rest, deviceJudge);
+  const operand = (tensor: CudaTensor, strides: RowStrides): NativeOperand => ({
+    type: TYPE_NUMBERS[tensor.type as FloatType],
+    data: tensor.nativeSource(context.device),
+    strides,
+  });
+  const request = {
+    ...geometryRequest(plan, other ?? plan.precision, plan.smoothK),
+    ...call,
+    query: operand(inputs.query, plan.query.strides),
+    key: operand(inputs.key, plan.key.strides),
+    value: operand(inputs.value, plan.value.strides),
+    mask: maskSource(context, plan.mask, rest.attnMask),
+  };
+  return { plan, request, signal };
+}
+
+function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options: object): Call {
+  const { signal, call, rest } = splitOptions(context, options);
+  const plan = judgeQuantizedAttention(inputs, rest, deviceJudge);
+  const source = (tensor: CudaTensor) => tensor.nativeSource(context.device);
+  const operand = (
+    codes: CudaTensor,
+    strides: RowStrides,
+    scale: CudaTensor,
+    scaleStrides: RowStrides,
+  ): NativeOperand => ({
+    type: TYPE_NUMBERS.int8,
+    data: source(codes),
+    strides,
+    scale: source(scale),
+    scaleStrides,
+  });
+  const request = {
+    ...geometryRequest(plan, plan.precision, false),
+    ...call,
+    query: operand(inputs.q, plan.query.strides, inputs.qScale, plan.queryScale.strides),
+    key: operand(inputs.k, plan.key.strides, inputs.kScale, plan.keyScale.strides),
+    value: operand(inputs.v, plan.value.strides, inputs.vScale, plan.valueScale.strides),
+    channelScale: inputs.vChannelScale && source(inputs.vChannelScale),
+    channelStrides: plan.valueChannelScale?.strides,
+    mask: maskSource(context, plan.mask, rest.attnMask),
+  };
+  return { plan, request, signal };
+}
+
+function splitOptions(context: DeviceContext, options: object) {
+  const known = context.recording ? ATTENTION_OPTION_KEYS : [...ATTENTION_OPTION_KEYS, ...CALL_KEYS];
+  const { signal, repeats, stream, ...rest } = checkOptions(options, known, 'options');
+  const call = {
+    repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
+    stream: checkStream(stream, context.device),
+  };
+  return { signal: checkSignal(signal), call, rest };
+}
+
+async function run(context: DeviceContext, { plan, request, signal }: Call): Promise<CudaAttentionResult> {
+  const answer = await withAbortFlag(context.addon, signal, (abortFlag) =>
+    context.addon.attention(context.device, { ...request, recording: context.recording, abortFlag }),
+  );
+  return {
+    out: madeTensor(context, answer.out!, 'float32', plan.outDims),
+    ...(answer.lse && { lse: madeTensor(context, answer.lse, 'float32', plan.lseDims) }),
+    quantizeMs: answer.quantizeMs,
+    forwardMs: answer.forwardMs,
+    quantizeRepeatMs: answer.quantizeRepeatMs,
+  };
+}
+
+function maskSource(context: DeviceContext, mask: MaskOperand | undefined, given: unknown): NativeRequest['mask'] {
+  if (!mask) return undefined;
+  const data: NativeSource = given instanceof CudaTensor ? given.nativeSource(context.device) : mask.data;
+  return { data, isFloat: mask.type === 'float32', ...mask.strides };
+}

@@ -1,0 +1,89 @@
+import { ERROR_CODES } from '@int-flash/ops';
+import { describe, expect, it } from 'vitest';
+import { CudaDevice } from '../src/cuda-device.js';
+import { CudaGraph } from '../src/cuda-graph.js';
+import { type DeviceHandle, type GraphHandle, loadNativeAddon, type NativeAddon } from '../src/native-addon.js';
+import { type Position, provoke, publicPositions, strangeValues } from './argument-matrix.js';
+
+/** An addon that answers every call: what it is asked is of no account here, only what never reaches it. */
+const answering = new Proxy({} as NativeAddon, {
+  get: (_, name) => () => {
+    if (name === 'deviceFacts') return { name: 'none', major: 9, minor: 0, processors: 1, totalBytes: 1 };
+    if (name === 'allocatePinned') return Promise.resolve({ handle: {}, memory: new ArrayBuffer(8) });
+    if (name === 'attention')
+      return Promise.resolve({ out: {}, lse: {}, quantizeMs: 0, forwardMs: [], quantizeRepeatMs: [] });
+    if (name === 'quantize') return Promise.resolve({ codes: {}, scales: {} });
+    if (name === 'compare') return Promise.resolve({ difference: 0, size: 1, worst: 0, odd: 0 });
+    return Promise.resolve({});
+  },
+});
+
+async function things() {
+  const handle = {} as DeviceHandle;
+  const device = new CudaDevice(answering, handle);
+  const stream = device.createStream();
+  return {
+    device,
+    stream,
+    tensor: await device.empty('float32', [1, 2, 8, 16]),
+    codes: await device.empty('int8', [1, 2, 8, 16]),
+    scales: await device.empty('float32', [1, 2, 8]),
+    event: stream.record(),
+    graph: new CudaGraph(answering, handle, {} as GraphHandle, [], undefined),
+  };
+}
+
+describe('bad arguments of the public functions', async () => {
+  const groups = publicPositions(await things());
+  it.each(Object.keys(groups) as (keyof typeof groups)[])(
+    '%s: at least 300, each refused with a code',
+    async (name) => {
+      const verdict = await provoke(groups[name], strangeValues());
+      expect(verdict.untyped).toEqual([]);
+      expect(verdict.refused).toBeGreaterThanOrEqual(300);
+    },
+  );
+
+  it('does not take the right arguments for bad ones', async () => {
+    const { device, tensor, codes, scales, stream, event, graph } = await things();
+    const inputs = { query: tensor, key: tensor, value: tensor };
+    await device.attention(inputs, { attnMask: { type: 'bool', dims: [8, 8], data: new Uint8Array(64) }, stream });
+    await device.attention(inputs, { attnMask: tensor.view([8, 8]), returnLse: true });
+    await device.quantizedAttention({ q: codes, k: codes, v: codes, qScale: scales, kScale: scales, vScale: scales });
+    expect((await device.quantize(tensor, { bits: 4 })).codes.strides).toEqual([1024, 512, 64, 1]);
+    await stream.wait(event);
+    await graph.replay({ repeats: 2, stream });
+    await tensor.write(new Float32Array(256), { stream });
+    await tensor.write(tensor);
+    await device.upload({ type: 'bool', dims: [2], data: new Uint8Array(2) });
+  });
+});
+
+const { addon } = loadNativeAddon();
+describe.skipIf(!addon)('bad arguments of the addon itself', () => {
+  // No device here, so each call must stop at its first argument at the latest; handles of another kind among them.
+  const names = Object.keys(addon ?? {}).filter((name) => name !== 'probe' && name !== 'abortFlag');
+  it.each(names)('%s refuses them with a code', async (name) => {
+    const raw = addon as unknown as Record<string, (...args: unknown[]) => unknown>;
+    const flag = addon!.abortFlag();
+    const values = [undefined, flag, ...strangeValues()];
+    const positions: Position[] = [
+      { name: 'alone', call: (value) => raw[name]!(value) },
+      ...[1, 2, 3, 4, 5].flatMap((at) =>
+        [flag, undefined].map((first) => ({
+          name: `argument ${at}`,
+          call: (value: never) =>
+            raw[name]!(
+              ...(Array.from({ length: 6 }, (_, i) => (i === 0 ? first : i === at ? value : {})) as unknown[]),
+            ),
+        })),
+      ),
+    ];
+    const given = name === 'raiseAbortFlag' ? positions.slice(0, 1) : positions;
+    const verdict = await provoke(given, values, (error) =>
+      ERROR_CODES.includes((error as { code?: never })?.code as never),
+    );
+    expect(verdict.untyped).toEqual([]);
+    if (name !== 'raiseAbortFlag') expect(verdict.refused).toBeGreaterThanOrEqual(300);
+  });
+});

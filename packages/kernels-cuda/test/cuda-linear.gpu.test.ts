@@ -1,0 +1,129 @@
+import type { LinearWeights } from '@int-flash/ops';
+import { fma32, quantizePerTokenInt8 } from '@int-flash/quant';
+import { seededNormal, seededUniform } from '@int-flash/reference';
+import { afterEach, describe, expect, it } from 'vitest';
+import { createCudaBackend } from '../src/cuda-backend.js';
+import { cudaStatus } from '../src/cuda-status.js';
+
+// REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
+const available = cudaStatus().available;
+const backend = available ? createCudaBackend() : undefined!;
+
+function normals(count: number, seed: number): Float32Array {
+  return Float32Array.from({ length: count }, seededNormal(seededUniform(seed)));
+}
+
+function int8Weights(rows: number, cols: number, withBias: boolean) {
+  const { values: codes, scales } = quantizePerTokenInt8(normals(rows * cols, 1), cols);
+  return { type: 'int8', rows, cols, codes, scales, bias: withBias ? normals(rows, 2) : undefined } as const;
+}
+
+/** docs/arithmetic.md, operation by operation. */
+function int8Oracle({ rows, cols, codes, scales, bias }: ReturnType<typeof int8Weights>, input: Float32Array) {
+  const x = quantizePerTokenInt8(input, cols);
+  const out = new Float32Array(x.scales.length * rows);
+  for (let token = 0; token < x.scales.length; token++) {
+    for (let row = 0; row < rows; row++) {
+      let sum = 0;
+      for (let c = 0; c < cols; c++) sum += x.values[token * cols + c]! * codes[row * cols + c]!;
+      const y = Math.fround(Math.fround(sum) * Math.fround(x.scales[token]! * scales[row]!));
+      out[token * rows + row] = bias ? y + bias[row]! : y;
+    }
+  }
+  return out;
+}
+
+/** Sixteen partial sums by fma, column c into sum c mod 16, folded 8, 4, 2, 1. */
+function floatOracle(weights: Float32Array, rows: number, cols: number, input: Float32Array) {
+  const tokens = input.length / cols;
+  const out = new Float32Array(tokens * rows);
+  for (let token = 0; token < tokens; token++) {
+    for (let row = 0; row < rows; row++) {
+      const sums = new Float32Array(16);
+      for (let c = 0; c < cols; c++)
+        sums[c % 16] = fma32(weights[row * cols + c]!, input[token * cols + c]!, sums[c % 16]!);
+      for (let half = 8; half >= 1; half /= 2) for (let i = 0; i < half; i++) sums[i]! += sums[i + half]!;
+      out[token * rows + row] = sums[0]!;
+    }
+  }
+  return out;
+}
+
+function unequalBits(a: Float32Array, b: Float32Array): number {
+  expect(a.length).toBe(b.length);
+  return a.reduce((count, x, i) => count + Number(x !== b[i]), 0);
+}
+
+// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8) or 32 (fp32); each size has a neighbour that leaves a
+// ragged tile. Columns: less than a 16-byte load, no multiple of the padding, and several steps of a tile's pipeline.
+const SHAPES = [
+  [3, 5],
+  [64, 64],
+  [37, 100],
+  [130, 384],
+  [65, 1024],
+] as const;
+const TOKENS = [1, 2, 3, 8, 9, 64, 70];
+
+describe.skipIf(!available)('CUDA linear layers', () => {
+  afterEach(() => expect(backend.liveBytes()).toBe(0));
+
+  it.each(SHAPES)('INT8 %i x %i: the bits of the CPU’s arithmetic', (rows, cols) => {
+    for (const withBias of [false, true]) {
+      const weights = int8Weights(rows, cols, withBias);
+      const layer = backend.createLinear(weights);
+      for (const tokens of TOKENS) {
+        const input = normals(tokens * cols, 3);
+        input.fill(0, 0, cols); // a row of zeros has the smallest scale there is
+        expect(unequalBits(layer.forwardSync(input, tokens), int8Oracle(weights, input)), `${tokens} tokens`).toBe(0);
+      }
+      layer.dispose();
+    }
+  });
+
+  it.each(SHAPES)('fp32 %i x %i: the bits of the native CPU’s arithmetic', (rows, cols) => {
+    const weights = normals(rows * cols, 1);
+    const layer = backend.createLinear({ type: 'fp32', rows, cols, weights });
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      expect(unequalBits(layer.forwardSync(input, tokens), floatOracle(weights, rows, cols, input))).toBe(0);
+    }
+    layer.dispose();
+  });
+
+  it('gives a token the same bits alone and among others', () => {
+    const weights = int8Weights(200, 320, true);
+    const layer = backend.createLinear(weights);
+    const input = normals(100 * 320, 5);
+    const among = layer.forwardSync(input, 100);
+    for (const token of [0, 63, 64, 99]) {
+      const alone = layer.forwardSync(input.slice(token * 320, (token + 1) * 320), 1);
+      expect(unequalBits(alone, among.slice(token * 200, (token + 1) * 200))).toBe(0);
+    }
+    layer.dispose();
+  });
+
+  it('refuses what does not fit, NaN, and use after disposal; and works afterwards', () => {
+    const shape = { type: 'fp32', rows: 4, cols: 8 } as const;
+    const make = (weights: object) => () => backend.createLinear(weights as LinearWeights);
+    expect(make({ ...shape, weights: new Float32Array(31) })).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
+    expect(make({ ...shape, weights: new Float32Array(32), bias: new Float32Array(3) })).toThrow(
+      expect.objectContaining({ code: 'ERR_SHAPE' }),
+    );
+    const layer = backend.createLinear({ ...int8Weights(4, 8, false) });
+    for (const bad of [Number.NaN, Infinity, -Infinity]) {
+      const input = new Float32Array(16).fill(1);
+      input[13] = bad;
+      expect(() => layer.forwardSync(input, 2)).toThrow(expect.objectContaining({ code: 'ERR_NONFINITE' }));
+    }
+    expect(() => layer.forwardSync(new Float32Array(9), 1)).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
+    expect(() => layer.forwardSync(new Float32Array(8), 1, new Float32Array(5))).toThrow(
+      expect.objectContaining({ code: 'ERR_SHAPE' }),
+    );
+    expect(layer.forwardSync(new Float32Array(8).fill(1), 1).some((y) => y !== 0)).toBe(true);
+    expect(backend.liveBytes()).toBeGreaterThan(0);
+    layer.dispose();
+    layer.dispose();
+    expect(() => layer.forwardSync(new Float32Array(8), 1)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+  });
+});

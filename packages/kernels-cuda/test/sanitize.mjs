@@ -1,0 +1,42 @@
+// Runs compute-sanitizer's four tools over the scripts below, prints a line a run, and fails on any report.
+//   node packages/kernels-cuda/test/sanitize.mjs [tool ...]
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const TOOLS = {
+  memcheck: { flags: ['--leak-check', 'full'], clean: [/ERROR SUMMARY: 0 errors/, /LEAK SUMMARY: 0 bytes leaked/] },
+  racecheck: { flags: [], clean: [/RACECHECK SUMMARY: 0 hazards displayed \(0 errors, 0 warnings\)/] },
+  initcheck: { flags: [], clean: [/ERROR SUMMARY: 0 errors/] },
+  synccheck: { flags: [], clean: [/ERROR SUMMARY: 0 errors/] },
+};
+const SCRIPTS = ['sanitizer-shapes.mjs', 'sanitizer-decoder.mjs'];
+const MINUTES = 10; // what a tool may take
+
+const asked = process.argv.slice(2);
+const unknown = asked.filter((tool) => !Object.hasOwn(TOOLS, tool));
+if (unknown.length > 0)
+  throw new Error(`Expected tools among ${Object.keys(TOOLS).join(', ')}, got ${unknown.join(', ')}`);
+
+let dirty = 0;
+for (const tool of asked.length > 0 ? asked : Object.keys(TOOLS)) {
+  for (const script of SCRIPTS) {
+    const { flags, clean } = TOOLS[tool];
+    const started = performance.now();
+    const { status, error, stdout, stderr } = spawnSync(
+      'compute-sanitizer',
+      ['--tool', tool, ...flags, process.execPath, fileURLToPath(new URL(script, import.meta.url))],
+      { encoding: 'utf8', timeout: MINUTES * 60_000, maxBuffer: 2 ** 28 },
+    );
+    const seconds = Math.round((performance.now() - started) / 1000);
+    const output = `${stdout ?? ''}${stderr ?? ''}`;
+    const passed = status === 0 && clean.every((line) => line.test(output));
+    const said = output.split('\n').filter((line) => /SUMMARY|shapes|steps/.test(line));
+    process.stdout.write(
+      `${tool} ${script}: ${passed ? 'clean' : 'REPORTS'}, ${seconds} s; ${said.map((line) => line.replace(/^=+ */, '').trim()).join('; ')}\n`,
+    );
+    if (passed) continue;
+    dirty++;
+    process.stdout.write(`${error?.message ?? ''}${output.slice(0, 20_000)}\n`);
+  }
+}
+process.exitCode = dirty > 0 ? 1 : 0;

@@ -1,0 +1,68 @@
+// Decoders of every padded head width for compute-sanitizer:
+//   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs
+// Prompts and single tokens, INT8 and fp32 linear layers, pages and tiles that begin and end everywhere; results are not judged here.
+import { createCudaBackend } from '../dist/index.js';
+
+const backend = createCudaBackend();
+let steps = 0;
+const numbers = (count, seed) => Float32Array.from({ length: count }, (_, i) => Math.sin((i + 1) * seed) * 0.3);
+
+function linear(kind, rows, cols) {
+  if (kind === 'fp32') return backend.createLinear({ type: 'fp32', rows, cols, weights: numbers(rows * cols, 0.7) });
+  const codes = Int8Array.from(numbers(rows * cols, 0.7), (x) => Math.round(x * 300));
+  return backend.createLinear({ type: 'int8', rows, cols, codes, scales: new Float32Array(rows).fill(0.01) });
+}
+
+for (const [kind, headDim, heads, kvHeads] of [
+  ['int8', 64, 6, 2],
+  ['fp32', 40, 2, 1],
+  ['int8', 128, 11, 1],
+  ['int8', 256, 2, 2],
+]) {
+  const [hiddenSize, intermediateSize, vocabSize, maxTokens] = [72, 100, 90, 600];
+  const norm = { gain: numbers(hiddenSize, 0.3), bias: undefined };
+  const layer = {
+    attentionNorm: norm,
+    mlpNorm: norm,
+    queryNorm: undefined,
+    keyNorm: undefined,
+    qkv: linear(kind, (heads + 2 * kvHeads) * headDim, hiddenSize),
+    attentionOutput: linear(kind, hiddenSize, heads * headDim),
+    mlpUp: linear(kind, 2 * intermediateSize, hiddenSize),
+    mlpDown: linear(kind, hiddenSize, intermediateSize),
+    windowLeft: heads === 6 ? 150 : Infinity,
+  };
+  const output = linear('fp32', vocabSize, hiddenSize);
+  const half = headDim / 2;
+  const decoder = backend.createDecoder({
+    hiddenSize,
+    heads,
+    kvHeads,
+    headDim,
+    intermediateSize,
+    vocabSize,
+    maxTokens,
+    norm: { type: 'rms', epsilon: 1e-5 },
+    activation: 'swiglu',
+    scale: 1 / Math.sqrt(headDim),
+    embedding: undefined,
+    positions: undefined,
+    rotary: { half, cos: numbers(maxTokens * half, 0.9), sin: numbers(maxTokens * half, 1.1) },
+    layers: [layer],
+    outputNorm: norm,
+    output,
+  });
+  for (const cacheType of ['int8', 'int4']) {
+    const sequence = decoder.createSequence(cacheType);
+    for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 1, 1]) {
+      const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
+      await sequence.forward(ids, new Float32Array(vocabSize));
+      steps++;
+    }
+    sequence.dispose();
+  }
+  decoder.dispose();
+  for (const one of [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown, output]) one.dispose();
+}
+if (backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
+process.stdout.write(`${steps} steps\n`);

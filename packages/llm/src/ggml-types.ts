@@ -1,0 +1,125 @@
+import { float16BitsToNumber, toFloat32 } from '@int-flash/ops';
+
+/** A tensor type of ggml: blocks of `elements` numbers in `bytes` bytes. */
+export interface GgmlType {
+  readonly name: string;
+  readonly elements: number;
+  readonly bytes: number;
+}
+
+/** By the number in the file. Those without an entry are gone from ggml, or newer than this list. */
+export const GGML_TYPES: Readonly<Record<number, GgmlType>> = {
+  0: { name: 'F32', elements: 1, bytes: 4 },
+  1: { name: 'F16', elements: 1, bytes: 2 },
+  2: { name: 'Q4_0', elements: 32, bytes: 18 },
+  3: { name: 'Q4_1', elements: 32, bytes: 20 },
+  6: { name: 'Q5_0', elements: 32, bytes: 22 },
+  7: { name: 'Q5_1', elements: 32, bytes: 24 },
+  8: { name: 'Q8_0', elements: 32, bytes: 34 },
+  9: { name: 'Q8_1', elements: 32, bytes: 36 },
+  10: { name: 'Q2_K', elements: 256, bytes: 84 },
+  11: { name: 'Q3_K', elements: 256, bytes: 110 },
+  12: { name: 'Q4_K', elements: 256, bytes: 144 },
+  13: { name: 'Q5_K', elements: 256, bytes: 176 },
+  14: { name: 'Q6_K', elements: 256, bytes: 210 },
+  15: { name: 'Q8_K', elements: 256, bytes: 292 },
+  16: { name: 'IQ2_XXS', elements: 256, bytes: 66 },
+  17: { name: 'IQ2_XS', elements: 256, bytes: 74 },
+  18: { name: 'IQ3_XXS', elements: 256, bytes: 98 },
+  19: { name: 'IQ1_S', elements: 256, bytes: 50 },
+  20: { name: 'IQ4_NL', elements: 32, bytes: 18 },
+  21: { name: 'IQ3_S', elements: 256, bytes: 110 },
+  22: { name: 'IQ2_S', elements: 256, bytes: 82 },
+  23: { name: 'IQ4_XS', elements: 256, bytes: 136 },
+  24: { name: 'I8', elements: 1, bytes: 1 },
+  25: { name: 'I16', elements: 1, bytes: 2 },
+  26: { name: 'I32', elements: 1, bytes: 4 },
+  27: { name: 'I64', elements: 1, bytes: 8 },
+  28: { name: 'F64', elements: 1, bytes: 8 },
+  29: { name: 'IQ1_M', elements: 256, bytes: 56 },
+  30: { name: 'BF16', elements: 1, bytes: 2 },
+};
+
+/** The types whose numbers can be read; the others can only be listed. */
+export const READABLE_GGML_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'] as const;
+export type ReadableGgmlType = (typeof READABLE_GGML_TYPES)[number];
+
+const BLOCK = 32; // of Q8_0 and Q4_0
+const Q8_BYTES = 34; // float16 scale, 32 codes
+const Q4_BYTES = 18; // float16 scale, 16 bytes of two codes
+const Q4_ZERO = 8;
+
+/** All numbers of a tensor as float32. @param bytes whole blocks, at an even address. */
+export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float32Array {
+  switch (type) {
+    case 'F32':
+      return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    case 'F16':
+      return toFloat32(words(bytes), 'float16');
+    case 'BF16':
+      return toFloat32(words(bytes), 'bfloat16');
+    case 'Q8_0':
+      return dequantizeQ8(bytes);
+    case 'Q4_0':
+      return dequantizeQ4(bytes);
+  }
+}
+
+/** `x = scale · code`, a scale for 32 codes. */
+function dequantizeQ8(bytes: Uint8Array): Float32Array {
+  const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  const out = new Float32Array((bytes.length / Q8_BYTES) * BLOCK);
+  for (let block = 0, from = 0; from < bytes.length; block++, from += Q8_BYTES) {
+    const scale = scaleAt(bytes, from);
+    for (let i = 0; i < BLOCK; i++) out[block * BLOCK + i] = scale * codes[from + 2 + i]!;
+  }
+  return out;
+}
+
+/** `x = scale · (code - 8)`; byte i of a block holds element i in its low and element i + 16 in its high half. */
+function dequantizeQ4(bytes: Uint8Array): Float32Array {
+  const out = new Float32Array((bytes.length / Q4_BYTES) * BLOCK);
+  for (let block = 0, from = 0; from < bytes.length; block++, from += Q4_BYTES) {
+    const scale = scaleAt(bytes, from);
+    for (let i = 0; i < BLOCK / 2; i++) {
+      const pair = bytes[from + 2 + i]!;
+      out[block * BLOCK + i] = scale * ((pair & 15) - Q4_ZERO);
+      out[block * BLOCK + BLOCK / 2 + i] = scale * ((pair >> 4) - Q4_ZERO);
+    }
+  }
+  return out;
+}
+
+/**
+ * The INT8 rows that a Q8_0 tensor is, where every block of a row has the same scale and no code is -128; `undefined` where some row
+ * has not, and codes under one scale a row would be other numbers.
+ */
+export function exactInt8Rows(
+  bytes: Uint8Array,
+  rows: number,
+  cols: number,
+): { codes: Int8Array; scales: Float32Array } | undefined {
+  const blocks = cols / BLOCK;
+  const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  const codes = new Int8Array(rows * cols);
+  const scales = new Float32Array(rows);
+  for (let row = 0, from = 0; row < rows; row++) {
+    scales[row] = scaleAt(bytes, from);
+    if (!(scales[row]! > 0)) return undefined;
+    for (let block = 0; block < blocks; block++, from += Q8_BYTES) {
+      if (scaleAt(bytes, from) !== scales[row]) return undefined;
+      const part = signed.subarray(from + 2, from + Q8_BYTES);
+      if (part.includes(-128)) return undefined;
+      codes.set(part, row * cols + block * BLOCK);
+    }
+  }
+  return { codes, scales };
+}
+
+function scaleAt(bytes: Uint8Array, at: number): number {
+  return float16BitsToNumber(bytes[at]! | (bytes[at + 1]! << 8));
+}
+
+function words(bytes: Uint8Array): Uint16Array {
+  return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+}

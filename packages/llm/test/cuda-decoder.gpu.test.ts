@@ -1,0 +1,280 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { selectBackend, status } from '@int-flash/attention';
+import type { Backend, LinearWeights } from '@int-flash/ops';
+import { seededNormal, seededUniform } from '@int-flash/reference';
+import { describe, expect, it } from 'vitest';
+import { openCheckpoint } from '../src/checkpoint.js';
+import { DeviceCache } from '../src/device-cache.js';
+import { createLinear } from '../src/layers/linear.js';
+import type { ModelConfig } from '../src/model-config.js';
+import { loadWeights, type ModelWeights } from '../src/model-weights.js';
+import { Pace } from '../src/pace.js';
+import { Transformer } from '../src/transformer.js';
+
+// REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
+const available = status().backends.some(({ name, available }) => name === 'cuda' && available);
+const root = fileURLToPath(new URL('./goldens/', import.meta.url));
+const checkpoints = readdirSync(root).filter((name) => existsSync(`${root}${name}/config.json`));
+
+const SMALL: ModelConfig = {
+  architecture: 'llama',
+  vocabSize: 300,
+  hiddenSize: 96,
+  layers: 2,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 64,
+  intermediateSize: 200,
+  maxPositions: 2500,
+  norm: { type: 'rms', epsilon: 1e-5 },
+  position: { type: 'rope', rotaryDim: 64, theta: 10000, scaling: { type: 'default' } },
+  mlp: { type: 'gated', activation: 'silu', bias: false },
+  qkvBias: false,
+  attentionOutputBias: false,
+  qkNorm: false,
+  slidingWindows: [null, null],
+  tiedEmbeddings: true,
+  transposedWeights: false,
+  bosTokenId: undefined,
+  eosTokenIds: [],
+  quantization: undefined,
+};
+
+/** Heads of every padded width, groups that fill, exceed and split a block's rows, windows, norms of heads. */
+const VARIANTS: Record<string, Partial<ModelConfig>> = {
+  'head dim 64': {},
+  'head dim 40, one group': { headDim: 40, heads: 2, position: { ...SMALL.position, rotaryDim: 40 } as never },
+  'head dim 128, eleven queries a key': {
+    headDim: 128,
+    heads: 11,
+    kvHeads: 1,
+    position: { ...SMALL.position, rotaryDim: 128 } as never,
+  },
+  'head dim 256, partly turned': { headDim: 256, heads: 2, position: { ...SMALL.position, rotaryDim: 100 } as never },
+  'sliding windows and norms of heads': { slidingWindows: [200, 7], qkNorm: true },
+  'learned positions, layer norms, GELU': {
+    position: { type: 'learned' },
+    norm: { type: 'layer', epsilon: 1e-5 },
+    mlp: { type: 'plain', activation: 'gelu-tanh', bias: true },
+  },
+  'untied, plain silu': { tiedEmbeddings: false, mlp: { type: 'plain', activation: 'silu', bias: false } },
+  'exact GELU': { mlp: { type: 'plain', activation: 'gelu', bias: false } },
+};
+
+/** The same random weights on any backend. */
+function randomWeights(config: ModelConfig, backend: Backend, choice: 'int8' | 'fp32'): ModelWeights {
+  const normal = seededNormal(seededUniform(5));
+  const numbers = (count: number, size: number, around = 0) =>
+    Float32Array.from({ length: count }, () => around + size * normal());
+  const { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxPositions, mlp } = config;
+  const made: { dispose(): void }[] = [];
+  const linear = (rows: number, cols: number, bias = false, kind = choice) => {
+    const weights: LinearWeights = {
+      type: 'fp32',
+      rows,
+      cols,
+      weights: numbers(rows * cols, 1 / Math.sqrt(cols)),
+      bias: bias ? numbers(rows, 0.1) : undefined,
+    };
+    const layer = createLinear(backend, [weights], kind);
+    made.push(layer);
+    return layer;
+  };
+  const norm = () => ({
+    gain: numbers(hiddenSize, 0.1, 1),
+    bias: config.norm.type === 'layer' ? numbers(hiddenSize, 0.1) : undefined,
+  });
+  const embedding = numbers(vocabSize * hiddenSize, 1);
+  const layers = config.slidingWindows.map(() => ({
+    attentionNorm: norm(),
+    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize, mlp.bias),
+    queryNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
+    keyNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
+    attentionOutput: linear(hiddenSize, heads * headDim, mlp.bias),
+    mlpNorm: norm(),
+    mlpUp: linear(intermediateSize * (mlp.type === 'gated' ? 2 : 1), hiddenSize, mlp.bias),
+    mlpDown: linear(hiddenSize, intermediateSize, mlp.bias),
+  }));
+  const tied = { type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding, bias: undefined } as const;
+  const output = config.tiedEmbeddings
+    ? createLinear(backend, [tied], 'fp32')
+    : linear(vocabSize, hiddenSize, false, 'fp32');
+  made.push(output);
+  return {
+    embedding,
+    positions: config.position.type === 'learned' ? numbers(maxPositions * hiddenSize, 1) : undefined,
+    layers,
+    outputNorm: norm(),
+    output,
+    dispose: () => {
+      for (const layer of made) layer.dispose();
+    },
+  };
+}
+
+/** Logits after each of the pieces that `ids` is fed in. */
+async function run(
+  config: ModelConfig,
+  weights: ModelWeights,
+  backend: Backend,
+  ids: number[],
+  pieces: readonly number[],
+  dtype: 'int8' | 'int4' = 'int8',
+): Promise<Float32Array[]> {
+  const model = new Transformer(config, weights, backend);
+  const count = { bytes: 0 };
+  const cache = model.createCache('int8', dtype, count);
+  expect(cache instanceof DeviceCache).toBe(backend.name === 'cuda');
+  const all: Float32Array[] = [];
+  let from = 0;
+  for (const length of pieces) {
+    const part = ids.slice(from, from + length);
+    all.push(
+      Float32Array.from(await model.forward(part, { cache, attention: 'int8', pace: new Pace(), chunk: length })),
+    );
+    from += length;
+  }
+  expect(cache.length).toBe(from);
+  expect(count.bytes).toBeGreaterThan(0);
+  cache.dispose();
+  expect(count.bytes).toBe(0);
+  model.dispose();
+  weights.dispose();
+  return all;
+}
+
+function tokenIds(count: number, vocabSize: number): number[] {
+  const uniform = seededUniform(9);
+  return Array.from({ length: count }, () => Math.floor(uniform() * vocabSize));
+}
+
+/** docs/arithmetic.md on both, so the same bits; what float64 leaves open (a last place of exp, a sum's order) never showed. */
+function expectSameBits(ours: Float32Array[], theirs: Float32Array[]) {
+  ours.forEach((logits, piece) => {
+    const expected = theirs[piece]!;
+    const worst = logits.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i]!)), 0);
+    expect(logits.every(Number.isFinite), `piece ${piece} is finite`).toBe(true);
+    expect(worst, `piece ${piece}: largest difference`).toBe(0);
+  });
+}
+
+describe.skipIf(!available)('a decoder on CUDA', () => {
+  const cuda = available ? selectBackend('cuda') : undefined!;
+  const cpu = available ? selectBackend('cpu') : undefined!;
+
+  // A prompt, then single tokens, then a few together: both kernels of attention, pages and tiles that begin and end everywhere, and
+  // enough single tokens in a row for their graph, which later ones use again.
+  const PIECES = [70, 1, 1, 1, 1, 8, 1, 129, 1, 1, 1, 1, 40, 5, 1];
+
+  describe.each(['int8', 'fp32'] as const)('%s linear layers', (choice) => {
+    it.each(Object.keys(VARIANTS))('%s', async (name) => {
+      const config = { ...SMALL, ...VARIANTS[name] };
+      const ids = tokenIds(300, config.vocabSize);
+      const ours = await run(config, randomWeights(config, cuda, choice), cuda, ids, PIECES);
+      const theirs = await run(config, randomWeights(config, cpu, choice), cpu, ids, PIECES);
+      expectSameBits(ours, theirs);
+      expect(cuda.liveBytes()).toBe(0);
+    });
+  });
+
+  it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {
+    const config = { ...SMALL, ...VARIANTS[name] };
+    const ids = tokenIds(300, config.vocabSize);
+    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, PIECES, 'int4');
+    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, PIECES, 'int4'));
+  });
+
+  it.each(['int8', 'int4'] as const)('a context of several runs of 1,024 keys, cache in %s', async (dtype) => {
+    const config = { ...SMALL, layers: 1, slidingWindows: [null] };
+    const pieces = [512, 511, 1, 1, 1, 700, 3, 510, 1, 1];
+    const ids = tokenIds(2300, config.vocabSize);
+    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, pieces, dtype);
+    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, pieces, dtype));
+  });
+
+  it.each(checkpoints)('the checkpoint %s', async (name) => {
+    const logits: Float32Array[][] = [];
+    for (const backend of [cuda, cpu]) {
+      await using checkpoint = await openCheckpoint(root + name);
+      const ids = tokenIds(40, checkpoint.config.vocabSize);
+      logits.push(
+        await run(checkpoint.config, await loadWeights(checkpoint, backend, 'int8'), backend, ids, [20, 1, 1, 9, 1]),
+      );
+    }
+    expectSameBits(logits[0]!, logits[1]!);
+  });
+
+  it('all logits of a chunk are those of its tokens one by one', async () => {
+    const weights = randomWeights(SMALL, cuda, 'int8');
+    const model = new Transformer(SMALL, weights, cuda);
+    const ids = tokenIds(20, SMALL.vocabSize);
+    const settings = { attention: 'int8', pace: new Pace() } as const;
+    const cache = model.createCache('int8', 'int8', { bytes: 0 });
+    await model.forward(ids.slice(0, 8), { cache, ...settings });
+    const all = new Float32Array(12 * SMALL.vocabSize);
+    await model.forward(ids.slice(8), { cache, ...settings }, (logits, first) =>
+      all.set(logits, first * SMALL.vocabSize),
+    );
+    cache.truncate(8);
+    for (let i = 8; i < 20; i++) {
+      const one = await model.forward([ids[i]!], { cache, ...settings });
+      const row = all.subarray((i - 8) * SMALL.vocabSize, (i - 7) * SMALL.vocabSize);
+      // A chunk's keys are walked as one run, single tokens' as runs of 1,024: the same under 1,024 keys.
+      expect(one.reduce((most, x, id) => Math.max(most, Math.abs(x - row[id]!)), 0)).toBe(0);
+    }
+    cache.dispose();
+    model.dispose();
+    weights.dispose();
+    expect(cuda.liveBytes()).toBe(0);
+  });
+
+  it('leaves a sequence as it was when a run fails, and works afterwards', async () => {
+    const weights = randomWeights(SMALL, cuda, 'int8');
+    weights.embedding[7 * SMALL.hiddenSize] = Number.NaN;
+    const untied = { ...SMALL, tiedEmbeddings: false };
+    const model = new Transformer(untied, weights, cuda);
+    const settings = { attention: 'int8', pace: new Pace() } as const;
+    const cache = model.createCache('int8', 'int8', { bytes: 0 });
+    const first = await model.forward([1, 2, 3], { cache, ...settings });
+    await expect(model.forward([4, 7], { cache, ...settings })).rejects.toMatchObject({ code: 'ERR_NONFINITE' });
+    await expect(model.forward([4, 300], { cache, ...settings })).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+    await expect(model.forward(new Array<number>(2498).fill(1), { cache, ...settings })).rejects.toMatchObject({
+      code: 'ERR_SHAPE',
+    });
+    expect(cache.length).toBe(3);
+    cache.truncate(0);
+    const again = await model.forward([1, 2, 3], { cache, ...settings });
+    expect(again).toEqual(first);
+    cache.dispose();
+    model.dispose();
+    weights.dispose();
+    expect(cuda.liveBytes()).toBe(0);
+  });
+
+  it('runs sequences interleaved as if alone', async () => {
+    const weights = randomWeights(SMALL, cuda, 'int8');
+    const model = new Transformer(SMALL, weights, cuda);
+    const settings = { attention: 'int8', pace: new Pace() } as const;
+    const texts = [tokenIds(50, SMALL.vocabSize), tokenIds(90, SMALL.vocabSize).reverse()];
+    const alone: Float32Array[] = [];
+    for (const text of texts) {
+      const cache = model.createCache('int8', 'int8', { bytes: 0 });
+      for (const id of text) await model.forward([id], { cache, ...settings });
+      alone.push(await model.forward([5], { cache, ...settings }));
+      cache.dispose();
+    }
+    const together = await Promise.all(
+      texts.map(async (text) => {
+        const cache = model.createCache('int8', 'int8', { bytes: 0 });
+        for (const id of text) await model.forward([id], { cache, ...settings });
+        const logits = await model.forward([5], { cache, ...settings });
+        cache.dispose();
+        return logits;
+      }),
+    );
+    expect(together).toEqual(alone);
+    model.dispose();
+    weights.dispose();
+  });
+});

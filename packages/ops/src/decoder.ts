@@ -1,0 +1,73 @@
+import type { Linear } from './backend.js';
+
+/** What a decoder-only transformer computes, layer by layer, and its weights; the linear layers are of the backend that is asked. */
+export interface DecoderSpec {
+  readonly hiddenSize: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly intermediateSize: number;
+  readonly vocabSize: number;
+  /** Positions that the model can tell apart. */
+  readonly maxTokens: number;
+  readonly norm: { readonly type: 'rms' | 'layer'; readonly epsilon: number };
+  /** `swiglu`: rows of the gate, then of the up projection, in `mlpUp`; the others have an up projection alone. */
+  readonly activation: 'swiglu' | 'silu' | 'gelu' | 'gelu-tanh';
+  /** Multiplies Q·Kᵀ; backends round it to float32. */
+  readonly scale: number;
+  /** [vocabSize, hiddenSize]; undefined where the float32 weights of `output` are the same numbers. */
+  readonly embedding: Float32Array | undefined;
+  /** [maxTokens, hiddenSize], for learned positions. */
+  readonly positions: Float32Array | undefined;
+  /** Channel d of a head turns with channel d + half by the angle of [position, d]; undefined: none does. */
+  readonly rotary: { readonly half: number; readonly cos: Float32Array; readonly sin: Float32Array } | undefined;
+  readonly layers: readonly DecoderLayer[];
+  readonly outputNorm: DecoderNorm;
+  readonly output: Linear;
+}
+
+export interface DecoderNorm {
+  readonly gain: Float32Array;
+  readonly bias: Float32Array | undefined;
+}
+
+export interface DecoderLayer {
+  readonly attentionNorm: DecoderNorm;
+  /** Rows: all query heads, then all key heads, then all value heads. */
+  readonly qkv: Linear;
+  /** [headDim]: norms of each head before it is turned. */
+  readonly queryNorm: Float32Array | undefined;
+  readonly keyNorm: Float32Array | undefined;
+  readonly attentionOutput: Linear;
+  readonly mlpNorm: DecoderNorm;
+  readonly mlpUp: Linear;
+  readonly mlpDown: Linear;
+  /** Keys to the left of a query's own that it sees; Infinity = all. */
+  readonly windowLeft: number;
+}
+
+/** A decoder on a backend's own memory: attention in INT8, the arithmetic of docs/arithmetic.md. */
+export interface Decoder {
+  /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */
+  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence;
+  /** Frees what it holds, its linear layers excepted; twice is a no-op. Sequences are disposed on their own. */
+  dispose(): void;
+}
+
+/** One sequence and its cache. One call at a time. */
+export interface DecoderSequence {
+  readonly length: number;
+  /** Of its cache. */
+  readonly bytes: number;
+  /**
+   * Runs `ids` behind what the cache holds; a failed run leaves it as it was.
+   *
+   * @param ids    Each in [0, vocabSize).
+   * @param logits [ids.length, vocabSize], or [vocabSize] for those after the last token alone.
+   */
+  forward(ids: Int32Array, logits: Float32Array): Promise<void>;
+  /** Forgets all tokens from `length` on. */
+  truncate(length: number): void;
+  /** Frees the cache; twice is a no-op. */
+  dispose(): void;
+}
