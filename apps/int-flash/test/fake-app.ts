@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import type { App } from '../src/app.js';
 import { main } from '../src/program.js';
-import type { LoadSettings, Model, Prompt, Runtime } from '../src/runtime.js';
+import type { LoadSettings, Model, Prompt, Runtime, TimingRequest } from '../src/runtime.js';
 import { Terminal } from '../src/terminal.js';
 
 const VOCABULARY = 16;
@@ -17,6 +17,8 @@ export interface FakeOptions {
   readonly stdin?: string;
   readonly env?: NodeJS.ProcessEnv;
   readonly runtime?: Partial<Runtime>;
+  /** Called with each measurement that is asked for. */
+  readonly onTiming?: (request: TimingRequest) => void;
   /** Called after each token, before the next. */
   readonly onToken?: (count: number) => void;
 }
@@ -103,6 +105,10 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       tokens: source.length,
       predicted: source.length - Math.ceil(source.length / window),
     }),
+    timeGeneration: async (request) => {
+      options.onTiming?.(request);
+      return { promptMs: 100 * request.batch, firstTokenMs: 100, tokensPerSecond: 50 * request.batch };
+    },
     kvCacheBytes: () => (settings.kvCacheDtype === 'fp32' ? 4096 : 1024),
     dispose: async () => {
       calls.alive--;
@@ -121,6 +127,11 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         calls.alive++;
         settings.onProgress?.(0.5);
         return fakeModel(folder, settings);
+      },
+      loadRandomModel: async (name, _config, settings) => {
+        calls.loads.push(settings);
+        calls.alive++;
+        return fakeModel(name, settings);
       },
       describeBackends: async () => ({
         backends: [{ name: 'portable', available: true, detail: 'TypeScript' }],

@@ -31,7 +31,10 @@ export function addReproduce(program: Command, app: App): void {
     .option('--quick', 'about a minute on two cores instead of some minutes: fewer rows and seeds, shorter texts')
     .addOption(new Option('--backend <name>', 'where to compute').choices(BACKEND_CHOICES).default('auto'))
     .option('--out <folder>', 'where report.md, report.html and report.json go', 'int-flash-report')
-    .option('--results <file>', 'also write every measurement as a line of JSON, as docs/results keeps them');
+    .option(
+      '--results <file>',
+      'also write the measurements of accuracy, a line of JSON each, as docs/results/cpu/accuracy.jsonl keeps them',
+    );
   withOutputOptions(command).action((part: (typeof PARTS)[number], options: ReproduceOptions) =>
     stoppable(app.terminal, (signal) => run(app, part, options, signal)),
   );
