@@ -11,6 +11,7 @@ import {
 } from '@int-flash/llm';
 import { timeGeneration } from './bench/time-generation.js';
 import { describeModel, modelFacts } from './describe-model.js';
+import { reproduce, reproduceKvCache } from './experiments/reproduction.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 import { llmEngine } from './serve/llm-engine.js';
 
@@ -32,6 +33,8 @@ export const llmRuntime: Runtime = {
     const { backends, chosen, why } = status();
     return { backends, auto: { name: chosen ?? null, why }, supportedIsas: supportedIsas() };
   },
+  reproduce: (part, settings, onProgress) =>
+    part === 'all' ? reproduce(llmRuntime, settings, onProgress) : reproduceKvCache(llmRuntime, settings, onProgress),
   quantize: (from, to, { overwrite, signal, onProgress }) =>
     quantizeCheckpoint(from, to, {
       overwrite,

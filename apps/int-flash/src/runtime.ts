@@ -1,5 +1,7 @@
 import type { BackendStatus } from '@int-flash/ops';
+import type { ReproductionSettings } from './experiments/reproduction.js';
 import type { OnProgress } from './progress-bar.js';
+import type { Report, ReportPart } from './report/report-sections.js';
 import type { Engine } from './serve/engine.js';
 
 export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
@@ -171,5 +173,7 @@ export interface Runtime {
   loadEngine(folder: string, settings: LoadSettings, contextLength?: number): Promise<Engine>;
   describeModel(folder: string): Promise<ModelDescription>;
   describeBackends(): Promise<BackendReport>;
+  /** Measures what `reproduce` reports. */
+  reproduce(part: ReportPart, settings: ReproductionSettings, onProgress: OnProgress): Promise<Report>;
   quantize(from: string, to: string, settings: QuantizeSettings): Promise<QuantizeSummary>;
 }

@@ -2,6 +2,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
+import { IntFlashError } from '@int-flash/ops';
 import type { App } from '../src/app.js';
 import { main } from '../src/program.js';
 import type { LoadSettings, Model, Prompt, Runtime, TimingRequest } from '../src/runtime.js';
@@ -132,6 +133,9 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         calls.loads.push(settings);
         calls.alive++;
         return fakeModel(name, settings);
+      },
+      reproduce: async () => {
+        throw new IntFlashError('ERR_UNSUPPORTED', 'Expected a library that measures, got a fake');
       },
       describeBackends: async () => ({
         backends: [{ name: 'portable', available: true, detail: 'TypeScript' }],
