@@ -10,6 +10,5 @@ export default defineConfig(
     shims: false,
     splitting: true,
     clean: true,
-    external: ['@int-flash/kernels-cuda'], // installed where there is a GPU, and found at run time
   }),
 );

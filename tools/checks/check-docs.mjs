@@ -1,9 +1,10 @@
-// Fails when a document names a file that is not there, or a command that does not exist.
+// Fails when a document names a file that is not there, a command that does not exist, or a figure that was not measured.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { root } from '../process.mjs';
 import { filesBelow, workspacePackages } from '../stamp.mjs';
+import { figureProblems } from './figures.mjs';
 
 /** Written by tools, or told about the past: a changelog may name a file long gone. */
 const NOT_CHECKED = /(^|\/)(CHANGELOG\.md|LICENSE\.md)$|^\.changeset\/(?!README)/;
@@ -25,6 +26,7 @@ for (const path of files.filter((file) => file.endsWith('.md') && !NOT_CHECKED.t
     if (!exists(target, path)) problems.push(`${path}:${line} names ${target}, which does not exist`);
   }
   for (const fence of fences) checkCommands(path, fence);
+  problems.push(...figureProblems(root, path, text));
 }
 
 for (const path of unlistedModules()) console.log(`warning: docs/architecture.md has no line for ${path}`);

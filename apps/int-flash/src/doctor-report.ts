@@ -10,6 +10,17 @@ import { VERSION } from './version.js';
 const FEATURES =
   /^(sse4_2|avx|avx2|fma|f16c|avx_vnni|avx_vnni_int8|avx512(f|bw|dq|vl|_vnni)|amx_int8|asimd|asimddp|i8mm|sve2?)$/;
 
+const ADDON = /int_flash_\w+\.node$/;
+const VARIABLE = /^(INT_FLASH_|INTFLASH_)/;
+/** A report is pasted where everybody reads it. */
+const SECRET = /KEY|TOKEN|SECRET|PASSWORD/;
+
+/** The part of Node's diagnostic report that is used. */
+interface ProcessReport {
+  readonly header?: { readonly glibcVersionRuntime?: string };
+  readonly sharedObjects?: readonly string[];
+}
+
 export interface DoctorReport {
   readonly versions: Readonly<Record<string, string>>;
   readonly os: {
@@ -19,30 +30,43 @@ export interface DoctorReport {
     readonly libc: string | null;
   };
   readonly cpu: { readonly model: string; readonly logicalCores: number; readonly features: readonly string[] };
-  readonly memory: { readonly totalBytes: number; readonly freeBytes: number };
+  /** `limitBytes`: what a container allows, where one does. */
+  readonly memory: { readonly totalBytes: number; readonly freeBytes: number; readonly limitBytes: number | null };
   readonly gpu: { readonly devices: readonly string[]; readonly driver: string | null };
   readonly backends: readonly BackendStatus[];
   readonly supportedIsas: readonly string[];
   readonly auto: BackendReport['auto'];
+  /** Native addons of this project that are loaded in this process, by their files. */
+  readonly addons: readonly string[];
+  /** This project's environment variables that are set. */
+  readonly environment: Readonly<Record<string, string>>;
   readonly demoModel: string | null;
 }
 
-export async function doctorReport(runtime: Runtime): Promise<DoctorReport> {
-  const { backends, supportedIsas, auto } = await runtime.describeBackends();
+export async function doctorReport(runtime: Runtime, env: NodeJS.ProcessEnv): Promise<DoctorReport> {
+  const { backends, supportedIsas, auto } = await runtime.describeBackends(); // loads the addons
   const processors = os.cpus();
+  const { node, napi, v8 } = process.versions;
+  const report = process.report?.getReport() as ProcessReport | undefined;
   return {
-    versions: { 'int-flash': VERSION, node: process.versions.node, 'node-api': process.versions.napi ?? '' },
-    os: { platform: process.platform, release: os.release(), arch: process.arch, libc: libc() },
+    versions: { 'int-flash': VERSION, node, 'node-api': napi ?? '', v8 },
+    os: { platform: process.platform, release: os.release(), arch: process.arch, libc: libc(report) },
     cpu: {
       model: processors[0]?.model.trim() ?? 'unknown',
       logicalCores: os.availableParallelism(),
       features: cpuFeatures(),
     },
-    memory: { totalBytes: os.totalmem(), freeBytes: os.freemem() },
+    memory: { totalBytes: os.totalmem(), freeBytes: os.freemem(), limitBytes: memoryLimit() },
     gpu: { devices: gpuDevices(), driver: gpuDriver() },
     backends,
     supportedIsas,
     auto,
+    addons: (report?.sharedObjects ?? []).filter((path) => ADDON.test(path)),
+    environment: Object.fromEntries(
+      Object.entries(env).flatMap(([name, value]) =>
+        VARIABLE.test(name) && value ? [[name, SECRET.test(name) ? '(set)' : value]] : [],
+      ),
+    ),
     demoModel: shippedModel() ?? null,
   };
 }
@@ -54,11 +78,16 @@ function cpuFeatures(): string[] {
 }
 
 /** `glibc 2.36`, `musl`, or null where that is no question. */
-function libc(): string | null {
+function libc(report: ProcessReport | undefined): string | null {
   if (process.platform !== 'linux') return null;
-  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
   const version = report?.header?.glibcVersionRuntime;
   return version ? `glibc ${version}` : 'musl';
+}
+
+/** Of the control group; Node gives 0, or more than there is, where there is none. */
+function memoryLimit(): number | null {
+  const limit = process.constrainedMemory?.() ?? 0;
+  return limit > 0 && limit < os.totalmem() ? limit : null;
 }
 
 function gpuDriver(): string | null {

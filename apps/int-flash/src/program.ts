@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import type { App } from './app.js';
+import { addBench } from './commands/bench.js';
 import { addChat } from './commands/chat.js';
 import { addDemo } from './commands/demo.js';
 import { addDoctor } from './commands/doctor.js';
@@ -44,6 +45,7 @@ function createProgram(app: App): Command {
     addInspect,
     addQuantize,
     addReproduce,
+    addBench,
     addDoctor,
   ])
     add(program, app);

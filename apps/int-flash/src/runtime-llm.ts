@@ -1,8 +1,17 @@
 import { basename } from 'node:path';
 import { status } from '@int-flash/attention';
 import { supportedIsas } from '@int-flash/kernels-cpu';
-import { type LanguageModel, loadModel, openModel, quantizeCheckpoint } from '@int-flash/llm';
+import {
+  type LanguageModel,
+  loadModel,
+  loadRandomModel,
+  type ModelConfig,
+  openModel,
+  quantizeCheckpoint,
+} from '@int-flash/llm';
+import { timeGeneration } from './bench/time-generation.js';
 import { describeModel, modelFacts } from './describe-model.js';
+import { reproduce, reproduceKvCache } from './experiments/reproduction.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 import { llmEngine } from './serve/llm-engine.js';
 
@@ -14,11 +23,18 @@ export const llmRuntime: Runtime = {
   },
   loadEngine: async (folder, settings, contextLength) =>
     llmEngine(await load(folder, settings), basename(folder), contextLength),
+  loadRandomModel: async (name, config, settings) => {
+    const { onProgress, signal, ...options } = settings;
+    const model = await loadRandomModel(config, { ...options, onLoadProgress: onProgress, loadSignal: signal });
+    return adapt(model, randomFacts(name, model.config), settings);
+  },
   describeModel,
   describeBackends: async (): Promise<BackendReport> => {
     const { backends, chosen, why } = status();
     return { backends, auto: { name: chosen ?? null, why }, supportedIsas: supportedIsas() };
   },
+  reproduce: (part, settings, onProgress) =>
+    part === 'all' ? reproduce(llmRuntime, settings, onProgress) : reproduceKvCache(llmRuntime, settings, onProgress),
   quantize: (from, to, { overwrite, signal, onProgress }) =>
     quantizeCheckpoint(from, to, {
       overwrite,
@@ -62,7 +78,25 @@ function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSetting
       const { nats: _, ...result } = await model.perplexity(ids, { window, signal, onProgress });
       return result;
     },
+    timeGeneration: (request, signal) => timeGeneration(model, request, signal),
     kvCacheBytes: () => model.status().kvCacheBytes,
     dispose: () => model.dispose(),
+  };
+}
+
+/** What the files of a random model would say. */
+function randomFacts(name: string, config: ModelConfig): ModelFacts {
+  const { hiddenSize, heads, kvHeads, headDim, intermediateSize, layers, vocabSize } = config;
+  const linear = layers * hiddenSize * (2 * (heads + kvHeads) * headDim + 3 * intermediateSize);
+  const embedding = vocabSize * hiddenSize * (config.tiedEmbeddings ? 1 : 2);
+  return {
+    folder: '',
+    name,
+    architecture: config.architecture,
+    parameters: linear + embedding,
+    bytes: linear + 4 * embedding, // INT8, and float32 for what is looked up and for the logits
+    weights: 'int8, random',
+    contextLength: config.maxPositions,
+    vocabularySize: vocabSize,
   };
 }

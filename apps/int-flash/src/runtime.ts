@@ -1,5 +1,7 @@
 import type { BackendStatus } from '@int-flash/ops';
+import type { ReproductionSettings } from './experiments/reproduction.js';
 import type { OnProgress } from './progress-bar.js';
+import type { Report, ReportPart } from './report/report-sections.js';
 import type { Engine } from './serve/engine.js';
 
 export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
@@ -78,9 +80,27 @@ export interface Model {
   logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;
   /** Reads the text in windows and predicts all but the first token of each. */
   perplexity(text: string, window: number, signal: AbortSignal, onProgress: OnProgress): Promise<PerplexityResult>;
+  /** Draws `newTokens` greedily after each of `batch` prompts of random tokens, all at once, and times it. */
+  timeGeneration(request: TimingRequest, signal: AbortSignal): Promise<GenerationTiming>;
   /** Bytes that the caches of the sequences under way hold, as allocated. */
   kvCacheBytes(): number;
   dispose(): Promise<void>;
+}
+
+export interface TimingRequest {
+  readonly batch: number;
+  readonly promptTokens: number;
+  /** Two or more. */
+  readonly newTokens: number;
+}
+
+export interface GenerationTiming {
+  /** Until every sequence has its first token. */
+  readonly promptMs: number;
+  /** Until the first of them has. */
+  readonly firstTokenMs: number;
+  /** New tokens a second of all sequences together, once every one has its first. */
+  readonly tokensPerSecond: number;
 }
 
 export interface AttentionArithmetic {
@@ -147,9 +167,13 @@ export interface QuantizeSummary {
 /** Everything the commands ask of the library. */
 export interface Runtime {
   loadModel(folder: string, settings: LoadSettings): Promise<Model>;
+  /** A model of a shape, with random weights. @param config the object in a config.json */
+  loadRandomModel(name: string, config: Readonly<Record<string, unknown>>, settings: LoadSettings): Promise<Model>;
   /** The same for the server. @param contextLength Fewer tokens than the model can. */
   loadEngine(folder: string, settings: LoadSettings, contextLength?: number): Promise<Engine>;
   describeModel(folder: string): Promise<ModelDescription>;
   describeBackends(): Promise<BackendReport>;
+  /** Measures what `reproduce` reports. */
+  reproduce(part: ReportPart, settings: ReproductionSettings, onProgress: OnProgress): Promise<Report>;
   quantize(from: string, to: string, settings: QuantizeSettings): Promise<QuantizeSummary>;
 }

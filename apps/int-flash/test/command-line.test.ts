@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it, vi } from 'vitest';
 import { DEMO_MODEL, runCommand } from './run-command.js';
 
@@ -114,10 +114,14 @@ describe('int-flash chat', () => {
 
 describe('int-flash doctor', () => {
   it('--json has every documented field', async () => {
-    const run = await runCommand(['doctor', '--json']);
+    const run = await runCommand(['doctor', '--json'], {
+      env: { INT_FLASH_API_KEY: 'hunter2', INT_FLASH_THREADS: '1' },
+    });
     expect(run).toMatchObject({ code: 0, stderr: '' });
+    expect(run.stdout).not.toContain('hunter2');
     const report = JSON.parse(run.stdout);
     expect(report).toMatchObject({
+      environment: { INT_FLASH_API_KEY: '(set)', INT_FLASH_THREADS: '1' },
       versions: { 'int-flash': expect.any(String), node: process.versions.node, 'node-api': process.versions.napi },
       os: { platform: process.platform, arch: process.arch, release: expect.any(String) },
       cpu: { model: expect.any(String), logicalCores: expect.any(Number), features: expect.any(Array) },
@@ -132,6 +136,10 @@ describe('int-flash doctor', () => {
     const chosen = report.backends.find(({ name }: { name: string }) => name === report.auto.name);
     expect(chosen.available).toBe(true);
     for (const backend of report.backends) expect(backend.detail).toMatch(/\w/);
+    const cpu = report.backends.find(({ name }: { name: string }) => name === 'cpu');
+    expect(report.addons.filter((path: string) => existsSync(path)).length).toBe(report.addons.length);
+    expect(report.addons.some((path: string) => path.endsWith('int_flash_cpu.node'))).toBe(cpu.available);
+    if (cpu.available) expect(cpu.threads).toBe(1);
   });
 
   it('says it in words too', async () => {

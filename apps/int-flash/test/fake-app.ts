@@ -2,9 +2,10 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
+import { IntFlashError } from '@int-flash/ops';
 import type { App } from '../src/app.js';
 import { main } from '../src/program.js';
-import type { LoadSettings, Model, Prompt, Runtime } from '../src/runtime.js';
+import type { LoadSettings, Model, Prompt, Runtime, TimingRequest } from '../src/runtime.js';
 import { Terminal } from '../src/terminal.js';
 
 const VOCABULARY = 16;
@@ -17,6 +18,8 @@ export interface FakeOptions {
   readonly stdin?: string;
   readonly env?: NodeJS.ProcessEnv;
   readonly runtime?: Partial<Runtime>;
+  /** Called with each measurement that is asked for. */
+  readonly onTiming?: (request: TimingRequest) => void;
   /** Called after each token, before the next. */
   readonly onToken?: (count: number) => void;
 }
@@ -103,6 +106,10 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       tokens: source.length,
       predicted: source.length - Math.ceil(source.length / window),
     }),
+    timeGeneration: async (request) => {
+      options.onTiming?.(request);
+      return { promptMs: 100 * request.batch, firstTokenMs: 100, tokensPerSecond: 50 * request.batch };
+    },
     kvCacheBytes: () => (settings.kvCacheDtype === 'fp32' ? 4096 : 1024),
     dispose: async () => {
       calls.alive--;
@@ -121,6 +128,14 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
         calls.alive++;
         settings.onProgress?.(0.5);
         return fakeModel(folder, settings);
+      },
+      loadRandomModel: async (name, _config, settings) => {
+        calls.loads.push(settings);
+        calls.alive++;
+        return fakeModel(name, settings);
+      },
+      reproduce: async () => {
+        throw new IntFlashError('ERR_UNSUPPORTED', 'Expected a library that measures, got a fake');
       },
       describeBackends: async () => ({
         backends: [{ name: 'portable', available: true, detail: 'TypeScript' }],

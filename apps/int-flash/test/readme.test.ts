@@ -1,11 +1,13 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { modelFolder, runFake } from './fake-app.js';
 
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
 const commands = [...readme.matchAll(/```sh\n([^`]+)```/g)].flatMap(([, block]) => block!.trim().split('\n'));
 
 describe('the README', () => {
+  beforeAll(() => process.chdir(modelFolder())); // some commands write where they stand
+
   it('names every command', async () => {
     const { stdout } = await runFake(['--help']);
     const names = [...stdout.matchAll(/^ {2}(\w+) \[options\]/gm)].map(([, name]) => name);

@@ -30,12 +30,6 @@ __device__ __forceinline__ uint2 pack_row(const float (&x)[kChunk], float per_st
     return make_uint2(pack_codes(x[0], x[1], x[2], x[3], per_step), pack_codes(x[4], x[5], x[6], x[7], per_step));
 }
 
-__device__ __forceinline__ void note(bool bad, uint32_t* flag, float scale, uint32_t* largest) {
-    if (bad) atomicOr(flag, 1u);
-    for (int step = 16; step > 0; step /= 2) scale = fmaxf(scale, __shfl_xor_sync(~0u, scale, step));
-    if ((threadIdx.x & 31) == 0) atomicMax(largest, __float_as_uint(scale));
-}
-
 template <int kD>
 __global__ void __launch_bounds__(kThreads) quantize_query(const Operand query, const Sm90Table table, int8_t* blocks, float* scales, Findings* findings) {
     constexpr int kLanes = kD / kChunk, kRows = kThreads / kLanes;
@@ -44,7 +38,6 @@ __global__ void __launch_bounds__(kThreads) quantize_query(const Operand query, 
     const int64_t block = sequence.q_block_base + static_cast<int64_t>(blockIdx.y) * sequence.q_blocks + blockIdx.x;
     const int lane = threadIdx.x % kLanes, channel = lane * kChunk;
     bool bad = false;
-    float largest_scale = 0.f;
 #pragma unroll
     for (int first = 0; first < kQueryBlock; first += kRows) {
         const int in_block = first + threadIdx.x / kLanes, row = blockIdx.x * kQueryBlock + in_block;
@@ -55,9 +48,8 @@ __global__ void __launch_bounds__(kThreads) quantize_query(const Operand query, 
         const float scale = fmaxf(row_max<kLanes>(largest) / 127.f, kMinScale);
         *reinterpret_cast<uint2*>(blocks + block * (kQueryBlock * kD) + panel_offset(in_block, channel, kQueryBlock, kD)) = pack_row(x, 1.f / scale);
         if (lane == 0) scales[block * kQueryBlock + in_block] = scale;
-        if (row < sequence.q_len) largest_scale = fmaxf(largest_scale, scale);
     }
-    note(bad, &findings->bad_query, largest_scale, &findings->max_query_scale);
+    if (bad) atomicOr(&findings->bad_query, 1u);
 }
 
 /** What a block knows of its tile's keys. */
@@ -149,7 +141,6 @@ __global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const
         for (int i = 0; i < kChunk; ++i) x[i] -= means[head_at + channel + i];
     };
     bool bad = false;
-    float largest_scale = 0.f;
     for (int row = thread / kLanes; row < kTileKeys; row += kRows) {
         float x[kChunk] = {}, largest = 0.f;
         load_key(x, row);
@@ -166,9 +157,8 @@ __global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const
             weight = row_max<kLanes>(weight);
         }
         if (lane == 0) facts.magnitude[row] = largest, facts.weight[row] = weight;
-        largest_scale = fmaxf(largest_scale, largest / 127.f);
     }
-    note(bad, &findings->bad_key, fmaxf(largest_scale, kMinScale), &findings->max_key_scale);
+    if (bad) atomicOr(&findings->bad_key, 1u);
     __syncthreads();
 
     float shared_weight = 1.f;

@@ -11,6 +11,7 @@ export {
   type LoadOptions,
   type LogitsOptions,
   loadModel,
+  loadRandomModel,
   type ModelStatus,
   type PerplexityOptions,
   type Prompt,

@@ -10,6 +10,7 @@ import {
   IntFlashError,
 } from '@int-flash/ops';
 import { type ChatMessage, renderChatTemplate } from './chat-template.js';
+import type { CheckpointOptions } from './checkpoint.js';
 import { Generation, type GenerationModel } from './generate.js';
 import {
   type GenerateOptions,
@@ -19,14 +20,16 @@ import {
   type SequenceOptions,
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
+import type { JsonObject } from './json-file.js';
 import type { ByteCount } from './kv-cache.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
 import { loadWeights, type ModelWeights } from './model-weights.js';
-import { openModel } from './open-model.js';
+import { type ModelFiles, openModel } from './open-model.js';
 import { measurePerplexity, type Perplexity } from './perplexity.js';
+import { randomModelFiles } from './random-model.js';
 import { Scheduler } from './scheduler.js';
 import { Session } from './session.js';
 import type { Tokenizer } from './tokenizer.js';
@@ -87,7 +90,23 @@ const LOAD_KEYS = [
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_TOKENIZER`, `ERR_UNSUPPORTED`, `ERR_ARG_*`; `loadSignal.reason`.
  */
-export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
+export function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
+  return loadFiles((opening) => openModel(path, opening), options);
+}
+
+/**
+ * A model of the shape that `config` (the object in a config.json) describes, with random INT8 weights: for measuring speed.
+ *
+ * @throws as {@link loadModel}.
+ */
+export function loadRandomModel(config: JsonObject, options: LoadOptions = {}): Promise<LanguageModel> {
+  return loadFiles(async () => randomModelFiles(config), options);
+}
+
+async function loadFiles(
+  open: (options: CheckpointOptions) => Promise<ModelFiles>,
+  options: LoadOptions,
+): Promise<LanguageModel> {
   const given = checkOptions(options, LOAD_KEYS, 'options');
   const signal = checkSignal(given.loadSignal, 'loadSignal');
   const onLoadProgress = checkFunction(given.onLoadProgress, 'onLoadProgress');
@@ -98,7 +117,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();
   onLoadProgress?.(0);
-  const files = await openModel(path, {
+  const files = await open({
     signal,
     onProgress: ({ loadedBytes, totalBytes }) => onLoadProgress?.(Math.min(loadedBytes / totalBytes, 1)),
   });

@@ -2,19 +2,16 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { Argument, type Command, Option } from 'commander';
 import type { App } from '../app.js';
-import { reproduce, reproduceKvCache } from '../experiments/reproduction.js';
 import { shippedModel } from '../model-folder.js';
 import { type OutputOptions, withOutputOptions } from '../options.js';
 import { withProgressBar } from '../progress-bar.js';
 
 import { markdownReport } from '../report/markdown-report.js';
-import type { Report } from '../report/report-sections.js';
+import { REPORT_PARTS, type ReportPart } from '../report/report-sections.js';
 import { resultLines } from '../report/result-lines.js';
 import { BACKEND_CHOICES, type BackendChoice } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
 import { formatSeconds } from '../units.js';
-
-const PARTS = ['all', 'kv-cache'] as const;
 
 type ReproduceOptions = OutputOptions & {
   readonly quick?: boolean;
@@ -27,19 +24,22 @@ export function addReproduce(program: Command, app: App): void {
   const command = program
     .command('reproduce')
     .description("the paper's tables and ours, measured now: speed, error, KV-cache formats, each claim with ✓ or ✗")
-    .addArgument(new Argument('[part]', 'what to measure').choices(PARTS).default('all'))
+    .addArgument(new Argument('[part]', 'what to measure').choices(REPORT_PARTS).default('all'))
     .option('--quick', 'about a minute on two cores instead of some minutes: fewer rows and seeds, shorter texts')
     .addOption(new Option('--backend <name>', 'where to compute').choices(BACKEND_CHOICES).default('auto'))
     .option('--out <folder>', 'where report.md, report.html and report.json go', 'int-flash-report')
-    .option('--results <file>', 'also write every measurement as a line of JSON, as docs/results keeps them');
-  withOutputOptions(command).action((part: (typeof PARTS)[number], options: ReproduceOptions) =>
+    .option(
+      '--results <file>',
+      'also write the measurements of accuracy, a line of JSON each, as docs/results/cpu/accuracy.jsonl keeps them',
+    );
+  withOutputOptions(command).action((part: ReportPart, options: ReproduceOptions) =>
     stoppable(app.terminal, (signal) => run(app, part, options, signal)),
   );
 }
 
 async function run(
   { terminal, runtime, env }: App,
-  part: (typeof PARTS)[number],
+  part: ReportPart,
   options: ReproduceOptions,
   signal: AbortSignal,
 ): Promise<void> {
@@ -48,8 +48,8 @@ async function run(
   const quiet = options.quiet === true || options.json === true;
   const settings = { quick: options.quick === true, backend: options.backend, model: shippedModel() ?? null, signal };
   const started = performance.now();
-  const report: Report = await withProgressBar(terminal, 'measuring', quiet, (onProgress) =>
-    part === 'all' ? reproduce(runtime, settings, onProgress) : reproduceKvCache(runtime, settings, onProgress),
+  const report = await withProgressBar(terminal, 'measuring', quiet, (onProgress) =>
+    runtime.reproduce(part, settings, onProgress),
   );
   signal.throwIfAborted(); // a report is whole or not there
   const markdown = markdownReport(report);

@@ -1,4 +1,5 @@
-import type { CudaAttentionInputs, CudaDevice } from '@int-flash/kernels-cuda';
+import { createRequire } from 'node:module';
+import type { CudaAttentionInputs, CudaAttentionResult, CudaDevice } from '@int-flash/kernels-cuda';
 import { fromFloat32, IntFlashError } from '@int-flash/ops';
 import { makeInputs } from '@int-flash/reference';
 import type { OnProgress } from '../progress-bar.js';
@@ -15,9 +16,18 @@ const BATCH = 4; // the paper's shape: batch 4, 32 heads, head dimension 64
 const HEADS = 32;
 const REPEATS = 20;
 
+/** The float kernels to compare with, where the GPU package has them: float16, and FP8 e4m3 with a scale a head. */
+interface Baselines {
+  baselineAttention?(
+    inputs: CudaAttentionInputs,
+    baseline: 'fp16' | 'fp8',
+    options: { readonly repeats: number; readonly signal: AbortSignal },
+  ): Promise<CudaAttentionResult>;
+}
+
 /** Times the kernels alone on operands that lie on the GPU, as the paper does, with its batch and heads. */
 export async function cudaSpeed({ headDim, signal }: SpeedSettings, onProgress: OnProgress): Promise<SpeedTable> {
-  const { openCudaDevice } = await import('@int-flash/kernels-cuda');
+  const { openCudaDevice } = loadCudaPackage();
   await using device = openCudaDevice();
   const rows: SpeedRow[] = [];
   for (const [step, keys] of SPEED_KEYS.entries()) {
@@ -28,9 +38,9 @@ export async function cudaSpeed({ headDim, signal }: SpeedSettings, onProgress: 
       value: await device.upload(everyHead(value)),
     };
     try {
-      for (const precision of SPEED_VARIANTS) {
+      for (const variant of SPEED_VARIANTS) {
         signal.throwIfAborted();
-        rows.push({ keys, variant: precision, ...(await timeForward(device, inputs, precision, signal)) });
+        rows.push({ keys, variant, ...(await timeForward(device, inputs, variant, signal)) });
       }
     } finally {
       for (const tensor of Object.values(inputs)) tensor.dispose();
@@ -49,25 +59,33 @@ export async function cudaSpeed({ headDim, signal }: SpeedSettings, onProgress: 
   };
 }
 
+/** The package that attention found, wherever it lies: not everybody has it, so this command depends on none. */
+function loadCudaPackage(): typeof import('@int-flash/kernels-cuda') {
+  const requireAsAttention = createRequire(import.meta.resolve('@int-flash/attention'));
+  return requireAsAttention('@int-flash/kernels-cuda');
+}
+
 async function timeForward(
-  device: CudaDevice,
+  device: CudaDevice & Baselines,
   inputs: CudaAttentionInputs,
-  precision: SpeedVariant,
+  variant: SpeedVariant,
   signal: AbortSignal,
 ): Promise<{ ms: number | null; note?: string }> {
+  const options = { repeats: REPEATS, signal };
+  const none = { ms: null, note: `this GPU, or this version of its package, has no ${variant} kernel` };
   try {
-    const options = { repeats: REPEATS, signal };
-    const { out, forwardMs } =
-      precision === 'fp16' || precision === 'fp8'
-        ? await device.baselineAttention(inputs, precision, options)
-        : await device.attention(inputs, { ...options, precision });
+    const isBaseline = variant === 'fp16' || variant === 'fp8';
+    if (isBaseline && !device.baselineAttention) return none;
+    const { out, forwardMs } = isBaseline
+      ? await device.baselineAttention!(inputs, variant, options)
+      : await device.attention(inputs, { precision: variant, ...options });
     out.dispose();
     const times = [...forwardMs].sort((a, b) => a - b);
     return { ms: times[times.length >> 1]! };
   } catch (error) {
     const missing = IntFlashError.isInstance(error) && ['ERR_ARG_RANGE', 'ERR_UNSUPPORTED'].includes(error.code);
     if (!missing) throw error;
-    return { ms: null, note: `this build's GPU package has no ${precision} kernel` };
+    return none;
   }
 }
 

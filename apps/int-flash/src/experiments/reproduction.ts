@@ -94,7 +94,7 @@ export async function reproduce(
         weight: quick ? 15 : 60,
         run: (onPart) =>
           measureSpeed(
-            { backend, heads: quick ? 1 : 4, headDim: 64, budgetMs: quick ? 15_000 : 90_000, signal },
+            { backend, heads: quick ? 4 : 8, headDim: 64, budgetMs: quick ? 15_000 : 90_000, signal },
             onPart,
           ),
       },

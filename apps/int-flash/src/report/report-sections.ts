@@ -11,6 +11,9 @@ import {
   speedTable,
 } from './report-tables.js';
 
+export const REPORT_PARTS = ['all', 'kv-cache'] as const;
+export type ReportPart = (typeof REPORT_PARTS)[number];
+
 export type Report = ReproductionReport | KvCacheReport;
 
 export function isComplete(report: Report): report is ReproductionReport {

@@ -1,6 +1,6 @@
 import { isComplete, type Report } from './report-sections.js';
 
-/** The measurements of a report as docs/results keeps them: one a line, each with where it comes from. */
+/** What a report says about accuracy as docs/results keeps it: a measurement a line, each with where it comes from. Times have benchmarks of their own. */
 export function resultLines(report: Report, commit: string | null): string {
   const { cpu, threads, backend, quick } = report.origin;
   const origin = { ...(commit && { commit }), cpu, threads, backend, ...(quick && { quick }) };
@@ -9,9 +9,7 @@ export function resultLines(report: Report, commit: string | null): string {
     for (const row of rows) lines.push({ bench, ...origin, ...shape, ...row });
   };
   if (isComplete(report)) {
-    const { speed, errors, script, claims } = report;
-    const { batch, heads, headDim } = speed;
-    add('attention-speed', speed.rows, { batch, heads, headDim });
+    const { errors, script } = report;
     for (const [bench, table] of [
       ['attention-error', errors],
       ['attention-error-script', script],
@@ -19,7 +17,6 @@ export function resultLines(report: Report, commit: string | null): string {
       const { rows, ...shape } = table;
       add(bench, rows, shape);
     }
-    add('claim', claims);
   }
   const { rows: formats, ...shape } = report.formats;
   add('kv-cache-format', formats, shape);
