@@ -27,13 +27,12 @@ void add_alive(std::vector<std::weak_ptr<Stream>>& streams, const std::shared_pt
     streams.push_back(fresh);
 }
 
-/** One an environment, with a hook that stops its threads. Registered after Node's own, so it runs before anything they post to is gone. */
+/** One an environment. */
 std::shared_ptr<Environment> environment_of(Napi::Env env) {
     using Shared = std::shared_ptr<Environment>;
     if (Shared* known = env.GetInstanceData<Shared>()) return *known;
     auto fresh = std::make_shared<Environment>();
     env.SetInstanceData<Shared>(new Shared(fresh));
-    env.AddCleanupHook([fresh] { fresh->stop(); });
     return fresh;
 }
 
@@ -96,11 +95,14 @@ Napi::Value open_device(const Napi::CallbackInfo& info) {
         throw Napi::Error(env, describe_failure(env, std::current_exception()));
     }
     auto js_thread = std::make_shared<JsThread>(env);
-    environment_of(env)->js_threads.insert(js_thread);
+    const auto environment = environment_of(env);
+    environment->js_threads.insert(js_thread);
+    // Hooks run last first: this one, registered after the JsThread's own, stops the workers while what they post to is still there.
+    Napi::Env(env).AddCleanupHook([environment] { environment->stop(); });
     return wrap_handle<DeviceHandle>(env, {std::move(device), std::move(stream), std::move(js_thread), {}}, [](Napi::Env gone, DeviceHandle& handle) {
         close(handle);  // nothing is pending: a pending call keeps the handle
         handle.js_thread->release();
-        if (auto* environment = gone.GetInstanceData<std::shared_ptr<Environment>>()) (*environment)->js_threads.erase(handle.js_thread);
+        if (auto* known = gone.GetInstanceData<std::shared_ptr<Environment>>()) (*known)->js_threads.erase(handle.js_thread);
     });
 }
 
