@@ -3,7 +3,11 @@ import type { LogitDifference } from './attention-error.js';
 import type { ModelOptions, SamplingOptions } from './options.js';
 import type { Model } from './runtime.js';
 
-export type DemoOptions = ModelOptions & SamplingOptions & { readonly prompt?: string };
+export type DemoOptions = ModelOptions &
+  SamplingOptions & {
+    readonly prompt?: string;
+    readonly web?: boolean;
+  };
 
 /** A prompt, the answer to it, and the tokens of both. */
 export interface PlayedScene {

@@ -44,6 +44,31 @@ describe('int-flash demo', () => {
   });
 });
 
+describe('int-flash demo --web', () => {
+  it('serves the chat page with the shipped model until it is told to stop', async () => {
+    let seen: Promise<readonly [page: string, model: unknown]> | undefined;
+    const run = await runCommand(['demo', '--web', '--json'], {
+      onStdout: (soFar, child) => {
+        if (seen || !soFar.includes('\n')) return;
+        const { url, model } = JSON.parse(soFar);
+        seen = fetch(url)
+          .then(async (page) => [await page.text(), model] as const)
+          .finally(() => child.kill('SIGTERM'));
+      },
+    });
+    expect(run).toMatchObject({ code: 0, stderr: '' });
+    const [page, model] = (await seen)!;
+    expect(page).toContain('<div id="page">');
+    expect(model).toBe('int-flash-demo');
+  });
+
+  it('does not take a prompt, which it would not answer', async () => {
+    const run = await runCommand(['demo', '--web', '--prompt', 'Hello']);
+    expect(run.code).toBe(2);
+    expect(run.stderr).toContain('Expected --prompt or --web, got both');
+  });
+});
+
 describe('int-flash generate', () => {
   const generate = (...more: string[]) =>
     runCommand(['generate', 'Tell me a story about a king.', '--max-tokens', '24', ...more]);

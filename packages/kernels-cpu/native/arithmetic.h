@@ -6,12 +6,14 @@
 
 #if defined(_MSC_VER)
 #define INT_FLASH_INLINE static __forceinline
+#define INT_FLASH_METHOD __forceinline
 #define INT_FLASH_LAMBDA
 #define INT_FLASH_OUTLINE static __declspec(noinline)
 #define INT_FLASH_UNROLL(n)
 #define INT_FLASH_RELOAD()
 #else
 #define INT_FLASH_INLINE static inline __attribute__((always_inline))
+#define INT_FLASH_METHOD inline __attribute__((always_inline))
 #define INT_FLASH_LAMBDA __attribute__((always_inline))
 // Kept apart from its caller, whose values would take registers away from the accumulators.
 #define INT_FLASH_OUTLINE static __attribute__((noinline))

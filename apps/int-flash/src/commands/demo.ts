@@ -4,7 +4,10 @@ import type { App } from '../app.js';
 import { compareLogits, type LogitDifference, poolDifferences } from '../attention-error.js';
 import type { DemoOptions, DemoResult, PlayedScene } from '../demo-result.js';
 import { demoScreen } from '../demo-screen.js';
+import { UsageError } from '../failures.js';
 import { withModel } from '../load.js';
+import { findModel } from '../model-folder.js';
+import { openInBrowser } from '../open-in-browser.js';
 import { samplingSettings, withModelOptions, withSamplingOptions } from '../options.js';
 import type { Model, Prompt } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
@@ -26,14 +29,27 @@ const SCENES: readonly Scene[] = [
 /** Of 1 to 12 the one whose story comes to an end. */
 const DEFAULT_SEED = 12;
 
+const PAGE_SETTINGS = { host: '127.0.0.1', port: 0, maxRunning: 64, maxWaiting: 64, drain: 0 } as const;
+
 export function addDemo(program: Command, app: App): void {
   const command = program
     .command('demo')
     .description('let the shipped model write, with INT8 attention, and say what ran')
-    .option('--prompt <text>', 'answer this instead of the three prompts of the demo');
+    .option('--prompt <text>', 'answer this instead of the three prompts of the demo')
+    .option('--web', 'serve the chat page instead, on any free port of this machine');
   withSamplingOptions(withModelOptions(command)).action((options: DemoOptions) =>
-    stoppable(app.terminal, (signal) => demo(app, options, signal)),
+    options.web ? demoPage(app, options) : stoppable(app.terminal, (signal) => demo(app, options, signal)),
   );
+}
+
+/** `int-flash serve` as it comes, and the page opened where there is a desktop to open it. */
+async function demoPage(app: App, options: DemoOptions): Promise<void> {
+  if (options.prompt !== undefined) throw new UsageError('Expected --prompt or --web, got both: on the page, you ask');
+  const { terminal, env } = app;
+  const { serve } = await import('../serve/serve.js');
+  await serve(app, findModel(options.model, env), { ...PAGE_SETTINGS, ...options }, (url) => {
+    if (terminal.stdout.isTTY && !options.json) openInBrowser(url, env);
+  });
 }
 
 async function demo(app: App, options: DemoOptions, signal: AbortSignal): Promise<void> {

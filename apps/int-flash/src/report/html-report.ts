@@ -46,7 +46,11 @@ function plotsByTable({ speed, errors, script }: ReproductionReport): Map<string
       'Speed',
       linePlot(
         { title: 'Milliseconds by tokens', x: 'tokens', y: 'ms' },
-        timed.map(({ keys, ms, variant }) => ({ x: keys, y: ms!, series: variant })),
+        timed.map(({ keys, ms, variant }) => ({
+          x: keys,
+          y: ms!,
+          series: variant === 'fp16' ? speed.baselineType : variant,
+        })),
       ),
     );
   }

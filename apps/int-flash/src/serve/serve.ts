@@ -14,8 +14,15 @@ import { loadWebPage } from './web-page.js';
  * Serves until SIGINT or SIGTERM, then drains; a second signal leaves at once.
  *
  * The port is open while the model loads, so that `/health` can say so.
+ *
+ * @param onReady Called once requests are answered.
  */
-export async function serve(app: App, folder: string, options: ServeOptions): Promise<void> {
+export async function serve(
+  app: App,
+  folder: string,
+  options: ServeOptions,
+  onReady: (url: string) => void = () => {},
+): Promise<void> {
   const { terminal } = app;
   const settings = settingsOf(options);
   if (!isLoopback(settings.host) && settings.apiKey === undefined) {
@@ -49,6 +56,7 @@ export async function serve(app: App, folder: string, options: ServeOptions): Pr
       if (options.json) await terminal.writeLine(JSON.stringify({ url: server.url, model: engine.name }));
       else await terminal.writeLine(`${engine.name} on ${engine.facts.backend.name}: ${server.url}`);
       if (!quiet) terminal.note(terminal.notePaint.dim(`API: ${server.url}/v1, Ctrl-C ends`));
+      onReady(server.url);
       await untilStopped(state);
       if (!quiet && state.requestsUnderWay > 0) {
         terminal.note(terminal.notePaint.dim(`finishing ${state.requestsUnderWay}; Ctrl-C again leaves at once`));

@@ -5,7 +5,7 @@
 //   §4 products       T = P·V, and O = T·β + O·α straight from the accumulators
 //   §5 epilogue
 #pragma once
-#include "quantize_rows.h"
+#include "pack_rows.h"
 #include "softmax_group.h"
 
 namespace int_flash {
@@ -29,30 +29,29 @@ INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s,
             continue;
         }
         float scale;
+        const float* row = s->row;
         if (args.query.type == ElementType::kInt8) {
             copy_codes(code_row(args.query, i), dim, s->codes);
             scale = args.query_scale[i * args.query_scale_stride];
         } else {
-            load_row(args.query, i, s->row);
-            const uint32_t bits = largest_magnitude_bits(s->row, dim);
+            row = row_floats(args.query, i, s->row);
+            const uint32_t bits = largest_magnitude_bits(row, dim);
             if (bits >= kInfinityBits && result->bad_row < 0) {
                 result->bad_row = i;
                 for (int d = dim - 1; d >= 0; d--)
-                    if ((bits_of(s->row[d]) & 0x7fffffffu) >= kInfinityBits) result->bad_column = d;
+                    if ((bits_of(row[d]) & 0x7fffffffu) >= kInfinityBits) result->bad_column = d;
             }
             scale = symmetric_scale(bits, max_code);
-            if constexpr (kIntScores) encode_row(s->row, dim, scale, s->codes);
+            if constexpr (kIntScores) encode_row(row, dim, scale, s->codes);
         }
         result->max_query_scale = scale > result->max_query_scale ? scale : result->max_query_scale;
         if constexpr (kIntScores) {
-            uint32_t wide[kMaxHeadDim];
-            widen_row(s->codes, dim, wide);
-            memcpy(out, wide, static_cast<size_t>(words) * 4);
+            widen_row(s->codes, dim, out);  // up to 8 codes past the row's end, where the next row follows
             s->natural_scale[i] = scale * args.scale;
             s->row_scale[i] = s->natural_scale[i] * kLog2E;
             s->score_start[i] = offset_start(s->codes, dim);
         } else {
-            memcpy(out, s->row, static_cast<size_t>(words) * 4);
+            memcpy(out, row, static_cast<size_t>(words) * 4);
             s->natural_scale[i] = args.scale;
         }
     }
@@ -140,75 +139,101 @@ INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, RowGroup
 }
 
 // ── §3 ──
+INT_FLASH_INLINE float levels_of(Precision precision) { return precision == Precision::kPaperInt8 ? 127.0f : 255.0f; }
+
+// What the weights are taken against; a row that sees nothing loses its span.
+INT_FLASH_INLINE void settle_top(const BlockArgs& args, RowGroup* group, const Scratch* s) {
+    for (int r = 0; r < kRowGroup; r++) {
+        if (group->top[r] == -INFINITY) group->spans[r] = {0, 0};
+        const float before = s->running_max[group->index * kRowGroup + r];
+        if (args.precision == Precision::kPaperInt8 && before > group->top[r]) group->top[r] = before;
+    }
+}
+
 template <bool kIntWeights>
-INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, Scratch* s) {
-    const bool paper = args.precision == Precision::kPaperInt8;
-    const float levels = paper ? 127.0f : 255.0f;
+INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, uint32_t* words, Scratch* s) {
+    const float levels = levels_of(args.precision);
     const int first = group->index * kRowGroup;
     const float* inverse_weight = args.head->inverse_weight + group->tile_start;
     float sums[kRowGroup];
-    if (paper) {
-        for (int r = 0; r < kRowGroup; r++)
-            if (s->running_max[first + r] > group->top[r]) group->top[r] = s->running_max[first + r];
-    }
+    settle_top(args, group, s);
     if (group->whole && !masked) {
-        whole_weights<kIntWeights>(s->exponent, group->top, levels, inverse_weight, s->weights, sums);
+        whole_weights<kIntWeights>(s->exponent, group->top, levels, inverse_weight, words, sums);
     } else {
         const int from = Simd::kOffsetProducts && kIntWeights ? 0 : group->begin & ~15;
         const int to = Simd::kOffsetProducts && kIntWeights ? kTileKeys : (group->end + 15) & ~15;
-        for (int r = 0; r < kRowGroup; r++) {
-            if (group->top[r] == -INFINITY) group->spans[r] = {0, 0};
+        for (int r = 0; r < kRowGroup; r++)
             sums[r] = weights_of<kIntWeights>(s->exponent + r * kTileKeys, group->top[r], masked, group->spans[r], from, to, levels, inverse_weight,
-                                              s->weights + r * kTileKeys);
-        }
+                                              words + r * kTileKeys);
     }
     absorb_four(group->top, sums, s->running_max + first, s->row_sum + first, &group->rescale);
 }
 
 // ── §4 ──
-template <bool kIntWeights, bool kKeepProducts>
-INT_FLASH_OUTLINE void products_of_group(const HeadPack& head, int width, const RowGroup& group, Scratch* s) {
+template <bool kIntWeights, bool kKeepProducts, class Beside>
+INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, const RowGroup& group, const uint32_t* weights, Scratch* s, Beside&& beside) {
     float* out = s->out + group.index * kRowGroup * width;
     const Rescale4* rescale = &group.rescale;
     const int64_t tile_start = group.tile_start;
     const int begin = Simd::kOffsetProducts && kIntWeights ? 0 : group.begin;
     const int end = Simd::kOffsetProducts && kIntWeights ? kTileKeys : group.end;
-    for (int c = 0; c < width; c += kBlock) {
-        const int block = width - c < kBlock ? width - c : kBlock;
-        with_vectors(block, [&](auto vectors) INT_FLASH_LAMBDA {
-            constexpr int kVectors = decltype(vectors)::value;
-            const auto accumulate = [=](int r, int v, Simd::Partial product) INT_FLASH_LAMBDA {
-                float* o = out + r * width + c + v * Simd::kLanes;
-                const Simd::Partial alpha = Simd::spread_float(rescale->alpha + r), beta = Simd::spread_float(rescale->beta + r);
-                Simd::store_floats(o, Simd::multiply_add(product, beta, Simd::multiply(Simd::load_floats(o), alpha)));
-            };
-            if constexpr (kIntWeights) {
-                const int first = begin / kGranule, steps = (end + kGranule - 1) / kGranule - first;
-                const uint32_t* values = static_cast<const uint32_t*>(head.values) + c * (head.padded / kGranule) + (tile_start / kGranule + first) * block;
-                const int32_t* sums = Simd::kOffsetProducts ? head.value_sums + tile_start / kTileKeys * width + c : nullptr;
-                register_tile<ProductOp, kRowGroup, kVectors>(
-                    values, s->weights + first, kTileKeys, steps,
-                    [=](int, int v) INT_FLASH_LAMBDA {
-                        if constexpr (Simd::kOffsetProducts) return Simd::load_ints(sums + v * Simd::kLanes);
-                        return Simd::zero_ints();
-                    },
-                    [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
-                        if constexpr (kKeepProducts) Simd::store_ints(s->products + r * kMaxHeadDim + c + v * Simd::kLanes, sum);
-                        accumulate(r, v, Simd::to_floats(sum));
-                    });
-            } else {
-                const float* values = static_cast<const float*>(head.values) + c * head.padded + (tile_start + begin) * block;
-                register_tile<FloatOp, kRowGroup, kVectors>(
-                    values, s->weights + begin, kTileKeys, end - begin, [](int, int) INT_FLASH_LAMBDA { return Simd::zero_floats(); }, accumulate);
-            }
-        });
-    }
+    const int block = width - c < kBlock ? width - c : kBlock;
+    with_vectors(block, [&](auto vectors) INT_FLASH_LAMBDA {
+        constexpr int kVectors = decltype(vectors)::value;
+        const auto accumulate = [=](int r, int v, Simd::Partial product) INT_FLASH_LAMBDA {
+            float* o = out + r * width + c + v * Simd::kLanes;
+            const Simd::Partial alpha = Simd::spread_float(rescale->alpha + r), beta = Simd::spread_float(rescale->beta + r);
+            Simd::store_floats(o, Simd::multiply_add(product, beta, Simd::multiply(Simd::load_floats(o), alpha)));
+        };
+        if constexpr (kIntWeights) {
+            const int first = begin / kGranule, steps = (end + kGranule - 1) / kGranule - first;
+            const uint32_t* values = static_cast<const uint32_t*>(head.values) + c * (head.padded / kGranule) + (tile_start / kGranule + first) * block;
+            const int32_t* sums = Simd::kOffsetProducts ? head.value_sums + tile_start / kTileKeys * width + c : nullptr;
+            register_tile<ProductOp, kRowGroup, kVectors>(
+                values, weights + first, kTileKeys, steps,
+                [=](int, int v) INT_FLASH_LAMBDA {
+                    if constexpr (Simd::kOffsetProducts) return Simd::load_ints(sums + v * Simd::kLanes);
+                    return Simd::zero_ints();
+                },
+                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
+                    if constexpr (kKeepProducts) Simd::store_ints(s->products + r * kMaxHeadDim + c + v * Simd::kLanes, sum);
+                    accumulate(r, v, Simd::to_floats(sum));
+                },
+                beside);
+        } else {
+            const float* values = static_cast<const float*>(head.values) + c * head.padded + (tile_start + begin) * block;
+            register_tile<FloatOp, kRowGroup, kVectors>(
+                values, weights + begin, kTileKeys, end - begin, [](int, int) INT_FLASH_LAMBDA { return Simd::zero_floats(); }, accumulate);
+        }
+    });
+}
+
+template <bool kIntWeights, bool kKeepProducts>
+INT_FLASH_OUTLINE void products_of_group(const HeadPack& head, int width, const RowGroup& group, const uint32_t* weights, Scratch* s) {
+    for (int c = 0; c < width; c += kBlock) product_block<kIntWeights, kKeepProducts>(head, width, c, group, weights, s, NothingBeside{});
+}
+
+// One group's products and the next one's weights, both of whole tiles.
+template <class S = Simd>
+INT_FLASH_OUTLINE void products_beside_weights(const BlockArgs& args, int width, const RowGroup& group, const uint32_t* weights, RowGroup* next,
+                                               uint32_t* next_weights, Scratch* s) {
+    const int first = next->index * kRowGroup;
+    float sums[kRowGroup];
+    settle_top(args, next, s);
+    WeightsBeside beside(s->exponent, next->top, levels_of(args.precision), args.head->inverse_weight + next->tile_start, next_weights);
+    product_block<true, false>(*args.head, width, 0, group, weights, s, beside);
+    beside.template sums<S>(sums);
+    absorb_four(next->top, sums, s->running_max + first, s->row_sum + first, &next->rescale);
+    for (int c = kBlock; c < width; c += kBlock) product_block<true, false>(*args.head, width, c, group, weights, s, NothingBeside{});
 }
 
 // ── §5 ──
 template <bool kIntWeights>
 INT_FLASH_INLINE void store_block(const BlockArgs& args, int width, Scratch* s) {
-    const float levels = args.precision == Precision::kPaperInt8 ? 127.0f : 255.0f;
+    const float levels = levels_of(args.precision);
+    const float* mean = args.head->key_mean;
+    float* channel = s->float_tile;
+    for (int d = 0; d < args.head_dim_v; d++) channel[d] = args.head->channel[d] / levels;
     for (int i = 0; i < args.rows; i++) {
         float* out = args.out + i * args.out_stride;
         const float* o = s->out + i * width;
@@ -217,8 +242,7 @@ INT_FLASH_INLINE void store_block(const BlockArgs& args, int width, Scratch* s) 
         if (empty) {
             memset(out, 0, static_cast<size_t>(args.head_dim_v) * 4);
         } else if constexpr (kIntWeights) {
-            const float* channel = args.head->channel;
-            for (int d = 0; d < args.head_dim_v; d++) out[d] = o[d] * ((channel[d] / levels) / sum);
+            for (int d = 0; d < args.head_dim_v; d++) out[d] = o[d] * (channel[d] / sum);
         } else {
             for (int d = 0; d < args.head_dim_v; d++) out[d] = o[d] / sum;
         }
@@ -227,9 +251,9 @@ INT_FLASH_INLINE void store_block(const BlockArgs& args, int width, Scratch* s) 
         if (!empty) {
             lse = 0.693147180559945309417 * (static_cast<double>(s->running_max[i]) + log2(static_cast<double>(sum)));
             if (args.query.type != ElementType::kInt8) {
-                load_row(args.query, i, s->row);
+                const float* row = row_floats(args.query, i, s->row);
                 double dot = 0.0;
-                for (int d = 0; d < args.head_dim; d++) dot += static_cast<double>(s->row[d]) * static_cast<double>(args.head->key_mean[d]);
+                for (int d = 0; d < args.head_dim; d++) dot += static_cast<double>(row[d]) * static_cast<double>(mean[d]);
                 lse += static_cast<double>(args.scale) * dot;
             }
         }
@@ -308,15 +332,16 @@ INT_FLASH_INLINE void add_score_checksums(const BlockArgs& args, const RowGroup&
     }
 }
 
-INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGroup& group, const bool* live, const Scratch* s) {
+INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGroup& group, const Scratch* s) {
     for (int r = 0; r < kRowGroup; r++) {
         const auto query = static_cast<uint64_t>(args.first_query + group.index * kRowGroup + r);
-        for (int d = 0; live[r] && d < args.head_dim_v; d++)
+        for (int d = 0; group.spans[r].end > 0 && d < args.head_dim_v; d++)
             args.checksums->products += mix_checksum(query, static_cast<uint64_t>(group.tile_start * 2 + d), s->products[r * kMaxHeadDim + d]);
     }
 }
 
-// The next group's scores come before this one's products: they do not wait for one another, so the CPU overlaps their ends.
+// Three stages a group: scores, weights, products. The next group's scores come before this one's products, and its weights beside them
+// where the CPU has registers for both: what does not wait for one another overlaps.
 template <bool kIntScores, bool kIntWeights>
 static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* result) {
     const HeadPack& head = *args.head;
@@ -340,21 +365,30 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
     RowGroup groups[2];
     int current = 0;
     bool more = cursor.next(&groups[0]);
-    if (more) score(&groups[0]);
+    if (more) {
+        score(&groups[0]);
+        weights_of_group<kIntWeights>(args, masked, &groups[0], s->weights[0], s);
+    }
     while (more) {
-        RowGroup* group = &groups[current];
-        bool live[kRowGroup];
-        for (int r = 0; r < kRowGroup; r++) live[r] = group->top[r] != -INFINITY;
-        weights_of_group<kIntWeights>(args, masked, group, s);
+        RowGroup *group = &groups[current], *next = &groups[1 - current];
+        uint32_t *weights = s->weights[current], *next_weights = s->weights[1 - current];
         current = 1 - current;
-        more = cursor.next(&groups[current]);
-        if (more) score(&groups[current]);
-        if (args.checksums && kIntWeights) {
-            products_of_group<kIntWeights, true>(head, width, *group, s);
-            add_product_checksums(args, *group, live, s);
-        } else {
-            products_of_group<kIntWeights, false>(head, width, *group, s);
+        more = cursor.next(next);
+        if (more) score(next);
+        if constexpr (kIntWeights && Simd::kWeightsBeside) {
+            static_assert(kTileKeys / kGranule == WeightsBeside::kSteps || !Simd::kWeightsBeside, "a step of weights for every step of products");
+            if (more && !masked && !args.checksums && group->whole && next->whole) {
+                products_beside_weights(args, width, *group, weights, next, next_weights, s);
+                continue;
+            }
         }
+        if (args.checksums && kIntWeights) {
+            products_of_group<kIntWeights, true>(head, width, *group, weights, s);
+            add_product_checksums(args, *group, s);
+        } else {
+            products_of_group<kIntWeights, false>(head, width, *group, weights, s);
+        }
+        if (more) weights_of_group<kIntWeights>(args, masked, next, next_weights, s);
     }
     if (!*args.aborted) store_block<kIntWeights>(args, width, s);
 }

@@ -154,8 +154,8 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent) : plain_exponents<true>(s->scores, row, span, s->exponent);
             const int padded_end = (to + 15) & ~15;
-            const float sum = weights_of<true>(s->exponent, top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights);
-            weigh_values(values, from, to - from, weight_words<true>(s->weights, from), dim, keys_soon, s->products);
+            const float sum = weights_of<true>(s->exponent, top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
+            weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, keys_soon, s->products);
             values_soon = keys_soon = nullptr;
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
@@ -190,9 +190,9 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
             }
             const RowExponent row{s->key_scale, s->tau, 0.0f, args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent) : plain_exponents<false>(scores, row, span, s->exponent);
-            const float sum = weights_of<false>(s->exponent, top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights);
+            const float sum = weights_of<false>(s->exponent, top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights[0]);
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
-            const float* p = reinterpret_cast<const float*>(s->weights);
+            const float* p = reinterpret_cast<const float*>(s->weights[0]);
             float* product = reinterpret_cast<float*>(s->products);
             for (int d = 0; d < dim; d++) product[d] = 0.0f;
             for (int j = span.begin; j < span.end; j++) {

@@ -1,4 +1,4 @@
-// Float rows to codes, and codes to the packed layouts. Two passes: statistics a channel needs of all tokens, then rows one by one.
+// Float rows to codes, and what a channel needs to know of all tokens before any row can be coded.
 #pragma once
 #include "register_tile.h"
 
@@ -27,6 +27,13 @@ INT_FLASH_INLINE void load_row(const RowSource& rows, int64_t token, float* out)
         for (int d = 0; d < dim; d++) out[d] = float16_to_float32(bits[d]);
     }
     for (int d = dim; d % 16 != 0; d++) out[d] = 0.0f;
+}
+
+// The same row: where it lies if it is whole blocks of 16 float32, else in `buffer`.
+INT_FLASH_INLINE const float* row_floats(const RowSource& rows, int64_t token, float* buffer) {
+    if (rows.type == ElementType::kFloat32 && rows.dim % 16 == 0) return static_cast<const float*>(rows.data) + token * rows.token_stride;
+    load_row(rows, token, buffer);
+    return buffer;
 }
 
 INT_FLASH_INLINE const int8_t* code_row(const RowSource& rows, int64_t token) {
@@ -71,14 +78,14 @@ INT_FLASH_INLINE int32_t offset_start(const int8_t* codes, int dim) {
 }
 
 void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
-    alignas(64) float row[kMaxHeadDim + 16];
+    alignas(64) float buffer[kMaxHeadDim + 16];
     alignas(64) double sums[kMaxHeadDim + 16];
     alignas(64) double run[kMaxHeadDim + 16];  // of the tile's tokens so far: docs/arithmetic.md, Smooth-K
     alignas(64) uint32_t largest[kMaxHeadDim + 16];
     const int dim = rows.dim;
     for (int d = 0; d < dim; d++) sums[d] = run[d] = 0.0, largest[d] = 0;
     for (int64_t token = 0; token < tokens; token++) {
-        load_row(rows, token, row);
+        const float* row = row_floats(rows, token, buffer);
         if (mean) {
             for (int d = 0; d < dim; d++) run[d] += static_cast<double>(row[d]);
             if ((token + 1) % kTileKeys == 0 || token + 1 == tokens)
@@ -97,82 +104,7 @@ void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* ma
     }
 }
 
-INT_FLASH_INLINE void store_key_words(uint32_t* packed, int words, int64_t token, const uint32_t* row, uint32_t flip) {
-    uint32_t* column = packed + (token / kBlock * words) * kBlock + token % kBlock;
-    for (int g = 0; g < words; g++) column[g * kBlock] = row[g] ^ flip;
-}
-
-void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, int64_t begin, int64_t end,
-               HeadPack* head, Scratch* scratch, HeadStats* stats, float* max_scale) {
-    const int dim = rows.dim;
-    const bool is_float = precision == Precision::kFp32;
-    const int words = is_float ? dim : dim / kGranule;
-    const float max_code = precision == Precision::kInt4Qk ? 7.0f : 127.0f;
-    uint32_t* packed = static_cast<uint32_t*>(head->keys);
-    float* row = scratch->row;
-    alignas(64) uint32_t row_words[kMaxHeadDim + 16];
-    stats->max_bits = 0;
-    float largest = 0.0f;
-    for (int64_t token = begin; token < end; token++) {
-        float scale;
-        if (rows.type == ElementType::kInt8) {
-            copy_codes(code_row(rows, token), dim, scratch->codes);
-            widen_row(scratch->codes, dim, row_words);
-            scale = scales[token * scale_stride];
-        } else {
-            load_row(rows, token, row);
-            const uint32_t raw_bits = largest_magnitude_bits(row, dim);  // a NaN here must not hide behind the subtraction
-            stats->max_bits = raw_bits > stats->max_bits ? raw_bits : stats->max_bits;
-            if (is_float) {
-                scale = symmetric_scale(raw_bits, max_code);
-                memcpy(row_words, row, static_cast<size_t>(dim) * 4);
-            } else {
-                for (int d = 0; d < dim; d++) row[d] = row[d] - head->key_mean[d];
-                scale = symmetric_scale(largest_magnitude_bits(row, dim), max_code);
-                encode_row(row, dim, scale, scratch->codes);
-                widen_row(scratch->codes, dim, row_words);
-            }
-        }
-        largest = scale > largest ? scale : largest;
-        head->key_scale[token] = scale;
-        store_key_words(packed, words, token, row_words, is_float ? 0 : Simd::kKeyFlip);
-    }
-    *max_scale = largest;
-    if (end < head->tokens) return;
-    memset(row_words, 0, sizeof row_words);
-    for (int64_t token = end; token < head->padded; token++) {
-        head->key_scale[token] = 0.0f;
-        store_key_words(packed, words, token, row_words, is_float ? 0 : Simd::kKeyFlip);
-    }
-}
-
-// Words of the channels [0, width) from kGranule rows of codes.
-INT_FLASH_INLINE void interleave(const int8_t* codes, ptrdiff_t row_codes, int width, uint32_t* words) {
-    const int8_t* r0 = codes;
-    const int8_t* r1 = r0 + row_codes;
-    if constexpr (kGranule == 2) {
-        for (int d = 0; d < width; d++)
-            words[d] = static_cast<uint32_t>(static_cast<uint16_t>(r0[d])) | (static_cast<uint32_t>(r1[d]) << 16);
-    } else {
-        const int8_t* r2 = r1 + row_codes;
-        const int8_t* r3 = r2 + row_codes;
-        for (int d = 0; d < width; d++)
-            words[d] = static_cast<uint32_t>(static_cast<uint8_t>(r0[d])) | (static_cast<uint32_t>(static_cast<uint8_t>(r1[d])) << 8) |
-                       (static_cast<uint32_t>(static_cast<uint8_t>(r2[d])) << 16) | (static_cast<uint32_t>(static_cast<uint8_t>(r3[d])) << 24);
-    }
-}
-
-// Copies `width` words, one a channel, of step `step` (a token or a granule of tokens) into the channel blocks.
-INT_FLASH_INLINE void store_value_words(uint32_t* packed, int64_t steps, int64_t step, const uint32_t* words, int width) {
-    for (int c = 0; c < width; c += kBlock) {
-        const int block = width - c < kBlock ? width - c : kBlock;
-        memcpy(packed + c * steps + step * block, words + c, static_cast<size_t>(block) * 4);
-    }
-}
-
-constexpr int kCodeRow = kMaxHeadDim + 64;  // distance of the rows in Scratch::codes
-
-// Quantizes one row of V into `codes` and returns its weight w (1 where the precision has none).
+// Quantizes one row of V into `codes` and returns its weight w (1 where the precision has none). `row` and `channel_max` are padded to 16.
 INT_FLASH_INLINE float encode_value(const float* row, int dim, Precision precision, const float* channel_max, int8_t* codes) {
     if (precision == Precision::kPaperInt8) {
         encode_row(row, dim, symmetric_scale(bits_of(channel_max[0]), 127.0f), codes);
@@ -188,65 +120,6 @@ INT_FLASH_INLINE float encode_value(const float* row, int dim, Precision precisi
     const float weight = Simd::largest(largest);
     encode_row(unit, dim, weight / 127.0f, codes);
     return weight;
-}
-
-void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, const float* channel_max,
-                 int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
-    const int dim = rows.dim;
-    const int width = static_cast<int>(round_up(dim, Simd::kLanes));
-    uint32_t* packed = static_cast<uint32_t*>(head->values);
-    const int64_t last = end < head->tokens ? end : head->padded;
-    stats->max_bits = 0;
-    if (precision == Precision::kHalfInt8 || precision == Precision::kFp32) {
-        float* row = scratch->row;
-        for (int64_t token = begin; token < last; token++) {
-            if (token < end) {
-                load_row(rows, token, row);
-                const uint32_t bits = largest_magnitude_bits(row, dim);
-                stats->max_bits = bits > stats->max_bits ? bits : stats->max_bits;
-                if (precision == Precision::kHalfInt8)
-                    for (int d = 0; d < dim; d++) row[d] = round_to_float16(row[d]);
-            } else {
-                memset(row, 0, sizeof(float) * static_cast<size_t>(width));
-            }
-            store_value_words(packed, head->padded, token, reinterpret_cast<const uint32_t*>(row), width);
-            head->tau[token] = 0.0f;
-            head->inverse_weight[token] = token < end ? 1.0f : 0.0f;
-        }
-        return;
-    }
-    alignas(64) uint32_t words[kMaxHeadDim + 16];
-    int32_t* sums = nullptr;
-    for (int64_t token = begin; token < last; token += kGranule) {
-        for (int g = 0; g < kGranule; g++) {
-            int8_t* codes = scratch->codes + g * kCodeRow;
-            const int64_t j = token + g;
-            float weight = 1.0f;
-            if (j >= end) {
-                memset(codes, 0, static_cast<size_t>(width));
-            } else if (rows.type == ElementType::kInt8) {
-                copy_codes(code_row(rows, j), dim, codes);
-                if (scale_stride != 0) weight = scales[j * scale_stride] > kMinGivenWeight ? scales[j * scale_stride] : kMinGivenWeight;
-            } else {
-                load_row(rows, j, scratch->row);
-                const uint32_t bits = largest_magnitude_bits(scratch->row, dim);
-                stats->max_bits = bits > stats->max_bits ? bits : stats->max_bits;
-                weight = encode_value(scratch->row, dim, precision, channel_max, codes);
-            }
-            head->tau[j] = weight == 1.0f ? 0.0f : log2_weight(weight);
-            head->inverse_weight[j] = j < end ? 1.0f / weight : 0.0f;
-        }
-        interleave(scratch->codes, kCodeRow, width, words);
-        store_value_words(packed, head->padded / kGranule, token / kGranule, words, width);
-        if (Simd::kOffsetProducts) {
-            if (token % kTileKeys == 0) {
-                sums = head->value_sums + token / kTileKeys * width;
-                memset(sums, 0, sizeof(int32_t) * static_cast<size_t>(width));
-            }
-            for (int g = 0; g < kGranule; g++)
-                for (int d = 0; d < width; d++) sums[d] += 128 * scratch->codes[g * kCodeRow + d];
-        }
-    }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // Every product of this package (Q·Kᵀ, P·V, linear layers, in INT8 and float) is this loop with another Op.
 // Accumulators are named, not indexed: g++ keeps an array of them in memory, at a third of the speed.
 #pragma once
+#include <type_traits>
+
 #include "../kernel_table.h"
 
 namespace int_flash {
@@ -38,10 +40,17 @@ struct FloatOp {
     INT_FLASH_INLINE Sum dot(Sum sum, Sum packed, Sum word) { return Simd::multiply_add(word, packed, sum); }
 };
 
+// Nothing to do beside the products of a step.
+struct NothingBeside {
+    static constexpr int kEvery = 1;
+    void operator()(int, int) const {}
+};
+
 // sum[r][v] = start(r, v) + Σ over `steps` of packed[step][v] · words[r][step]; each goes to finish(r, v, sum).
-template <class Op, int kRows, int kVectors, class Start, class Finish>
+// beside(s, s % kEvery) is other work for step s; `steps` is then a multiple of kEvery.
+template <class Op, int kRows, int kVectors, class Start, class Finish, class Beside = NothingBeside>
 INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uint32_t* words, ptrdiff_t row_words, int steps,
-                                    Start start, Finish finish) {
+                                    Start start, Finish finish, Beside&& beside = {}) {
     static_assert((kRows == 1 || kRows == 4) && kVectors >= 1 && kVectors <= 4, "named accumulators below");
     using Sum = typename Op::Sum;
     constexpr bool k4 = kRows == 4;
@@ -62,8 +71,7 @@ INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uin
         if constexpr (V > 2) c12 = start(1, 2), c22 = start(2, 2), c32 = start(3, 2);
         if constexpr (V > 3) c13 = start(1, 3), c23 = start(2, 3), c33 = start(3, 3);
     }
-    INT_FLASH_UNROLL(1)
-    for (int s = 0; s < steps; s++) {
+    const auto step = [&](int s) INT_FLASH_LAMBDA {
         const Sum b0 = Op::load(packed, 0);
         Sum b1 = b0, b2 = b0, b3 = b0;
         if constexpr (V > 1) b1 = Op::load(packed, 1);
@@ -91,6 +99,16 @@ INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uin
             if constexpr (V > 1) c31 = Op::dot(c31, b1, a);
             if constexpr (V > 2) c32 = Op::dot(c32, b2, a);
             if constexpr (V > 3) c33 = Op::dot(c33, b3, a);
+        }
+    };
+    // Unrolled no further: g++ would copy every sum from one register to another at each exit of the loop.
+    constexpr int kEvery = std::remove_reference_t<Beside>::kEvery;
+    INT_FLASH_UNROLL(1)
+    for (int s = 0; s < steps; s += kEvery) {
+        INT_FLASH_UNROLL(4)
+        for (int u = 0; u < kEvery; u++) {
+            step(s + u);
+            beside(s + u, u);
         }
     }
     INT_FLASH_RELOAD();

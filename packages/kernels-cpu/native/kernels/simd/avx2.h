@@ -26,6 +26,7 @@ struct Simd : QuadX86, PlainRows {
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 32;
     static constexpr int kRowsAtOnce = 1;
+    static constexpr bool kWeightsBeside = false;
 
     struct Floats {
         __m256 lo, hi;
@@ -131,11 +132,23 @@ struct Simd : QuadX86, PlainRows {
 #endif
     }
 
+    INT_FLASH_INLINE void interleave(const int8_t* codes, ptrdiff_t stride, uint32_t* words) {
+#ifdef INT_FLASH_AVX_VNNI
+        interleave_four(codes, stride, words);
+#else
+        const __m256i a = load_16_codes(codes), b = load_16_codes(codes + stride);
+        const __m256i lo = _mm256_unpacklo_epi16(a, b), hi = _mm256_unpackhi_epi16(a, b);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), _mm256_permute2x128_si256(lo, hi, 0x20));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(words) + 1, _mm256_permute2x128_si256(lo, hi, 0x31));
+#endif
+    }
+
     INT_FLASH_INLINE Ints zero_ints() { return _mm256_setzero_si256(); }
     INT_FLASH_INLINE Ints splat_int(int32_t x) { return _mm256_set1_epi32(x); }
     INT_FLASH_INLINE Ints load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     INT_FLASH_INLINE Ints load_ints(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+    INT_FLASH_INLINE void store_words(uint32_t* p, Ints a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);

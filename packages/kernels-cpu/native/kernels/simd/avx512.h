@@ -19,6 +19,7 @@ struct Simd : QuadX86, Avx512Rows {
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 64;
     static constexpr int kRowsAtOnce = 4;
+    static constexpr bool kWeightsBeside = true;
 
     using Floats = __m512;
     using Ints = __m512i;
@@ -106,11 +107,14 @@ struct Simd : QuadX86, Avx512Rows {
     INT_FLASH_INLINE void store_zero_weights(uint32_t* words) { memset(words, 0, 16); }
     INT_FLASH_INLINE void widen(uint32_t* words, const int8_t* codes) { memcpy(words, codes, 16); }
 
+    INT_FLASH_INLINE void interleave(const int8_t* codes, ptrdiff_t stride, uint32_t* words) { interleave_four(codes, stride, words); }
+
     INT_FLASH_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
     INT_FLASH_INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
     INT_FLASH_INLINE Ints load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
     INT_FLASH_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
     INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
+    INT_FLASH_INLINE void store_words(uint32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);

@@ -27,6 +27,7 @@ struct Simd : PlainRows {
     static constexpr bool kOffsetScores = false;
     static constexpr int kWideLoad = 16;
     static constexpr int kRowsAtOnce = 1;
+    static constexpr bool kWeightsBeside = false;
 
     struct Floats {
         float32x4_t a, b, c, d;
@@ -150,6 +151,23 @@ struct Simd : PlainRows {
 #endif
     }
 
+    // 16 channels of kGranule rows of codes, `stride` apart, to a word a channel.
+    INT_FLASH_INLINE void interleave(const int8_t* codes, ptrdiff_t stride, uint32_t* words) {
+#ifdef INT_FLASH_NEON_DOT
+        vst4q_s8(reinterpret_cast<int8_t*>(words), int8x16x4_t{{vld1q_s8(codes), vld1q_s8(codes + stride), vld1q_s8(codes + 2 * stride), vld1q_s8(codes + 3 * stride)}});
+#else
+        const int8x16_t a = vld1q_s8(codes), b = vld1q_s8(codes + stride);
+        int16_t* out = reinterpret_cast<int16_t*>(words);
+        vst2q_s16(out, int16x8x2_t{{vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_low_s8(b))}});
+        vst2q_s16(out + 16, int16x8x2_t{{vmovl_high_s8(a), vmovl_high_s8(b)}});
+#endif
+    }
+    // 16 words of 16 rows, `stride` apart, to 16 columns, `out_stride` apart, each xor-ed with `flip`.
+    INT_FLASH_INLINE void transpose_words(const uint32_t* rows, ptrdiff_t stride, uint32_t flip, uint32_t* out, ptrdiff_t out_stride) {
+        for (int j = 0; j < 16; j++)
+            for (int g = 0; g < 16; g++) out[g * out_stride + j] = rows[j * stride + g] ^ flip;
+    }
+
     INT_FLASH_INLINE Ints zero_ints() { return splat_int(0); }
     INT_FLASH_INLINE Ints splat_int(int32_t x) { return {vdupq_n_s32(x), vdupq_n_s32(x)}; }
     INT_FLASH_INLINE Ints load_ints(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
@@ -158,6 +176,7 @@ struct Simd : PlainRows {
         vst1q_s32(p, x.lo);
         vst1q_s32(p + 4, x.hi);
     }
+    INT_FLASH_INLINE void store_words(uint32_t* p, Ints x) { store_ints(reinterpret_cast<int32_t*>(p), x); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);

@@ -22,6 +22,7 @@ struct Simd : PlainRows {
     static constexpr bool kOffsetProducts = false;  // products start at 128 * sum(v)
     static constexpr int kWideLoad = 16;            // codes score_rows reads at once: prepared rows are padded to it
     static constexpr int kRowsAtOnce = 1;           // rows of a group whose softmax runs side by side: 1 or 4
+    static constexpr bool kWeightsBeside = false;      // softmax of the next group within this group's products: for 32 registers
 
     struct Floats {
         float lane[16];
@@ -97,6 +98,17 @@ struct Simd : PlainRows {
         memcpy(words, wide, sizeof wide);
     }
 
+    // 16 channels of kGranule rows of codes, `stride` apart, to a word a channel.
+    INT_FLASH_INLINE void interleave(const int8_t* codes, ptrdiff_t stride, uint32_t* words) {
+        for (int d = 0; d < 16; d++)
+            words[d] = static_cast<uint32_t>(static_cast<uint16_t>(codes[d])) | (static_cast<uint32_t>(codes[stride + d]) << 16);
+    }
+    // 16 words of 16 rows, `stride` apart, to 16 columns, `out_stride` apart, each xor-ed with `flip`.
+    INT_FLASH_INLINE void transpose_words(const uint32_t* rows, ptrdiff_t stride, uint32_t flip, uint32_t* out, ptrdiff_t out_stride) {
+        for (int j = 0; j < 16; j++)
+            for (int g = 0; g < 16; g++) out[g * out_stride + j] = rows[j * stride + g] ^ flip;
+    }
+
     INT_FLASH_INLINE Ints zero_ints() { return splat_int(0); }
     INT_FLASH_INLINE Ints splat_int(int32_t x) {
         Ints r;
@@ -114,6 +126,7 @@ struct Simd : PlainRows {
         return r;
     }
     INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { memcpy(p, a.lane, sizeof a.lane); }
+    INT_FLASH_INLINE void store_words(uint32_t* p, Ints a) { memcpy(p, a.lane, sizeof a.lane); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);
