@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { runCommand } from './run-command.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const readme = readFileSync(`${root}README.md`, 'utf8');
@@ -29,11 +30,28 @@ describe('the README', { timeout: 120_000 }, () => {
     },
   );
 
-  const commands = blocks('sh').flatMap((block) => block.trim().split('\n'));
-  it.each(commands.filter((line) => line.startsWith('node ')))('has a command that runs: %s', (line) => {
-    const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain!);
-    const { status, stdout } = node(words.slice(1), root, 'Hello!\n/exit\n');
+  const commands = blocks('sh')
+    .flatMap((block) => block.trim().split('\n'))
+    .filter((line) => line.startsWith('node '))
+    .map((line) => ({
+      line,
+      words: [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain!).slice(1),
+    }));
+  const isServer = ({ words }: { words: readonly string[] }) => words[1] === 'serve';
+
+  it.each(commands.filter((command) => !isServer(command)))('has a command that runs: $line', ({ words }) => {
+    const { status, stdout } = node(words, root, 'Hello!\n/exit\n');
     expect(status).toBe(0);
     expect(stdout.length).toBeGreaterThan(0);
+  });
+
+  it.each(commands.filter(isServer))('has a command that serves until it is told to stop: $line', async ({ words }) => {
+    const { code, stdout } = await runCommand([...words.slice(1), '--port', '0'], {
+      onStdout: (soFar, child) => {
+        if (/http:\/\/127\.0\.0\.1:\d+/.test(soFar)) child.kill('SIGTERM');
+      },
+    });
+    expect(stdout).toMatch(/http:\/\/127\.0\.0\.1:\d+/);
+    expect(code).toBe(0);
   });
 });
