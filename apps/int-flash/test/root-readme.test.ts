@@ -46,9 +46,12 @@ describe('the README', { timeout: 120_000 }, () => {
   });
 
   it.each(commands.filter(isServer))('has a command that serves until it is told to stop: $line', async ({ words }) => {
+    let told = false; // once: a second signal ends a server at once
     const { code, stdout } = await runCommand([...words.slice(1), '--port', '0'], {
       onStdout: (soFar, child) => {
-        if (/http:\/\/127\.0\.0\.1:\d+/.test(soFar)) child.kill('SIGTERM');
+        if (told || !/http:\/\/127\.0\.0\.1:\d+/.test(soFar)) return;
+        told = true;
+        child.kill('SIGTERM');
       },
     });
     expect(stdout).toMatch(/http:\/\/127\.0\.0\.1:\d+/);

@@ -53,11 +53,13 @@ export async function serve(
     );
     try {
       state.start(engine);
+      const stopped = untilStopped(state); // listens for signals before anybody can know that there is something to stop
+      stopped.catch(() => {}); // judged below
       if (options.json) await terminal.writeLine(JSON.stringify({ url: server.url, model: engine.name }));
       else await terminal.writeLine(`${engine.name} on ${engine.facts.backend.name}: ${server.url}`);
       if (!quiet) terminal.note(terminal.notePaint.dim(`API: ${server.url}/v1, Ctrl-C ends`));
       onReady(server.url);
-      await untilStopped(state);
+      await stopped;
       if (!quiet && state.requestsUnderWay > 0) {
         terminal.note(terminal.notePaint.dim(`finishing ${state.requestsUnderWay}; Ctrl-C again leaves at once`));
       }
