@@ -33,7 +33,7 @@ describeInBrowser('the chat', () => {
     expect(await answer().locator('pre code').textContent()).toBe('let code;');
     expect(await answer().locator('.facts').textContent()).toMatch(/^3 tokens[\d.]+ tokens\/sfirst after \d+ ms$/);
     expect(await page.locator('.answering').textContent()).toContain('test-model · int8 · portable, 1 thread');
-    expect(await page.locator('.context').textContent()).toContain('23 of 512 tokens');
+    expect(await page.locator('.context').textContent()).toContain('4% of its context'); // 20 of the prompt and 3 of the answer, of 512;
     expect(await page.getByRole('status').first().textContent()).toContain('The model said: I am **bold**');
   });
 

@@ -95,7 +95,8 @@ function Context({ messages, of }: { messages: readonly Message[]; of: number })
   const used = last.pace.promptTokens! + last.pace.tokens;
   return (
     <span class="context">
-      · <meter min={0} max={of} value={used} aria-label="Context in use" /> {used} of {of} tokens
+      · <meter min={0} max={of} value={used} aria-label="Context in use" /> {Math.round((100 * used) / of)}% of its
+      context
     </span>
   );
 }

@@ -1,7 +1,7 @@
 export interface LogScale {
   /** A value's place on the axis. */
   place(value: number): number;
-  /** Powers of ten, or 1-2-5 steps where there are few of those. */
+  /** Powers of ten, or finer steps where there are few of those. */
   readonly ticks: readonly number[];
 }
 
@@ -15,7 +15,7 @@ export function logScale(values: readonly number[], start: number, end: number):
   const spare = Math.max((high - low) * MARGIN, 0.15); // one value alone gets an axis too
   low -= spare;
   high += spare;
-  const steps = high - low > 2 ? [1] : [1, 2, 5];
+  const steps = high - low > 2 ? [1] : high - low > 1 ? [1, 2, 5] : [1, 2, 3, 4, 5, 6, 8];
   const ticks: number[] = [];
   for (let power = Math.floor(low); power <= high; power++) {
     for (const step of steps) {
