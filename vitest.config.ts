@@ -11,6 +11,7 @@ export default defineConfig({
     pool: 'forks', // native addons are not safe to load into several threads of one process
     maxWorkers: Math.min(Math.max(availableParallelism(), 2), 8),
     testTimeout: 30_000,
+    expect: { poll: { timeout: 10_000 } }, // of a busy machine: what is polled for takes milliseconds on an idle one
     passWithNoTests: true,
     projects: [
       {

@@ -47,9 +47,9 @@ export function useConversation(client: ServerClient, status: ServerStatus, sett
       show({});
       let from = firstSent;
       for (;;) {
+        let latest: Partial<AnswerMessage> = {}; // what has come, drawn or not yet
         try {
           let drawn = 0;
-          let latest: Partial<AnswerMessage> = {};
           for await (const { text, pace } of streamAnswer(
             client,
             asked.slice(from),
@@ -68,8 +68,8 @@ export function useConversation(client: ServerClient, status: ServerStatus, sett
             from += 2; // the oldest question and its answer
             continue;
           }
-          if (controller.signal.aborted) show({ state: 'stopped' });
-          else show({ state: 'failed', problem: problemInWords(error) });
+          if (controller.signal.aborted) show({ ...latest, state: 'stopped' });
+          else show({ ...latest, state: 'failed', problem: problemInWords(error) });
         }
         break;
       }
