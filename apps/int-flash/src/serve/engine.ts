@@ -1,3 +1,4 @@
+import type { GenerateOptions, TokenLogprob } from '@int-flash/llm';
 import type { BackendStatus } from '@int-flash/ops';
 
 export interface ChatTurn {
@@ -5,27 +6,24 @@ export interface ChatTurn {
   readonly content: string;
 }
 
-/** How one sequence is drawn; what is absent the model decides. Names and ranges as in `@int-flash/llm`. */
-export interface EngineSettings {
+/** How one sequence is drawn; what is absent the model decides. */
+export type EngineSettings = Pick<
+  GenerateOptions,
+  | 'temperature'
+  | 'topK'
+  | 'topP'
+  | 'minP'
+  | 'repeatPenalty'
+  | 'presencePenalty'
+  | 'frequencyPenalty'
+  | 'seed'
+  | 'logprobs'
+  | 'ignoreEos'
+> & {
   readonly maxTokens: number;
-  readonly temperature?: number | undefined;
-  readonly topK?: number | undefined;
-  readonly topP?: number | undefined;
-  readonly minP?: number | undefined;
-  readonly repeatPenalty?: number | undefined;
-  readonly presencePenalty?: number | undefined;
-  readonly frequencyPenalty?: number | undefined;
   readonly logitBias?: ReadonlyMap<number, number> | undefined;
-  readonly seed?: number | undefined;
   readonly stop?: readonly string[] | undefined;
-  readonly logprobs?: number | undefined;
-  readonly ignoreEos?: boolean | undefined;
-}
-
-export interface TokenLogprob {
-  readonly tokenId: number;
-  readonly logprob: number;
-}
+};
 
 export interface EngineToken {
   readonly tokenId: number;
