@@ -3,9 +3,10 @@
 // The addon is the very file that the tests load (build/Release), stripped. What it needs of the system is read from the file itself.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { copyFileSync, existsSync, readFileSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildNative } from './build-native.mjs';
+import { writeNotices } from './bundled-licences.mjs';
 import { root, say } from './process.mjs';
 
 /** What Node 20 and 22 need themselves: an addon that asks for no more loads wherever they start. */
@@ -22,8 +23,14 @@ const target = join(folder, ADDON);
 copyFileSync(join(root, 'packages/kernels-cpu/build/Release', ADDON), target);
 output('strip', ['--strip-unneeded', target]);
 
+// Node-API's C++ headers are in the addon, in so far as a header can be.
+writeNotices(folder, [realpathSync(join(root, 'packages/kernels-cpu/node_modules/node-addon-api/napi.h'))]);
+
 const needs = output('objdump', ['-T', target]).match(/GLIBC_[\d.]+/g) ?? [];
-const floor = needs.map((name) => name.slice('GLIBC_'.length)).sort(byVersion).at(-1);
+const floor = needs
+  .map((name) => name.slice('GLIBC_'.length))
+  .sort(byVersion)
+  .at(-1);
 if (byVersion(floor, GLIBC_FLOOR) > 0) {
   throw new Error(`Expected ${ADDON} to need glibc ${GLIBC_FLOOR} at most, got ${floor}: see native/glibc_floor.cc`);
 }
