@@ -1,5 +1,5 @@
-// Puts the demo model and the chat page into the package while it is packed (`prepack`) and takes them out again (`postpack`): so
-// `npx int-flash demo --web` needs no download, and the repository holds each once.
+// Puts the demo model, the chat page and the licence into the package while it is packed (`prepack`) and takes them out again
+// (`postpack`): so `npx int-flash demo --web` needs no download, and the repository holds each once.
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,13 +18,18 @@ const MODEL_FILES = [
 const model = { from: '../../models/int-flash-demo/', to: './model/int-flash-demo/' };
 const page = { from: '../web/dist/', to: './web/' };
 
-for (const folder of ['./model/', page.to]) rmSync(new URL(folder, import.meta.url), { recursive: true, force: true });
+// pnpm adds the licence by itself, but not where a file below has a name like it.
+const licence = { from: '../../', to: './' };
+
+for (const added of ['./model/', page.to, './LICENSE'])
+  rmSync(new URL(added, import.meta.url), { recursive: true, force: true });
 if (process.argv[2] === 'add') {
   add(model, MODEL_FILES);
   const list = new URL(`${page.from}files.json`, import.meta.url);
   if (!existsSync(list)) throw new Error('Expected the chat page to be built: run npm run build first');
   const served = JSON.parse(readFileSync(list, 'utf8')).map(({ file }) => file);
-  add(page, ['files.json', ...served]);
+  add(page, ['files.json', 'THIRD_PARTY_LICENSES.txt', ...served]);
+  add(licence, ['LICENSE']);
 }
 
 function add({ from, to }, names) {
