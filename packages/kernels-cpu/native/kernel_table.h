@@ -31,7 +31,7 @@ struct HeadPack {
     void* keys;           // [key block][dim / granule][keys of a block] words
     void* values;         // [channel block][padded / granule][channels of a block] words
     int32_t* value_sums;  // [padded / 128][padded channels]: 128 * sums of codes, where the instruction set needs them
-    float* key_scale;     // [padded]; 0 past the end
+    float* key_scale;     // [padded]; 0 past the end, up to the end of its key block
     float* tau;           // [padded]: log2 of the token's value weight
     float* inverse_weight;  // [padded]
     float* channel;       // [headDimV]
