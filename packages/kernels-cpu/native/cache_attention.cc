@@ -216,7 +216,7 @@ bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
     a.value = {spec.values, element, cache};
     a.key_scale = {spec.key_scales, {0, spec.capacity, 1}};
     a.value_scale = {spec.value_scales, {0, spec.capacity, 1}};
-    OwnedMemory wide;
+    CallMemory wide;
     if (spec.type == ElementType::kInt4) {
         // Two codes a byte do not fit the packing loops; the visible part is widened first.
         const int64_t per_head = spec.length * dim;
