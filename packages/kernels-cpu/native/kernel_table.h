@@ -165,6 +165,10 @@ struct KernelTable {
 
     void (*rms_norm_row)(const float* x, const float* gain, double epsilon, int dim, float* out);
     void (*swiglu_row)(const float* gate, const float* up, int width, float* out);
+
+    // Yardsticks: kernels/machine_limits.h.
+    double (*dot_peak)(int64_t rounds, uint32_t* result);
+    uint32_t (*read_bytes)(const void* data, int64_t bytes);
 };
 
 // Channels or keys rounded up.

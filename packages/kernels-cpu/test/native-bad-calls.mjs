@@ -107,5 +107,9 @@ eachArgument('linearForward', [
 ]);
 eachArgument('disposeLinear', [{}]);
 eachArgument('abort', [1]);
+eachArgument('readArrays', [Float64Array.of(0, 1), new Int8Array(100), new Float32Array(5)]);
+eachParameter('readArrays', [Float64Array.of(0, 1), new Uint8Array(100)], 0);
+eachArgument('measurePeak', [Float64Array.of(0, 1)]);
+eachParameter('measurePeak', [Float64Array.of(0, 1)], 0);
 await new Promise((resolve) => setTimeout(resolve, 200));
 process.stdout.write(JSON.stringify({ calls, untyped: untyped.slice(0, 20) }));
