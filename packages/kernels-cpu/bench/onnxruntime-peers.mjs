@@ -51,7 +51,7 @@ function named(name, dims, type = 'float32') {
 export async function loadPeers(threads) {
   let ort;
   try {
-    ort = (await import(process.env.INT_FLASH_ONNXRUNTIME ?? 'onnxruntime-node')).default; // or a path to one installed elsewhere
+    ort = (await import('onnxruntime-node')).default;
   } catch (error) {
     console.log(`No onnxruntime-node here (${error.code ?? error.message}): measuring without peers.`);
     return [];
