@@ -219,7 +219,7 @@ export class LanguageModel {
   }
 
   /**
-   * @returns [ids.length, vocabSize]: row t scores the token after ids[0..t].
+   * @returns `[ids.length, vocabSize]`; row t scores the token after ids[0..t].
    * @throws as {@link generate}.
    */
   async logits(ids: readonly number[], options: LogitsOptions = {}): Promise<Float32Array> {
