@@ -8,6 +8,7 @@ namespace int_flash {
 
 constexpr int kTileKeys = 128;    // docs/arithmetic.md, "Tiles"
 constexpr int kRunKeys = 1024;    // cache attention of few queries splits the keys into runs of this length
+constexpr int kPageTokens = 64;   // of a paged cache; KV_PAGE_TOKENS in packages/ops
 constexpr int kMaxHeadDim = 256;  // judged in packages/ops
 constexpr int kMaxBlockRows = 64; // queries a task computes
 constexpr int kRowGroup = 4;      // queries a register tile holds
@@ -84,10 +85,11 @@ struct BlockResult {
 struct CacheRunArgs {
     ElementType type;  // kInt8, kInt4 or kFloat32
     int head_dim;
-    const void* keys;  // row of key 0
+    const void* keys;  // row of key `first`
     const void* values;
     const float* key_scale;
     const float* value_scale;
+    int64_t first;       // key whose row and scales come first
     int64_t begin, end;  // keys of this run; end <= length
     int rows;
     const uint32_t* query;  // prepared rows, query_words apart
