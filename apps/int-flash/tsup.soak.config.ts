@@ -1,5 +1,5 @@
 import { defineConfig } from 'tsup';
-import { libraryBuild } from '../../tools/tsup-config';
+import { libraryBuild, REQUIRE_BANNER } from '../../tools/tsup-config';
 
 // The soak job's own programs; nothing of them is published.
 export default defineConfig(
@@ -10,6 +10,7 @@ export default defineConfig(
     shims: false,
     splitting: true,
     clean: true,
+    banner: REQUIRE_BANNER,
     external: ['fast-check'],
   }),
 );
