@@ -18,6 +18,7 @@ state.start(engine);
 process.on('message', () => {
   process.send!({
     rss: process.memoryUsage.rss(),
+    cpuMs: cpuMs(),
     descriptors: readdirSync('/proc/self/fd').length,
     handles: process.getActiveResourcesInfo().length,
     underWay: state.requestsUnderWay,
@@ -26,5 +27,12 @@ process.on('message', () => {
     ...engine.held(),
   });
 });
+
+/** Processor time since the start. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 process.on('disconnect', () => process.exit());
 process.send!({ port: Number(new URL(server.url).port) });

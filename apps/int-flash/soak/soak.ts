@@ -2,6 +2,7 @@
 //   npm run soak                    all pieces, in order
 //   npm run soak -- load fuzz       these
 // Prints what it found, writes docs/results/cpu/soak.jsonl, and ends with 1 if a promise did not hold.
+import os from 'node:os';
 import { determinism } from './determinism.js';
 import { disconnects } from './disconnects.js';
 import { exits } from './exits.js';
@@ -31,6 +32,7 @@ if (unknown.length > 0) {
 let holds = true;
 for (const name of asked.length > 0 ? asked : Object.keys(PIECES)) {
   const started = performance.now();
+  const [loadBefore] = os.loadavg();
   console.log(`${name} …`);
   const findings = await PIECES[name]!();
   const seconds = Math.round((performance.now() - started) / 100) / 10;
@@ -40,6 +42,6 @@ for (const name of asked.length > 0 ? asked : Object.keys(PIECES)) {
     const promise = bound === undefined ? '' : ` (promised: at most ${bound})`;
     console.log(`  ${isKept ? '✓' : '✗'} ${what}: ${value} ${unit}${promise}`);
   }
-  record(name, seconds, findings);
+  record(name, seconds, loadBefore!, findings);
 }
 process.exitCode = holds ? 0 : 1;
