@@ -7,8 +7,9 @@ import { ServeState } from '../src/serve/serve-state.js';
 import { loadWebPage } from '../src/serve/web-page.js';
 import { mockEngine } from '../test/mock-engine.js';
 
-const { tokenMs = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
-const engine = mockEngine({ tokenMs });
+const { tokenMs = 0, tokenCharacters = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
+const longToken = 'x'.repeat(tokenCharacters);
+const engine = mockEngine({ tokenMs, ...(tokenCharacters > 0 ? { text: () => longToken } : {}) });
 let failures = 0;
 const state = new ServeState({ ...SERVE_DEFAULTS, port: 0, ...settings }, () => {
   failures++;

@@ -1,24 +1,32 @@
-// `npm run soak`: the long forms of the server's promises, each a piece of at most three minutes on two cores.
+// `npm run soak`: the long forms of what the server and the library promise, each a piece of at most three minutes on two cores.
 //   npm run soak                    all pieces, in order
 //   npm run soak -- load fuzz       these
 // Prints what it found, writes docs/results/cpu/soak.jsonl, and ends with 1 if a promise did not hold.
 import os from 'node:os';
 import { determinism } from './determinism.js';
 import { disconnects } from './disconnects.js';
+import { drain } from './drain.js';
+import { eventLoop } from './event-loop.js';
 import { exits } from './exits.js';
 import { fairness } from './fairness.js';
 import { fuzz } from './fuzz.js';
 import { load } from './load.js';
+import { queue } from './queue.js';
 import { type Finding, record } from './record.js';
+import { stalledReaders } from './stalled-readers.js';
 import { steadyRequests } from './steady-requests.js';
 
 const PIECES: Readonly<Record<string, () => Promise<Finding[]>>> = {
   load,
   requests: steadyRequests,
   fuzz,
+  queue,
   disconnects,
+  stalled: stalledReaders,
   determinism,
   fairness,
+  drain,
+  'event-loop': eventLoop,
   exits,
 };
 
