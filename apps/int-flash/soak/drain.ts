@@ -19,7 +19,10 @@ export async function drain(): Promise<Finding[]> {
     const { isWhole } = await stream;
     const ended = performance.now();
     const code = await exitOf(server.child);
-    return { ms: performance.now() - ended, wrong: Number(code !== 0 || !isWhole || (late !== undefined && late.status !== 503)) };
+    return {
+      ms: performance.now() - ended,
+      wrong: Number(code !== 0 || !isWhole || (late !== undefined && late.status !== 503)),
+    };
   });
   const second = await worst(async () => {
     const server = await startCommandServer(['--drain', '3600']);

@@ -3,6 +3,7 @@
 //   npm run soak -- load fuzz       these
 // Prints what it found, writes docs/results/cpu/soak.jsonl, and ends with 1 if a promise did not hold.
 import os from 'node:os';
+import { commands } from './commands.js';
 import { determinism } from './determinism.js';
 import { disconnects } from './disconnects.js';
 import { drain } from './drain.js';
@@ -28,6 +29,7 @@ const PIECES: Readonly<Record<string, () => Promise<Finding[]>>> = {
   drain,
   'event-loop': eventLoop,
   exits,
+  commands,
 };
 
 const asked = process.argv.slice(2);
