@@ -90,7 +90,8 @@ struct CacheRunArgs {
     const float* key_scale;
     const float* value_scale;
     int64_t first;       // key whose row and scales come first
-    int64_t begin, end;  // keys of this run; end <= length
+    int64_t begin, end;  // keys of this run
+    int64_t readable;    // rows up to this key lie behind one another, end or later: worth fetching ahead
     int rows;
     const uint32_t* query;  // prepared rows, query_words apart
     const float* row_scale;    // r (integer scores) or unused

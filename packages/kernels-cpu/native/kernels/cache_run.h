@@ -143,8 +143,9 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
         const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
-        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next.
-        const bool more = tile_start + 2 * kTileKeys <= args->end;
+        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next. Past the run's end
+        // too: the head's next run is most likely this thread's next task.
+        const bool more = tile_start + 2 * kTileKeys <= args->readable;
         const void* values_soon = values.data;
         const void* keys_soon = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
         for (int i = 0; i < args->rows; i++) {
