@@ -80,7 +80,7 @@ struct Detached {
 
 // A decode step calls once a layer, every few microseconds: a thread that slept would cost more than the layer. After this long
 // without work it does sleep.
-constexpr auto kSpin = std::chrono::microseconds(60);
+constexpr auto kSpin = std::chrono::microseconds(200);
 
 class Pool {
 public:
