@@ -134,19 +134,19 @@ class CpuBackend implements Backend {
   }
 
   appendCacheSync(args: CacheAppendArgs): boolean {
-    const { keys, values, keyScales, valueScales } = args.cache;
+    const { cache } = args;
     const parameters = appendParameters(args, this.#placement, this.#appendParameters);
-    const { rows, keyShift, largestValueScale } = args;
     try {
       return this.#addon.appendCache(
         parameters,
-        rows,
-        keys,
-        values,
-        keyScales,
-        valueScales,
-        keyShift,
-        largestValueScale,
+        args.rows,
+        cache.keys,
+        cache.values,
+        cache.keyScales,
+        cache.valueScales,
+        args.keyShift,
+        args.largestValueScale,
+        cache.pages,
       );
     } catch (error) {
       throw typedError(error);

@@ -88,7 +88,12 @@ export class Transformer {
   #spare: StepBuffers | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
-  constructor(config: ModelConfig, weights: ModelWeights, backend: Backend, caches = new KvCaches(config, {}, backend)) {
+  constructor(
+    config: ModelConfig,
+    weights: ModelWeights,
+    backend: Backend,
+    caches = new KvCaches(config, {}, backend),
+  ) {
     const { type, activation } = config.mlp;
     if (type === 'gated' && activation !== 'silu') {
       throw new IntFlashError('ERR_UNSUPPORTED', `Expected silu in a gated MLP, got ${activation}`);

@@ -274,7 +274,7 @@ describe('KvCache', () => {
   });
 });
 
-describe("a cache whose backend has its own way to quantize rows", () => {
+describe('a cache whose backend has its own way to quantize rows', () => {
   const isNative = status().backends.some(({ name, available }) => name === 'cpu' && available);
   const poolsOf = (headDim: number) => {
     const shape = { layers: 1, kvHeads: KV_HEADS, headDim, dtype: 'int8', pages: 4 } as const;
