@@ -146,6 +146,18 @@ for (let isa = 0; isa < portable; isa++) {
       }));
     }
   }
+  for (const group of [32, 64, 128]) {
+    for (const [rows, tokens] of [
+      [1, 1],
+      [70, 3],
+      [130, 9],
+    ]) {
+      const shape = { type: 'int4', rows, cols: 3 * group, group, tokens, bias: tokens % 2 === 1 };
+      compare(isa, `linear ${JSON.stringify(shape)}`, (i) => ({
+        out: runLinear(addon, shape, { isa: i, threads: 2 }),
+      }));
+    }
+  }
 }
 
 function median(run, rounds) {

@@ -13,6 +13,14 @@ export async function linearSpeed({ backend }, { rows, cols, tokens }) {
       codes: randomCodes(rows * cols, 2),
       scales: new Float32Array(rows).fill(0.01),
     }),
+    'linear-int4': backend.createLinear({
+      type: 'int4',
+      rows,
+      cols,
+      packed: new Uint8Array(randomCodes((rows * cols) / 2, 2).buffer),
+      scales: new Float32Array((rows * cols) / 64).fill(0.01),
+      group: 64,
+    }),
     'linear-fp32': backend.createLinear({ type: 'fp32', rows, cols, weights: randomFloats(rows * cols, 2) }),
   };
   const candidates = Object.fromEntries(

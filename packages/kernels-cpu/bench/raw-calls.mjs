@@ -137,12 +137,18 @@ export function runCache(addon, shape, options) {
   return args[6];
 }
 
-/** {type: 'fp32' | 'int8', rows, cols, tokens, bias} → the layer's output. */
-export function runLinear(addon, { type, rows, cols, tokens, bias }, { isa, threads = 1, seed = 1 }) {
+/** {type: 'fp32' | 'int8' | 'int4', rows, cols, group, tokens, bias} → the layer's output. */
+export function runLinear(addon, { type, rows, cols, group = 0, tokens, bias }, { isa, threads = 1, seed = 1 }) {
+  const weights = {
+    fp32: () => randomFloats(rows * cols, seed),
+    int8: () => randomCodes(rows * cols, seed),
+    int4: () => new Uint8Array(randomCodes((rows * cols) / 2, seed).buffer),
+  }[type]();
+  const scaleCount = { fp32: 0, int8: rows, int4: (rows * cols) / group }[type];
   const handle = addon.createLinear(
-    Float64Array.of(isa, threads, rows, cols),
-    type === 'int8' ? randomCodes(rows * cols, seed) : randomFloats(rows * cols, seed),
-    type === 'int8' ? randomFloats(rows, seed + 1).map((x) => 0.001 + Math.abs(x) * 0.01) : undefined,
+    Float64Array.of(isa, threads, rows, cols, group),
+    weights,
+    scaleCount > 0 ? randomFloats(scaleCount, seed + 1).map((x) => 0.001 + Math.abs(x) * 0.01) : undefined,
     bias ? randomFloats(rows, seed + 2) : undefined,
   );
   const out = new Float32Array(tokens * rows);

@@ -115,7 +115,9 @@ struct LinearArgs {
     const float* bias;     // may be null
     const void* input;     // prepared rows, input_words apart
     int input_words;
-    const float* input_scale;  // int8 only
+    const float* input_scale;  // [tokens] for int8; [tokens][cols / group] for int4
+    int group;                 // int4: columns that share a scale; its weight scales are [row block][cols / group][row step]
+    const int32_t* starts;     // int4: what a group's dots start at, [tokens][cols / group]
     int tokens;
     float* out;  // [tokens, rows of the layer]
     int out_stride;
@@ -158,6 +160,7 @@ struct KernelTable {
 
     // Prepares a float row for cache_run or linear: codes as words (`words` of them), its scale, largest magnitude bits.
     void (*prepare_int8_row)(const float* row, int dim, uint32_t* words, float* scale, uint32_t* max_bits, Scratch* scratch);
+    int32_t (*score_start)(const uint32_t* words, int dim);  // what a dot product with a prepared row starts at
     void (*cache_run)(CacheRunArgs* args, Scratch* scratch);
     // A cache's row less `shift` (or null) to `row` (dim rounded up to 16); returns its INT8 scale, NaN for a row that is not finite.
     float (*cache_row_scale)(const float* source, const float* shift, int dim, float* row);
@@ -166,6 +169,9 @@ struct KernelTable {
     size_t (*linear_int8_bytes)(int rows, int cols);
     void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);
     void (*linear_int8)(const LinearArgs& args, Scratch* scratch);
+    size_t (*linear_int4_bytes)(int rows, int cols);
+    void (*pack_linear_int4)(const uint8_t* codes, int rows, int cols, void* packed);
+    void (*linear_int4)(const LinearArgs& args, Scratch* scratch);
     void (*linear_float)(const LinearArgs& args, Scratch* scratch);
     int linear_row_step;  // task boundaries fall on multiples of it
 

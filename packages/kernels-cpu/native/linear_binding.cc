@@ -9,7 +9,7 @@
 namespace int_flash {
 namespace {
 
-enum Parameter : size_t { kIsa, kThreads, kRows, kCols, kParameterCount };
+enum Parameter : size_t { kIsa, kThreads, kRows, kCols, kGroup, kParameterCount };
 
 struct Handle {
     std::shared_ptr<Environment> environment;  // whose live bytes the layer counts in: it must not go first
@@ -23,7 +23,8 @@ void adjust(napi_env env, int64_t bytes) {
     napi_adjust_external_memory(env, bytes, &total);
 }
 
-// createLinear(parameters, weights, scales, bias) → handle; Int8Array weights come with scales, Float32Array weights without.
+// createLinear(parameters, weights, scales, bias) → handle; Int8Array and Uint8Array (INT4) weights come with scales, Float32Array weights
+// without.
 Napi::Value create_linear(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
@@ -38,20 +39,29 @@ Napi::Value create_linear(const Napi::CallbackInfo& info) {
         const int rows = static_cast<int>(p.integer(kRows, "rows", 1, kMost));
         // 127 * 127 * 133,000 is the last sum of INT8 products that an int32 holds; 128 * 128 * 131,071 for codes of -128.
         const int cols = static_cast<int>(p.integer(kCols, "cols", 1, 131071));
+        const int group = static_cast<int>(p.integer(kGroup, "group", 0, 128));
         napi_typedarray_type type = napi_float32_array;
-        const ArrayView weights = args.array(1, "weights", {napi_float32_array, napi_int8_array}, &type);
+        const ArrayView weights = args.array(1, "weights", {napi_float32_array, napi_int8_array, napi_uint8_array}, &type);
         if (!args.ok() || !p.ok()) return false;
-        const bool coded = type == napi_int8_array;
-        const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(cols);
-        if (weights.length != count) return failure.set("ERR_SHAPE", "Expected weights to hold %zu elements, got %zu", count, weights.length);
-        const ArrayView scales = coded ? args.float32(2, "scales") : ArrayView{};
+        const bool int8 = type == napi_int8_array, int4 = type == napi_uint8_array;
+        if (int4 && ((group != 32 && group != 64 && group != 128) || cols % group != 0))
+            return failure.set("ERR_SHAPE", "Expected columns in groups of 32, 64 or 128, got %d in groups of %d", cols, group);
+        const size_t count = static_cast<size_t>(rows) * static_cast<size_t>(cols), stored = int4 ? count / 2 : count;
+        if (weights.length != stored) return failure.set("ERR_SHAPE", "Expected weights to hold %zu elements, got %zu", stored, weights.length);
+        const ArrayView scales = int8 || int4 ? args.float32(2, "scales") : ArrayView{};
         const ArrayView bias = args.optional_float32(3, "bias");
         if (!args.ok()) return false;
-        if (coded && scales.length != static_cast<size_t>(rows)) return failure.set("ERR_SHAPE", "Expected %d scales, got %zu", rows, scales.length);
+        const size_t scale_count = int4 ? count / static_cast<size_t>(group) : static_cast<size_t>(rows);
+        if ((int8 || int4) && scales.length != scale_count) return failure.set("ERR_SHAPE", "Expected %zu scales, got %zu", scale_count, scales.length);
         if (bias.given && bias.length != static_cast<size_t>(rows)) return failure.set("ERR_SHAPE", "Expected a bias of %d elements, got %zu", rows, bias.length);
-        return handle->layer.create(kernels, threads, rows, cols, coded ? static_cast<const int8_t*>(weights.data) : nullptr, static_cast<const float*>(scales.data),
-                                    coded ? nullptr : static_cast<const float*>(weights.data), bias.given ? static_cast<const float*>(bias.data) : nullptr,
-                                    &handle->environment->live_bytes(), &failure);
+        LinearSource source{rows, cols};
+        if (int8) source.codes = static_cast<const int8_t*>(weights.data);
+        if (int4) source.nibbles = static_cast<const uint8_t*>(weights.data);
+        if (!int8 && !int4) source.floats = static_cast<const float*>(weights.data);
+        source.group = group;
+        source.scales = static_cast<const float*>(scales.data);
+        if (bias.given) source.bias = static_cast<const float*>(bias.data);
+        return handle->layer.create(kernels, threads, source, &handle->environment->live_bytes(), &failure);
     }();
     if (!created) {
         throw_failure(info.Env(), failure);

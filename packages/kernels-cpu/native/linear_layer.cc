@@ -37,25 +37,31 @@ bool report_nonfinite(const float* input, int64_t count, Failure* failure) {
 
 }  // namespace
 
-bool LinearLayer::create(const KernelTable* kernels, int threads, int rows, int cols, const int8_t* codes, const float* scales, const float* weights,
-                         const float* bias, LiveBytes* live, Failure* failure) {
+bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSource& source, LiveBytes* live, Failure* failure) {
     kernels_ = kernels;
     threads_ = threads;
-    rows_ = rows;
-    cols_ = cols;
-    is_int8_ = codes != nullptr;
-    bfloat16_ = !is_int8_ && are_bfloat16(weights, static_cast<size_t>(rows) * static_cast<size_t>(cols));
-    const size_t padded_cols = static_cast<size_t>(round_up(cols, 16)), count = static_cast<size_t>(rows);
+    rows_ = source.rows;
+    cols_ = source.cols;
+    is_int8_ = source.codes != nullptr;
+    is_int4_ = source.nibbles != nullptr;
+    group_ = is_int4_ ? source.group : is_int8_ ? cols_ : 0;
+    const size_t padded_cols = static_cast<size_t>(round_up(cols_, 16)), count = static_cast<size_t>(rows_);
+    bfloat16_ = source.floats && are_bfloat16(source.floats, count * static_cast<size_t>(cols_));
+    const int step = kernels->linear_row_step;
+    const size_t int4_scales = is_int4_ ? static_cast<size_t>(round_up(rows_, step)) * static_cast<size_t>(cols_ / group_) : 0;
     const auto take = [&](Arena arena) {
         if (is_int8_) {
-            weights_ = arena.take<char>(kernels->linear_int8_bytes(rows, cols));
+            weights_ = arena.take<char>(kernels->linear_int8_bytes(rows_, cols_));
             scales_ = arena.take<float>(count);
+        } else if (is_int4_) {
+            weights_ = arena.take<char>(kernels->linear_int4_bytes(rows_, cols_));
+            scales_ = arena.take<float>(int4_scales);
         } else if (bfloat16_) {
             weights_ = arena.take<uint16_t>(count * padded_cols);
         } else {
             weights_ = arena.take<float>(count * padded_cols);
         }
-        bias_ = bias ? arena.take<float>(count) : nullptr;
+        bias_ = source.bias ? arena.take<float>(count) : nullptr;
         return arena.used();
     };
     const size_t bytes = take(Arena(nullptr));
@@ -65,23 +71,34 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, int rows, int 
     }
     take(Arena(memory_.as<char>()));
     if (is_int8_) {
-        kernels->pack_linear_int8(codes, rows, cols, weights_);
-        std::memcpy(scales_, scales, count * 4);
+        kernels->pack_linear_int8(source.codes, rows_, cols_, weights_);
+        std::memcpy(scales_, source.scales, count * 4);
+    } else if (is_int4_) {
+        kernels->pack_linear_int4(source.nibbles, rows_, cols_, weights_);
+        const int groups = cols_ / group_;
+        for (size_t i = 0; i < int4_scales; i++) {
+            const int64_t block = static_cast<int64_t>(i) / (step * groups), g = static_cast<int64_t>(i) / step % groups, row = block * step + static_cast<int64_t>(i) % step;
+            scales_[i] = row < rows_ ? source.scales[row * groups + g] : 0.0f;
+        }
     } else {
-        const size_t width = static_cast<size_t>(cols);
-        std::memset(weights_, 0, count * padded_cols * (bfloat16_ ? 2 : 4));
-        for (size_t r = 0; r < count; r++) {
-            const float* row = weights + r * width;
-            if (bfloat16_) {
-                uint16_t* out = static_cast<uint16_t*>(weights_) + r * padded_cols;
-                for (size_t c = 0; c < width; c++) out[c] = static_cast<uint16_t>(bits_of(row[c]) >> 16);
-            } else {
-                std::memcpy(static_cast<float*>(weights_) + r * padded_cols, row, width * 4);
-            }
+        copy_floats(source.floats, padded_cols);
+    }
+    if (source.bias) std::memcpy(bias_, source.bias, count * 4);
+    return true;
+}
+
+void LinearLayer::copy_floats(const float* floats, size_t padded_cols) {
+    const size_t count = static_cast<size_t>(rows_), width = static_cast<size_t>(cols_);
+    std::memset(weights_, 0, count * padded_cols * (bfloat16_ ? 2 : 4));
+    for (size_t r = 0; r < count; r++) {
+        const float* row = floats + r * width;
+        if (bfloat16_) {
+            uint16_t* out = static_cast<uint16_t*>(weights_) + r * padded_cols;
+            for (size_t c = 0; c < width; c++) out[c] = static_cast<uint16_t>(bits_of(row[c]) >> 16);
+        } else {
+            std::memcpy(static_cast<float*>(weights_) + r * padded_cols, row, width * 4);
         }
     }
-    if (bias) std::memcpy(bias_, bias, count * 4);
-    return true;
 }
 
 void LinearLayer::dispose() {
@@ -91,19 +108,23 @@ void LinearLayer::dispose() {
 
 bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const LinearSteps& steps, Failure* failure) const {
     if (tokens == 0) return true;
-    const int padded = static_cast<int>(round_up(cols_, is_int8_ ? 64 : 16));
-    const bool direct = !is_int8_ && padded == cols_ && !steps.norm_gain;
-    const int words = is_int8_ ? padded / kernels_->granule : padded;
+    const bool coded = group_ > 0;
+    const int groups = coded ? cols_ / group_ : 0;
+    const int padded = static_cast<int>(round_up(cols_, coded ? 64 : 16)) + (is_int4_ ? 64 : 0);  // preparing a group writes whole 64s
+    const bool direct = !coded && padded == cols_ && !steps.norm_gain;
+    const int words = coded ? padded / kernels_->granule : padded;
     const auto count = static_cast<size_t>(tokens);
     struct Places {
         uint32_t* prepared;
         float *input_scale, *normed, *wide;
+        int32_t* starts;
     };
     const auto places_in = [&](Arena arena, size_t* used) {
         Places p;
         p.prepared = arena.take<uint32_t>(direct ? 0 : count * static_cast<size_t>(words));
-        p.input_scale = arena.take<float>(count);
-        p.normed = arena.take<float>(is_int8_ && steps.norm_gain ? count * static_cast<size_t>(cols_) : 0);
+        p.input_scale = arena.take<float>(count * static_cast<size_t>(groups));
+        p.starts = arena.take<int32_t>(is_int4_ ? count * static_cast<size_t>(groups) : 0);
+        p.normed = arena.take<float>(coded && steps.norm_gain ? count * static_cast<size_t>(cols_) : 0);
         p.wide = arena.take<float>(steps.swiglu ? count * static_cast<size_t>(rows_) : 0);
         *used = arena.used();
         return p;
@@ -117,12 +138,12 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     const Places p = places_in(Arena(workspace.memory.as<char>()), &bytes);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
     // Waking a helper takes about as long as these many multiply-adds on one core.
-    const int threads = macs < (is_int8_ ? 500e3 : 150e3) ? 1 : threads_;
+    const int threads = macs < (coded ? 500e3 : 150e3) ? 1 : threads_;
     std::atomic<bool> nonfinite{false};
     auto prepare = [&](int64_t t) {
         const float* row = input + t * cols_;
         uint32_t* prepared = p.prepared + static_cast<size_t>(t) * static_cast<size_t>(words);
-        if (!is_int8_) {
+        if (!coded) {
             float* copy = reinterpret_cast<float*>(prepared);
             if (steps.norm_gain) {
                 kernels_->rms_norm_row(row, steps.norm_gain, steps.epsilon, cols_, copy);
@@ -137,9 +158,14 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
             kernels_->rms_norm_row(row, steps.norm_gain, steps.epsilon, cols_, normed);
             row = normed;
         }
-        uint32_t bits = 0;
-        kernels_->prepare_int8_row(row, cols_, prepared, p.input_scale + t, &bits, nullptr);
-        if (bits >= kInfinityBits) nonfinite = true;
+        const int group_words = is_int4_ ? group_ / kernels_->granule : 0;
+        for (int g = 0; g < groups; g++) {
+            uint32_t bits = 0;
+            uint32_t* place = prepared + g * group_words;
+            kernels_->prepare_int8_row(row + g * group_, group_, place, p.input_scale + t * groups + g, &bits, nullptr);
+            if (bits >= kInfinityBits) nonfinite = true;
+            if (is_int4_) p.starts[t * groups + g] = kernels_->score_start(place, group_);
+        }
     };
     if (!direct) parallel_for(tokens >= 16 ? threads : 1, tokens, prepare);
     if (nonfinite) return report_nonfinite(input, tokens * cols_, failure);
@@ -163,6 +189,8 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
         args.input = direct ? static_cast<const void*>(input) : p.prepared;
         args.input_words = words;
         args.input_scale = p.input_scale;
+        args.group = group_;
+        args.starts = p.starts;
         args.bfloat16 = bfloat16_;
         args.accumulate = steps.accumulate;
         args.tokens = static_cast<int>(tokens);
@@ -172,6 +200,8 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
         args.last_row = std::min(rows_, args.first_row + chunk);
         if (is_int8_) {
             kernels_->linear_int8(args, own);
+        } else if (is_int4_) {
+            kernels_->linear_int4(args, own);
         } else {
             kernels_->linear_float(args, own);
         }

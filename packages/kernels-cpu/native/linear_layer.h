@@ -14,11 +14,20 @@ struct LinearSteps {
     bool accumulate = false;  // out += y
 };
 
+// [rows, cols], row-major. Exactly one of codes, nibbles and floats is given.
+struct LinearSource {
+    int rows, cols;
+    const int8_t* codes = nullptr;     // INT8 with one scale a row (W8A8)
+    const uint8_t* nibbles = nullptr;  // INT4 with one for `group` columns, two's complement, low nibble first; inputs in INT8 with a scale a group
+    int group = 0;                     // 32, 64 or 128; cols is a multiple of it
+    const float* scales = nullptr;     // [rows], or [rows, cols / group]
+    const float* floats = nullptr;
+    const float* bias = nullptr;  // or null
+};
+
 class LinearLayer {
 public:
-    // codes + scales: INT8 weights (W8A8); weights: float32. Exactly one of codes and weights is given; bias may be null.
-    bool create(const KernelTable* kernels, int threads, int rows, int cols, const int8_t* codes, const float* scales, const float* weights,
-                const float* bias, LiveBytes* live, Failure* failure);
+    bool create(const KernelTable* kernels, int threads, const LinearSource& source, LiveBytes* live, Failure* failure);
     bool forward(const float* input, int64_t tokens, float* out, const LinearSteps& steps, Failure* failure) const;
     void dispose();
     bool disposed() const { return disposed_; }
@@ -27,9 +36,12 @@ public:
     int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 
 private:
+    void copy_floats(const float* floats, size_t padded_cols);
+
     const KernelTable* kernels_ = nullptr;
     int threads_ = 1, rows_ = 0, cols_ = 0;
-    bool is_int8_ = false, bfloat16_ = false, disposed_ = false;
+    int group_ = 0;  // columns that share a scale of the input: all of them for INT8, 0 for floats
+    bool is_int8_ = false, is_int4_ = false, bfloat16_ = false, disposed_ = false;
     OwnedMemory memory_;
     void* weights_ = nullptr;
     float *scales_ = nullptr, *bias_ = nullptr;

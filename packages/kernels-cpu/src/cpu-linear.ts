@@ -1,5 +1,4 @@
 import { IntFlashError, type Linear, type LinearSteps, type LinearWeights } from '@int-flash/ops';
-import { widenInt4Linear } from '@int-flash/quant';
 import type { NativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import type { Placement } from './native-parameters.js';
@@ -15,20 +14,16 @@ export class CpuLinear implements Linear {
   readonly #addon: NativeAddon;
   #handle: object | undefined;
 
-  constructor(addon: NativeAddon, given: LinearWeights, { isa, threads }: Placement) {
-    const weights = widenInt4Linear(given);
+  constructor(addon: NativeAddon, weights: LinearWeights, { isa, threads }: Placement) {
     this.rows = weights.rows;
     this.cols = weights.cols;
     this.#addon = addon;
-    const parameters = Float64Array.of(isa, threads, weights.rows, weights.cols);
-    const int8 = weights.type === 'int8';
+    const { type, rows, cols, bias } = weights;
+    const stored = type === 'fp32' ? weights.weights : type === 'int8' ? weights.codes : weights.packed;
+    const group = type === 'int4' ? weights.group : 0;
+    const scales = type === 'fp32' ? undefined : weights.scales;
     try {
-      this.#handle = addon.createLinear(
-        parameters,
-        int8 ? weights.codes : weights.weights,
-        int8 ? weights.scales : undefined,
-        weights.bias,
-      );
+      this.#handle = addon.createLinear(Float64Array.of(isa, threads, rows, cols, group), stored, scales, bias);
     } catch (error) {
       throw typedError(error);
     }

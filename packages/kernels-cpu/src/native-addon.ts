@@ -20,7 +20,7 @@ export interface NativeAddon {
   appendCache(...args: readonly unknown[]): boolean;
   createLinear(
     parameters: Float64Array,
-    weights: Float32Array | Int8Array,
+    weights: Float32Array | Int8Array | Uint8Array,
     scales: Float32Array | undefined,
     bias: Float32Array | undefined,
   ): object;

@@ -116,8 +116,11 @@ std::vector<float> run_linear(const KernelTable* table, bool is_int8, int rows, 
     std::vector<float> out(tokens * rows, 7.0f);
     LinearLayer layer;
     Failure failure;
-    const bool made = is_int8 ? layer.create(table, 1, rows, cols, codes.data(), scales.data(), nullptr, bias.data(), &live, &failure)
-                              : layer.create(table, 1, rows, cols, nullptr, nullptr, weights.data(), bias.data(), &live, &failure);
+    LinearSource source{rows, cols};
+    if (is_int8) source.codes = codes.data(), source.scales = scales.data();
+    if (!is_int8) source.floats = weights.data();
+    source.bias = bias.data();
+    const bool made = layer.create(table, 1, source, &live, &failure);
     if (!made || !layer.forward(input.data(), tokens, out.data(), {}, &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
     layer.dispose();
     return out;

@@ -29,7 +29,7 @@ const wrong = {
   resizable: new Float32Array(new ArrayBuffer(1024, { maxByteLength: 2048 })),
   detached,
   proxy: new Proxy(new Float32Array(8), {}),
-  external: addon.createLinear(Float64Array.of(0, 1, 1, 1), new Float32Array(1), undefined, undefined),
+  external: addon.createLinear(Float64Array.of(0, 1, 1, 1, 0), new Float32Array(1), undefined, undefined),
 };
 const replaced = (list, at, value) => list.map((entry, i) => (i === at ? value : entry)); // Array.with is Node 20, but not ES2022
 let calls = 0;
@@ -109,7 +109,7 @@ const appended = [
 ];
 eachArgument('appendCache', appended);
 eachParameter('appendCache', appended, 0);
-const linear = [Float64Array.of(0, 1, 3, 5), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
+const linear = [Float64Array.of(0, 1, 3, 5, 0), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
 eachArgument('createLinear', linear);
 eachParameter('createLinear', linear, 0);
 eachArgument('linearForward', [
@@ -121,6 +121,9 @@ eachArgument('linearForward', [
   new Float32Array(5),
   1e-5,
 ]);
+const int4 = [Float64Array.of(0, 1, 3, 64, 32), new Uint8Array(96), new Float32Array(6), new Float32Array(3)];
+eachArgument('createLinear', int4);
+eachParameter('createLinear', int4, 0);
 eachArgument('disposeLinear', [{}]);
 eachArgument('abort', [1]);
 eachArgument('readArrays', [Float64Array.of(0, 1), new Int8Array(100), new Float32Array(5)]);

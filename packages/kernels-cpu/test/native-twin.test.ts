@@ -5,7 +5,7 @@ import {
   type KvCacheView,
   type LinearWeights,
 } from '@int-flash/ops';
-import { packInt4 } from '@int-flash/quant';
+import { packInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import {
   cacheAttention,
   int8Attention,
@@ -243,6 +243,58 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
       expect(unequalBits(...run(int8))).toBe(0);
       const [native, portable] = run(fp32);
       expect(relativeL2(native, portable)).toBeLessThan(1e-6); // both add up in float32 or better: a few units of 2^-24
+    }
+  });
+
+  it.each(isas)('%s linear layers of INT4 weights: docs/arithmetic.md to the bit', (isa) => {
+    for (const group of [32, 64, 128] as const) {
+      for (const [rows, groups, tokens] of [
+        [1, 1, 1],
+        [70, 3, 3],
+        [130, 2, 9],
+      ] as const) {
+        const cols = groups * group;
+        const codes = randomCodes(rows * cols, group).map((x) => Math.max(-8, Math.min(7, Math.trunc(x / 14))));
+        const scales = randomScales(rows * groups, 2);
+        const bias = randomFloats(rows, 3);
+        const input = randomFloats(tokens * cols, 4);
+        const layer = createCpuBackend({ isa }).createLinear({
+          type: 'int4',
+          rows,
+          cols,
+          packed: packInt4(codes),
+          scales,
+          group,
+          bias,
+        });
+        const held = randomFloats(tokens * rows, 5);
+        const added = held.slice();
+        const out = layer.forwardSync(input, tokens);
+        layer.fusedSync!(input, tokens, added, { accumulate: true });
+        layer.dispose();
+        const x = quantizePerTokenInt8(input, group); // each group of a token is a row of its own
+        const wanted = new Float32Array(tokens * rows);
+        for (let token = 0; token < tokens; token++) {
+          for (let row = 0; row < rows; row++) {
+            let total = 0;
+            for (let g = 0; g < groups; g++) {
+              let sum = 0;
+              for (let i = g * group; i < (g + 1) * group; i++)
+                sum += x.values[token * cols + i]! * codes[row * cols + i]!;
+              const scale = Math.fround(x.scales[token * groups + g]! * scales[row * groups + g]!);
+              total = Math.fround(total + Math.fround(sum * scale));
+            }
+            wanted[token * rows + row] = total + bias[row]!;
+          }
+        }
+        expect(unequalBits(out, wanted), `group ${group}, ${rows} rows`).toBe(0);
+        expect(
+          unequalBits(
+            added,
+            wanted.map((y, i) => held[i]! + y),
+          ),
+        ).toBe(0);
+      }
     }
   });
 

@@ -326,10 +326,13 @@ describe('quantizeCheckpoint', () => {
     const input = Float32Array.from({ length: 5 * 128 }, () => random.next() - 0.5);
     for (const backend of [selectBackend('portable'), selectBackend('auto')]) {
       const [int4, floats] = [backend.createLinear(linear), backend.createLinear(weights)];
-      const [a, b] = [int4.forwardSync(input, 5), floats.forwardSync(input, 5)];
-      expect(Math.max(...a.map((x, i) => Math.abs(x - b[i]!)))).toBeLessThan(1e-5);
-      const [one, two] = [int4.forwardSync(input.subarray(0, 128), 1), floats.forwardSync(input.subarray(0, 128), 1)];
-      expect(Math.max(...one.map((x, i) => Math.abs(x - two[i]!)))).toBeLessThan(1e-5);
+      // Activations in INT8 (uniform in ±½, a step of 1/127 of the largest of a group): 1/127/√12 over 1/√3 is 0.0039 of them.
+      const bound = backend.name === 'cpu' ? 0.0045 : 1e-5;
+      for (const tokens of [5, 1]) {
+        const rows = input.subarray(0, tokens * 128);
+        const [a, b] = [int4.forwardSync(rows, tokens), floats.forwardSync(rows, tokens)];
+        expect(Math.sqrt(squares(a.map((x, i) => x - b[i]!)) / squares(b))).toBeLessThan(bound);
+      }
       if (backend.name === 'portable')
         expect(backend.liveBytes()).toBeLessThan((64 * 128) / 2 + 64 * 4 * 4 + 4 * 64 * 128 + 1);
       int4.dispose();

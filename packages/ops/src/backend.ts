@@ -62,8 +62,9 @@ export type LinearWeights = {
   /** One scale a row; activations are quantized per token at run time (W8A8). */
   | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }
   /**
-   * Weights alone in 4 bits, activations stay float32: codes in [-8, 7], two a byte, low nibble first, two's complement; a scale for
-   * each `group` neighbouring columns, [rows, cols / group].
+   * Weights in 4 bits: codes in [-8, 7], two a byte, low nibble first, two's complement; a scale for each `group` neighbouring columns,
+   * [rows, cols / group]. The native CPU backend takes activations in INT8, a scale for each group of a token, so that its dots are
+   * those of `int8`; the others keep them in float32.
    */
   | { readonly type: 'int4'; readonly packed: Uint8Array; readonly scales: Float32Array; readonly group: Int4Group }
 );

@@ -41,7 +41,7 @@ void encode_cache_row(const float* row, int dim, float scale, int8_t* codes) {
     memcpy(codes, padded, static_cast<size_t>(dim));
 }
 
-INT_FLASH_INLINE int32_t word_row_offset(const uint32_t* words, int dim) {
+int32_t word_row_offset(const uint32_t* words, int dim) {
     if (!Simd::kOffsetScores) return 0;
     int8_t codes[kMaxHeadDim];
     memcpy(codes, words, static_cast<size_t>(dim));
