@@ -77,9 +77,11 @@ function checkTable(records, rule, after, file, say) {
     if (name === undefined) continue;
     for (const [i, column] of head.entries()) {
       const heading = column.replaceAll('`', '');
-      const record = wanted.find((candidate) => candidate[rowField] === name && candidate[columnField] === heading);
+      const record = wanted.find(
+        (candidate) => String(candidate[rowField]) === name && String(candidate[columnField]) === heading,
+      );
       if (i === 0) continue;
-      if (!record && !wanted.some((candidate) => candidate[columnField] === heading)) {
+      if (!record && !wanted.some((candidate) => String(candidate[columnField]) === heading)) {
         if (/\d/.test(row[i])) say(`says ${row[i]} under ${heading}, which no record of ${file} has`);
         continue;
       }

@@ -1,5 +1,4 @@
 // Candidates timed in turns, round by round: on a shared machine the clock drifts, and only what ran side by side compares.
-import { setTimeout as sleep } from 'node:timers/promises';
 
 const REPEAT_MS = 4; // a candidate's turn lasts about so long, in as many calls as fit
 const MOST_REPEATS = 400;
@@ -9,8 +8,8 @@ export const median = (values) => [...values].sort((a, b) => a - b)[values.lengt
 /**
  * @param candidates name → run(i), i counting calls; awaited when it returns a promise
  * @param limits     {rounds, seconds}: so many rounds, but no more than 3 once the seconds are spent
- * @param settled    awaits quiet before each turn; absent: turns follow each other at once
- * @returns name → {ms: median of its rounds, rounds: ms of each round}
+ * @param settled    waits for quiet before each turn; absent: turns follow each other at once
+ * @returns name → {ms: median of its rounds, bestMs: the quickest, rounds: ms of each}
  */
 export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled = undefined) {
   const entries = Object.entries(candidates);
@@ -24,12 +23,14 @@ export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled
   const start = performance.now();
   for (let round = 0; round < rounds && (round < 3 || performance.now() - start < seconds * 1000); round++) {
     for (const [name, run] of entries) {
-      await settled?.();
+      settled?.();
       await run(0); // wakes threads, as a call before it would have
       times.get(name).push(await milliseconds(run, repeats.get(name), 1));
     }
   }
-  return Object.fromEntries([...times].map(([name, values]) => [name, { ms: median(values), rounds: values }]));
+  return Object.fromEntries(
+    [...times].map(([name, values]) => [name, { ms: median(values), bestMs: Math.min(...values), rounds: values }]),
+  );
 }
 
 async function milliseconds(run, count, first) {
@@ -46,13 +47,16 @@ export function timesAsLong(slow, fast) {
   return median(fast.rounds.map((ms, round) => slow.rounds[round] / ms));
 }
 
-/** Waits until this process computes nothing: onnxruntime's threads spin for a while after a call, on the cores the next candidate needs. */
-export async function quiet() {
-  for (let tries = 0; tries < 100; tries++) {
+/**
+ * Waits until no thread of this process computes but this one: onnxruntime's spin for a while after a call, on the cores that the next
+ * candidate needs. It does not sleep meanwhile: a core that was idle is slow for its first milliseconds.
+ */
+export function quiet() {
+  for (let tries = 0; tries < 200; tries++) {
     const before = process.cpuUsage();
     const start = performance.now();
-    await sleep(2);
+    while (performance.now() - start < 1);
     const { user, system } = process.cpuUsage(before);
-    if ((user + system) / 1000 < 0.3 * (performance.now() - start)) return;
+    if ((user + system) / 1000 < 1.2 * (performance.now() - start)) return;
   }
 }

@@ -1,0 +1,116 @@
+// What several JavaScript threads do to the addon at once, without Node, so that a race detector sees nothing but our code: 8 threads
+// make 10,000 calls each of the pool, and among them whole calls of attention, the cache and a linear layer, whose answers must be the
+// same bits every time. Prints one line and exits 1 on any difference.
+//   test/threads-harness.sh builds it with ThreadSanitizer and runs it
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "attention_job.h"
+#include "cache_attention.h"
+#include "cpu_features.h"
+#include "linear_layer.h"
+#include "thread_pool.h"
+
+using namespace int_flash;
+
+namespace {
+
+constexpr int kThreads = 8, kCalls = 10000, kWholeEvery = 500;
+constexpr int kDim = 32, kHeads = 4, kKeys = 1100, kQueries = 40;
+
+LiveBytes live{0};
+std::atomic<int> failures{0};
+
+std::vector<float> numbers(size_t count, uint32_t state) {
+    std::vector<float> values(count);
+    for (float& value : values) {
+        state = state * 1664525u + 1013904223u;
+        value = static_cast<float>(static_cast<int32_t>(state)) / 2147483648.0f;
+    }
+    return values;
+}
+
+// One call of each kind, on more threads than there is work for one.
+std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& layer) {
+    const auto q = numbers(kHeads * kKeys * kDim, 1), k = numbers(kHeads * kKeys * kDim, 2), v = numbers(kHeads * kKeys * kDim, 3);
+    std::vector<float> out(3 * kHeads * kQueries * kDim, 0.0f);
+    Failure failure;
+    AttentionSpec attention;
+    attention.kernels = kernels;
+    attention.threads = 4;
+    attention.heads = attention.kv_heads = kHeads;
+    attention.head_dim = attention.head_dim_v = kDim;
+    attention.scale = 0.2f;
+    attention.sequences = 1;
+    attention.query = {q.data(), ElementType::kFloat32, {0, kQueries * kDim, kDim}};
+    attention.key = {k.data(), ElementType::kFloat32, {0, kKeys * kDim, kDim}};
+    attention.value = {v.data(), ElementType::kFloat32, {0, kKeys * kDim, kDim}};
+    attention.out = out.data();
+    attention.out_strides = attention.query.strides;
+    const Sequence sequence{0, kQueries, 0, kKeys};
+    AttentionJob job;
+    if (!job.prepare(attention, &sequence, &live, &failure) || !job.run(&failure)) failures++;
+
+    std::vector<int8_t> codes(k.size());
+    for (size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<int8_t>(k[i] * 100);
+    std::vector<float> scales(kHeads * kKeys, 0.01f);
+    CacheSpec cache;
+    cache.kernels = kernels;
+    cache.threads = 4;
+    cache.keys = cache.values = codes.data();
+    cache.key_scales = cache.value_scales = scales.data();
+    cache.kv_heads = cache.heads = kHeads;
+    cache.capacity = cache.length = kKeys;
+    cache.head_dim = kDim;
+    cache.tokens = 4;
+    cache.query = q.data();
+    cache.out = out.data() + kHeads * kQueries * kDim;
+    cache.scale = 0.2f;
+    if (!cache_attention(cache, &live, &failure)) failures++;
+
+    if (!layer.forward(q.data(), kQueries, out.data() + 2 * kHeads * kQueries * kDim, {}, &failure)) failures++;
+    return out;
+}
+
+void work(const KernelTable* kernels, const LinearLayer& layer, const std::vector<float>& expected, int thread) {
+    for (int call = 0; call < kCalls; call++) {
+        const int tasks = 1 + (call * 7 + thread) % 20;
+        std::vector<int> done(static_cast<size_t>(tasks), 0);
+        auto count = [&](int64_t task) { done[static_cast<size_t>(task)]++; };
+        parallel_for(1 + call % 5, tasks, count);
+        for (const int times : done)
+            if (times != 1) failures++;
+        if (call % kWholeEvery != 0) continue;
+        const std::vector<float> out = whole_calls(kernels, layer);
+        if (std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) != 0) failures++;
+    }
+}
+
+}  // namespace
+
+int main() {
+    const KernelTable* tables[kMaxIsas];
+    supported_kernels(tables);
+    const KernelTable* kernels = tables[0];  // the best one here
+    const auto weights = numbers(kHeads * kDim * kDim, 4);
+    std::vector<int8_t> codes(weights.size());
+    for (size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<int8_t>(weights[i] * 100);
+    const std::vector<float> scales(kHeads * kDim, 0.01f);
+    LinearSource source{kHeads * kDim, kDim};
+    source.codes = codes.data();
+    source.scales = scales.data();
+    LinearLayer layer;
+    Failure failure;
+    if (!layer.create(kernels, 4, source, &live, &failure)) return 1;
+    const std::vector<float> expected = whole_calls(kernels, layer);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; i++) threads.emplace_back([&, i] { work(kernels, layer, expected, i); });
+    for (std::thread& thread : threads) thread.join();
+    layer.dispose();
+    printf("%s: %d threads, %d calls each, %d failures, %lld bytes left\n", kernels->name, kThreads, kCalls, failures.load(), static_cast<long long>(live.load()));
+    return failures != 0 || live.load() != 0;
+}
