@@ -1,164 +1,181 @@
-// See sm90_quantize.h and sm90_layout.h. One block makes one image, reading its rows twice (the second time from L1 or L2): once for
-// magnitudes, once for codes.
+// See sm90_quantize.h and sm90_layout.h. Bound by memory: a block reads its rows once, keeps them in shared memory, finds what all of them
+// need to know, and writes them from there as one image.
 #include <cuda_runtime.h>
 
-#include <cfloat>
-
-#include "load_operand.cuh"
+#include "encode_rows.cuh"
 #include "sm90_quantize.h"
 
 namespace intflash {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr float kMinScale = 1.17549435e-38f;  // 2^-126: keeps an all-zero row from 0 / 0
-constexpr float kMinWeight = 9.53674316e-7f;  // 2^-20, as in docs/arithmetic.md
+constexpr int kThreads = kEncodeThreads;
 
-template <int lanes> __device__ __forceinline__ float row_max(float value) {
-#pragma unroll
-    for (int step = 1; step < lanes; step *= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
-}
-
-__device__ __forceinline__ uint32_t pack_codes(float a, float b, float c, float d, float per_step) {
-    return (__float2int_rn(a * per_step) & 255u) | (__float2int_rn(b * per_step) & 255u) << 8 | (__float2int_rn(c * per_step) & 255u) << 16 |
-           (__float2int_rn(d * per_step) & 255u) << 24;
-}
-
-/** Eight channels of a row as codes. |x · per_step| <= 127 up to rounding, because the step is the row's maximum / 127. */
-__device__ __forceinline__ uint2 pack_row(const float (&x)[kChunk], float per_step) {
-    return make_uint2(pack_codes(x[0], x[1], x[2], x[3], per_step), pack_codes(x[4], x[5], x[6], x[7], per_step));
-}
-
-template <int kD>
-__global__ void __launch_bounds__(kThreads) quantize_query(const Operand query, const Sm90Table table, int8_t* blocks, float* scales, Findings* findings) {
-    constexpr int kLanes = kD / kChunk, kRows = kThreads / kLanes;
+/** 128 queries of a head are two blocks of the image. */
+template <class P>
+__global__ void __launch_bounds__(kThreads) quantize_query(const __grid_constant__ QuantizeRequest request, const Sm90Table table, int8_t* blocks, float* scales) {
+    constexpr int kPerImage = kTileKeys / kQueryBlock;
     const Sm90Sequence sequence = table.sequences[blockIdx.z];
-    if (static_cast<int>(blockIdx.x) >= sequence.q_blocks) return;
-    const int64_t block = sequence.q_block_base + static_cast<int64_t>(blockIdx.y) * sequence.q_blocks + blockIdx.x;
-    const int lane = threadIdx.x % kLanes, channel = lane * kChunk;
-    bool bad = false;
-#pragma unroll
-    for (int first = 0; first < kQueryBlock; first += kRows) {
-        const int in_block = first + threadIdx.x / kLanes, row = blockIdx.x * kQueryBlock + in_block;
-        float x[kChunk] = {}, largest = 0.f;
-        if (row < sequence.q_len && channel < query.dim) load_chunk(x, query, row_offset(query, blockIdx.z, blockIdx.y, sequence.q_start + row) + channel);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) bad |= !(fabsf(x[i]) <= FLT_MAX), largest = fmaxf(largest, fabsf(x[i]));
-        const float scale = fmaxf(row_max<kLanes>(largest) / 127.f, kMinScale);
-        *reinterpret_cast<uint2*>(blocks + block * (kQueryBlock * kD) + panel_offset(in_block, channel, kQueryBlock, kD)) = pack_row(x, 1.f / scale);
-        if (lane == 0) scales[block * kQueryBlock + in_block] = scale;
-    }
-    if (bad) atomicOr(&findings->bad_query, 1u);
+    const int first = static_cast<int>(blockIdx.x) * kTileKeys, rows = sequence.q_blocks * kQueryBlock;
+    if (first >= rows) return;
+    const int64_t block = sequence.q_block_base + static_cast<int64_t>(blockIdx.y) * sequence.q_blocks + blockIdx.x * kPerImage;
+    int8_t* target = blocks + block * (kQueryBlock * P::kD);
+    encode_rows<P, true>(
+        request.query, blockIdx.z, blockIdx.y, sequence.q_start, first, sequence.q_len, request.levels, nullptr, FLT_MAX, &request.findings->bad_query, nullptr,
+        request.head_maxima.query + static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y,
+        [&](int64_t row, int channel, const PieceCodes<P>& codes) {
+            const int at = static_cast<int>(row) - first;
+            if (row < rows) codes.store(target + at / kQueryBlock * (kQueryBlock * P::kD) + panel_offset(at % kQueryBlock, channel, kQueryBlock, P::kD));
+        },
+        [&](int64_t row, float scale) {
+            if (row < rows) scales[block * kQueryBlock + row - first] = scale;
+        });
 }
 
-/** What a block knows of its tile's keys. */
+/** What a block knows of its tile. */
 struct TileFacts {
-    float divisor[kMaxHeadDim];  // 1 / channel maximum
-    float magnitude[kTileKeys];  // of K: largest |k|
-    float weight[kTileKeys];     // of V: largest |v / channel maximum|
-    int slot[kTileKeys];         // of a key
-    int key[kTileKeys];          // of a slot
+    float divisor[kMaxHeadDim];   // 1 / channel's largest |v|
+    float mean[kMaxHeadDim];      // of K's channels; 0 without smooth-K
+    float magnitude[kTileKeys];   // of a key: its largest |k|
+    float weight[kTileKeys];      // of its value: largest |v / channel's maximum|
+    float rank[kTileKeys];        // by which keys are sorted into slots
+    float value_step[kTileKeys];  // of a slot: 127 / value weight
+    int slot[kTileKeys];          // of a key
+    int key[kTileKeys];           // of a slot
     unsigned long long best;
     int outliers;
-    unsigned part_max[2];        // largest magnitudes of the low and the high slots, as bits
+    unsigned part_max[2];         // largest magnitudes of the low and the high slots, as bits
 };
 
+__device__ __forceinline__ bool fits(float weight, float shared_weight) { return weight <= shared_weight && weight > 0.5f * shared_weight; }
+
 /**
- * The value weight that most keys share within a factor of two, and the keys it does not fit. With too many of those the tile keeps a
+ * The value weight that most keys share within a factor of two, and how many keys it does not fit. With too many of those the tile keeps a
  * weight and a scale a key.
  */
 __device__ __forceinline__ TileKind classify(TileFacts& facts, int keys, float& shared_weight) {
-    const int key = threadIdx.x;
-    const float own = key < kTileKeys ? facts.weight[key] : 0.f;
-    if (key == 0) facts.best = 0, facts.outliers = 0;
+    const int key = threadIdx.x % kTileKeys, from = threadIdx.x / kTileKeys;  // two threads a key
+    const float own = facts.weight[key];
+    int count = 0;
+    for (int other = from; other < keys; other += 2) count += fits(facts.weight[other], own);
+    facts.slot[key] = 0;
     __syncthreads();
-    if (key < keys) {
-        int fits = 0;
-        for (int other = 0; other < keys; ++other) fits += facts.weight[other] <= own && facts.weight[other] > 0.5f * own;
-        atomicMax(&facts.best, static_cast<unsigned long long>(fits) << 32 | __float_as_uint(own));
-    }
+    atomicAdd(&facts.slot[key], count);
+    __syncthreads();
+    if (from == 0 && key < keys) atomicMax(&facts.best, static_cast<unsigned long long>(facts.slot[key]) << 32 | __float_as_uint(own));
     __syncthreads();
     shared_weight = __uint_as_float(static_cast<uint32_t>(facts.best));
-    if (key < keys && !(own <= shared_weight && own > 0.5f * shared_weight)) atomicAdd(&facts.outliers, 1);
+    if (from == 0 && key < keys && !fits(own, shared_weight)) atomicAdd(&facts.outliers, 1);
     __syncthreads();
     return facts.outliers == 0 ? TileKind::kPlain : facts.outliers <= kOutlierSlots ? TileKind::kOutliers : TileKind::kColumns;
 }
 
 /** Keys into slots by magnitude, outliers last. */
 __device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, TileKind kind, float shared_weight) {
-    const auto rank_of = [&](int key) {
-        const float weight = facts.weight[key];
-        const bool outlier = kind == TileKind::kOutliers && key < keys && !(weight <= shared_weight && weight > 0.5f * shared_weight);
-        return facts.magnitude[key] + (outlier ? FLT_MAX : 0.f);  // magnitudes are finite: the largest an outlier, whatever its own, comes last
-    };
-    const int key = threadIdx.x;
-    int slot = 0;
-    if (key < kTileKeys) {
-        const float own = rank_of(key);
-        for (int other = 0; other < kTileKeys; ++other) {
-            const float theirs = rank_of(other);
-            slot += theirs < own || (theirs == own && other < key);
-        }
-    }
+    const int key = threadIdx.x % kTileKeys, from = threadIdx.x / kTileKeys;
+    const bool outlier = kind == TileKind::kOutliers && key < keys && !fits(facts.weight[key], shared_weight);
+    const float own = facts.magnitude[key] + (outlier ? FLT_MAX : 0.f);  // magnitudes are far smaller: K is refused beyond 2^100
+    facts.rank[key] = own;
+    facts.slot[key] = 0;
     __syncthreads();
-    if (key < kTileKeys) {
-        facts.slot[key] = slot;
+    int before = 0;
+    for (int other = from; other < kTileKeys; other += 2) {
+        const float theirs = facts.rank[other];
+        before += theirs < own || (theirs == own && other < key);
+    }
+    atomicAdd(&facts.slot[key], before);
+    __syncthreads();
+    if (from == 0) {
+        const int slot = facts.slot[key];
         facts.key[slot] = key;
         atomicMax(&facts.part_max[slot >= kLowSlots], __float_as_uint(facts.magnitude[key]));
     }
     __syncthreads();
 }
 
-template <int kD, bool kHalf>
-__global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const Operand value, const Sm90Table table, const float* means, const float* maxima, uint8_t* tiles,
-                                                        float* channel_scale, Findings* findings) {
-    constexpr int kLanes = kD / kChunk, kRows = kThreads / kLanes;
+/** Bytes of one operand's 128 rows as the caller has them; where two do not fit, rows are read from memory again. */
+template <class P> constexpr int kRowBytes = P::kD * (P::kWide ? 4 : 2);
+template <class P> constexpr bool kKept = 2 * kTileKeys * kRowBytes<P> <= 128 * 1024;
+template <class P, bool kHalf> constexpr int kDynamicBytes = kKept<P> ? 2 * kTileKeys * kRowBytes<P> : kTileKeys * P::kD * (kHalf ? 2 : 1);
+
+template <class P, bool kHalf>
+__global__ void __launch_bounds__(kThreads) build_tiles(const __grid_constant__ QuantizeRequest request, const Sm90Table table, uint8_t* tiles, float* channel_scale) {
+    constexpr int kD = P::kD, kRows = kWarpRows / P::kGroups, kBatch = kRows < 4 / P::kParts ? kRows : 4 / P::kParts;
+    extern __shared__ __align__(16) uint8_t rows_kept[];  // K's rows, V's rows; in the end V's part of the image, in K's place
     __shared__ TileFacts facts;
+    const Operand &key = request.key, &value = request.value;
     const Sm90Sequence sequence = table.sequences[blockIdx.z];
-    const int64_t head_at = (static_cast<int64_t>(blockIdx.z) * key.heads + blockIdx.y) * kD;
+    const int64_t head = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
     const int tile_index = blockIdx.x, thread = threadIdx.x;
     if (thread < kD) {
-        float c = thread < value.dim ? maxima[head_at + thread] : 0.f;
+        float c = !kHalf && thread < value.dim ? request.statistics.maxima[head * kD + thread] : 0.f;
         if (!(c > 0.f)) c = 1.f;
-        facts.divisor[thread] = 1.f / c;
-        if (tile_index == 0) channel_scale[head_at + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
+        facts.divisor[thread] = 1.f / fmaxf(c, kMinScale);
+        facts.mean[thread] = request.statistics.means != nullptr ? request.statistics.means[head * kD + thread] : 0.f;
+        if (tile_index == 0) channel_scale[head * kD + thread] = kHalf ? 1.f : fmaxf(c, kMinScale) / 127.f;  // even of an empty sequence
     }
     if (thread < 2) facts.part_max[thread] = 0;
+    if (thread == 0) facts.best = 0, facts.outliers = 0;
     if (tile_index >= sequence.tiles) return;
     __syncthreads();
     const int keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
     const int64_t first_row = sequence.k_start + static_cast<int64_t>(tile_index) * kTileKeys;
     const int64_t key_at = row_offset(key, blockIdx.z, blockIdx.y, first_row), value_at = row_offset(value, blockIdx.z, blockIdx.y, first_row);
+    const bool key_aligned = aligned_rows(key), value_aligned = aligned_rows(value);
     uint8_t* tile = tiles + (sequence.tile_base + static_cast<int64_t>(blockIdx.y) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
-    const int lane = thread % kLanes, channel = lane * kChunk;
+    const LanePlace<P> lane;
 
-    const auto load_key = [&](float(&x)[kChunk], int row) {
-        if (row >= keys || channel >= key.dim) return;
-        load_chunk(x, key, key_at + row * key.strides.token + channel);
-        if (means == nullptr) return;
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) x[i] -= means[head_at + channel + i];
+    const auto read_key = [&](int row, int channel) {
+        return row < keys && channel < key.dim ? load_piece<P::kWide>(key, key_at + row * key.strides.token + channel, key_aligned) : make_uint4(0, 0, 0, 0);
     };
-    bool bad = false;
-    for (int row = thread / kLanes; row < kTileKeys; row += kRows) {
-        float x[kChunk] = {}, largest = 0.f;
-        load_key(x, row);
+    const auto read_value = [&](int row, int channel) {
+        return row < keys && channel < value.dim ? load_piece<P::kWide>(value, value_at + row * value.strides.token + channel, value_aligned) : make_uint4(0, 0, 0, 0);
+    };
+    const auto kept = [&](bool of_value, int row, int channel) {
+        return reinterpret_cast<uint4*>(rows_kept + (of_value ? kTileKeys * kRowBytes<P> : 0) + row * kRowBytes<P> + channel * (P::kWide ? 4 : 2));
+    };
+    const auto smooth = [&](float(&x)[P::kPiece], int row, int channel) {
+        if (row >= keys) return;
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) bad |= !(fabsf(x[i]) <= FLT_MAX), largest = fmaxf(largest, fabsf(x[i]));
-        largest = row_max<kLanes>(largest);
-        float weight = 1.f;
-        if constexpr (!kHalf) {
-            float v[kChunk] = {};
-            weight = row < keys ? kMinWeight : 0.f;
-            if (row < keys && channel < value.dim) load_chunk(v, value, value_at + row * value.strides.token + channel);
+        for (int e = 0; e < P::kPiece; ++e) x[e] -= facts.mean[channel + e];
+    };
+
+#pragma unroll 1
+    for (int from = 0; from < kRows; from += kBatch) {
+        uint4 raw_key[kBatch][P::kParts], raw_value[kBatch][P::kParts];
 #pragma unroll
-            for (int i = 0; i < kChunk; ++i) weight = fmaxf(weight, fabsf(v[i]) * facts.divisor[channel + i]);
-            weight = row_max<kLanes>(weight);
+        for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+            for (int part = 0; part < P::kParts; ++part) {
+                const int row = lane.warp * kWarpRows + (from + i) * P::kGroups + lane.group;
+                raw_key[i][part] = read_key(row, lane.piece_channel(part));
+                raw_value[i][part] = read_value(row, lane.piece_channel(part));
+            }
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+            const int row = lane.warp * kWarpRows + (from + i) * P::kGroups + lane.group;
+            float largest = 0.f, weight = row < keys ? kMinWeight : 0.f;
+#pragma unroll
+            for (int part = 0; part < P::kParts; ++part) {
+                const int channel = lane.piece_channel(part);
+                float x[P::kPiece];
+                widen<P>(x, raw_key[i][part], key.type);
+                if (!all_within(x, kLargestOperand)) report(x, kLargestOperand, &request.findings->bad_key, &request.findings->large_key);
+                smooth(x, row, channel);
+                largest = fmaxf(largest, magnitude(x));
+                widen<P>(x, raw_value[i][part], value.type);
+                if constexpr (kHalf) {
+                    if (!all_within(x, kLargestFloat16)) report(x, kLargestFloat16, &request.findings->bad_value, &request.findings->large_value);
+                } else {
+#pragma unroll
+                    for (int e = 0; e < P::kPiece; ++e) weight = fmaxf(weight, fabsf(x[e]) * facts.divisor[channel + e]);
+                }
+                if constexpr (kKept<P>) *kept(false, row, channel) = raw_key[i][part], *kept(true, row, channel) = raw_value[i][part];
+            }
+            largest = row_max<P::kLanes>(largest);
+            weight = row_max<P::kLanes>(weight);
+            if (lane.channel == 0) facts.magnitude[row] = largest, facts.weight[row] = kHalf ? 1.f : weight;
         }
-        if (lane == 0) facts.magnitude[row] = largest, facts.weight[row] = weight;
     }
-    if (bad) atomicOr(&findings->bad_key, 1u);
     __syncthreads();
 
     float shared_weight = 1.f;
@@ -169,40 +186,80 @@ __global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const
         const float magnitude = own_scale ? facts.magnitude[row] : __uint_as_float(facts.part_max[facts.slot[row] >= kLowSlots]);
         return fmaxf(magnitude / 127.f, kMinScale);
     };
-    const auto weight_of = [&](int row) {
-        const float own = facts.weight[row];
-        return kHalf ? 1.f : own_scale || !(own <= shared_weight && own > 0.5f * shared_weight) ? own : shared_weight;
-    };
+    const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
+    if (thread < kTileKeys) facts.value_step[thread] = facts.key[thread] < keys ? 127.f / weight_of(facts.key[thread]) : 0.f;
 
-    for (int row = thread / kLanes; row < kTileKeys; row += kRows) {
-        float x[kChunk] = {};
-        load_key(x, row);
-        *reinterpret_cast<uint2*>(tile + panel_offset(facts.slot[row], channel, kTileKeys, kD)) = pack_row(x, 1.f / scale_of(row));
-    }
-    for (int item = thread; item < kD * (kTileKeys / 16); item += kThreads) {
-        const int d = item % kD, group = item / kD;
-        if constexpr (kHalf) {
-            __half values[16];
+#pragma unroll 4
+    for (int i = 0; i < kRows; ++i) {
+        const int row = lane.warp * kWarpRows + i * P::kGroups + lane.group;
+        const float per_step = 1.f / scale_of(row);
 #pragma unroll
-            for (int i = 0; i < 16; ++i) {
-                const int row = facts.key[group * 16 + i];
-                values[i] = __float2half_rn(d < value.dim && row < keys ? load_one(value, value_at + row * value.strides.token + d) : 0.f);
-            }
+        for (int part = 0; part < P::kParts; ++part) {
+            const int channel = lane.piece_channel(part);
+            float x[P::kPiece];
+            widen<P>(x, kKept<P> ? *kept(false, row, channel) : read_key(row, channel), key.type);
+            smooth(x, row, channel);
+            PieceCodes<P> codes;
 #pragma unroll
-            for (int i = 0; i < 16; i += 8)
-                *reinterpret_cast<uint4*>(tile + sm90_half_value_offset(group * 16 + i, d, kD)) = *reinterpret_cast<const uint4*>(values + i);
-        } else {
-            uint32_t words[4] = {};
-#pragma unroll
-            for (int i = 0; i < 16; ++i) {
-                const int row = facts.key[group * 16 + i], position = slot_position(i);
-                int code = 0;
-                if (d < value.dim && row < keys) code = __float2int_rn(load_one(value, value_at + row * value.strides.token + d) * facts.divisor[d] * (127.f / weight_of(row)));
-                words[position >> 2] |= static_cast<uint32_t>(min(max(code, -127), 127) + 128) << (8 * (position & 3));
-            }
-            *reinterpret_cast<uint4*>(tile + sm90_value_offset(group * 16, d, kD)) = make_uint4(words[0], words[1], words[2], words[3]);
+            for (int w = 0; w < P::kPiece / 4; ++w)
+                codes.words[w] = pack_codes(rounded_bits(x[4 * w] * per_step), rounded_bits(x[4 * w + 1] * per_step), rounded_bits(x[4 * w + 2] * per_step),
+                                            rounded_bits(x[4 * w + 3] * per_step));
+            codes.store(tile + panel_offset(facts.slot[row], channel, kTileKeys, kD));
         }
     }
+    __syncthreads();
+
+    // V's part of the image: two channels a thread, 16 slots at a time; then out in whole lines.
+    const auto value_pair = [&](int row, int channel) -> float2 {
+        if constexpr (kKept<P>) {
+            if constexpr (P::kWide) return reinterpret_cast<const float2*>(kept(true, row, 0))[channel / 2];
+            const uint32_t bits = reinterpret_cast<const uint32_t*>(kept(true, row, 0))[channel / 2];
+            if (value.type == ElementType::kFloat16) return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+            return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+        } else {
+            if (row >= keys || channel >= value.dim) return make_float2(0.f, 0.f);
+            const int64_t at = value_at + row * value.strides.token + channel;
+            return make_float2(load_one(value, at), load_one(value, at + 1));
+        }
+    };
+    for (int item = thread; item < kD / 2 * (kTileKeys / 16); item += kThreads) {
+        const int channel = item % (kD / 2) * 2, group = item / (kD / 2);
+        if constexpr (kHalf) {
+            uint32_t words[2][8];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                const float2 a = value_pair(facts.key[group * 16 + 2 * i], channel), b = value_pair(facts.key[group * 16 + 2 * i + 1], channel);
+                const __half2 low = __floats2half2_rn(a.x, b.x), high = __floats2half2_rn(a.y, b.y);
+                words[0][i] = *reinterpret_cast<const uint32_t*>(&low), words[1][i] = *reinterpret_cast<const uint32_t*>(&high);
+            }
+#pragma unroll
+            for (int c = 0; c < 2; ++c)
+#pragma unroll
+                for (int i = 0; i < 8; i += 4)
+                    *reinterpret_cast<uint4*>(rows_kept + panel_offset(channel + c, 2 * (group * 16 + 2 * i), kD, 2 * kTileKeys)) =
+                        make_uint4(words[c][i], words[c][i + 1], words[c][i + 2], words[c][i + 3]);
+        } else {
+            const float divisor[2] = {facts.divisor[channel], facts.divisor[channel + 1]};
+            uint32_t bits[2][16];  // by position
+#pragma unroll
+            for (int i = 0; i < 16; ++i) {
+                const float2 v = value_pair(facts.key[group * 16 + i], channel);
+                const float step = facts.value_step[group * 16 + i];
+                bits[0][slot_position(i)] = rounded_bits(v.x * divisor[0] * step), bits[1][slot_position(i)] = rounded_bits(v.y * divisor[1] * step);
+            }
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                uint32_t words[4];
+#pragma unroll
+                for (int w = 0; w < 4; ++w) words[w] = pack_codes(bits[c][4 * w], bits[c][4 * w + 1], bits[c][4 * w + 2], bits[c][4 * w + 3]) ^ 0x80808080u;  // + 128
+                *reinterpret_cast<uint4*>(rows_kept + panel_offset(channel + c, group * 16, kD, kTileKeys)) = make_uint4(words[0], words[1], words[2], words[3]);
+            }
+        }
+    }
+    __syncthreads();
+    for (int at = thread * 16; at < sm90_value_bytes(kD, kHalf); at += kThreads * 16)
+        *reinterpret_cast<uint4*>(tile + kTileKeys * kD + at) = *reinterpret_cast<const uint4*>(rows_kept + at);
+
     uint8_t* meta = tile + sm90_columns_offset(kD, kHalf);
     if (thread < kTileKeys) {
         const int row = facts.key[thread], position = slot_position(thread);
@@ -216,44 +273,42 @@ __global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const
     }
     if (thread == 0) {
         TileHeader header{};
-        header.k_scale[0] = fmaxf(__uint_as_float(facts.part_max[0]) / 127.f, kMinScale);
-        header.k_scale[1] = fmaxf(__uint_as_float(facts.part_max[1]) / 127.f, kMinScale);
+        const float largest[2] = {__uint_as_float(facts.part_max[0]), __uint_as_float(facts.part_max[1])};
+        for (int part = 0; part < 2; ++part) header.k_scale[part] = fmaxf(largest[part] / 127.f, kMinScale);
         header.tau = log2f(shared_weight);
         header.inverse_weight = 1.f / shared_weight;
         header.kind = static_cast<int32_t>(kind);
         *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
+        atomicMax(request.head_maxima.key + head, __float_as_uint(fmaxf(fmaxf(largest[0], largest[1]) / 127.f, kMinScale)));
     }
 }
 
-template <int kD> cudaError_t build(const Operand& key, const Operand& value, const Sm90Table& table, bool half_values, const float* means, const float* maxima, uint8_t* tiles,
-                                    float* channel_scale, Findings* findings, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>(table.max_tiles > 0 ? table.max_tiles : 1), key.heads, table.count);
-    if (half_values) build_tiles<kD, true><<<grid, kThreads, 0, stream>>>(key, value, table, means, maxima, tiles, channel_scale, findings);
-    else build_tiles<kD, false><<<grid, kThreads, 0, stream>>>(key, value, table, means, maxima, tiles, channel_scale, findings);
+template <class P, bool kHalf> cudaError_t build(const QuantizeRequest& request, const Sm90Table& table, uint8_t* tiles, float* channel_scale, cudaStream_t stream) {
+    constexpr int bytes = kDynamicBytes<P, kHalf>;
+    if (const cudaError_t status = cudaFuncSetAttribute(build_tiles<P, kHalf>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    const dim3 grid(static_cast<unsigned>(table.max_tiles > 0 ? table.max_tiles : 1), request.key.heads, table.count);
+    build_tiles<P, kHalf><<<grid, kThreads, bytes, stream>>>(request, table, tiles, channel_scale);
     return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t launch_sm90_quantize_query(const Operand& query, const Sm90Table& table, int padded, int8_t* blocks, float* scales, Findings* findings, cudaStream_t stream) {
+cudaError_t launch_sm90_quantize_query(const QuantizeRequest& request, const Sm90Table& table, int8_t* blocks, float* scales, cudaStream_t stream) {
     if (table.max_q_blocks == 0 || table.count == 0) return cudaSuccess;
-    const dim3 grid(table.max_q_blocks, query.heads, table.count);
-    switch (padded) {
-        case 64: quantize_query<64><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings); break;
-        case 128: quantize_query<128><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings); break;
-        default: quantize_query<256><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings);
-    }
-    return cudaGetLastError();
+    return with_pieces(request.padded, request.query.type == ElementType::kFloat32, [&](auto pieces) {
+        const dim3 grid((table.max_q_blocks * kQueryBlock + kTileKeys - 1) / kTileKeys, request.query.heads, table.count);
+        quantize_query<decltype(pieces)><<<grid, kThreads, 0, stream>>>(request, table, blocks, scales);
+    });
 }
 
-cudaError_t launch_sm90_build_tiles(const Operand& key, const Operand& value, const Sm90Table& table, int padded, bool half_values, const float* means, const float* maxima,
-                                    uint8_t* tiles, float* channel_scale, Findings* findings, cudaStream_t stream) {
+cudaError_t launch_sm90_build_tiles(const QuantizeRequest& request, const Sm90Table& table, uint8_t* tiles, float* channel_scale, cudaStream_t stream) {
     if (table.count == 0) return cudaSuccess;
-    switch (padded) {
-        case 64: return build<64>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-        case 128: return build<128>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-        default: return build<256>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-    }
+    cudaError_t status = cudaSuccess;
+    const cudaError_t launched = with_pieces(request.padded, request.key.type == ElementType::kFloat32, [&](auto pieces) {
+        using P = decltype(pieces);
+        status = request.mode == ValueMode::kHalf ? build<P, true>(request, table, tiles, channel_scale, stream) : build<P, false>(request, table, tiles, channel_scale, stream);
+    });
+    return status != cudaSuccess ? status : launched;
 }
 
 }  // namespace intflash

@@ -69,6 +69,7 @@ export interface NativeOperand {
 /** One attention call as native/read_request.cc reads it. */
 export interface NativeRequest {
   readonly precision: number;
+  readonly kernel?: number | undefined;
   readonly smoothK: boolean;
   readonly heads: number;
   readonly kvHeads: number;
@@ -181,6 +182,7 @@ export interface NativeDecoder {
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
+  readonly onHopper: boolean;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
   readonly quantizeRepeatMs: readonly number[];
