@@ -136,7 +136,8 @@ const char* AttentionOperation::not_on_hopper(const DeviceFacts& facts, const At
     if (!Sm90Forward::available(facts)) return "a device of compute capability 9.0 and a build for it";
     if (precision_ != Precision::kFullInt8 && precision_ != Precision::kHalfInt8) return "precision 'full-int8' or 'half-int8'";
     if (!is_float(query_) || !is_float(key_) || !is_float(value_)) return "floats";
-    if ((key_.type == ElementType::kFloat32) != (value_.type == ElementType::kFloat32)) return "key and value of one width";
+    const auto is_wide = [](const Operand& operand) { return operand.type == ElementType::kFloat32; };
+    if (is_wide(query_) != is_wide(key_) || is_wide(key_) != is_wide(value_)) return "query, key and value of one width";
     if (!sm90_supports(padded_dim(std::max(request.head_dim, request.head_dim_v)), is_half())) return "head dimensions of at most 128 for half-int8";
     if (request.softcap != 0.f || request.mask.present()) return "no softcap and no attnMask";
     return nullptr;

@@ -17,10 +17,10 @@ Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const F
     lay_out(stream, sequences);
     const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
     const auto blocks = static_cast<size_t>(q_blocks_), padded = static_cast<size_t>(request.padded);
-    args_.q_blocks = query_codes_ = workspace(blocks * kQueryBlock * padded)->as<int8_t>();
-    args_.q_scales = query_scales_ = workspace(blocks * kQueryBlock * sizeof(float))->as<float>();
-    args_.tiles = tile_images_ = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(sm90_tile_bytes(request.padded, is_half())))->as<uint8_t>();
-    args_.channel_scale = channel_scale_ = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
+    args_.q_blocks = images_.query_codes = workspace(blocks * kQueryBlock * padded)->as<int8_t>();
+    args_.q_scales = images_.query_scales = workspace(blocks * kQueryBlock * sizeof(float))->as<float>();
+    args_.tiles = images_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(sm90_tile_bytes(request.padded, is_half())))->as<uint8_t>();
+    args_.channel_scale = images_.channel_scale = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
     args_.next_item = workspace(sizeof(int32_t))->as<int32_t>();
     args_.out = args.out;
     args_.out_type = static_cast<int32_t>(ElementType::kFloat32);
@@ -57,9 +57,7 @@ void Sm90Forward::lay_out(Stream& stream, const std::vector<Sequence>& sequences
 
 void Sm90Forward::quantize(cudaStream_t stream) const {
     check_cuda(cudaMemsetAsync(request_.head_maxima.query, 0, request_.cleared_bytes, stream), "clear the maxima");
-    check_cuda(launch_statistics(request_, portable_, stream), "gather statistics of channels");
-    check_cuda(launch_sm90_quantize_query(request_, table_, query_codes_, query_scales_, stream), "quantize the query");
-    check_cuda(launch_sm90_build_tiles(request_, table_, tile_images_, channel_scale_, stream), "quantize keys and values");
+    check_cuda(launch_sm90_quantize(request_, table_, images_, stream), "quantize for Hopper");
     check_cuda(launch_judge_scores(request_.head_maxima, portable_, args_.heads, args_.kv_heads, 127, request_.query.dim, args_.scale, request_.findings, stream), "judge the scores");
 }
 

@@ -35,9 +35,7 @@ private:
     Sm90Table table_{};
     Sm90Args args_{};
     int64_t q_blocks_ = 0, tiles_ = 0;
-    int8_t* query_codes_ = nullptr;
-    float *query_scales_ = nullptr, *channel_scale_ = nullptr;
-    uint8_t* tile_images_ = nullptr;
+    Sm90Images images_{};
     std::vector<std::shared_ptr<Buffer>> held_;
 };
 
