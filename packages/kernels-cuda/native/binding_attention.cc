@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "binding.h"
+#include "cast_operation.h"
 #include "float_flash_fwd.h"
 #include "read_request.h"
 
@@ -14,7 +15,8 @@ namespace {
 struct Ledger {
     std::shared_ptr<Recording> recording;
 
-    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 1); }
+    /** With room for an attention and a cast. */
+    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 2); }
     void add(std::shared_ptr<const Operation> operation) const {
         if (recording) recording->operations.push_back(std::move(operation));
     }
@@ -46,6 +48,17 @@ Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     return result;
 }
 
+/** The type that `js` asks the output to have. */
+ElementType out_type_of(const Napi::Object& js) { return js.Get("outType").IsUndefined() ? ElementType::kFloat32 : static_cast<ElementType>(read_integer(js, "outType", 0, 2)); }
+
+/** Makes the answer's output one of `type`. */
+void narrow_output(Stream& stream, AttentionAnswer& answer, ElementType type, const Ledger& ledger, const std::shared_ptr<FindingsSheet>& sheet, const AbortFlag& abort) {
+    auto cast = std::make_shared<CastOperation>(stream, answer.out, type, sheet);
+    run_now(stream, *cast, *sheet, abort);
+    answer.out = cast->out();
+    ledger.add(std::move(cast));
+}
+
 // attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
 Napi::Value attention(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
@@ -53,15 +66,18 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
     Stream& stream = stream_of(handle, js.Get("stream"));
     auto request = std::make_shared<AttentionRequest>(read_attention_request(js, *handle.device, false));
     const Ledger ledger = ledger_of(js, handle, stream);
+    const ElementType out_type = out_type_of(js);
     auto answer = std::make_shared<AttentionAnswer>();
     std::vector<Napi::Value> keep;
     for (const char* name : {"out", "lse"})
         if (js.Get(name).IsTypedArray()) keep.push_back(js.Get(name));
     return queue(info, stream,
-                 [&stream, request = std::move(request), ledger, answer] {
-                     *answer = run_attention(stream, *request, ledger.sheet(stream));
+                 [&stream, request = std::move(request), ledger, out_type, answer] {
+                     const auto sheet = ledger.sheet(stream);
+                     *answer = run_attention(stream, *request, sheet);
                      ledger.add(std::move(answer->operation));
                      answer->operation = nullptr;
+                     if (out_type != ElementType::kFloat32 && answer->out) narrow_output(stream, *answer, out_type, ledger, sheet, request->abort);
                  },
                  [answer](Napi::Env env) -> Napi::Value { return describe_answer(env, *answer); }, std::move(keep));
 }

@@ -2,6 +2,7 @@ import {
   ATTENTION_OPTION_KEYS,
   type AttentionGeometry,
   type CausalAlignment,
+  checkChoice,
   checkInteger,
   checkOptions,
   checkSignal,
@@ -56,6 +57,8 @@ export interface CudaAttentionOptions {
   readonly cuSeqlensK?: ArrayLike<number>;
   readonly maxSeqlenQ?: number;
   readonly maxSeqlenK?: number;
+  /** Of `out`, float32 when absent; rounded half to even from float32 at the end. */
+  readonly outType?: FloatType;
   readonly stream?: CudaStream;
   /** Honoured between kernels. */
   readonly signal?: AbortSignal;
@@ -73,6 +76,7 @@ export interface CudaAttentionResult {
 }
 
 const CALL_KEYS = ['signal', 'repeats', 'stream'] as const;
+const OUT_TYPES = ['float32', 'float16', 'bfloat16'] as const satisfies readonly FloatType[];
 
 export async function attendOnDevice(
   context: DeviceContext,
@@ -160,9 +164,11 @@ function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options:
 }
 
 function splitOptions(context: DeviceContext, options: object) {
-  const known = context.recording ? ATTENTION_OPTION_KEYS : [...ATTENTION_OPTION_KEYS, ...CALL_KEYS];
-  const { signal, repeats, stream, ...rest } = checkOptions(options, known, 'options');
+  const ofDevice = [...ATTENTION_OPTION_KEYS, 'outType'] as const;
+  const known = context.recording ? ofDevice : [...ofDevice, ...CALL_KEYS];
+  const { signal, repeats, stream, outType, ...rest } = checkOptions(options, known, 'options');
   const call = {
+    outType: TYPE_NUMBERS[checkChoice(outType, 'outType', OUT_TYPES, 'float32')],
     repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
     stream: checkStream(stream, context.device),
   };
@@ -174,7 +180,7 @@ async function run(context: DeviceContext, { plan, request, signal }: Call): Pro
     context.addon.attention(context.device, { ...request, recording: context.recording, abortFlag }),
   );
   return {
-    out: madeTensor(context, answer.out!, 'float32', plan.outDims),
+    out: madeTensor(context, answer.out!, OUT_TYPES[request.outType ?? 0]!, plan.outDims),
     ...(answer.lse && { lse: madeTensor(context, answer.lse, 'float32', plan.lseDims) }),
     quantizeMs: answer.quantizeMs,
     forwardMs: answer.forwardMs,
