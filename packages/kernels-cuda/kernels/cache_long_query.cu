@@ -139,7 +139,7 @@ template <int kD> __device__ __forceinline__ Rescale weigh_row(const CacheAttent
             const float x = __int_as_float(scores[t][half * 2 + i]);
             const float p = x == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(x, top));
             sums[t % 2 * 2 + i] = __fmaf_rn(p, shared.inverses[t * 8 + first + i], sums[t % 2 * 2 + i]);
-            pair |= static_cast<uint32_t>(__float2int_rn(__fmul_rn(p, 255.f))) << (8 * i);
+            pair |= weight_code(p) << (8 * i);
         }
         *reinterpret_cast<uint16_t*>(codes + t * 8 + first) = static_cast<uint16_t>(pair);
     }

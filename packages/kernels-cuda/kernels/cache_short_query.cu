@@ -130,7 +130,7 @@ template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const Ca
         top[r] = fmaxf(fmaxf(shared.maxima[0][r], shared.maxima[1][r]), fmaxf(shared.maxima[2][r], shared.maxima[3][r]));
         const float p = x[r] == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(x[r], top[r]));
         shared.weights[r][threadIdx.x] = p;
-        shared.codes[r][threadIdx.x] = static_cast<uint8_t>(__float2int_rn(__fmul_rn(p, 255.f)));
+        shared.codes[r][threadIdx.x] = static_cast<uint8_t>(weight_code(p));
     }
     __syncthreads();
 }

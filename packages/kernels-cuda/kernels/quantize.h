@@ -19,7 +19,7 @@ struct Findings {
     uint32_t bad_query, bad_key, bad_value;  // 1 if NaN or infinity was seen
     uint32_t large_query, large_key, large_value;  // bits of the largest finite magnitude beyond what is allowed
     uint32_t bad_given;                      // bits of Given, see check_operands.h
-    uint32_t padding;
+    uint32_t large_output;                   // 1 if an output was too large for its format (cast_floats.h)
     uint64_t score_bound;                    // bits of the largest bound of a (sequence, head) beyond 2^100, a double
 };
 

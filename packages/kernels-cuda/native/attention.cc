@@ -68,7 +68,11 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     const DeviceFacts& facts = stream.device().facts();
     limits_ = {facts.shared_bytes_per_block, facts.processors};
     const std::vector<Sequence> sequences = lay_out_sequences(stream, request);
-    out_ = stream.allocate(static_cast<size_t>(request.out_elements) * sizeof(float));
+    const char* needed = not_on_hopper(facts, request);
+    if (needed != nullptr && request.kernel == KernelChoice::kHopper) throw Failure("ERR_UNSUPPORTED", std::string("Expected ") + needed + " for Hopper's kernel");
+    on_hopper_ = needed == nullptr && request.kernel != KernelChoice::kPortable;
+    if (on_hopper_ && request.host_out == nullptr && request.out_type == ElementType::kBfloat16) out_type_ = request.out_type;  // float16 can overflow, which a cast notices
+    out_ = stream.allocate(static_cast<size_t>(request.out_elements) * (out_type_ == ElementType::kFloat32 ? sizeof(float) : 2));
     if (request.want_lse) lse_ = stream.allocate(static_cast<size_t>(request.lse_elements) * sizeof(float));
     // A cumulative table may leave rows of the output without a sequence; nothing else writes those.
     check_cuda(cudaMemsetAsync(out_->as(), 0, out_->bytes(), stream.handle()), "clear the output");
@@ -77,9 +81,6 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     query_ = operand(stream, request.query, request.heads, request.head_dim);
     key_ = operand(stream, request.key, request.kv_heads, request.head_dim);
     value_ = operand(stream, request.value, request.kv_heads, request.head_dim_v);
-    const char* needed = not_on_hopper(facts, request);
-    if (needed != nullptr && request.kernel == KernelChoice::kHopper) throw Failure("ERR_UNSUPPORTED", std::string("Expected ") + needed + " for Hopper's kernel");
-    on_hopper_ = needed == nullptr && request.kernel != KernelChoice::kPortable;
     if (is_baseline()) plan_baseline(stream, request);
     else if (!stays_float()) plan_int8(stream, request, sequences);
     else if (precision_ == Precision::kFloat32) plan_inspection(stream);
@@ -132,13 +133,15 @@ void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& r
     args_.softcap = request.softcap;
 }
 
-const char* AttentionOperation::not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request) const {
+const char* AttentionOperation::not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request) {
+    const bool is_half = request.precision == Precision::kHalfInt8;
+    const ElementType query = request.query.type, key = request.key.type, value = request.value.type;
+    const auto is_wide = [](ElementType type) { return type == ElementType::kFloat32; };
     if (!Sm90Forward::available(facts)) return "a device of compute capability 9.0 and a build for it";
-    if (precision_ != Precision::kFullInt8 && precision_ != Precision::kHalfInt8) return "precision 'full-int8' or 'half-int8'";
-    if (!is_float(query_) || !is_float(key_) || !is_float(value_)) return "floats";
-    const auto is_wide = [](const Operand& operand) { return operand.type == ElementType::kFloat32; };
-    if (is_wide(query_) != is_wide(key_) || is_wide(key_) != is_wide(value_)) return "query, key and value of one width";
-    if (!sm90_supports(padded_dim(std::max(request.head_dim, request.head_dim_v)), is_half())) return "head dimensions of at most 128 for half-int8";
+    if (!is_half && request.precision != Precision::kFullInt8) return "precision 'full-int8' or 'half-int8'";
+    if (query == ElementType::kInt8 || key == ElementType::kInt8 || value == ElementType::kInt8) return "floats";
+    if (is_wide(query) != is_wide(key) || is_wide(key) != is_wide(value)) return "query, key and value of one width";
+    if (!sm90_supports(padded_dim(std::max(request.head_dim, request.head_dim_v)), is_half)) return "head dimensions of at most 128 for half-int8";
     if (request.softcap != 0.f || request.mask.present()) return "no softcap and no attnMask";
     return nullptr;
 }
@@ -162,7 +165,7 @@ void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& reque
     quantize_.findings = sheet_->on_device(place_);
     const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
     place_workspace(quantize_, table_, tiles_, held_.emplace_back(stream.allocate(statistics_bytes))->as<uint8_t>());
-    if (on_hopper_) sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, table_, sequences);
+    if (on_hopper_) sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, out_type_, table_, sequences);
     else plan_portable(stream, request);
 }
 
@@ -344,6 +347,7 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     operation->judge();
     answer.quantize_ms = quantized.since(start);
     answer.on_hopper = operation->on_hopper();
+    answer.out_type = operation->out_type();
 
     const auto copy_out = [&](float* host, const std::shared_ptr<Buffer>& from) {
         if (host == nullptr || !from || from->bytes() == 0) return;

@@ -34,6 +34,7 @@ struct AttentionRequest {
     KernelChoice kernel = KernelChoice::kAuto;
     bool smooth_k = false;
     int heads, kv_heads, head_dim, head_dim_v;
+    ElementType out_type = ElementType::kFloat32;  // honoured by Hopper's kernels; AttentionAnswer::out_type says what came
     std::vector<Sequence> sequences;  // q_start, q_len, k_start, k_len; the rest is filled in
     float scale, softcap;
     int64_t window_left, window_right;
@@ -73,6 +74,7 @@ public:
     const std::shared_ptr<Buffer>& out() const { return out_; }
     const std::shared_ptr<Buffer>& lse() const { return lse_; }
     bool on_hopper() const { return on_hopper_; }
+    ElementType out_type() const { return out_type_; }
 
 private:
     bool stays_float() const { return precision_ == Precision::kFloat32 || precision_ == Precision::kFloat64; }
@@ -83,7 +85,7 @@ private:
 
     std::vector<Sequence> lay_out_sequences(Stream& stream, const AttentionRequest& request);
     /** Null where Hopper's kernels can do it, else why they can't. */
-    const char* not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request) const;
+    static const char* not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request);
     void plan_geometry(Stream& stream, const AttentionRequest& request);
     void plan_int8(Stream& stream, const AttentionRequest& request, const std::vector<Sequence>& sequences);
     void plan_portable(Stream& stream, const AttentionRequest& request);
@@ -99,6 +101,7 @@ private:
     const std::shared_ptr<FindingsSheet> sheet_;
     const int place_;
     bool on_hopper_ = false;
+    ElementType out_type_ = ElementType::kFloat32;
     LaunchLimits limits_{};
     std::shared_ptr<Buffer> out_, lse_;
     std::vector<std::shared_ptr<Buffer>> held_;  // the caller's, copies of what lay on the host, and the workspace
@@ -116,6 +119,7 @@ private:
 struct AttentionAnswer {
     std::shared_ptr<Buffer> out, lse;
     bool on_hopper = false;
+    ElementType out_type = ElementType::kFloat32;
     double quantize_ms = 0;
     std::vector<float> forward_ms, quantize_repeat_ms;  // one a repeat
     std::shared_ptr<const Operation> operation;         // for a graph to keep

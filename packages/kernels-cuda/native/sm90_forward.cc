@@ -12,7 +12,7 @@ bool Sm90Forward::available(const DeviceFacts& facts) {
     return kBuilt && facts.major == 9 && facts.minor == 0;
 }
 
-Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, const SequenceTable& table, const std::vector<Sequence>& sequences)
+Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences)
     : request_(request), portable_(table), processors_(stream.device().facts().processors) {
     lay_out(stream, sequences);
     const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
@@ -23,7 +23,7 @@ Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const F
     args_.channel_scale = images_.channel_scale = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
     args_.next_item = workspace(sizeof(int32_t))->as<int32_t>();
     args_.out = args.out;
-    args_.out_type = static_cast<int32_t>(ElementType::kFloat32);
+    args_.out_type = static_cast<int32_t>(out_type);
     args_.lse = args.lse;
     args_.out_strides = args.out_strides;
     args_.lse_strides = args.lse_strides;

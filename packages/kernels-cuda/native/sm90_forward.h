@@ -18,9 +18,9 @@ public:
 
     /**
      * Allocates on the worker thread of `stream`. `request` is the portable plan's: operands, mode, statistics with their workspace,
-     * findings; `args` its geometry; `table` and `sequences` the same sequences on the device and here.
+     * findings; `args` its geometry, whose `out` holds `out_type`; `table` and `sequences` the same sequences on the device and here.
      */
-    Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, const SequenceTable& table, const std::vector<Sequence>& sequences);
+    Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences);
 
     void quantize(cudaStream_t stream) const;
     void attend(cudaStream_t stream) const;

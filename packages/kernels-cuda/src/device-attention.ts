@@ -64,6 +64,8 @@ export interface CudaAttentionOptions {
   readonly cuSeqlensK?: ArrayLike<number>;
   readonly maxSeqlenQ?: number;
   readonly maxSeqlenK?: number;
+  /** Of `out`, float32 when absent; rounded half to even from float32 at the end. */
+  readonly outType?: FloatType;
   readonly stream?: CudaStream;
   /**
    * Who computes full-int8 and half-int8 of floats. `auto`: Hopper's kernels on compute capability 9.0 where they can (no softcap, no mask,
@@ -88,7 +90,8 @@ export interface CudaAttentionResult {
 }
 
 const CALL_KEYS = ['signal', 'repeats', 'stream'] as const;
-const DEVICE_KEYS = ['kernel'] as const;
+const DEVICE_KEYS = ['kernel', 'outType'] as const;
+const OUT_TYPES = ['float32', 'float16', 'bfloat16'] as const satisfies readonly FloatType[];
 
 export async function attendOnDevice(
   context: DeviceContext,
@@ -177,8 +180,9 @@ function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options:
 
 function splitOptions(context: DeviceContext, options: object) {
   const known = [...ATTENTION_OPTION_KEYS, ...DEVICE_KEYS, ...(context.recording ? [] : CALL_KEYS)];
-  const { signal, repeats, stream, kernel, ...rest } = checkOptions(options, known, 'options');
+  const { signal, repeats, stream, kernel, outType, ...rest } = checkOptions(options, known, 'options');
   const call = {
+    outType: TYPE_NUMBERS[checkChoice(outType, 'outType', OUT_TYPES, 'float32')],
     repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
     stream: checkStream(stream, context.device),
     kernel: KERNEL_NUMBERS[checkChoice(kernel, 'kernel', KERNELS, 'auto')],
@@ -191,7 +195,7 @@ async function run(context: DeviceContext, { plan, request, signal }: Call): Pro
     context.addon.attention(context.device, { ...request, recording: context.recording, abortFlag }),
   );
   return {
-    out: madeTensor(context, answer.out!, 'float32', plan.outDims),
+    out: madeTensor(context, answer.out!, OUT_TYPES[request.outType ?? 0]!, plan.outDims),
     ...(answer.lse && { lse: madeTensor(context, answer.lse, 'float32', plan.lseDims) }),
     kernel: answer.onHopper ? 'hopper' : 'portable',
     quantizeMs: answer.quantizeMs,

@@ -102,6 +102,8 @@ export interface NativeRequest {
   readonly outElements: number;
   readonly lseElements: number;
   readonly returnLse: boolean;
+  /** As `type` of an operand; 0 when absent. Of an answer that stays on the device. */
+  readonly outType?: number | undefined;
   /** Host memory for the answer; without it the answer stays on the device. */
   readonly out?: Float32Array | undefined;
   readonly lse?: Float32Array | undefined;
