@@ -27,7 +27,7 @@ export interface KvCacheLayer {
 }
 
 /** A key offset is the mean of this many tokens at most, so that chunks of this size or more give the same one … */
-export const OFFSET_TOKENS = 64;
+const OFFSET_TOKENS = 64;
 /** … and of no fewer than this: a mean of few says little of the keys to come. */
 const MIN_OFFSET_TOKENS = 8;
 /** A value row never gets a scale below this part of the largest one before it: a row of zeros would underflow the weights. */
