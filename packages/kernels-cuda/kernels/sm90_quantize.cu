@@ -13,7 +13,7 @@ namespace intflash {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kBlocksAhead = 800;  // between a head's two kinds of blocks: more than run at a time, so that nobody waits long
+constexpr int kBlocksAhead = 420;  // between a head's two kinds of blocks: as many as run at a time; with more of them K and V would have left L2
 
 // ── §1 ──
 struct Job {
@@ -196,6 +196,12 @@ template <class P> __device__ __forceinline__ void gather_value(const Job& job, 
 }
 
 // ── §3 ──
+/** load_piece of what nobody reads again: it is the first to leave L2. */
+template <class P> __device__ __forceinline__ uint4 load_once(const Operand& operand, int64_t at, bool aligned) {
+    if (aligned) return __ldcs(reinterpret_cast<const uint4*>(static_cast<const char*>(operand.data) + at * (P::kWide ? 4 : 2)));
+    return load_piece<P::kWide>(operand, at, false);
+}
+
 /** 128 queries of a head, two blocks of the image: per-token codes, the bits of quant's quantizePerTokenInt8. */
 template <class P> __device__ __forceinline__ void encode_queries(const Job& job, const HeadPlace& at, int head, int chunk) {
     using Lanes = RowLanes<P>;
@@ -217,7 +223,7 @@ template <class P> __device__ __forceinline__ void encode_queries(const Job& job
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
                 const int row = lanes.row(begin + i), channel = lanes.channel(part);
-                raw[i][part] = first + row < sequence.q_len && channel < query.dim ? load_piece<P::kWide>(query, from + row * query.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);
+                raw[i][part] = first + row < sequence.q_len && channel < query.dim ? load_once<P>(query, from + row * query.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);
             }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
@@ -269,7 +275,7 @@ template <class P> __device__ __forceinline__ void encode_queries(const Job& job
 
 // ── §4 ──
 /** What a block knows of its tile. */
-struct TileFacts {
+struct alignas(16) TileFacts {  // read 16 bytes at a time
     float divisor[kMaxHeadDim];   // 1 / channel's largest |v|
     float mean[kMaxHeadDim];      // of K's channels; 0 without smooth-K
     float magnitude[kTileKeys];   // of a key: its largest |k|
@@ -429,7 +435,12 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
 
     float shared_weight = 1.f;
     const TileKind kind = kHalf ? TileKind::kColumns : classify(facts, keys, shared_weight);
-    sort_into_slots(facts, keys, kind, shared_weight);
+    if constexpr (kHalf) {  // every key has its own scale: any order does
+        if (thread < kTileKeys) facts.slot[thread] = facts.key[thread] = thread;
+        __syncthreads();
+    } else {
+        sort_into_slots(facts, keys, kind, shared_weight);
+    }
     const float2 largest = largest_of_parts(facts);
     const bool own_scale = kind == TileKind::kColumns;
     const float2 part_scale = make_float2(fmaxf(largest.x / 127.f, kMinScale), fmaxf(largest.y / 127.f, kMinScale));

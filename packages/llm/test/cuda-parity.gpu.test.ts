@@ -90,8 +90,9 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
     });
   });
 
+  // Hopper's kernels group keys under shared scales, so their roundings are others than the CPU's: two errors of one size add up like √2.
   it.each(prompts)(
-    'INT8 attention over a float cache strays less than INT8 from fp32: $name',
+    'INT8 attention over a float cache strays no further than two INT8s from fp32: $name',
     async ({ ids, name }) => {
       const [ours, theirs] = [await greedy(cuda, ids, OTHER_BITS), await greedy(cpu, ids, OTHER_BITS)];
       const text = [...ids, ...theirs];
@@ -100,7 +101,7 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
       const quantized = difference(await cpu.logits(text, { attention: 'fp32', kvCacheDtype: 'fp32' }), expected);
       const parted = await parting(ids, ours, theirs, OTHER_BITS);
       process.stderr.write(`${name}: logits differ by ${strayed.rms} rms, fp32's by ${quantized.rms}; ${parted}\n`);
-      expect(strayed.rms).toBeLessThan(quantized.rms);
+      expect(strayed.rms).toBeLessThan(quantized.rms * Math.SQRT2);
     },
   );
 
