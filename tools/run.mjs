@@ -44,6 +44,7 @@ const JOBS = {
   lint: () => checks(['lint', 'layers', 'unused']),
   typecheck: () => checks(['typecheck']),
   'check:docs': () => checks(['docs']),
+  site: () => checks(['site']),
   format: async (args) => {
     const { prepare } = await import('./phases/prepare.mjs');
     const { runTool } = await import('./process.mjs');

@@ -19,6 +19,7 @@ const CHECKS = {
   },
   unused: () => runTool('knip/bin/knip.js', ['--no-progress']),
   versions: () => runNode(['tools/checks/check-versions.mjs']),
+  site: () => runNode(['tools/site/build-site.mjs']),
   packaging: () => runNode(['tools/checks/check-packaging.mjs']),
 };
 
@@ -33,7 +34,7 @@ export async function testEverything({ cuda } = {}) {
   const total = { passed: 0, failed: 0, skipped: 0 };
   add(total, await runBuild({ native: 'required', build: 'js+types', cuda }));
   add(total, await runChecks(['lint', 'layers', 'docs', 'typecheck', 'unused', 'versions']));
-  add(total, await runChecks(['packaging'])); // packs what the others read
+  add(total, await runChecks(['packaging', 'site'])); // these write: after those that read
   add(total, await runVitest('unit', []));
   return conclude(total);
 }
