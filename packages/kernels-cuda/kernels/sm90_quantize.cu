@@ -336,16 +336,14 @@ __device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, Tile
     __syncthreads();
 }
 
-/** Largest magnitudes of the low and the high slots. */
-__device__ __forceinline__ float2 largest_of_parts(const TileFacts& facts) {
-    const int lane = threadIdx.x % 32;
-    uint32_t low = 0;
-#pragma unroll
-    for (int i = 0; i < kLowSlots; i += 32) low = max(low, __float_as_uint(facts.magnitude[facts.key[i + lane]]));
-    const uint32_t high = __float_as_uint(facts.magnitude[facts.key[kLowSlots + lane]]);
-    return make_float2(__uint_as_float(__reduce_max_sync(~0u, low)), __uint_as_float(__reduce_max_sync(~0u, high)));
+/** Largest magnitudes of the quarters of the slots. */
+__device__ __forceinline__ float4 largest_of_quarters(const TileFacts& facts) {
+    const auto largest = [&](int quarter) {
+        return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(facts.magnitude[facts.key[quarter * kQuarterSlots + threadIdx.x % 32]])));
+    };
+    return make_float4(largest(0), largest(1), largest(2), largest(3));
 }
-static_assert(kLowSlots == 96 && kTileKeys == 128, "a warp's lanes are the high slots");
+static_assert(kQuarterSlots == 32 && kLowSlots == 3 * kQuarterSlots && kTileKeys == 4 * kQuarterSlots, "a warp's lanes are a quarter");
 
 /** Where the caller's rows fit into shared memory twice over they are kept there, else read again. */
 template <class P> constexpr bool kKept = 2 * kTileKeys * RowLanes<P>::kRowBytes <= 128 * 1024;
@@ -434,25 +432,26 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     __syncthreads();
 
     float shared_weight = 1.f;
-    const TileKind kind = kHalf ? TileKind::kColumns : classify(facts, keys, shared_weight);
-    if constexpr (kHalf) {  // every key has its own scale: any order does
-        if (thread < kTileKeys) facts.slot[thread] = facts.key[thread] = thread;
-        __syncthreads();
-    } else {
-        sort_into_slots(facts, keys, kind, shared_weight);
-    }
-    const float2 largest = largest_of_parts(facts);
+    const TileKind kind = kHalf ? TileKind::kPlain : classify(facts, keys, shared_weight);
+    sort_into_slots(facts, keys, kind, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
-    const float2 part_scale = make_float2(fmaxf(largest.x / 127.f, kMinScale), fmaxf(largest.y / 127.f, kMinScale));
-    const auto scale_of = [&](int row, int slot) { return own_scale ? fmaxf(facts.magnitude[row] / 127.f, kMinScale) : slot < kLowSlots ? part_scale.x : part_scale.y; };
+    float4 part_scale;  // of the slots' quarters
+    {
+        const float4 largest = largest_of_quarters(facts);
+        const auto scale = [](float most) { return fmaxf(most / 127.f, kMinScale); };
+        part_scale = make_float4(scale(largest.x), scale(largest.y), scale(largest.z), scale(largest.w));
+        if constexpr (!kHalf) part_scale.x = part_scale.y = part_scale.z = fmaxf(fmaxf(part_scale.x, part_scale.y), part_scale.z);
+    }
+    const auto of_slot = [](const float4& parts, int slot) { return slot < 2 * kQuarterSlots ? slot < kQuarterSlots ? parts.x : parts.y : slot < 3 * kQuarterSlots ? parts.z : parts.w; };
+    const auto scale_of = [&](int row, int slot) { return own_scale ? fmaxf(facts.magnitude[row] / 127.f, kMinScale) : of_slot(part_scale, slot); };
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
     if (thread < kTileKeys) facts.value_step[thread] = facts.key[thread] < keys ? 127.f / weight_of(facts.key[thread]) : 0.f;
 
-    const float2 per_step = make_float2(1.f / part_scale.x, 1.f / part_scale.y);
+    const float4 per_step = make_float4(1.f / part_scale.x, 1.f / part_scale.y, 1.f / part_scale.z, 1.f / part_scale.w);
 #pragma unroll 2
     for (int round = 0; round < Lanes::kRounds; ++round) {
         const int row = lanes.row(round), slot = facts.slot[row];
-        float step = slot < kLowSlots ? per_step.x : per_step.y;
+        float step = of_slot(per_step, slot);
         if (own_scale) step = 1.f / scale_of(row, slot);
         if (row >= keys) step = 0.f;  // codes of absent keys are zeros, with or without a mean
 #pragma unroll
@@ -534,12 +533,13 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
         meta[3 * kTileKeys * 4 + position] = static_cast<uint8_t>(row);
     } else if (thread == kTileKeys) {
         TileHeader header{};
-        header.k_scale[0] = part_scale.x, header.k_scale[1] = part_scale.y;
+        header.k_scale[0] = part_scale.x, header.k_scale[1] = part_scale.w;
         header.tau = log2f(shared_weight);
         header.inverse_weight = 1.f / shared_weight;
         header.kind = static_cast<int32_t>(kind);
         *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
-        atomicMax(request.head_maxima.key + head, __float_as_uint(fmaxf(part_scale.x, part_scale.y)));
+        if constexpr (kHalf) *reinterpret_cast<float4*>(meta + kColumnBytes) = part_scale;
+        atomicMax(request.head_maxima.key + head, __float_as_uint(fmaxf(fmaxf(part_scale.x, part_scale.y), fmaxf(part_scale.z, part_scale.w))));
     }
 }
 

@@ -217,16 +217,36 @@ template <int n> __device__ __forceinline__ TileSums weigh_columns(const int (&s
     return tile;
 }
 
-/** half-int8, 64 keys from group `first` on: P as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. */
-template <int first> __device__ __forceinline__ void weigh_half(const int (&s)[64], int (&p)[16], RowPair& rows) {
-    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+/** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by quarters of the slots. */
+__device__ __forceinline__ void quarter_maxima(const int (&s)[64], float (&top)[2], const RowPair& rows, const float4& k_scale) {
+    constexpr int kGroups = kQuarterSlots / 16;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+#pragma unroll
+        for (int quarter = 0; quarter < 4; ++quarter) {
+            int most;
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group) {
+                const int at_row = 8 * (quarter * kGroups + group) + 2 * row;
+                most = group == 0 ? max(s[at_row], s[at_row + 1]) : __vimax3_s32(most, s[at_row], s[at_row + 1]);
+                most = __vimax3_s32(most, s[at_row + 4], s[at_row + 5]);
+            }
+            const float x = __int2float_rn(most) * at(k_scale, quarter);
+            top[row] = quarter == 0 ? x : fmaxf(top[row], x);
+        }
+        top[row] = over_quad_max(top[row] * rows.factor[row]);
+    }
+}
+
+/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(index)` is a score's. */
+template <int first, class Exponent> __device__ __forceinline__ void weigh_half(int (&p)[16], RowPair& rows, const Exponent& exponent) {
     float sum[2][2] = {};
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            e[i] = exp2_fast(__int_as_float(s[8 * (first + group) + i]) + offset[row_of(i)]);
+            e[i] = exp2_fast(exponent(first + group, i));
             sum[row_of(i)][i & 1] += e[i];
         }
 #pragma unroll
@@ -234,6 +254,23 @@ template <int first> __device__ __forceinline__ void weigh_half(const int (&s)[6
     }
     rows.sum[0] += sum[0][0] + sum[0][1];
     rows.sum[1] += sum[1][0] + sum[1][1];
+}
+
+/** From scores as general_scores leaves them. */
+template <int first> __device__ __forceinline__ void weigh_half_general(const int (&s)[64], int (&p)[16], RowPair& rows) {
+    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    weigh_half<first>(p, rows, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; });
+}
+
+/** From integers, by quarters. */
+template <int first> __device__ __forceinline__ void weigh_half_plain(const int (&s)[64], int (&p)[16], RowPair& rows, const float4& k_scale) {
+    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    constexpr int kFirstQuarter = first * 16 / kQuarterSlots;
+    const float scale[2] = {at(k_scale, kFirstQuarter), at(k_scale, kFirstQuarter + 1)};
+    const float factor[2][2] = {{rows.factor[0] * scale[0], rows.factor[1] * scale[0]}, {rows.factor[0] * scale[1], rows.factor[1] * scale[1]}};
+    weigh_half<first>(p, rows, [&](int group, int i) {
+        return fmaf(__int2float_rn(s[8 * group + i]), factor[group * 16 / kQuarterSlots - kFirstQuarter][row_of(i)], offset[row_of(i)]);
+    });
 }
 
 }  // namespace intflash
