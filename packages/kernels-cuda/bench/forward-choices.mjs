@@ -39,7 +39,12 @@ for (const [B, H, Hkv, N, D, causal] of shapes) {
     for (let round = 0; round < rounds; round++)
       for (const choice of choices) {
         process.env.INTFLASH_FORWARD = choice;
-        const { out, forwardMs } = await device.attention(inputs, { isCausal: causal, precision, kernel: 'portable', repeats: 5 });
+        const { out, forwardMs } = await device.attention(inputs, {
+          isCausal: causal,
+          precision,
+          kernel: 'portable',
+          repeats: 5,
+        });
         out.dispose();
         times.get(choice).push(...forwardMs.slice(1));
       }
