@@ -306,7 +306,7 @@ __device__ __forceinline__ void pair_absorb_half(float (&out)[2][T::kOutBlocks][
 
 // ── §6 ──
 template <class T> __global__ void __launch_bounds__(T::kMaxPairs * 64, 1) int8_flash_fwd_pair(const __grid_constant__ ForwardArgs args) {
-    extern __shared__ __align__(1024) uint8_t shared[];
+    extern __shared__ __align__(128) uint8_t shared[];
     __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
     const int lane = threadIdx.x & 31, warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), r = lane >> 2, c = lane & 3;
     const int block_rows = blockDim.x / 2, q_blocks = (args.max_q_len + block_rows - 1) / block_rows;
@@ -461,18 +461,20 @@ template <int kD, bool kHalf, bool kGeneral, int kVariant = 0> cudaError_t launc
     return cudaGetLastError();
 }
 
-/** INTFLASH_FORWARD chooses while there are several: rows (one warp a row block), pair0 to pair3 (see PairTraits). */
+/** INTFLASH_FORWARD chooses while there are several: pair, or 12 warps (w12; w12f with plain maxima), 8 (w8), 16 where D = 64 (w16). */
 template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_either(const ForwardArgs& args, const LaunchLimits& limits, cudaStream_t stream) {
-    if constexpr (kD <= 128) {
+    if constexpr (!kGeneral) {
         const char* choice = std::getenv("INTFLASH_FORWARD");
-        if constexpr (kD == 128 && !kGeneral) {
-            if (choice != nullptr && std::strcmp(choice, "pair1") == 0) return launch_pair<kD, kHalf, kGeneral, 1>(args, limits, stream);
-            if (choice != nullptr && std::strcmp(choice, "pair2") == 0) return launch_pair<kD, kHalf, kGeneral, 2>(args, limits, stream);
-            if (choice != nullptr && std::strcmp(choice, "pair3") == 0) return launch_pair<kD, kHalf, kGeneral, 3>(args, limits, stream);
+        const auto is = [&](const char* name) { return choice != nullptr && std::strcmp(choice, name) == 0; };
+        if (is("w12f")) return launch_traits<kD, kHalf, kGeneral, 0>(args, limits, stream);
+        if constexpr (kD <= 128) {
+            if (is("pair")) return launch_pair<kD, kHalf, kGeneral>(args, limits, stream);
+            if (is("w8")) return launch_traits<kD, kHalf, kGeneral, 3>(args, limits, stream);
         }
-        if (choice == nullptr || std::strcmp(choice, "rows") != 0) return launch_pair<kD, kHalf, kGeneral>(args, limits, stream);
+        if constexpr (kD == 64)
+            if (is("w16")) return launch_traits<kD, kHalf, kGeneral, 5>(args, limits, stream);
     }
-    return launch_traits<kD, kHalf, kGeneral>(args, limits, stream);
+    return launch_traits<kD, kHalf, kGeneral, 1>(args, limits, stream);
 }
 
 template <int kD> cudaError_t launch_dim(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream) {
