@@ -2,7 +2,7 @@
 // INT-FlashAttention, arXiv:2409.16997; the arithmetic, operation by operation: docs/arithmetic.md. Tensor cores by mma.sync: sm_80 and up.
 // One story: the kernel reads from top to bottom.
 //
-// One warp owns 16 queries of one head and walks the keys in tiles of 128; up to 8 warps of a block share the tiles.
+// One warp owns 16 queries of one head and walks the keys in tiles of 128; the warps of a block share the tiles.
 // Warps run independently: a tile's "full" barrier says that it has landed, its "empty" barrier that every warp has left it.
 //   §1 traits                 §2 the rows a warp owns     §3 scores: S = Q·Kᵀ → x, in log2 units
 //   §4 softmax: x → P         §5 values: O += P·V         §6 the kernel: pipeline, loop, epilogue      §7 launch
@@ -19,11 +19,11 @@
 namespace intflash {
 
 // ── §1 ──
-/** kGeneral: softcap or a mask over scores. kVariant, bits: 1 takes maxima three at a time over float bits; 2 runs 8 warps. */
-template <int kD_, bool kHalf_, bool kGeneral_, int kVariant_ = 0> struct ForwardTraits {
+/** kGeneral: softcap or a mask over scores. */
+template <int kD_, bool kHalf_, bool kGeneral_> struct ForwardTraits {
     static constexpr int kD = kD_;
-    static constexpr bool kHalf = kHalf_, kGeneral = kGeneral_, kIntegerMax = kVariant_ & 1;
-    static constexpr int kMaxWarps = kD == 256 || kGeneral || (kVariant_ & 2) ? 8 : kD == 64 && (kVariant_ & 4) ? 16 : 12;  // as many as registers allow without spills: they hide each other's latencies
+    static constexpr bool kHalf = kHalf_, kGeneral = kGeneral_;
+    static constexpr int kMaxWarps = kD == 64 && !kGeneral ? 12 : 8;  // measured: docs/results/h200/log.md
     static constexpr int kTogether = 4;  // independent chains of products side by side, to hide their latency
     static constexpr int kScoreBlocks = kTileKeys / 8, kOutBlocks = kD / 8, kSteps = kD / 32;
     static constexpr bool kQueryInShared = kD <= 128;  // registers are taken; at D = 256 so is shared memory on sm_86 and sm_120
@@ -165,15 +165,12 @@ __device__ __forceinline__ void scores_to_log2(int (&s)[T::kScoreBlocks][4], flo
                 }
                 score = __float_as_int(x);
                 const bool first = group == 0 && half == 0;
-                if constexpr (!T::kIntegerMax) top[row] = first && (i & 1) == 0 ? x : fmaxf(top[row], x);
-                else if (i & 1) most[row] = first ? max(s[0][i - 1], score) : max(max(most[row], s[2 * group + half][i - 1]), score);
+                if (i & 1) most[row] = first ? max(s[0][i - 1], score) : max(max(most[row], s[2 * group + half][i - 1]), score);
             }
     }
-    if constexpr (T::kIntegerMax) {
-        // Float bits order as integers from +0 on. A row without a score above 0 is rare, and is gone over again.
-        top[0] = __int_as_float(most[0]), top[1] = __int_as_float(most[1]);
-        if (__any_sync(~0u, min(most[0], most[1]) < 0)) float_maxima<T>(top, s);
-    }
+    // Float bits order as integers from +0 on. A row without a score above 0 is rare, and is gone over again.
+    top[0] = __int_as_float(most[0]), top[1] = __int_as_float(most[1]);
+    if (__any_sync(~0u, min(most[0], most[1]) < 0)) float_maxima<T>(top, s);
 }
 
 /** Scores that the band excludes become -infinity. */
@@ -237,7 +234,8 @@ __device__ __forceinline__ void scores_to_exponents(int (&s)[T::kScoreBlocks][4]
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float x = __int_as_float(s[block][i]), from = base[i >> 1];
-            s[block][i] = __float_as_int(T::kHalf && !T::kGeneral ? fmaf(x, factor[i >> 1], -from) : x - from);
+            // The product is rounded as the maximum's was: none comes out above it.
+            s[block][i] = __float_as_int((T::kHalf && !T::kGeneral ? __fmul_rn(x, factor[i >> 1]) : x) - from);
         }
     factor[0] = factor[1] = 1.f;
     offset[0] = offset[1] = level_bits;
@@ -407,7 +405,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) int8_
         // Rows past the end repeat the last one; they are never stored.
         const int row = min(warp_row + r + 8 * i, sequence.q_len - 1);
         const float natural = args.q_scales[row_base + row] * args.scale;
-        rows.scale[i] = T::kGeneral ? natural : natural * 1.44269504f;
+        rows.scale[i] = T::kGeneral ? natural : fmaxf(natural * 1.44269504f, 1.4013e-45f);  // never 0: a masked score times it is to stay -infinity
         rows.reference[i] = -kLargest;
         rows.sum[i] = rows.excess[i] = 0.f;
         query_row[i] = args.q_codes + (row_base + row) * T::kD + 4 * c;
@@ -485,8 +483,8 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) int8_
 }
 
 // ── §7 ──
-template <int kD, bool kHalf, bool kGeneral, int kVariant = 0> cudaError_t launch_traits(ForwardArgs args, const LaunchLimits& limits, cudaStream_t stream) {
-    using T = ForwardTraits<kD, kHalf, kGeneral, kVariant>;
+template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_traits(ForwardArgs args, const LaunchLimits& limits, cudaStream_t stream) {
+    using T = ForwardTraits<kD, kHalf, kGeneral>;
     const int stages = min(kMaxStages, (limits.shared_bytes - T::kMaxWarps * T::kQueryBytes - static_cast<int>(sizeof(Plan<T::kMaxWarps>) + 127) / 128 * 128) / T::kTileBytes);
     if (stages < 1) return cudaErrorInvalidConfiguration;
     // Few warps a block when there are few rows: more blocks then, on more processors.
@@ -501,6 +499,12 @@ template <int kD, bool kHalf, bool kGeneral, int kVariant = 0> cudaError_t launc
     if (const cudaError_t status = cudaFuncSetAttribute(int8_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
     int8_flash_fwd<T><<<static_cast<unsigned>(blocks), warps * 32, bytes, stream>>>(args);
     return cudaGetLastError();
+}
+
+template <int kD> cudaError_t launch_dim(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream) {
+    const bool general = args.softcap > 0.f || args.mask.data != nullptr;
+    if (half_values) return general ? launch_traits<kD, true, true>(args, limits, stream) : launch_traits<kD, true, false>(args, limits, stream);
+    return general ? launch_traits<kD, false, true>(args, limits, stream) : launch_traits<kD, false, false>(args, limits, stream);
 }
 
 }  // namespace intflash

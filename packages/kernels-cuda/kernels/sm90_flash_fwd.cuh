@@ -177,13 +177,6 @@ __device__ __forceinline__ TileHeader read_header(uint32_t address) {
     return header;
 }
 
-/** half-int8: the key scales of a tile's quarters. */
-__device__ __forceinline__ float4 read_quarters(uint32_t address) {
-    float4 v;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));
-    return v;
-}
-
 __device__ __forceinline__ void store_pair(float* to, float a, float b) { *reinterpret_cast<float2*>(to) = make_float2(a, b); }
 __device__ __forceinline__ void store_pair(__half* to, float a, float b) { *reinterpret_cast<__half2*>(to) = __floats2half2_rn(a, b); }
 __device__ __forceinline__ void store_pair(__nv_bfloat16* to, float a, float b) { *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(a, b); }
@@ -306,10 +299,10 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 };
                 if constexpr (T::kHalf) {
                     float top[2];
-                    if (clear) quarter_maxima(s, top, rows, read_quarters(meta + kColumnBytes));
+                    if (clear) maxima_of_eighths(s, top, rows, meta + kColumnBytes);
                     else score(std::false_type{}, top);
                     if (__any_sync(~0u, top[0] - rows.reference[0] > kSlack || top[1] - rows.reference[1] > kSlack)) follow(rows, top, scale_out);
-                    if (clear) weigh_half_plain<0>(s, p, rows, read_quarters(meta + kColumnBytes));
+                    if (clear) weigh_half_plain<0>(s, p, rows, meta + kColumnBytes);
                     else weigh_half_general<0>(s, p, rows);
                 } else if (clear && kind == TileKind::kPlain) {
                     sums = weigh_plain<false>(s, p, rows, header, TileColumns{});
@@ -341,7 +334,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 };
                 pin(out);
                 add_products(p, 0);
-                if (tile >= own.clear_begin && tile < own.clear_end) weigh_half_plain<4>(s, p_rest, rows, read_quarters(base + offsetof(Memory, meta) + slot * kMetaBytes + kColumnBytes));
+                if (tile >= own.clear_begin && tile < own.clear_end) weigh_half_plain<4>(s, p_rest, rows, base + static_cast<uint32_t>(offsetof(Memory, meta)) + slot * kMetaBytes + kColumnBytes);
                 else weigh_half_general<4>(s, p_rest, rows);
                 add_products(p_rest, 1);
                 wgmma_wait();

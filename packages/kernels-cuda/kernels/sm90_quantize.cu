@@ -284,6 +284,7 @@ struct alignas(16) TileFacts {  // read 16 bytes at a time
     float value_step[kTileKeys];  // of a slot: 127 / value weight
     int slot[kTileKeys];          // of a key
     int key[kTileKeys];           // of a slot
+    float part_scale[8], part_step[8];  // of the slots' eighths, and their reciprocals
     unsigned long long best;
     int outliers;
 };
@@ -336,14 +337,22 @@ __device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, Tile
     __syncthreads();
 }
 
-/** Largest magnitudes of the quarters of the slots. */
-__device__ __forceinline__ float4 largest_of_quarters(const TileFacts& facts) {
-    const auto largest = [&](int quarter) {
-        return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(facts.magnitude[facts.key[quarter * kQuarterSlots + threadIdx.x % 32]])));
-    };
-    return make_float4(largest(0), largest(1), largest(2), largest(3));
+/** Scales of the slots' eighths; without half values the low slots share one, and so do the high ones. All threads call it. */
+template <bool kHalf> __device__ __forceinline__ void find_part_scales(TileFacts& facts) {
+    const int part = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp an eighth
+    const auto scale = [](uint32_t most) { return fmaxf(__uint_as_float(most) / 127.f, kMinScale); };
+    uint32_t bits = 0;
+    if constexpr (kHalf) {
+        bits = __float_as_uint(facts.magnitude[facts.key[part * kEighthSlots + lane % kEighthSlots]]);
+    } else {
+        const bool low = part < kLowSlots / kEighthSlots;
+        for (int slot = (low ? 0 : kLowSlots) + lane; slot < (low ? kLowSlots : kTileKeys); slot += 32) bits = max(bits, __float_as_uint(facts.magnitude[facts.key[slot]]));
+    }
+    bits = __reduce_max_sync(~0u, bits);
+    if (lane == 0) facts.part_scale[part] = scale(bits), facts.part_step[part] = 1.f / scale(bits);
+    __syncthreads();
 }
-static_assert(kQuarterSlots == 32 && kLowSlots == 3 * kQuarterSlots && kTileKeys == 4 * kQuarterSlots, "a warp's lanes are a quarter");
+static_assert(kTileKeys / kEighthSlots == kWarps && kLowSlots % kEighthSlots == 0, "a warp an eighth");
 
 /** Where the caller's rows fit into shared memory twice over they are kept there, else read again. */
 template <class P> constexpr bool kKept = 2 * kTileKeys * RowLanes<P>::kRowBytes <= 128 * 1024;
@@ -435,24 +444,15 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     const TileKind kind = kHalf ? TileKind::kPlain : classify(facts, keys, shared_weight);
     sort_into_slots(facts, keys, kind, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
-    float4 part_scale;  // of the slots' quarters
-    {
-        const float4 largest = largest_of_quarters(facts);
-        const auto scale = [](float most) { return fmaxf(most / 127.f, kMinScale); };
-        part_scale = make_float4(scale(largest.x), scale(largest.y), scale(largest.z), scale(largest.w));
-        if constexpr (!kHalf) part_scale.x = part_scale.y = part_scale.z = fmaxf(fmaxf(part_scale.x, part_scale.y), part_scale.z);
-    }
-    const auto of_slot = [](const float4& parts, int slot) { return slot < 2 * kQuarterSlots ? slot < kQuarterSlots ? parts.x : parts.y : slot < 3 * kQuarterSlots ? parts.z : parts.w; };
-    const auto scale_of = [&](int row, int slot) { return own_scale ? fmaxf(facts.magnitude[row] / 127.f, kMinScale) : of_slot(part_scale, slot); };
+    find_part_scales<kHalf>(facts);
+    const auto scale_of = [&](int row, int slot) { return own_scale ? fmaxf(facts.magnitude[row] / 127.f, kMinScale) : facts.part_scale[slot / kEighthSlots]; };
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
     if (thread < kTileKeys) facts.value_step[thread] = facts.key[thread] < keys ? 127.f / weight_of(facts.key[thread]) : 0.f;
 
-    const float4 per_step = make_float4(1.f / part_scale.x, 1.f / part_scale.y, 1.f / part_scale.z, 1.f / part_scale.w);
 #pragma unroll 2
     for (int round = 0; round < Lanes::kRounds; ++round) {
         const int row = lanes.row(round), slot = facts.slot[row];
-        float step = of_slot(per_step, slot);
-        if (own_scale) step = 1.f / scale_of(row, slot);
+        float step = own_scale ? 1.f / scale_of(row, slot) : facts.part_step[slot / kEighthSlots];
         if (row >= keys) step = 0.f;  // codes of absent keys are zeros, with or without a mean
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
@@ -532,14 +532,21 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
         columns[2 * kTileKeys] = present ? 1.f / weight : 0.f;
         meta[3 * kTileKeys * 4 + position] = static_cast<uint8_t>(row);
     } else if (thread == kTileKeys) {
-        TileHeader header{};
-        header.k_scale[0] = part_scale.x, header.k_scale[1] = part_scale.w;
-        header.tau = log2f(shared_weight);
-        header.inverse_weight = 1.f / shared_weight;
-        header.kind = static_cast<int32_t>(kind);
-        *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
-        if constexpr (kHalf) *reinterpret_cast<float4*>(meta + kColumnBytes) = part_scale;
-        atomicMax(request.head_maxima.key + head, __float_as_uint(fmaxf(fmaxf(part_scale.x, part_scale.y), fmaxf(part_scale.z, part_scale.w))));
+        if constexpr (kHalf) {
+            float4* header = reinterpret_cast<float4*>(meta + kColumnBytes);
+            header[0] = reinterpret_cast<const float4*>(facts.part_scale)[0];
+            header[1] = reinterpret_cast<const float4*>(facts.part_scale)[1];
+        } else {
+            TileHeader header{};
+            header.k_scale[0] = facts.part_scale[0], header.k_scale[1] = facts.part_scale[7];
+            header.tau = log2f(shared_weight);
+            header.inverse_weight = 1.f / shared_weight;
+            header.kind = static_cast<int32_t>(kind);
+            *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
+        }
+        float largest = 0.f;
+        for (int part = 0; part < 8; ++part) largest = fmaxf(largest, facts.part_scale[part]);
+        atomicMax(request.head_maxima.key + head, __float_as_uint(largest));
     }
 }
 
