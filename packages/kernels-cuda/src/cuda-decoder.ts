@@ -1,6 +1,7 @@
 import {
   type Decoder,
   type DecoderLayer,
+  type DecoderPart,
   type DecoderSequence,
   type DecoderSpec,
   IntFlashError,
@@ -78,6 +79,26 @@ class CudaDecoder implements Decoder {
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 
+  async forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void> {
+    const decoder = this.#handle;
+    if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    const sequences = parts.map(({ sequence }) => {
+      if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
+      throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
+    });
+    if (parts.length === 0 || logits.length !== parts.length * this.#vocabSize) {
+      throw new IntFlashError(
+        'ERR_SHAPE',
+        `Expected logits of one sequence or more, got ${parts.length} of them and ${logits.length} elements`,
+      );
+    }
+    const native = parts.map(({ ids }, i) => ({ sequence: sequences[i]!.expectLive(), ids }));
+    const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, false, logits));
+    sequences.forEach((sequence, i) => {
+      sequence.grew(parts[i]!.ids.length, bytes[i]!);
+    });
+  }
+
   dispose(): void {
     if (!this.#handle) return;
     this.#addon.disposeDecoder(this.#handle);
@@ -88,7 +109,7 @@ class CudaDecoder implements Decoder {
 class CudaSequence implements DecoderSequence {
   readonly #addon: NativeAddon;
   readonly #device: DeviceHandle;
-  readonly #decoder: DecoderHandle;
+  readonly decoder: DecoderHandle;
   readonly #vocabSize: number;
   #handle: SequenceHandle | undefined;
   #length = 0;
@@ -103,7 +124,7 @@ class CudaSequence implements DecoderSequence {
   ) {
     this.#addon = addon;
     this.#device = device;
-    this.#decoder = decoder;
+    this.decoder = decoder;
     this.#handle = handle;
     this.#vocabSize = vocabSize;
   }
@@ -117,7 +138,7 @@ class CudaSequence implements DecoderSequence {
   }
 
   async forward(ids: Int32Array, logits: Float32Array): Promise<void> {
-    const sequence = this.#expectLive();
+    const sequence = this.expectLive();
     const all = logits.length !== this.#vocabSize || ids.length === 1;
     if (ids.length === 0 || logits.length !== this.#vocabSize * (all ? ids.length : 1)) {
       throw new IntFlashError(
@@ -125,14 +146,20 @@ class CudaSequence implements DecoderSequence {
         `Expected logits of one or of ${ids.length} tokens by ${this.#vocabSize}, got ${logits.length} elements`,
       );
     }
-    this.#bytes = await awaitNative(() =>
-      this.#addon.decoderForward(this.#device, this.#decoder, sequence, ids, all, logits),
+    const bytes = await awaitNative(() =>
+      this.#addon.decoderForward(this.#device, this.decoder, [{ sequence, ids }], all, logits),
     );
-    this.#length += ids.length;
+    this.grew(ids.length, bytes[0]!);
+  }
+
+  /** So many tokens more, and what the cache takes now. */
+  grew(tokens: number, bytes: number): void {
+    this.#length += tokens;
+    this.#bytes = bytes;
   }
 
   truncate(length: number): void {
-    const sequence = this.#expectLive();
+    const sequence = this.expectLive();
     this.#bytes = callNative(() => this.#addon.truncateCacheSequence(this.#device, sequence, length));
     this.#length = Math.min(this.#length, length);
   }
@@ -144,7 +171,7 @@ class CudaSequence implements DecoderSequence {
     this.#bytes = 0;
   }
 
-  #expectLive(): SequenceHandle {
+  expectLive(): SequenceHandle {
     if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live sequence, got one that was disposed');
     return this.#handle;
   }

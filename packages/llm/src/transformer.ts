@@ -102,7 +102,7 @@ export class Transformer {
     const { layers, kvHeads, headDim, maxPositions, vocabSize } = this.config;
     const decoder = attention === 'int8' && dtype !== 'fp32' ? this.#deviceDecoder() : null;
     if (decoder && dtype !== 'fp32')
-      return new DeviceCache(decoder.createSequence(dtype), { vocabSize, maxTokens: maxPositions }, count);
+      return new DeviceCache(decoder.createSequence(dtype), { type: dtype, vocabSize, maxTokens: maxPositions }, count);
     return new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
   }
 
@@ -156,16 +156,30 @@ export class Transformer {
     const before = parts.map(({ cache }) => cache.length);
     try {
       const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
-      const logits: Float32Array[] = [];
-      for (const { ids, cache } of parts)
-        logits.push(cache instanceof DeviceCache ? await cache.forward(ids, { pace }) : fromHost.shift()!);
-      return logits;
+      const fromDevice = await this.#forwardOnDevice(parts, pace);
+      return parts.map(({ cache }) => fromDevice.get(cache) ?? fromHost.shift()!);
     } catch (error) {
       parts.forEach(({ cache }, i) => {
         if (!cache.isDisposed) cache.truncate(before[i]!);
       });
       throw error;
     }
+  }
+
+  /** A step for each type of cache. @returns each one's logits */
+  async #forwardOnDevice(parts: readonly BatchPart[], pace: Pace): Promise<Map<SequenceCache, Float32Array>> {
+    const found = new Map<SequenceCache, Float32Array>();
+    for (const type of ['int8', 'int4'] as const) {
+      const group = parts.flatMap(({ cache, ids }) =>
+        cache instanceof DeviceCache && cache.type === type ? [{ cache, ids }] : [],
+      );
+      if (group.length === 0) continue;
+      const logits = await DeviceCache.forwardTogether(this.#deviceDecoder()!, group, pace);
+      group.forEach(({ cache }, i) => {
+        found.set(cache, logits[i]!);
+      });
+    }
+    return found;
   }
 
   #deviceDecoder(): Decoder | null {

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { selectBackend, status } from '@int-flash/attention';
 import type { Backend, LinearWeights } from '@int-flash/ops';
 import { seededNormal, seededUniform } from '@int-flash/reference';
-import { describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint.js';
 import { DeviceCache } from '../src/device-cache.js';
 import { createLinear } from '../src/layers/linear.js';
@@ -250,6 +250,96 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     model.dispose();
     weights.dispose();
     expect(cuda.liveBytes()).toBe(0);
+  });
+
+  // Steps of one token each (a graph from the third on), of a few, of prompts beside them; sequences that come and go.
+  describe.each(['tiles', 'runs'])('a step over several sequences, keys split in %s', (split) => {
+    beforeAll(() => {
+      process.env.INTFLASH_KEY_SPLIT = split;
+    });
+    afterAll(() => {
+      delete process.env.INTFLASH_KEY_SPLIT;
+    });
+
+    it.each(['head dim 64', 'head dim 128, eleven queries a key', 'sliding windows and norms of heads'])(
+      'gives each what it gets alone: %s',
+      async (name) => {
+        const config = { ...SMALL, ...VARIANTS[name], maxPositions: 1300 };
+        const weights = randomWeights(config, cuda, 'int8');
+        const model = new Transformer(config, weights, cuda);
+        const run = { attention: 'int8', pace: new Pace() } as const;
+        const cacheOf = (i: number) => model.createCache('int8', i % 3 === 2 ? 'int4' : 'int8', { bytes: 0 });
+        // Per sequence, its tokens of each step; 0: it is not there.
+        const steps = [
+          [70, 1, 0, 1090, 9],
+          [1, 1, 40, 1, 0],
+          [1, 1, 1, 1, 1],
+          [1, 1, 1, 1, 1],
+          [1, 1, 1, 1, 1],
+          [1, 1, 1, 1, 1],
+          [8, 0, 3, 1, 30],
+          [1, 1, 1, 1, 1],
+        ];
+        const ids = steps[0]!.map((_, i) => tokenIds(1800, config.vocabSize).slice(100 * i));
+        const together = ids.map(() => [] as Float32Array[]);
+        const caches = ids.map((_, i) => cacheOf(i));
+        for (const step of steps) {
+          const parts = step.flatMap((count, i) => {
+            const from = caches[i]!.length;
+            return count === 0 ? [] : [{ i, ids: ids[i]!.slice(from, from + count), cache: caches[i]!, ...run }];
+          });
+          const logits = await model.forwardBatch(parts, run.pace);
+          for (const [at, { i }] of parts.entries()) together[i]!.push(logits[at]!.slice());
+        }
+        for (const [i, text] of ids.entries()) {
+          const cache = cacheOf(i);
+          const alone: Float32Array[] = [];
+          for (const step of steps) {
+            if (step[i] === 0) continue;
+            const from = cache.length;
+            const logits = await model.forwardBatch(
+              [{ ids: text.slice(from, from + step[i]!), cache, ...run }],
+              run.pace,
+            );
+            alone.push(logits[0]!.slice());
+          }
+          expectSameBits(differences(together[i]!, alone), ` in sequence ${i}`);
+          cache.dispose();
+        }
+        for (const cache of caches) cache.dispose();
+        model.dispose();
+        weights.dispose();
+        expect(cuda.liveBytes()).toBe(0);
+      },
+    );
+
+    it.each(['int8', 'int4'] as const)('has the CPU’s bits beyond several runs, cache in %s', async (dtype) => {
+      const config = { ...SMALL, layers: 1, slidingWindows: [null] };
+      await expectTheCpusBits({ config, choice: 'int8', dtype, pieces: [512, 511, 1, 1, 1, 1, 700, 3, 510, 1, 1] });
+    });
+
+    it('leaves all as they were when one fails', async () => {
+      const weights = randomWeights(SMALL, cuda, 'int8');
+      weights.embedding[7 * SMALL.hiddenSize] = Number.NaN;
+      const model = new Transformer({ ...SMALL, tiedEmbeddings: false }, weights, cuda);
+      const run = { attention: 'int8', pace: new Pace() } as const;
+      const caches = [0, 1].map(() => model.createCache('int8', 'int8', { bytes: 0 }));
+      const step = (a: number[], b: number[]) =>
+        model.forwardBatch(
+          [a, b].map((ids, i) => ({ ids, cache: caches[i]!, ...run })),
+          run.pace,
+        );
+      await step([1, 2, 3], [4, 5]);
+      await expect(step([6], [7])).rejects.toMatchObject({ code: 'ERR_NONFINITE' });
+      expect(caches.map(({ length }) => length)).toEqual([3, 2]);
+      const twice = [0, 0].map((i) => ({ ids: [1], cache: caches[i]!, ...run }));
+      await expect(model.forwardBatch(twice, run.pace)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+      expect((await step([6], [8])).map((logits) => logits.every(Number.isFinite))).toEqual([true, true]);
+      for (const cache of caches) cache.dispose();
+      model.dispose();
+      weights.dispose();
+      expect(cuda.liveBytes()).toBe(0);
+    });
   });
 
   it('leaves a sequence as it was when a run fails, and works afterwards', async () => {

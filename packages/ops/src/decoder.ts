@@ -50,8 +50,22 @@ export interface DecoderLayer {
 export interface Decoder {
   /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */
   createSequence(cacheType: 'int8' | 'int4'): DecoderSequence;
+  /**
+   * Runs one step over several of its sequences: weights are read once for all, and what a sequence gets does not depend on the others.
+   * A failed step leaves all of them as they were.
+   *
+   * @param parts  Different sequences with caches of one type, each with one token or more.
+   * @param logits [parts.length, vocabSize]: after the last token of each.
+   */
+  forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void>;
   /** Frees what it holds, its linear layers excepted; twice is a no-op. Sequences are disposed on their own. */
   dispose(): void;
+}
+
+/** A sequence's next tokens, each in [0, vocabSize). */
+export interface DecoderPart {
+  readonly sequence: DecoderSequence;
+  readonly ids: Int32Array;
 }
 
 /** One sequence and its cache. One call at a time. */
