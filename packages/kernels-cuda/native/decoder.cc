@@ -183,7 +183,17 @@ void Decoder::reserve_rows(Stream& worker, int tokens) {
     check_cuda(cudaMemsetAsync(work_.mixed->as(), 0, work_.mixed->bytes(), worker.handle()), "clear the padding");
     work_.wide = floats(n * widest);
     work_.append = floats(n * facts_.kv_heads);
+    reserve_products(worker, tokens);
     work_.tokens = tokens;
+}
+
+void Decoder::reserve_products(Stream& worker, int tokens) {
+    int most_rows = 0;
+    for (const Layer& layer : layers_)
+        for (const auto& linear : {layer.qkv, layer.attention_output, layer.mlp_up, layer.mlp_down})
+            if (linear->suits_library(tokens)) most_rows = std::max(most_rows, linear->rows());
+    if (output_->suits_library(tokens)) most_rows = std::max(most_rows, output_->rows());
+    work_.products = most_rows > 0 ? LinearLayer::product_memory(worker, tokens, most_rows) : ProductMemory{};
 }
 
 void Decoder::reserve_scratch(Stream& worker, const Step& step) {
@@ -221,7 +231,7 @@ void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_
 
 void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
     const LayerInput input = input_of(layer);
-    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, stream);
+    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, stream);
     else layer.multiply(input.floats, tokens, out, accumulate, stream);
 }
 
@@ -268,7 +278,7 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     if (output.is_int8()) {
         const LayerInput input = input_of(output);
         check_cuda(launch_quantize_rows(work_.mixed->as<float>(), output.columns(), tokens, output.cols(), input.codes, findings, stream), "quantize the heads");
-        output.multiply(input.codes, tokens, hidden, true, stream);
+        output.multiply(input.codes, tokens, hidden, true, work_.products, stream);
     } else {
         output.multiply(work_.mixed->as<float>(), tokens, hidden, true, stream);
     }

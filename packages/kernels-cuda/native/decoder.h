@@ -107,6 +107,7 @@ private:
         size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
         std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits;
+        ProductMemory products;
     };
 
     /** What a step's kernels need to know besides the weights. */
@@ -132,6 +133,7 @@ private:
     void write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const;
     void reserve(Stream& worker, const Step& step);
     void reserve_rows(Stream& worker, int tokens);
+    void reserve_products(Stream& worker, int tokens);
     void reserve_scratch(Stream& worker, const Step& step);
     /** Everything between the upload of the tables and the download of the logits; allocates nothing and waits for nothing. */
     void launch(const Step& step, cudaStream_t stream) const;

@@ -287,6 +287,8 @@ export interface NativeAddon {
     out: Float32Array,
   ): void;
   disposeLinear(layer: LinearHandle): void;
+  /** As the library says it; 0: there is none. */
+  cublasLtVersion(device: DeviceHandle): number;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
   createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
   /** @returns bytes of each sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
