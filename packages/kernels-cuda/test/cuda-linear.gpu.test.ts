@@ -106,8 +106,10 @@ describe.skipIf(!available)('CUDA linear layers', () => {
 
   // 2^20 weights and more than 64 tokens are cuBLASLt's where it is there. 1,026 rows are no multiple of four, which it may refuse: ours then.
   it.each([1028, 1026])('gives the same bits through cuBLASLt, if there is one: %i rows', (rows) => {
-    const { addon } = loadNativeAddon();
-    process.stderr.write(`cuBLASLt: ${addon!.cublasLtVersion(addon!.openDevice(0)) || 'none'}\n`);
+    const addon = loadNativeAddon().addon!;
+    const device = addon.openDevice(0);
+    process.stderr.write(`cuBLASLt: ${addon.cublasLtVersion(device) || 'none'}\n`);
+    addon.closeDevice(device);
     const cols = 1028;
     const weights = int8Weights(rows, cols, true);
     const layer = backend.createLinear(weights);
