@@ -1,5 +1,5 @@
 // Prefill and decode of whole decoders on the GPU: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of `--batch` sequences,
-// a step at a time (the time of each call in JavaScript, logits copied to the host included; tokens/s are of all sequences together). Shapes of known models, random weights: all layers share one layer's, which
+// a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences together). Shapes of known models, random weights: all layers share one layer's, which
 // are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer is float32, as in llm.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
 // would take at `--copy-rate` bytes/s (one way).
@@ -125,12 +125,9 @@ for (const name of backend ? options.models.split(',') : []) {
         sequences.push(decoder.createSequence(cacheType));
         await prompt(sequences.at(-1));
       }
-      const all = new Float32Array(batch * shape.vocabSize);
+      const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize };
       const step = () =>
-        decoder.forwardBatch(
-          sequences.slice(0, batch).map((sequence) => ({ sequence, ids: ids(1) })),
-          all,
-        );
+        decoder.drawBatch(sequences.slice(0, batch).map((sequence) => ({ sequence, ids: ids(1), draw })));
       for (let i = 0; i < 8; i++) await step(); // warm-up
       const started = performance.now();
       for (let i = 0; i < 128; i++) await step();

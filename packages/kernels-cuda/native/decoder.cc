@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "draw_on_host.h"
 #include "failure.h"
 
 namespace intflash {
@@ -24,6 +25,13 @@ std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
 const float* floats_of(const std::shared_ptr<Buffer>& buffer) { return buffer ? buffer->as<float>() : nullptr; }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+std::optional<KeySplit> split_from_environment() {
+    const char* const wanted = std::getenv("INTFLASH_KEY_SPLIT");
+    if (wanted != nullptr && std::strcmp(wanted, "tiles") == 0) return KeySplit::kTiles;
+    if (wanted != nullptr && std::strcmp(wanted, "runs") == 0) return KeySplit::kRuns;
+    return std::nullopt;
+}
 
 /** Room for a number that grows by one now and then, so that memory and graphs need not follow each time. */
 int power_of_two(int least) {
@@ -71,7 +79,7 @@ void CacheSequence::reserve(Stream& worker, int tokens) {
 }
 
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
-      processors_(worker.device().facts().processors), shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(std::getenv("INTFLASH_KEY_SPLIT")) {
+      processors_(worker.device().facts().processors), shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
     for (const HostLayer& from : host.layers) {
         layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(worker, from.query_norm), upload(worker, from.key_norm), from.qkv, from.attention_output,
@@ -111,8 +119,7 @@ Decoder::Step Decoder::plan(const std::vector<StepPart>& parts, bool all_logits)
 
 KeySplit Decoder::split_of(const std::vector<StepPart>& parts, const Step& step) const {
     if (step.short_rows == 0 || !run_query_fits(padded_, step.int4, step.short_rows, shared_bytes_)) return KeySplit::kTiles;
-    if (forced_split_ != nullptr && std::strcmp(forced_split_, "tiles") == 0) return KeySplit::kTiles;
-    if (forced_split_ != nullptr && std::strcmp(forced_split_, "runs") == 0) return KeySplit::kRuns;
+    if (forced_split_) return *forced_split_;
     int64_t runs = 0;
     for (const auto& [sequence, ids] : parts) runs += ceil_div(sequence->length_ + 1, kCacheRun);
     // Two blocks of a run's size find room on a processor.
@@ -308,7 +315,7 @@ void Decoder::launch_singles(const Step& step, cudaStream_t stream) {
 }
 
 // ── a step ──
-void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits) {
+Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits) {
     const cudaStream_t stream = worker.handle();
     for (const auto& [sequence, ids] : parts) {
         if (sequence->layers_ != layers() || sequence->kv_heads_ != facts_.kv_heads || sequence->padded_ != padded_ || sequence->int4_ != parts[0].sequence->int4_)
@@ -322,14 +329,48 @@ void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool a
     check_cuda(cudaMemcpyAsync(work_.step->as(), tables.data(), tables.size(), cudaMemcpyHostToDevice, stream), "copy the tokens");
     if (step.table.most == 1 && step.table.tokens == step.logit_rows) launch_singles(step, stream);
     else launch(step, stream);
+    return step;
+}
 
+void Decoder::finish(Stream& worker, const std::vector<StepPart>& parts) {
     uint32_t findings = 0;
-    check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, stream), "read the findings");
-    const size_t bytes = static_cast<size_t>(step.logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
-    check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, stream), "copy the logits to the host");
+    check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, worker.handle()), "read the findings");
     worker.synchronize();
     check_findings(findings);
     for (const auto& [sequence, ids] : parts) sequence->length_ += static_cast<int>(ids.size());
+}
+
+void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits) {
+    const Step step = begin(worker, parts, all_logits);
+    const size_t bytes = static_cast<size_t>(step.logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
+    check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, worker.handle()), "copy the logits to the host");
+    finish(worker, parts);
+}
+
+std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules) {
+    const cudaStream_t stream = worker.handle();
+    const Step step = begin(worker, parts, false);
+    const size_t rule_bytes = rules.size() * sizeof(DrawRules);
+    if (!work_.rules || work_.rules->bytes() < rule_bytes) {
+        work_.rules = worker.allocate(2 * rule_bytes);
+        work_.drawn = worker.allocate(2 * rules.size() * sizeof(int32_t));
+    }
+    check_cuda(cudaMemcpyAsync(work_.rules->as(), rules.data(), rule_bytes, cudaMemcpyHostToDevice, stream), "copy the rules");
+    check_cuda(launch_draw(work_.logits->as<float>(), facts_.vocabulary, work_.rules->as<DrawRules>(), step.logit_rows, work_.drawn->as<int32_t>(), stream), "draw tokens");
+    std::vector<int32_t> drawn(parts.size());
+    check_cuda(cudaMemcpyAsync(drawn.data(), work_.drawn->as(), drawn.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream), "read the tokens");
+    worker.synchronize();
+    for (size_t i = 0; i < drawn.size(); ++i) {
+        if (drawn[i] == kBadLogits) throw Failure("ERR_NONFINITE", "Expected finite logits, got NaN or Infinity");
+        if (drawn[i] != kTooMany) continue;
+        std::vector<float> logits(static_cast<size_t>(rules[i].vocabulary));
+        const float* row = work_.logits->as<float>() + i * static_cast<size_t>(facts_.vocabulary);
+        check_cuda(cudaMemcpyAsync(logits.data(), row, logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream), "copy logits to the host");
+        worker.synchronize();
+        drawn[i] = draw_on_host(logits, rules[i]);
+    }
+    finish(worker, parts);
+    return drawn;
 }
 
 }  // namespace intflash

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cache_attention.h"
 #include "decoder_steps.h"
+#include "draw_tokens.h"
 #include "buffer.h"
 #include "linear.h"
 #include "step_graph.h"
@@ -90,6 +92,13 @@ public:
      * @throws Failure
      */
     void forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits);
+    /**
+     * The same step, which ends in a token for each part instead of its logits.
+     *
+     * @param rules of each part
+     * @throws Failure, ERR_NONFINITE also where a part's highest logit is not finite
+     */
+    std::vector<int32_t> draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules);
 
 private:
     struct DeviceNorm {
@@ -106,7 +115,7 @@ private:
         int tokens = 0, logit_rows = 0;
         size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
-        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits;
+        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn;
         ProductMemory products;
     };
 
@@ -127,6 +136,10 @@ private:
         std::unique_ptr<StepGraph> graph;
     };
 
+    /** Puts a step into the stream, up to its logits. */
+    Step begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits);
+    /** Waits for it, and counts its tokens if all was well. */
+    void finish(Stream& worker, const std::vector<StepPart>& parts);
     Step plan(const std::vector<StepPart>& parts, bool all_logits) const;
     KeySplit split_of(const std::vector<StepPart>& parts, const Step& step) const;
     /** Places the step's tables in `bytes`, as they will lie in work_.step, and lets `step` point there. */
@@ -153,7 +166,7 @@ private:
     std::shared_ptr<LinearLayer> output_;
     Workspace work_;
     const int processors_, shared_bytes_;
-    const char* const forced_split_;  // `tiles` or `runs` from the environment, for tests and benchmarks
+    const std::optional<KeySplit> forced_split_;  // INTFLASH_KEY_SPLIT=tiles or runs, for tests and benchmarks
     std::map<GraphKey, StepRecord> graphs_;
     int64_t graphs_revision_ = 0;  // of the memory that they were recorded with
 };

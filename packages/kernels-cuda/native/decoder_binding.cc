@@ -1,4 +1,6 @@
 // createDecoder, createCacheSequence, decoderForward, truncateCacheSequence and their disposal: a Decoder and its sequences behind handles.
+#include <algorithm>
+#include <cfloat>
 #include <memory>
 #include <string>
 
@@ -137,7 +139,13 @@ Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
 }
 
-/** The Int32Array or Float32Array `js`, whose memory is its own. */
+template <class T> Napi::Array list_of(Napi::Env env, const std::vector<T>& values) {
+    Napi::Array list = Napi::Array::New(env, values.size());
+    for (size_t i = 0; i < values.size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(values[i])));
+    return list;
+}
+
+/** The typed array `js`, whose memory is its own. */
 template <class Array> Array array_of(const Napi::Value& js, napi_typedarray_type type, const char* what) {
     if (!js.IsTypedArray() || js.As<Napi::TypedArray>().TypedArrayType() != type) throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + what + " to be a typed array of another kind");
     auto array = js.As<Array>();
@@ -187,12 +195,43 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
                      for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
                      parts->clear();
                  },
-                 [bytes](Napi::Env env) -> Napi::Value {
-                     Napi::Array list = Napi::Array::New(env, bytes->size());
-                     for (size_t i = 0; i < bytes->size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>((*bytes)[i])));
-                     return list;
+                 [bytes](Napi::Env env) -> Napi::Value { return list_of(env, *bytes); }, {logits});
+}
+
+/** temperature, topK, topP, minP, a number in [0, 1), how many ids may be drawn. */
+DrawRules read_rules(const Napi::Value& js, int vocabulary) {
+    const auto rules = array_of<Napi::Float64Array>(js, napi_float64_array, "draw");
+    if (rules.ElementLength() != 6) throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected six rules of drawing");
+    const double *of = rules.Data(), temperature = of[0], top_k = of[1], top_p = of[2], min_p = of[3], uniform = of[4], named = of[5];
+    if (!(temperature >= 0 && temperature <= DBL_MAX && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && uniform >= 0 && uniform < 1 && named >= 1 && named <= vocabulary))
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected a temperature >= 0, a topK >= 0, a topP in (0, 1], a minP in [0, 1], a number in [0, 1) and ids of the vocabulary");
+    return {temperature, top_p, min_p, uniform, static_cast<int32_t>(std::min(top_k, static_cast<double>(kMost))), static_cast<int32_t>(named)};
+}
+
+// decoderDraw(device, decoder, parts: { sequence, ids, draw: Float64Array }[]) → Promise<{ drawn: Int32Array, bytes }>
+Napi::Value draw(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto decoder = decoder_of(info[1]);
+    size_t tokens = 0;
+    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), tokens));
+    auto rules = std::make_shared<std::vector<DrawRules>>();
+    for (uint32_t i = 0; i < parts->size(); ++i) rules->push_back(read_rules(read_object(info[2].As<Napi::Array>().Get(i), "a part").Get("draw"), decoder->facts().vocabulary));
+    auto drawn = std::make_shared<std::vector<int32_t>>();
+    auto bytes = std::make_shared<std::vector<int64_t>>();
+    return queue(info, stream,
+                 [&stream, decoder, parts, rules, drawn, bytes] {
+                     *drawn = decoder->draw(stream, *parts, *rules);
+                     for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
+                     parts->clear();
                  },
-                 {logits});
+                 [drawn, bytes](Napi::Env env) -> Napi::Value {
+                     Napi::Int32Array tokens = Napi::Int32Array::New(env, drawn->size());
+                     std::copy(drawn->begin(), drawn->end(), tokens.Data());
+                     Napi::Object result = Napi::Object::New(env);
+                     result.Set("drawn", tokens);
+                     result.Set("bytes", list_of(env, *bytes));
+                     return result;
+                 });
 }
 
 // truncateCacheSequence(device, sequence, length) → bytes of its cache
@@ -224,11 +263,7 @@ Napi::Value time_cache_attention(const Napi::CallbackInfo& info) {
     if (what.heads % what.kv_heads != 0) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected whole groups of heads");
     auto times = std::make_shared<std::vector<float>>();
     return queue(info, stream, [&stream, what, times] { *times = cache_attention_times(stream, what); },
-                 [times](Napi::Env env) -> Napi::Value {
-                     Napi::Array list = Napi::Array::New(env, times->size());
-                     for (size_t i = 0; i < times->size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, (*times)[i]));
-                     return list;
-                 });
+                 [times](Napi::Env env) -> Napi::Value { return list_of(env, *times); });
 }
 
 // disposeDecoder(decoder), disposeCacheSequence(sequence): twice is a no-op; a forward under way keeps them alive
@@ -244,7 +279,7 @@ Napi::Value dispose_sequence(const Napi::CallbackInfo& info) {
 }  // namespace
 
 std::vector<ExportedFunction> decoder_functions() {
-    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"truncateCacheSequence", truncate},
+    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"decoderDraw", draw}, {"truncateCacheSequence", truncate},
             {"timeCacheAttention", time_cache_attention}, {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
 }
 

@@ -4,6 +4,7 @@ import {
   type DecoderPart,
   type DecoderSequence,
   type DecoderSpec,
+  type DrawPart,
   IntFlashError,
   type Linear,
 } from '@int-flash/ops';
@@ -73,19 +74,14 @@ class CudaDecoder implements Decoder {
   }
 
   createSequence(cacheType: 'int8' | 'int4'): DecoderSequence {
-    const decoder = this.#handle;
-    if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    const decoder = this.#expectLive();
     const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4'));
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 
   async forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void> {
-    const decoder = this.#handle;
-    if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
-    const sequences = parts.map(({ sequence }) => {
-      if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
-      throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
-    });
+    const decoder = this.#expectLive();
+    const sequences = sequencesOf(parts, decoder);
     if (parts.length === 0 || logits.length !== parts.length * this.#vocabSize) {
       throw new IntFlashError(
         'ERR_SHAPE',
@@ -99,11 +95,38 @@ class CudaDecoder implements Decoder {
     });
   }
 
+  async drawBatch(parts: readonly DrawPart[]): Promise<Int32Array> {
+    const decoder = this.#expectLive();
+    const sequences = sequencesOf(parts, decoder);
+    const native = parts.map(({ ids, draw }, i) => ({
+      sequence: sequences[i]!.expectLive(),
+      ids,
+      draw: Float64Array.of(draw.temperature, draw.topK, draw.topP, draw.minP, draw.uniform, draw.vocabulary),
+    }));
+    const { drawn, bytes } = await awaitNative(() => this.#addon.decoderDraw(this.#device, decoder, native));
+    sequences.forEach((sequence, i) => {
+      sequence.grew(parts[i]!.ids.length, bytes[i]!);
+    });
+    return drawn;
+  }
+
+  #expectLive(): DecoderHandle {
+    if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    return this.#handle;
+  }
+
   dispose(): void {
     if (!this.#handle) return;
     this.#addon.disposeDecoder(this.#handle);
     this.#handle = undefined;
   }
+}
+
+function sequencesOf(parts: readonly DecoderPart[], decoder: DecoderHandle): CudaSequence[] {
+  return parts.map(({ sequence }) => {
+    if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
+    throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
+  });
 }
 
 class CudaSequence implements DecoderSequence {

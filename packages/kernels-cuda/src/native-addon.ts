@@ -299,6 +299,12 @@ export interface NativeAddon {
     allLogits: boolean,
     logits: Float32Array,
   ): Promise<number[]>;
+  /** `draw`: temperature, topK, topP, minP, uniform, vocabulary. */
+  decoderDraw(
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array; readonly draw: Float64Array }[],
+  ): Promise<{ readonly drawn: Int32Array; readonly bytes: readonly number[] }>;
   truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
   timeCacheAttention(device: DeviceHandle, request: CacheTimingRequest): Promise<number[]>;
   disposeDecoder(decoder: DecoderHandle): void;

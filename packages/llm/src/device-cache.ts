@@ -1,4 +1,4 @@
-import { type Decoder, type DecoderSequence, IntFlashError } from '@int-flash/ops';
+import { type Decoder, type DecoderSequence, type DrawRules, IntFlashError } from '@int-flash/ops';
 import type { ByteCount } from './kv-cache.js';
 import type { Pace } from './pace.js';
 
@@ -85,6 +85,24 @@ export class DeviceCache {
     for (const { cache } of parts) cache.#recount();
     pace.throwIfAborted();
     return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  /** The same step, and each one's next token drawn on the device. */
+  static async drawTogether(
+    decoder: Decoder,
+    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[]; readonly draw: DrawRules }[],
+    pace: Pace,
+  ): Promise<Int32Array> {
+    for (const { cache, ids } of parts) cache.#expectRoom(ids.length);
+    const native = parts.map(({ cache, ids, draw }) => ({
+      sequence: cache.#sequence,
+      ids: Int32Array.from(ids),
+      draw,
+    }));
+    const drawn = await decoder.drawBatch(native);
+    for (const { cache } of parts) cache.#recount();
+    pace.throwIfAborted();
+    return drawn;
   }
 
   #expectRoom(tokens: number): void {

@@ -1,6 +1,6 @@
 import type { JudgedGeneration } from './generate-options.js';
 import { Random } from './random.js';
-import { logprobs, sample, type TokenLogprob } from './sampler.js';
+import { drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
 import { Session, type SessionOwner } from './session.js';
 import { StopStrings } from './stop-strings.js';
 import type { Tokenizer } from './tokenizer.js';
@@ -123,18 +123,23 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     const stopStrings = new StopStrings(stops);
     const answer: number[] = [];
     const clock = new Stopwatch();
-    let logits = await session.forward(this.promptIds);
+    // A vocabulary may be padded to a round size: rows without a token are never drawn.
+    const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
+    const onDevice = session.canDraw && this.#options.logprobs === undefined;
+    let ids = this.promptIds;
     for (;;) {
-      // A vocabulary may be padded to a round size: rows without a token are never drawn.
-      const named = logits.subarray(0, Math.min(logits.length, tokenizer.vocabSize));
-      const tokenId = sample(named, rules, { prompt: this.promptIds, answer }, random);
+      const draw = onDevice ? drawRules(rules, vocabulary, random) : undefined;
+      const logits = draw ? undefined : await session.forward(ids);
+      const tokenId = draw
+        ? await session.draw(ids, draw)
+        : sample(logits!.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
       answer.push(tokenId);
       clock.lap();
       const ended = eosTokenIds.has(tokenId) && !this.#options.ignoreEos;
       const last = ended || answer.length >= maxTokens;
       const piece = detokenizer.push(tokenId) + (last ? detokenizer.flush() : '');
       const text = stopStrings.push(piece) + (last ? stopStrings.flush() : '');
-      const token = { tokenId, text, ...this.#logprobs(logits, tokenId) };
+      const token = { tokenId, text, ...(logits && this.#logprobs(logits, tokenId)) };
       if (last || stopStrings.found) {
         const finishReason = ended || stopStrings.found ? 'stop' : 'length';
         const counts = { promptTokens: this.promptIds.length, newTokens: answer.length };
@@ -144,7 +149,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
         return;
       }
       yield token;
-      logits = await session.forward([tokenId]);
+      ids = [tokenId];
     }
   }
 

@@ -1,7 +1,14 @@
+import type { DrawRules } from '@int-flash/ops';
 import { DEVICE_CHUNK, DeviceCache } from './device-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
-import { type BatchPart, PREFILL_CHUNK, type SequenceCache, type Transformer } from './transformer.js';
+import {
+  type BatchPart,
+  type PartOutcome,
+  PREFILL_CHUNK,
+  type SequenceCache,
+  type Transformer,
+} from './transformer.js';
 
 /** Tokens that a sequence wants computed behind those in its cache. */
 export interface SequenceWork {
@@ -10,13 +17,15 @@ export interface SequenceWork {
   readonly attention: AttentionChoice;
   /** Tokens of a prompt that are computed together. */
   readonly chunk?: number | undefined;
+  /** A token is wanted, not its logits: see {@link BatchPart}. */
+  readonly draw?: DrawRules | undefined;
   /** Wants the logits of every token, as {@link Transformer.forward} tells them. */
   readonly onLogits?: ((logits: Float32Array, first: number) => void) | undefined;
 }
 
 export interface SubmittedWork {
-  /** After the last token, [vocabSize]; rejects with the signal's reason as soon as it aborts. */
-  readonly logits: Promise<Float32Array>;
+  /** After the last token; rejects with the signal's reason as soon as it aborts. */
+  readonly outcome: Promise<PartOutcome>;
   /** Resolves when the cache is no longer in use. */
   readonly released: Promise<void>;
 }
@@ -94,7 +103,7 @@ export class Scheduler {
     return chosen;
   }
 
-  async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<Float32Array>[]> {
+  async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<PartOutcome>[]> {
     const step = new Step(jobs.length);
     const pace = new Pace(step.signal);
     for (const job of jobs) job.step = step;
@@ -102,15 +111,15 @@ export class Scheduler {
     const [only] = jobs;
     if (only?.isAlone) return Promise.allSettled([this.#computeAlone(only, pace)]);
     try {
-      const logits = await this.#transformer.forwardBatch(parts, pace);
-      return logits.map((value) => ({ status: 'fulfilled', value }));
+      const outcomes = await this.#transformer.forwardBatch(parts, pace);
+      return outcomes.map((value) => ({ status: 'fulfilled', value }));
     } catch (reason) {
       if (parts.length === 1 || step.signal.aborted) return parts.map(() => ({ status: 'rejected', reason }));
     }
     // One of them is at fault. By itself each ends as it would have without the others.
-    const outcomes: PromiseSettledResult<Float32Array>[] = [];
+    const outcomes: PromiseSettledResult<PartOutcome>[] = [];
     for (const part of parts) {
-      const alone = this.#transformer.forwardBatch([part], pace).then(([logits]) => logits!);
+      const alone = this.#transformer.forwardBatch([part], pace).then(([outcome]) => outcome!);
       outcomes.push(...(await Promise.allSettled([alone])));
     }
     return outcomes;
@@ -121,7 +130,7 @@ export class Scheduler {
     return this.#transformer.forward(next, run, (logits, first) => work.onLogits?.(logits, at + first));
   }
 
-  async #handOut(jobs: readonly Job[], outcomes: readonly PromiseSettledResult<Float32Array>[]): Promise<void> {
+  async #handOut(jobs: readonly Job[], outcomes: readonly PromiseSettledResult<PartOutcome>[]): Promise<void> {
     const { vocabSize } = this.#transformer.config;
     const atOnce = Math.max(Math.floor(LOGITS_A_TURN / vocabSize), 1);
     let handedOut = 0;
@@ -165,20 +174,20 @@ class Step {
 
 class Job implements SubmittedWork {
   readonly work: SequenceWork;
-  readonly logits: Promise<Float32Array>;
+  readonly outcome: Promise<PartOutcome>;
   readonly released: Promise<void>;
   /** Tokens computed so far. */
   at = 0;
   step: Step | undefined;
   isSettled = false;
   readonly #before: number;
-  #settle!: { resolve(logits: Float32Array): void; reject(reason: unknown): void };
+  #settle!: { resolve(outcome: PartOutcome): void; reject(reason: unknown): void };
   #onReleased!: () => void;
 
   constructor(work: SequenceWork) {
     this.work = work;
     this.#before = work.cache.length;
-    this.logits = new Promise((resolve, reject) => {
+    this.outcome = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
     this.released = new Promise((resolve) => {
@@ -204,10 +213,10 @@ class Job implements SubmittedWork {
     return this.at < this.work.ids.length;
   }
 
-  resolve(logits: Float32Array): void {
+  resolve(outcome: PartOutcome): void {
     this.isSettled = true;
     this.release();
-    this.#settle.resolve(logits);
+    this.#settle.resolve(outcome);
   }
 
   reject(reason: unknown): void {

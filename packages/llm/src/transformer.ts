@@ -1,6 +1,7 @@
 import {
   type Backend,
   type Decoder,
+  type DrawRules,
   IntFlashError,
   type KvCacheView,
   type Linear,
@@ -48,7 +49,12 @@ export interface BatchPart {
   /** As in {@link ForwardRun}. */
   readonly cache: SequenceCache;
   readonly attention: AttentionChoice;
+  /** A token is wanted, not its logits. Only of a cache on the device, which draws it there. */
+  readonly draw?: DrawRules | undefined;
 }
+
+/** Logits after a part's last token, [vocabSize], or the token drawn from them. */
+export type PartOutcome = Float32Array | number;
 
 /** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
 interface PlacedPart extends BatchPart {
@@ -147,10 +153,10 @@ export class Transformer {
    * Runs one step over several sequences: the linear layers read all their tokens at once, attention each sequence's own cache.
    * No row depends on another but through its own cache, so a sequence's logits are to the bit what they are without the others.
    *
-   * @returns For each part the logits after its last token, [vocabSize].
+   * @returns What each part wants.
    * @throws as {@link forward}; every cache is then as it was before.
    */
-  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<Float32Array[]> {
+  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<PartOutcome[]> {
     if (parts.some(({ ids }) => ids.length === 0)) throw noTokens();
     for (const { ids } of parts) this.#expectIds(ids);
     const before = parts.map(({ cache }) => cache.length);
@@ -166,18 +172,23 @@ export class Transformer {
     }
   }
 
-  /** A step for each type of cache. @returns each one's logits */
-  async #forwardOnDevice(parts: readonly BatchPart[], pace: Pace): Promise<Map<SequenceCache, Float32Array>> {
-    const found = new Map<SequenceCache, Float32Array>();
+  /** A step for each type of cache and of outcome. */
+  async #forwardOnDevice(parts: readonly BatchPart[], pace: Pace): Promise<Map<SequenceCache, PartOutcome>> {
+    const found = new Map<SequenceCache, PartOutcome>();
     for (const type of ['int8', 'int4'] as const) {
-      const group = parts.flatMap(({ cache, ids }) =>
-        cache instanceof DeviceCache && cache.type === type ? [{ cache, ids }] : [],
+      const ours = parts.flatMap(({ cache, ids, draw }) =>
+        cache instanceof DeviceCache && cache.type === type ? [{ cache, ids, draw }] : [],
       );
-      if (group.length === 0) continue;
-      const logits = await DeviceCache.forwardTogether(this.#deviceDecoder()!, group, pace);
-      group.forEach(({ cache }, i) => {
-        found.set(cache, logits[i]!);
-      });
+      const drawing = ours.flatMap(({ draw, ...part }) => (draw ? [{ ...part, draw }] : []));
+      const others = ours.filter(({ draw }) => !draw);
+      const note = (group: readonly { cache: DeviceCache }[], outcomes: ArrayLike<PartOutcome>) => {
+        group.forEach(({ cache }, i) => {
+          found.set(cache, outcomes[i]!);
+        });
+      };
+      const decoder = ours.length > 0 ? this.#deviceDecoder()! : undefined!;
+      if (drawing.length > 0) note(drawing, await DeviceCache.drawTogether(decoder, drawing, pace));
+      if (others.length > 0) note(others, await DeviceCache.forwardTogether(decoder, others, pace));
     }
     return found;
   }
