@@ -1,14 +1,9 @@
 import type { DrawRules } from '@int-flash/ops';
 import { DEVICE_CHUNK, DeviceCache } from './device-cache.js';
+import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
-import {
-  type BatchPart,
-  type PartOutcome,
-  PREFILL_CHUNK,
-  type SequenceCache,
-  type Transformer,
-} from './transformer.js';
+import { PREFILL_CHUNK, type Transformer } from './transformer.js';
 
 /** Tokens that a sequence wants computed behind those in its cache. */
 export interface SequenceWork {

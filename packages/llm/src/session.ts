@@ -1,10 +1,11 @@
 import type { DrawRules } from '@int-flash/ops';
 import { DeviceCache } from './device-cache.js';
+import type { PartOutcome, SequenceCache } from './device-step.js';
 import type { ByteCount } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { Scheduler, SequenceWork } from './scheduler.js';
-import type { PartOutcome, SequenceCache, Transformer } from './transformer.js';
+import type { Transformer } from './transformer.js';
 
 /** Who starts sessions and ends those that are still open when it is disposed itself. */
 export interface SessionOwner {

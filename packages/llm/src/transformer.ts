@@ -1,7 +1,6 @@
 import {
   type Backend,
   type Decoder,
-  type DrawRules,
   IntFlashError,
   type KvCacheView,
   type Linear,
@@ -9,6 +8,7 @@ import {
 } from '@int-flash/ops';
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
+import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
 import { type ByteCount, KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
@@ -30,9 +30,6 @@ export const PREFILL_CHUNK = 64;
 const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
 const MIN_STEP = 16;
 
-/** One sequence's keys and values, in host memory or on the backend's device. */
-export type SequenceCache = KvCache | DeviceCache;
-
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
   /** Holds the tokens before, and these afterwards; cut back to where it was if the run fails. */
@@ -42,19 +39,6 @@ export interface ForwardRun {
   /** Tokens a chunk; {@link PREFILL_CHUNK} unless a test wants another. */
   readonly chunk?: number;
 }
-
-/** One sequence's share of a step over several: its next tokens, at most a chunk of them. */
-export interface BatchPart {
-  readonly ids: readonly number[];
-  /** As in {@link ForwardRun}. */
-  readonly cache: SequenceCache;
-  readonly attention: AttentionChoice;
-  /** A token is wanted, not its logits. Only of a cache on the device, which draws it there. */
-  readonly draw?: DrawRules | undefined;
-}
-
-/** Logits after a part's last token, [vocabSize], or the token drawn from them. */
-export type PartOutcome = Float32Array | number;
 
 /** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
 interface PlacedPart extends BatchPart {
@@ -162,7 +146,7 @@ export class Transformer {
     const before = parts.map(({ cache }) => cache.length);
     try {
       const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
-      const fromDevice = await this.#forwardOnDevice(parts, pace);
+      const fromDevice = await stepOnDevice(() => this.#deviceDecoder()!, parts, pace);
       return parts.map(({ cache }) => fromDevice.get(cache) ?? fromHost.shift()!);
     } catch (error) {
       parts.forEach(({ cache }, i) => {
@@ -170,27 +154,6 @@ export class Transformer {
       });
       throw error;
     }
-  }
-
-  /** A step for each type of cache and of outcome. */
-  async #forwardOnDevice(parts: readonly BatchPart[], pace: Pace): Promise<Map<SequenceCache, PartOutcome>> {
-    const found = new Map<SequenceCache, PartOutcome>();
-    for (const type of ['int8', 'int4'] as const) {
-      const ours = parts.flatMap(({ cache, ids, draw }) =>
-        cache instanceof DeviceCache && cache.type === type ? [{ cache, ids, draw }] : [],
-      );
-      const drawing = ours.flatMap(({ draw, ...part }) => (draw ? [{ ...part, draw }] : []));
-      const others = ours.filter(({ draw }) => !draw);
-      const note = (group: readonly { cache: DeviceCache }[], outcomes: ArrayLike<PartOutcome>) => {
-        group.forEach(({ cache }, i) => {
-          found.set(cache, outcomes[i]!);
-        });
-      };
-      const decoder = ours.length > 0 ? this.#deviceDecoder()! : undefined!;
-      if (drawing.length > 0) note(drawing, await DeviceCache.drawTogether(decoder, drawing, pace));
-      if (others.length > 0) note(others, await DeviceCache.forwardTogether(decoder, others, pace));
-    }
-    return found;
   }
 
   #deviceDecoder(): Decoder | null {

@@ -1,9 +1,10 @@
 import { selectBackend, status } from '@int-flash/attention';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BatchPart } from '../src/device-step.js';
 import { Pace } from '../src/pace.js';
 import type { Random } from '../src/random.js';
 import { drawRules, type SamplingRules, sample } from '../src/sampler.js';
-import { type BatchPart, Transformer } from '../src/transformer.js';
+import { Transformer } from '../src/transformer.js';
 import { differences, expectSameBits, randomWeights, SMALL, tokenIds, VARIANTS } from './random-decoder.js';
 
 // REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
