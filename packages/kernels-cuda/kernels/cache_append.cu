@@ -1,5 +1,5 @@
 // See launch_append in decoder_steps.h: the TypeScript cache (packages/llm, kv-cache-layer.ts and fitted-int4.ts) on the device. One block
-// a KV head, a warp a row.
+// a KV head and sequence, a warp a row.
 //   §1 the first append: key offsets     §3 rows into the cache
 //   §2 a row's scale and codes           §4 the values' floor; kernel and launch
 #include <cuda_runtime.h>
@@ -149,21 +149,23 @@ template <bool kInt4> __device__ __forceinline__ void store_weight(const Place& 
 
 // ── §4 ──
 template <bool kInt4>
-__global__ void __launch_bounds__(kThreads) append(const Heads heads, const CacheView cache, const CacheMemory memory, const int32_t* start, float* scratch, uint32_t* findings) {
+__global__ void __launch_bounds__(kThreads) append(const Heads heads, const CacheLayer layer, const StepTable step, float* scratch, uint32_t* findings) {
     __shared__ RowMemory rows[kWarps];
     __shared__ float maxima[32];
     const int head = blockIdx.x, warp = threadIdx.x / 32;
     Place at;
-    at.cache = cache;
-    at.start = *start;
-    at.tokens = heads.tokens;
+    const StepSequence sequence = step.sequences[blockIdx.y];
+    at.cache = view_of(sequence, layer);
+    at.start = sequence.start;
+    at.tokens = sequence.tokens;
     at.dim = heads.head_dim;
     at.head = head;
     at.stride = static_cast<int64_t>(heads.heads + 2 * heads.kv_heads) * heads.head_dim;
-    at.keys = heads.qkv + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
+    at.keys = heads.qkv + sequence.first * at.stride + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
     at.values = at.keys + static_cast<int64_t>(heads.kv_heads) * heads.head_dim;
-    float* offsets = memory.offsets + static_cast<int64_t>(head) * at.dim;
-    float* scales = scratch + static_cast<int64_t>(head) * at.tokens;
+    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
+    float* offsets = sequence.offsets + place * at.dim;
+    float* scales = scratch + static_cast<int64_t>(head) * step.tokens + sequence.first;
     if (at.start == 0) freeze_offsets(at, offsets);
     __syncthreads();
 
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) append(const Heads heads, const Cach
         if (threadIdx.x % 32 == 0) scales[token] = scale;
         if (scale > kMinScale) largest_here = fmaxf(largest_here, scale);
     }
-    const float before = at.start == 0 ? 0.f : memory.largest[head];
+    const float before = at.start == 0 ? 0.f : sequence.largest[place];
     const float largest = fmaxf(before, block_max(largest_here, maxima));  // block_max: all scales are written, `before` is read
     const float floor = largest == 0.f ? 1.f : __fmul_rn(largest, kScaleFloor);
     for (int token = warp; token < at.tokens; token += kWarps)
@@ -183,14 +185,15 @@ __global__ void __launch_bounds__(kThreads) append(const Heads heads, const Cach
     // Rows of zeros at the very start had nothing to compare with; their scale is free, so it follows once there is something.
     if (before == 0.f && largest > 0.f)
         for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor);
-    if (threadIdx.x == 0) memory.largest[head] = largest;
+    if (threadIdx.x == 0) sequence.largest[place] = largest;
 }
 
 }  // namespace
 
-cudaError_t launch_append(const Heads& heads, const CacheView& cache, const CacheMemory& memory, const int32_t* start, float* scratch, uint32_t* findings, cudaStream_t stream) {
-    if (cache.int4) append<true><<<heads.kv_heads, kThreads, 0, stream>>>(heads, cache, memory, start, scratch, findings);
-    else append<false><<<heads.kv_heads, kThreads, 0, stream>>>(heads, cache, memory, start, scratch, findings);
+cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
+    const dim3 grid(heads.kv_heads, step.count);
+    if (cache.int4) append<true><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    else append<false><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
     return cudaGetLastError();
 }
 

@@ -1,6 +1,6 @@
 // See linear_int8.h. Two ways to the same integers:
 //   §1 few tokens: one warp a row of weights, 16 bytes a lane, dp4a; bound by reading the weights once
-//   §2 many tokens: tiles of 64 tokens x 64 rows on tensor cores (mma.sync m16n8k32), three stages of cp.async
+//   §2 many tokens: tiles of 64 tokens x 64 rows on tensor cores (mma.sync m16n8k32), three stages of cp.async; or what cuBLASLt summed up
 //   §3 quantizing the input, and the launches
 #include <cuda_runtime.h>
 
@@ -129,6 +129,15 @@ __global__ void __launch_bounds__(GemmTile::kThreads) linear_int8_many(const Int
         }
 }
 
+constexpr int kFinishThreads = 256;
+
+__global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights weights, const int32_t* sums, const float* scales, float* out, bool accumulate) {
+    const int64_t token = blockIdx.y;
+    const float x_scale = scales[token];
+    for (int row = blockIdx.x * kFinishThreads + threadIdx.x; row < weights.rows; row += gridDim.x * kFinishThreads)
+        finish(weights, row, sums[token * weights.rows + row], x_scale, out + token * weights.rows + row, accumulate);
+}
+
 // ── §3 ──
 __global__ void __launch_bounds__(256) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
@@ -159,6 +168,13 @@ cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input
         if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
         linear_int8_many<<<grid, GemmTile::kThreads, 0, stream>>>(weights, input, tokens, out, accumulate);
     }
+    return cudaGetLastError();
+}
+
+cudaError_t launch_finish_int8(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    if (tokens > kMaxGridY) return cudaErrorInvalidConfiguration;
+    const int blocks = (weights.rows + 4 * kFinishThreads - 1) / (4 * kFinishThreads);
+    finish_sums<<<dim3(blocks, tokens), kFinishThreads, 0, stream>>>(weights, sums, scales, out, accumulate);
     return cudaGetLastError();
 }
 

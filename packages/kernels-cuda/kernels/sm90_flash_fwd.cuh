@@ -1,7 +1,7 @@
 // O = softmax(Q·Kᵀ·scale)·V on Hopper's warpgroup products: INT8 Q and K, V in INT8 (full-int8) or float16 (half-int8).
 // What is computed: docs/arithmetic.md, "Hopper". Why it looks like this, with measurements: docs/results/h200/log.md.
 //
-// One thread block a processor takes one item of work after another: up to kRows queries of one head, against a run of key tiles.
+// One story: one thread block a processor takes one item of work after another: up to kRows queries of one head, against a run of key tiles.
 //   §1 traits and shared memory      §2 items          §3 the producer, one thread: global → shared, tiles ahead
 //   §4 the consumers, one warpgroup per 64 queries: S = Q·Kᵀ → P → O += P·V, taking turns on the tensor cores      §5 launch
 #pragma once

@@ -9,6 +9,9 @@ namespace {
 
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
+/** Above these cuBLASLt is worth the second that loading it may take. */
+constexpr int kLibraryTokens = 64;
+constexpr int64_t kLibraryWeights = 1 << 20;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
     auto buffer = worker.allocate(bytes);
@@ -38,8 +41,23 @@ LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.r
     worker.synchronize();
 }
 
-void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+bool LinearLayer::suits_library(int tokens) const { return is_int8() && tokens > kLibraryTokens && int64_t{rows_} * columns() >= kLibraryWeights; }
+
+ProductMemory LinearLayer::product_memory(Stream& worker, int tokens, int most_rows) {
+    ProductMemory memory{worker.device().cublas_lt(), nullptr, nullptr};
+    if (memory.library == nullptr) return memory;
+    memory.sums = worker.allocate(static_cast<size_t>(tokens) * static_cast<size_t>(most_rows) * sizeof(int32_t));
+    memory.workspace = worker.allocate(CublasLt::kWorkspaceBytes);
+    return memory;
+}
+
+void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const {
     const Int8Weights weights{codes_->as<int8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
+    if (memory.library != nullptr && suits_library(tokens)) {
+        const Int8Product product{weights.codes, input.codes, memory.sums->as<int32_t>(), rows_, tokens, columns()};
+        if (memory.library->multiply(product, memory.workspace->as(), stream))
+            return check_cuda(launch_finish_int8(weights, product.sums, input.scales, tokens, out, accumulate, stream), "finish an INT8 linear layer");
+    }
     check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
 }
 
@@ -68,7 +86,7 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
         check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof nonfinite, stream), "clear the findings");
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
         check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
-        multiply(rows, tokens, result->as<float>(), false, stream);
+        multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, stream);
         check_cuda(cudaMemcpyAsync(&nonfinite, finding->as(), sizeof nonfinite, cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
         upload_rows(worker, floats->as(), padded, input, width, count);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "buffer.h"
+#include "cublas_lt.h"
 #include "linear_float.h"
 #include "linear_int8.h"
 
@@ -14,6 +15,12 @@ struct HostWeights {
     int rows, cols;
     const int8_t* codes = nullptr;
     const float *scales = nullptr, *weights = nullptr, *bias = nullptr;
+};
+
+/** Memory for products by cuBLASLt, and the library. */
+struct ProductMemory {
+    CublasLt* library = nullptr;  // null: our own kernels
+    std::shared_ptr<Buffer> sums, workspace;
 };
 
 /** All members but the facts are for the device's worker thread. */
@@ -29,12 +36,17 @@ public:
     /** [rows, columns()] of a float layer. */
     const float* float_weights() const { return weights_->as<float>(); }
 
+    /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
+    bool suits_library(int tokens) const;
     /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
-    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
     /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. */
     void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
     void forward(Stream& worker, const float* input, int tokens, float* out) const;
+
+    /** Memory for `tokens` of the layers that suit the library, if it is there. */
+    static ProductMemory product_memory(Stream& worker, int tokens, int most_rows);
 
 private:
     void forward_part(Stream& worker, const float* input, int tokens, float* out) const;

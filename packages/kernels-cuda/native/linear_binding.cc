@@ -59,6 +59,16 @@ Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     return env.Undefined();
 }
 
+// cublasLtVersion(device) → number; 0: there is none. Loads it.
+Napi::Value cublas_lt_version(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    size_t version = 0;
+    run_blocking(info.Env(), stream, [&] {
+        if (const CublasLt* library = stream.device().cublas_lt()) version = library->version();
+    });
+    return Napi::Number::New(info.Env(), static_cast<double>(version));
+}
+
 // disposeLinear(layer): twice is a no-op
 Napi::Value dispose_linear(const Napi::CallbackInfo& info) {
     read_handle<LinearHandle>(info[0], "layer").layer.reset();
@@ -74,7 +84,7 @@ std::shared_ptr<LinearLayer> linear_of(const Napi::Value& js) {
 }
 
 std::vector<ExportedFunction> linear_functions() {
-    return {{"createLinear", create_linear}, {"linearForward", linear_forward}, {"disposeLinear", dispose_linear}};
+    return {{"createLinear", create_linear}, {"linearForward", linear_forward}, {"disposeLinear", dispose_linear}, {"cublasLtVersion", cublas_lt_version}};
 }
 
 }  // namespace intflash

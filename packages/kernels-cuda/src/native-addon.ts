@@ -181,6 +181,20 @@ export interface NativeDecoder {
   readonly output: LinearHandle;
 }
 
+/** One token each of `sequences` sequences, attention alone: see native/cache_timing.h. */
+export interface CacheTimingRequest {
+  readonly sequences: number;
+  /** Tokens that each holds. */
+  readonly length: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly int4: boolean;
+  /** A block takes a run of 1,024 keys, not a tile of 128. */
+  readonly runs: boolean;
+  readonly repeats: number;
+}
+
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
@@ -275,18 +289,26 @@ export interface NativeAddon {
     out: Float32Array,
   ): void;
   disposeLinear(layer: LinearHandle): void;
+  /** As the library says it; 0: there is none. */
+  cublasLtVersion(device: DeviceHandle): number;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
   createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
-  /** @returns bytes of the sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
+  /** @returns bytes of each sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
   decoderForward(
     device: DeviceHandle,
     decoder: DecoderHandle,
-    sequence: SequenceHandle,
-    ids: Int32Array,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array }[],
     allLogits: boolean,
     logits: Float32Array,
-  ): Promise<number>;
+  ): Promise<number[]>;
+  /** `draw`: temperature, topK, topP, minP, uniform, vocabulary. */
+  decoderDraw(
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array; readonly draw: Float64Array }[],
+  ): Promise<{ readonly drawn: Int32Array; readonly bytes: readonly number[] }>;
   truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
+  timeCacheAttention(device: DeviceHandle, request: CacheTimingRequest): Promise<number[]>;
   disposeDecoder(decoder: DecoderHandle): void;
   disposeCacheSequence(sequence: SequenceHandle): void;
   compare(

@@ -58,7 +58,7 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
     if (available) expect(selectBackend('cuda').liveBytes()).toBe(0);
   });
 
-  async function greedy(model: LanguageModel, ids: number[], options: object = {}): Promise<number[]> {
+  async function write(model: LanguageModel, ids: number[], options: object = {}): Promise<number[]> {
     const drawn: number[] = [];
     for await (const { tokenId } of model.generate(ids, {
       temperature: 0,
@@ -80,7 +80,7 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
 
   describe.each(SAME_BITS)('$attention attention, cache in $kvCacheDtype', (choice) => {
     it.each(prompts)('writes what the CPU writes: $name', async ({ ids }) => {
-      const [ours, theirs] = [await greedy(cuda, ids, choice), await greedy(cpu, ids, choice)];
+      const [ours, theirs] = [await write(cuda, ids, choice), await write(cpu, ids, choice)];
       expect(ours, await parting(ids, ours, theirs, choice)).toEqual(theirs);
     });
 
@@ -90,11 +90,22 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
     });
   });
 
+  it.each(prompts)('draws what the CPU draws with the same seed: $name', async ({ ids }) => {
+    for (const rules of [
+      { temperature: 0.8, topK: 40, topP: 0.9 },
+      { temperature: 1.2 },
+      { temperature: 1, minP: 0.1 },
+    ]) {
+      const choice = { ...SAME_BITS[0]!, ...rules, seed: 7 };
+      expect(await write(cuda, ids, choice), JSON.stringify(rules)).toEqual(await write(cpu, ids, choice));
+    }
+  });
+
   // Hopper's kernels group keys under shared scales, so their roundings are others than the CPU's: two errors of one size add up like √2.
   it.each(prompts)(
     'INT8 attention over a float cache strays no further than two INT8s from fp32: $name',
     async ({ ids, name }) => {
-      const [ours, theirs] = [await greedy(cuda, ids, OTHER_BITS), await greedy(cpu, ids, OTHER_BITS)];
+      const [ours, theirs] = [await write(cuda, ids, OTHER_BITS), await write(cpu, ids, OTHER_BITS)];
       const text = [...ids, ...theirs];
       const expected = await cpu.logits(text, OTHER_BITS);
       const strayed = difference(await cuda.logits(text, OTHER_BITS), expected);

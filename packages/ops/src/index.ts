@@ -25,7 +25,16 @@ export {
   type LinearWeights,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';
-export type { Decoder, DecoderLayer, DecoderNorm, DecoderSequence, DecoderSpec } from './decoder.js';
+export type {
+  Decoder,
+  DecoderLayer,
+  DecoderNorm,
+  DecoderPart,
+  DecoderSequence,
+  DecoderSpec,
+  DrawPart,
+  DrawRules,
+} from './decoder.js';
 export {
   bfloat16BitsToNumber,
   type FloatType,
