@@ -34,10 +34,9 @@ export const llmRuntime: Runtime = {
   },
   reproduce: (part, settings, onProgress) =>
     part === 'all' ? reproduce(llmRuntime, settings, onProgress) : reproduceKvCache(llmRuntime, settings, onProgress),
-  quantize: (from, to, { overwrite, signal, onProgress }) =>
+  quantize: (from, to, { onProgress, ...settings }) =>
     quantizeCheckpoint(from, to, {
-      overwrite,
-      signal,
+      ...settings,
       onProgress: ({ loadedBytes, totalBytes }) => onProgress(loadedBytes / totalBytes),
     }),
 };

@@ -166,6 +166,9 @@ export interface BackendReport {
 }
 
 export interface QuantizeSettings {
+  readonly bits: 8 | 4;
+  /** Columns that share a scale, with 4 bits. */
+  readonly group?: 32 | 64 | 128;
   readonly overwrite: boolean;
   readonly signal: AbortSignal;
   readonly onProgress: OnProgress;

@@ -45,7 +45,15 @@ export type LinearWeights = {
   | { readonly type: 'fp32'; readonly weights: Float32Array }
   /** One scale a row; activations are quantized per token at run time (W8A8). */
   | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }
+  /**
+   * Weights alone in 4 bits, activations stay float32: codes in [-8, 7], two a byte, low nibble first, two's complement; a scale for
+   * each `group` neighbouring columns, [rows, cols / group].
+   */
+  | { readonly type: 'int4'; readonly packed: Uint8Array; readonly scales: Float32Array; readonly group: Int4Group }
 );
+
+/** Columns that share a scale of an INT4 weight. */
+export type Int4Group = 32 | 64 | 128;
 
 /** What a decoder does right before and after a linear layer. */
 export interface LinearSteps {

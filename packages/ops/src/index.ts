@@ -20,6 +20,7 @@ export {
   type BackendName,
   type BackendStatus,
   type CacheAttentionArgs,
+  type Int4Group,
   type Linear,
   type LinearSteps,
   type LinearWeights,

@@ -81,6 +81,12 @@ const SCRIPT_VARIANTS: readonly Variant[] = [
   'flash-d',
 ];
 
+/** What a minute on two cores has room for: of texts, two windows of tokens, or half of one where there is no native code. */
+function quickScope(backend: BackendChoice) {
+  const isPortable = selectBackend(backend).name === 'portable';
+  return isPortable ? { characters: 2048, speedMs: 8000 } : { characters: 8192, speedMs: 15_000 };
+}
+
 /** Measures everything the report shows, none of it remembered from another run. */
 export async function reproduce(
   runtime: Runtime,
@@ -94,7 +100,13 @@ export async function reproduce(
         weight: quick ? 15 : 60,
         run: (onPart) =>
           measureSpeed(
-            { backend, heads: quick ? 4 : 8, headDim: 64, budgetMs: quick ? 15_000 : 90_000, signal },
+            {
+              backend,
+              heads: quick ? 4 : 8,
+              headDim: 64,
+              budgetMs: quick ? quickScope(backend).speedMs : 90_000,
+              signal,
+            },
             onPart,
           ),
       },
@@ -164,7 +176,7 @@ export async function reproduceKvCache(
             ? null
             : measureKvModel(
                 runtime,
-                { folder: model, backend, signal, ...(quick && { characters: QUICK_CHARACTERS }) },
+                { folder: model, backend, signal, ...(quick && { characters: quickScope(backend).characters }) },
                 onPart,
               ),
       },
@@ -173,8 +185,6 @@ export async function reproduceKvCache(
   );
   return { origin: describeOrigin(backend, quick), formats, perChannel, kvModel };
 }
-
-const QUICK_CHARACTERS = 8192; // about two windows of tokens
 
 function describeOrigin(choice: BackendChoice, quick: boolean): ReportOrigin {
   const backend = selectBackend(choice);
