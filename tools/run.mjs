@@ -21,7 +21,7 @@ const JOBS = {
   },
   build: async () => {
     const { prepare } = await import('./phases/prepare.mjs');
-    await prepare({ native: 'required', build: 'js+types' });
+    await prepare({ native: 'required', build: 'js+types', cuda: 'every architecture' });
   },
   test: async (args) => {
     const { testEverything, testSome } = await import('./jobs/test.mjs');
@@ -33,11 +33,12 @@ const JOBS = {
   },
   verify: async () => {
     const { testEverything } = await import('./jobs/test.mjs');
-    return testEverything({ packaging: true });
+    return testEverything({ cuda: 'every architecture' });
   },
-  lint: () => checks(['lint', 'layers']),
+  lint: () => checks(['lint', 'layers', 'unused']),
   typecheck: () => checks(['typecheck']),
   'check:docs': () => checks(['docs']),
+  site: () => checks(['site']),
   format: async (args) => {
     const { prepare } = await import('./phases/prepare.mjs');
     const { runTool } = await import('./process.mjs');

@@ -1,4 +1,5 @@
 import type { Options } from 'tsup';
+import { bundledLicences } from './bundled-licences.mjs';
 
 /**
  * One build for every library package: ESM and CommonJS from the front door `src/index.ts`. Types are a second run,
@@ -17,5 +18,6 @@ export function libraryBuild(overrides: Options = {}): Options {
     clean: false, // the two runs share dist/
     silent: true,
     ...overrides,
+    esbuildPlugins: [...(overrides.esbuildPlugins ?? []), bundledLicences],
   };
 }

@@ -1,5 +1,6 @@
 import { defineConfig } from 'vite';
 import { fileList } from './file-list.ts';
+import { licences } from './licences.ts';
 
 export default defineConfig({
   base: './',
@@ -12,5 +13,5 @@ export default defineConfig({
     reportCompressedSize: false,
   },
   logLevel: 'warn',
-  plugins: [fileList()],
+  plugins: [fileList(), licences()],
 });

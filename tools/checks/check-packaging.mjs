@@ -1,35 +1,113 @@
-// Packs every public library package as `npm publish` would and fails on what a user's bundler or compiler would trip over.
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+// Packs every public package as `npm publish` would, and fails on what a user would trip over: a file too many or too few, an entry that
+// resolves to nothing, types that say something else than the code, a script that runs at installation, an installation that does not
+// work, a dependency without a reason.
+//   node tools/checks/check-packaging.mjs            the checks
+//   node tools/checks/check-packaging.mjs --update   writes the lists of files anew
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { root, runTool } from '../process.mjs';
+import { root, run, runTool } from '../process.mjs';
 import { workspacePackages } from '../stamp.mjs';
+import { checkInstall } from './check-install.mjs';
 
+const LISTS = join(root, 'tools/checks/packed-files.json');
+const MAX_BYTES = 50e6;
+const INSTALL_SCRIPTS = ['preinstall', 'install', 'postinstall', 'prepare'];
+
+const problems = [];
 const folder = mkdtempSync(join(tmpdir(), 'int-flash-pack-'));
 try {
-  for (const path of workspacePackages()) {
-    const manifest = JSON.parse(readFileSync(join(root, path, 'package.json'), 'utf8'));
-    if (manifest.private) continue;
-    await expectSuccess(path, 'pack', 'pnpm/bin/pnpm.cjs', ['--dir', path, 'pack', '--pack-destination', folder]);
-    const tarball = join(folder, tarballName(manifest));
-    await expectSuccess(path, 'publint', 'publint/src/cli.js', [tarball, '--strict']);
-    // A command has no front door to import.
-    if (manifest.exports)
-      await expectSuccess(path, 'attw', '@arethetypeswrong/cli/dist/index.js', [tarball, '--no-emoji']);
-  }
+  const packages = workspacePackages()
+    .map((path) => ({ path, manifest: JSON.parse(readFileSync(join(root, path, 'package.json'), 'utf8')) }))
+    .filter(({ manifest }) => !manifest.private && fitsHere(manifest));
+  const packed = await atOnce(packages, pack);
+  if (process.argv.includes('--update')) await writeLists(packed);
+  compareLists(packed);
+  await atOnce(packed, inspect);
+  if (problems.length === 0) problems.push(...(await checkInstall(packed, folder)));
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
+for (const problem of problems) console.log(problem);
+process.exitCode = problems.length > 0 ? 1 : 0;
 
-function tarballName({ name, version }) {
-  const expected = `${name.replace('@', '').replace('/', '-')}-${version}.tgz`;
-  if (!readdirSync(folder).includes(expected)) throw new Error(`Expected pnpm pack to write ${expected}`);
-  return expected;
+/** A platform's package can only be packed on that platform, and with a compiler. */
+function fitsHere({ name, os, cpu, libc }) {
+  if (!os) return true;
+  const { glibcVersionRuntime } = process.report.getReport().header;
+  const fits =
+    os.includes(process.platform) && cpu.includes(process.arch) && (!libc || glibcVersionRuntime !== undefined);
+  const isCompiled = existsSync(join(root, 'packages/kernels-cpu/build/Release/int_flash_cpu.node'));
+  if (!fits || !isCompiled)
+    console.log(`warning: ${name} is not packed here: ${fits ? 'no addon was compiled' : 'another system'}`);
+  return fits && isCompiled;
 }
 
-async function expectSuccess(path, what, entry, args) {
-  const { status, output } = await runTool(entry, args);
-  if (status === 0) return;
-  console.log(`${path}: ${what} failed\n${output}`);
-  process.exitCode = 1;
+async function pack({ path, manifest }) {
+  const { status, output } = await runTool('pnpm/bin/pnpm.cjs', ['--dir', path, 'pack', '--pack-destination', folder]);
+  if (status !== 0) throw new Error(`${path}: pack failed\n${output}`);
+  const { name, version } = manifest;
+  const tarball = join(folder, `${name.replace('@', '').replace('/', '-')}-${version}.tgz`);
+  const listed = await run('tar', ['-tzf', tarball]);
+  const files = listed.output
+    .trim()
+    .split('\n')
+    .map((file) => listName(file.replace(/^package\//, '')));
+  const packedManifest = JSON.parse((await run('tar', ['-xzOf', tarball, 'package/package.json'])).output);
+  return { path, name, manifest: packedManifest, tarball, files: [...new Set(files)].sort() };
+}
+
+/** `chunk-LJMMA3QV.js` is `chunk-*.js`: the digest changes with every edit. Native sources are named by their kind. */
+function listName(file) {
+  return file
+    .replace(/^(native|kernels)\/.+\.(cc|h|cu|cuh)$/, '$1/**/*.$2')
+    .replace(/-[\w-]{8}(\.(js|css|svg)(\.map)?)$/, '-*$1');
+}
+
+async function writeLists(packed) {
+  writeFileSync(LISTS, JSON.stringify(Object.fromEntries(packed.map(({ name, files }) => [name, files])), null, 2));
+  await runTool('@biomejs/biome/bin/biome', ['format', '--write', LISTS]);
+}
+
+function compareLists(packed) {
+  const lists = JSON.parse(readFileSync(LISTS, 'utf8'));
+  for (const { name, files } of packed) {
+    const expected = lists[name] ?? [];
+    const more = files.filter((file) => !expected.includes(file));
+    const fewer = expected.filter((file) => !files.includes(file));
+    if (more.length + fewer.length > 0) {
+      problems.push(
+        `${name}: the tarball has ${more.join(', ') || 'nothing'} too many and lacks ${fewer.join(', ') || 'nothing'}; if that is meant, run check-packaging.mjs --update`,
+      );
+    }
+  }
+}
+
+async function inspect({ name, manifest, tarball }) {
+  const { size } = statSync(tarball);
+  if (size > MAX_BYTES) problems.push(`${name}: the tarball has ${size} bytes, more than ${MAX_BYTES}`);
+  for (const script of INSTALL_SCRIPTS) {
+    if (manifest.scripts?.[script]) problems.push(`${name}: ${script} would run on users' machines`);
+  }
+  const tools = [['publint', 'publint/src/cli.js', ['--strict']]];
+  // A command has no front door to import, and an addon no types.
+  if (manifest.exports) tools.push(['attw', '@arethetypeswrong/cli/dist/index.js', ['--no-emoji']]);
+  for (const [tool, entry, args] of tools) {
+    const { status, output } = await runTool(entry, [tarball, ...args]);
+    if (status !== 0) problems.push(`${name}: ${tool} failed\n${output}`);
+  }
+}
+
+/** As many at a time as there are cores. */
+async function atOnce(items, work) {
+  const results = new Array(items.length);
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) {
+      const index = next++;
+      results[index] = await work(items[index]);
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, worker));
+  return results;
 }

@@ -2,7 +2,7 @@
  * Which packages each package may import: data goes one way, ops → quant → {reference, kernels} → attention → llm → {ai-sdk-provider, apps}.
  * The reasons are in docs/adr/0002-layers.md.
  */
-export const LAYERS = {
+const LAYERS = {
   ops: { may: [], why: 'ops holds the nouns that every package shares, so it can depend on none of them' },
   quant: { may: ['ops'], why: 'a quantizer turns tensors into codes and knows nothing of who uses them' },
   reference: {

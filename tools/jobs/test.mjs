@@ -17,6 +17,9 @@ const CHECKS = {
       output: results.map(({ output }) => output).join(''),
     };
   },
+  unused: () => runTool('knip/bin/knip.js', ['--no-progress']),
+  versions: () => runNode(['tools/checks/check-versions.mjs']),
+  site: () => runNode(['tools/site/build-site.mjs']),
   packaging: () => runNode(['tools/checks/check-packaging.mjs']),
 };
 
@@ -27,10 +30,11 @@ function typecheck(project, name) {
 }
 
 /** Everything that needs no GPU: build, checks, tests. @returns the exit status */
-export async function testEverything({ packaging = false } = {}) {
+export async function testEverything({ cuda } = {}) {
   const total = { passed: 0, failed: 0, skipped: 0 };
-  add(total, await runBuild(packaging ? 'js+types' : 'js'));
-  add(total, await runChecks(['lint', 'layers', 'docs', 'typecheck', ...(packaging ? ['packaging'] : [])]));
+  add(total, await runBuild({ native: 'required', build: 'js+types', cuda }));
+  add(total, await runChecks(['lint', 'layers', 'docs', 'typecheck', 'unused', 'versions']));
+  add(total, await runChecks(['packaging', 'site'])); // these write: after those that read
   add(total, await runVitest('unit', []));
   return conclude(total);
 }
@@ -50,9 +54,9 @@ export async function runChecks(names) {
   return total;
 }
 
-async function runBuild(what) {
+async function runBuild(wanted) {
   try {
-    await prepare({ native: 'required', build: what });
+    await prepare(wanted);
     return report('build', true, '');
   } catch (error) {
     if (error?.name !== 'PhaseError') throw error;

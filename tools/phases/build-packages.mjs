@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PhaseError, root, runTool, say } from '../process.mjs';
 import { cacheDir, mtimeHash, readStamp, workspacePackages, writeStamp } from '../stamp.mjs';
@@ -9,6 +9,7 @@ const SHARED_INPUTS = [
   'tsconfig.build.json',
   'turbo.json',
   'tools/tsup-config.ts',
+  'tools/bundled-licences.mjs',
   'pnpm-lock.yaml',
 ];
 
@@ -17,10 +18,10 @@ const SHARED_INPUTS = [
  * @param {'js' | 'js+types'} what the .d.ts files take most of the time, and only a publisher or a consumer needs them
  */
 export async function buildPackages(what) {
-  const packages = workspacePackages();
+  const packages = workspacePackages().filter(isBuilt);
   const inputs = packages.flatMap((path) =>
-    ['src', 'index.html', 'package.json', 'tsup.config.ts', 'vite.config.ts', 'file-list.ts'].map((name) =>
-      join(root, path, name),
+    ['src', 'index.html', 'package.json', 'tsup.config.ts', 'vite.config.ts', 'file-list.ts', 'licences.ts'].map(
+      (name) => join(root, path, name),
     ),
   );
   const stamp = mtimeHash([...inputs, ...SHARED_INPUTS.map((path) => join(root, path))]);
@@ -34,6 +35,11 @@ export async function buildPackages(what) {
   const { status, output } = await runTool('turbo/bin/turbo', ['run', ...tasks, '--output-logs=errors-only']);
   if (status !== 0) throw new PhaseError(`${output}\nBuilding the packages failed.`);
   for (const task of tasks) writeStamp(stampFile(task), stamp);
+}
+
+/** A platform's package holds one compiled file and no TypeScript. */
+function isBuilt(path) {
+  return JSON.parse(readFileSync(join(root, path, 'package.json'), 'utf8')).scripts?.['build:js'] !== undefined;
 }
 
 function stampFile(task) {

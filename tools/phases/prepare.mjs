@@ -15,13 +15,14 @@ const CUDA_PACKAGES = ['packages/kernels-cuda'];
  * @param {'optional' | 'required'} [wanted.native] `required`: sources that do not compile are an error; a missing
  *   compiler never is, because the portable TypeScript backend serves then
  * @param {'js' | 'js+types'} [wanted.build] what to build of the TypeScript
+ * @param {'quick' | 'every architecture'} [wanted.cuda] with `native: 'required'`: quick is enough to know that the kernels compile
  */
-export async function prepare({ native, build } = {}) {
+export async function prepare({ native, build, cuda = 'quick' } = {}) {
   await oneAtATime(async () => {
     await installDependencies();
     if (native) for (const directory of NATIVE_PACKAGES) await prepareNative(directory, native);
-    const quick = build !== 'js+types'; // tests want to know that the kernels compile, `npm run build` wants them all
-    if (native === 'required') for (const directory of CUDA_PACKAGES) await prepareNative(directory, native, quick);
+    if (native === 'required')
+      for (const directory of CUDA_PACKAGES) await prepareNative(directory, native, cuda === 'quick');
     if (build) await buildPackages(build);
   });
 }

@@ -1,10 +1,11 @@
 import type { Answer } from './answer.js';
 import type { LogitDifference } from './attention-error.js';
-import type { ModelOptions, SamplingOptions } from './options.js';
+import type { CacheOptions, ModelOptions, SamplingOptions } from './options.js';
 import type { Model } from './runtime.js';
 
 export type DemoOptions = ModelOptions &
-  SamplingOptions & {
+  SamplingOptions &
+  CacheOptions & {
     readonly prompt?: string;
     readonly web?: boolean;
   };

@@ -1,6 +1,6 @@
 import type { KvCacheDtype } from './runtime.js';
 
-const BYTES_PER_ELEMENT: Record<KvCacheDtype, number> = { fp32: 4, int8: 1, int4: 0.5 };
+const BYTES_PER_ELEMENT: Record<KvCacheDtype, number> = { fp32: 4, fp16: 2, int8: 1, int4: 0.5 };
 const BYTES_PER_SCALE = 4; // float32, one for each key row and each value row
 
 /** Bytes of keys and values of one sequence of `tokens` tokens, scales included. */
@@ -10,6 +10,6 @@ export function kvCacheBytes(
   tokens: number,
 ): number {
   const rows = 2 * model.layers * model.kvHeads * tokens;
-  const scale = dtype === 'fp32' ? 0 : BYTES_PER_SCALE;
+  const scale = dtype === 'int8' || dtype === 'int4' ? BYTES_PER_SCALE : 0;
   return rows * (Math.ceil(model.headDim * BYTES_PER_ELEMENT[dtype]) + scale);
 }

@@ -1,6 +1,6 @@
 import type { App } from './app.js';
 import { findModel } from './model-folder.js';
-import type { ModelOptions } from './options.js';
+import { type CacheOptions, cacheSettings, type ModelOptions } from './options.js';
 import { withProgressBar } from './progress-bar.js';
 import type { Model } from './runtime.js';
 
@@ -10,12 +10,17 @@ export interface LoadedModel {
 }
 
 /** Loads the model that the options name, with a bar on stderr meanwhile. The caller disposes it. */
-export async function loadModel(app: App, options: ModelOptions, signal: AbortSignal): Promise<LoadedModel> {
+export async function loadModel(
+  app: App,
+  options: ModelOptions & CacheOptions,
+  signal: AbortSignal,
+): Promise<LoadedModel> {
   const folder = findModel(options.model, app.env);
   const { backend, attention, linear } = options;
   const chosen = {
     ...(options.threads !== undefined && { threads: options.threads }),
     ...(options.kvCacheDtype !== undefined && { kvCacheDtype: options.kvCacheDtype }),
+    ...cacheSettings(options),
   };
   const started = performance.now();
   const quiet = options.quiet === true || options.json === true;
@@ -28,7 +33,7 @@ export async function loadModel(app: App, options: ModelOptions, signal: AbortSi
 /** Loads a model, hands it to `work`, and disposes it whatever happens. */
 export async function withModel<T>(
   app: App,
-  options: ModelOptions,
+  options: ModelOptions & CacheOptions,
   signal: AbortSignal,
   work: (loaded: LoadedModel) => Promise<T>,
 ): Promise<T> {

@@ -8,6 +8,7 @@ import {
   type KvCacheDtype,
   LINEAR_CHOICES,
   type LinearChoice,
+  type LoadSettings,
   type SamplingSettings,
 } from './runtime.js';
 
@@ -23,6 +24,12 @@ export interface ModelOptions extends OutputOptions {
   readonly threads?: number;
   readonly kvCacheDtype?: KvCacheDtype;
   readonly linear: LinearChoice;
+}
+
+export interface CacheOptions {
+  /** MiB */
+  readonly kvCacheMemory?: number;
+  readonly prefixCache?: boolean;
 }
 
 export interface SamplingOptions extends SamplingSettings {
@@ -65,6 +72,35 @@ export function withModelOptions(command: Command): Command {
   );
 }
 
+/** Memory of the KV cache, where many sequences share it. */
+export function withCacheOptions(command: Command): Command {
+  return command
+    .option(
+      '--kv-cache-memory <MiB>',
+      'of all sequences together (default: 64 of full length, at most a quarter of the memory)',
+      integer(1, 2 ** 24),
+    )
+    .option('--no-prefix-cache', 'compute every prompt from its beginning, also where an earlier one began alike');
+}
+
+/** The cache's settings among parsed options. */
+export function cacheSettings({
+  kvCacheMemory,
+  prefixCache,
+}: CacheOptions): Pick<LoadSettings, 'kvCacheBytes' | 'prefixCache'> {
+  return {
+    ...(kvCacheMemory !== undefined && { kvCacheBytes: kvCacheMemory * 2 ** 20 }),
+    ...(prefixCache === false && { prefixCache }),
+  };
+}
+
+export function speculateOption(): Option {
+  return new Option(
+    '--speculate <n>',
+    'guess so many tokens ahead, 0 to 7, from what the text repeats: faster where it does, never another answer',
+  ).argParser(integer(0, 7));
+}
+
 /** Sampling; what is not given, the model's generation_config.json decides. */
 export function withSamplingOptions(command: Command): Command {
   return command
@@ -76,13 +112,14 @@ export function withSamplingOptions(command: Command): Command {
     .option('--top-p <x>', 'sample among the likeliest that hold this much probability', number(0, 1))
     .option('--min-p <x>', 'leave out tokens below this fraction of the likeliest', number(0, 1))
     .option('--repeat-penalty <x>', 'above 1 avoids tokens already written', number(0.01, 100))
-    .option('--stop <text>', 'end before this text; may be given several times', collect);
+    .option('--stop <text>', 'end before this text; may be given several times', collect)
+    .addOption(speculateOption());
 }
 
 /** The sampling settings among parsed options. */
 export function samplingSettings(options: SamplingOptions): SamplingSettings {
-  const { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop } = options;
-  const given = { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop };
+  const { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop, speculate } = options;
+  const given = { seed, temperature, topK, topP, minP, repeatPenalty, maxTokens, stop, speculate };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 

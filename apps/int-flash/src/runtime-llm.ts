@@ -21,8 +21,7 @@ export const llmRuntime: Runtime = {
     const facts = await readFacts(folder);
     return adapt(await load(folder, settings), facts, settings);
   },
-  loadEngine: async (folder, settings, contextLength) =>
-    llmEngine(await load(folder, settings), basename(folder), contextLength),
+  loadEngine: async (folder, settings, limits) => llmEngine(await load(folder, settings), basename(folder), limits),
   loadRandomModel: async (name, config, settings) => {
     const { onProgress, signal, ...options } = settings;
     const model = await loadRandomModel(config, { ...options, onLoadProgress: onProgress, loadSignal: signal });
@@ -35,10 +34,9 @@ export const llmRuntime: Runtime = {
   },
   reproduce: (part, settings, onProgress) =>
     part === 'all' ? reproduce(llmRuntime, settings, onProgress) : reproduceKvCache(llmRuntime, settings, onProgress),
-  quantize: (from, to, { overwrite, signal, onProgress }) =>
+  quantize: (from, to, { onProgress, ...settings }) =>
     quantizeCheckpoint(from, to, {
-      overwrite,
-      signal,
+      ...settings,
       onProgress: ({ loadedBytes, totalBytes }) => onProgress(loadedBytes / totalBytes),
     }),
 };

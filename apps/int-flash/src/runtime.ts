@@ -7,7 +7,7 @@ import type { Engine } from './serve/engine.js';
 export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
 export const LINEAR_CHOICES = ['auto', 'fp32', 'int8'] as const;
-export const KV_CACHE_CHOICES = ['fp32', 'int8', 'int4'] as const;
+export const KV_CACHE_CHOICES = ['fp32', 'fp16', 'int8', 'int4'] as const;
 
 export type BackendChoice = (typeof BACKEND_CHOICES)[number];
 export type AttentionChoice = (typeof ATTENTION_CHOICES)[number];
@@ -29,6 +29,10 @@ export interface LoadSettings {
   /** Absent: int8 for INT8 attention, fp32 for fp32. */
   readonly kvCacheDtype?: KvCacheDtype;
   readonly linear: LinearChoice;
+  /** Memory for the keys and values of all sequences; absent: what llm takes by itself. */
+  readonly kvCacheBytes?: number;
+  /** False: every prompt is computed from its beginning. */
+  readonly prefixCache?: boolean;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;
 }
@@ -43,6 +47,16 @@ export interface SamplingSettings {
   readonly repeatPenalty?: number;
   readonly maxTokens?: number;
   readonly stop?: readonly string[];
+  /** Tokens to guess ahead. */
+  readonly speculate?: number;
+}
+
+/** What a server adds to a model. */
+export interface EngineLimits {
+  /** Fewer tokens than the model can. */
+  readonly contextLength?: number | undefined;
+  /** Tokens to guess ahead in every answer. */
+  readonly speculate?: number | undefined;
 }
 
 export type FinishReason = 'stop' | 'length';
@@ -152,6 +166,9 @@ export interface BackendReport {
 }
 
 export interface QuantizeSettings {
+  readonly bits: 8 | 4;
+  /** Columns that share a scale, with 4 bits. */
+  readonly group?: 32 | 64 | 128;
   readonly overwrite: boolean;
   readonly signal: AbortSignal;
   readonly onProgress: OnProgress;
@@ -169,8 +186,8 @@ export interface Runtime {
   loadModel(folder: string, settings: LoadSettings): Promise<Model>;
   /** A model of a shape, with random weights. @param config the object in a config.json */
   loadRandomModel(name: string, config: Readonly<Record<string, unknown>>, settings: LoadSettings): Promise<Model>;
-  /** The same for the server. @param contextLength Fewer tokens than the model can. */
-  loadEngine(folder: string, settings: LoadSettings, contextLength?: number): Promise<Engine>;
+  /** The same for the server. */
+  loadEngine(folder: string, settings: LoadSettings, limits?: EngineLimits): Promise<Engine>;
   describeModel(folder: string): Promise<ModelDescription>;
   describeBackends(): Promise<BackendReport>;
   /** Measures what `reproduce` reports. */

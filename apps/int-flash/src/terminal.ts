@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
-import pc from 'picocolors';
+import { styleText } from 'node:util';
 
 /** The parts of a stream that say whether a person is looking at it. */
 interface Screen {
@@ -14,7 +14,8 @@ export interface TerminalStreams {
   readonly stderr: Writable & Screen;
 }
 
-export type Paint = ReturnType<typeof pc.createColors>;
+const STYLES = ['bold', 'dim', 'red', 'green', 'yellow', 'cyan'] as const;
+export type Paint = Readonly<Record<(typeof STYLES)[number], (text: string) => string>>;
 
 /** Where a command writes: what was asked for goes to stdout, everything about it to stderr. */
 export class Terminal {
@@ -31,8 +32,8 @@ export class Terminal {
     this.stdin = streams.stdin;
     this.stdout = streams.stdout;
     this.stderr = streams.stderr;
-    this.paint = pc.createColors(wantsColor(streams.stdout, env));
-    this.notePaint = pc.createColors(wantsColor(streams.stderr, env));
+    this.paint = paintFor(wantsColor(streams.stdout, env));
+    this.notePaint = paintFor(wantsColor(streams.stderr, env));
     const controller = new AbortController();
     this.closed = controller.signal;
     streams.stdout.on('error', () => controller.abort());
@@ -58,6 +59,12 @@ export class Terminal {
   note(text: string): void {
     this.stderr.write(`${text}\n`);
   }
+}
+
+function paintFor(colored: boolean): Paint {
+  const painter = (style: (typeof STYLES)[number]) => (text: string) =>
+    colored ? styleText(style, text, { validateStream: false }) : text; // newer Nodes would ask their own stdout
+  return Object.fromEntries(STYLES.map((style) => [style, painter(style)])) as unknown as Paint;
 }
 
 function wantsColor(stream: Screen, env: NodeJS.ProcessEnv): boolean {

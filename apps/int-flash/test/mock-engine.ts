@@ -69,6 +69,14 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
       }
     },
     held: () => ({ sequences: held, kvCacheBytes: held * CACHE_BYTES }),
+    cache: () => ({
+      pages: 64,
+      usedPages: held,
+      keptPages: 5,
+      promptTokens: 900,
+      foundTokens: 320,
+      preemptions: 7,
+    }),
     dispose: async () => {
       isDisposed = true;
     },

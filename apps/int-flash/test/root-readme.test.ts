@@ -3,27 +3,26 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { runCommand } from './run-command.js';
+import { blocksOf, runExample } from './run-example.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const readme = readFileSync(`${root}README.md`, 'utf8');
-const blocks = (language: string) =>
-  [...readme.matchAll(new RegExp(`\`\`\`${language}\n([^\`]+)\`\`\``, 'g'))].map(([, block]) => block!);
+const blocks = (language: string) => blocksOf(readme, language);
 
-function node(args: readonly string[], cwd: string, input = '') {
-  return spawnSync(process.execPath, args, { cwd, input, encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } });
+function node(args: readonly string[], input: string) {
+  return spawnSync(process.execPath, args, {
+    cwd: root,
+    input,
+    encoding: 'utf8',
+    env: { ...process.env, NODE_OPTIONS: '' },
+  });
 }
 
 describe('the README', { timeout: 120_000 }, () => {
   it.each(blocks('js').map((program) => ({ imports: program.match(/from '(.*?)'/)![1], program })))(
     'has an example of $imports that runs as it stands',
     ({ program }) => {
-      // Bare imports are looked up from the working directory, and the root has none of the packages: so from here, with the model's full path.
-      const placed = program.replace("'models/", `'${root.replaceAll('\\', '/')}models/`);
-      const { status, stdout, stderr } = node(
-        ['--input-type=module'],
-        fileURLToPath(new URL('../', import.meta.url)),
-        placed,
-      );
+      const { status, stdout, stderr } = runExample(program);
       expect(stderr).toBe('');
       expect(stdout.length).toBeGreaterThan(10);
       expect(status).toBe(0);
@@ -40,7 +39,7 @@ describe('the README', { timeout: 120_000 }, () => {
   const isServer = ({ words }: { words: readonly string[] }) => words[1] === 'serve';
 
   it.each(commands.filter((command) => !isServer(command)))('has a command that runs: $line', ({ words }) => {
-    const { status, stdout } = node(words, root, 'Hello!\n/exit\n');
+    const { status, stdout } = node(words, 'Hello!\n/exit\n');
     expect(status).toBe(0);
     expect(stdout.length).toBeGreaterThan(0);
   });

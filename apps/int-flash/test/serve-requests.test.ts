@@ -296,6 +296,11 @@ describe('good requests', () => {
     expect(text).toMatch(/^int_flash_completion_tokens_total [1-9]\d*$/m);
     expect(text).toMatch(/^int_flash_requests_total\{route="\/v1\/chat\/completions",outcome="400"\} [1-9]\d*$/m);
     expect(text).toMatch(/^int_flash_running_sequences 0$/m);
+    expect(text).toMatch(/^int_flash_kv_cache_pages 64$/m);
+    expect(text).toMatch(/^int_flash_kv_cache_pages_used 0$/m);
+    expect(text).toMatch(/^int_flash_kv_cache_pages_kept 5$/m);
+    expect(text).toMatch(/^int_flash_prefix_cache_hit_tokens_total 320$/m);
+    expect(text).toMatch(/^int_flash_preemptions_total 7$/m);
   });
 
   it('says in plain text that the chat page is not built', async () => {

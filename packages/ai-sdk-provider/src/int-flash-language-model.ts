@@ -20,7 +20,7 @@ export interface IntFlashSettings {
  * A loaded model as the AI SDK's `LanguageModelV3`: `generateText({ model: intFlash(model), prompt })`.
  *
  * Runs in this process; calls under way at the same time share steps. The model stays the caller's, who disposes it.
- * Sampling beyond the SDK's own settings goes through `providerOptions.intFlash` ({@link GenerationCall}).
+ * Sampling beyond the SDK's own settings goes through `providerOptions.intFlash` (`GenerationCall`).
  * @throws {IntFlashError} `ERR_ARG_*`
  */
 export function intFlash(model: LanguageModel, settings: IntFlashSettings = {}): LanguageModelV3 {

@@ -242,7 +242,7 @@ public:
     }
 
     AttentionJob job;
-    OwnedMemory copies;
+    CallMemory copies;
     Failure failure;
     size_t out_length = 0, lse_length = 0;
 

@@ -3,9 +3,9 @@
 #pragma once
 #include <atomic>
 
+#include "call_memory.h"
 #include "failure.h"
 #include "kernel_table.h"
-#include "owned_memory.h"
 
 namespace int_flash {
 
@@ -84,7 +84,7 @@ private:
     int64_t* first_chunk_ = nullptr;  // [sequences + 1], chunks of keys of one head
     int64_t* first_block_ = nullptr;  // [sequences + 1], blocks of queries of one head
     int block_rows_ = kMaxBlockRows;
-    OwnedMemory memory_;
+    CallMemory memory_;
     volatile bool aborted_ = false;
     std::atomic<bool> nonfinite_{false}, overflow_{false}, out_of_memory_{false};
     std::atomic<uint64_t> score_checksum_{0}, product_checksum_{0};

@@ -37,9 +37,89 @@ struct Workspace {
 };
 thread_local Workspace workspace;
 
+int64_t row_of(const CacheSpec& spec, int64_t token) {
+    return spec.pages ? int64_t{spec.pages[token / kPageTokens]} * kPageTokens + token % kPageTokens : token;
+}
+
+// Whether the rows of tokens [begin, end) follow each other in memory.
+bool is_contiguous(const CacheSpec& spec, int64_t begin, int64_t end) {
+    if (!spec.pages) return true;
+    for (int64_t page = begin / kPageTokens + 1; page * kPageTokens < end; page++)
+        if (spec.pages[page] != spec.pages[page - 1] + 1) return false;
+    return true;
+}
+
+size_t row_bytes(const CacheSpec& spec) {
+    const auto dim = static_cast<size_t>(spec.head_dim);
+    if (spec.type == ElementType::kFloat32) return dim * 4;
+    if (spec.type == ElementType::kFloat16) return dim * 2;
+    return spec.type == ElementType::kInt4 ? dim / 2 : dim;
+}
+
+// Hands over tokens [begin, end) of a head in pieces whose rows follow each other: read(first row, first token less begin, tokens).
+template <class Read>
+void each_piece(const CacheSpec& spec, int64_t head, int64_t begin, int64_t end, Read read) {
+    for (int64_t token = begin; token < end;) {
+        const int64_t next = std::min(end, (token / kPageTokens + 1) * kPageTokens);
+        read(head * spec.capacity + row_of(spec, token), token - begin, next - token);
+        token = next;
+    }
+}
+
+// Copies tokens [begin, end) of a head to one place; float16 is widened.
+void copy_rows(const CacheSpec& spec, const void* rows, int64_t head, int64_t begin, int64_t end, char* to) {
+    const size_t bytes = row_bytes(spec);
+    each_piece(spec, head, begin, end, [&](int64_t row, int64_t at, int64_t tokens) {
+        const char* from = static_cast<const char*>(rows) + static_cast<size_t>(row) * bytes;
+        if (spec.type != ElementType::kFloat16) {
+            std::memcpy(to + static_cast<size_t>(at) * bytes, from, static_cast<size_t>(tokens) * bytes);
+            return;
+        }
+        const auto* halves = reinterpret_cast<const uint16_t*>(from);
+        float* wide = reinterpret_cast<float*>(to) + at * spec.head_dim;
+        for (int64_t i = 0; i < tokens * spec.head_dim; i++) wide[i] = float16_to_float32(halves[i]);
+    });
+}
+
+void copy_scales(const CacheSpec& spec, const float* scales, int64_t head, int64_t begin, int64_t end, float* to) {
+    each_piece(spec, head, begin, end, [&](int64_t row, int64_t at, int64_t tokens) { std::memcpy(to + at, scales + row, static_cast<size_t>(tokens) * 4); });
+}
+
+thread_local Workspace run_copy;  // a run's rows, where they do not lie as the kernel reads them
+
+// Points the kernel at a run's rows: where they lie, or at a copy. False: no memory for one.
+bool place_run(const CacheSpec& spec, int64_t head, CacheRunArgs* args) {
+    const bool coded = spec.key_scales != nullptr;
+    const int64_t tokens = args->end - args->begin;
+    if (is_contiguous(spec, args->begin, args->end) && spec.type != ElementType::kFloat16) {
+        const int64_t row = head * spec.capacity + row_of(spec, args->begin);
+        const auto byte = static_cast<ptrdiff_t>(row) * static_cast<ptrdiff_t>(row_bytes(spec));
+        args->keys = static_cast<const char*>(spec.keys) + byte;
+        args->values = static_cast<const char*>(spec.values) + byte;
+        if (coded) args->key_scale = spec.key_scales + row, args->value_scale = spec.value_scales + row;
+        return true;
+    }
+    const size_t bytes = static_cast<size_t>(tokens) * (spec.type == ElementType::kFloat16 ? static_cast<size_t>(spec.head_dim) * 4 : row_bytes(spec));
+    const size_t aligned = static_cast<size_t>(round_up(static_cast<int64_t>(bytes), 64)), scale_bytes = static_cast<size_t>(round_up(tokens, 16)) * 4;
+    char* to = run_copy.reserve(2 * (aligned + scale_bytes));
+    if (!to) return false;
+    copy_rows(spec, spec.keys, head, args->begin, args->end, to);
+    copy_rows(spec, spec.values, head, args->begin, args->end, to + aligned);
+    args->keys = to;
+    args->values = to + aligned;
+    if (!coded) return true;
+    float* scales = reinterpret_cast<float*>(to + 2 * aligned);
+    float* value_scales = scales + round_up(tokens, 16);
+    copy_scales(spec, spec.key_scales, head, args->begin, args->end, scales);
+    copy_scales(spec, spec.value_scales, head, args->begin, args->end, value_scales);
+    args->key_scale = scales;
+    args->value_scale = value_scales;
+    return true;
+}
+
 bool attend_few(const CacheSpec& spec, Failure* failure) {
     const KernelTable& kernels = *spec.kernels;
-    const bool is_float = spec.type == ElementType::kFloat32;
+    const bool is_float = spec.key_scales == nullptr;
     const int dim = spec.head_dim, group = static_cast<int>(spec.heads / spec.kv_heads);
     const int tokens = static_cast<int>(spec.tokens);
     const int rows = tokens * group;  // of one kv head: row t * group + g
@@ -115,22 +195,15 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         }
         const int64_t part = task % parts, run = task / parts % runs, h = task / parts / runs;
         const int64_t first_row = h * rows + part * part_rows;
-        const auto head_elements = h * spec.capacity * dim;
         CacheRunArgs args{};
-        args.type = spec.type;
+        args.type = is_float ? ElementType::kFloat32 : spec.type;
         args.head_dim = dim;
-        const auto at = [&](const void* data) {
-            const int64_t byte = spec.type == ElementType::kFloat32 ? head_elements * 4 : spec.type == ElementType::kInt4 ? head_elements / 2 : head_elements;
-            return static_cast<const char*>(data) + byte;
-        };
-        args.keys = at(spec.keys);
-        args.values = at(spec.values);
-        if (!is_float) {
-            args.key_scale = spec.key_scales + h * spec.capacity;
-            args.value_scale = spec.value_scales + h * spec.capacity;
-        }
-        args.begin = (first_run + run) * kRunKeys;
+        args.first = args.begin = (first_run + run) * kRunKeys;
         args.end = std::min<int64_t>(spec.length, args.begin + kRunKeys);
+        if (!place_run(spec, h, &args)) {
+            out_of_memory = true;
+            return;
+        }
         args.rows = static_cast<int>(std::min<int64_t>(part_rows, rows - part * part_rows));
         args.query = p.query + first_row * words;
         args.row_scale = p.row_scale + first_row;
@@ -149,7 +222,7 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
     const double work = static_cast<double>(spec.length - first_visible) * static_cast<double>(all_rows) * dim;
     const int threads = work < 400e3 ? 1 : spec.threads;
     parallel_for(threads, tasks, run_task);
-    if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
+    if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread and more for a run, got none", sizeof(Scratch));
     float max_key_scale = 0.0f;
     for (int64_t i = 0; i < tasks; i++) max_key_scale = p.max_key_scale[i] > max_key_scale ? p.max_key_scale[i] : max_key_scale;
     if (!is_float) {
@@ -196,7 +269,8 @@ bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
     AttentionSpec a;
     a.kernels = spec.kernels;
     a.threads = spec.threads;
-    a.precision = spec.type == ElementType::kFloat32 ? Precision::kFp32 : Precision::kFullInt8;
+    const bool is_float = spec.key_scales == nullptr;
+    a.precision = is_float ? Precision::kFp32 : Precision::kFullInt8;
     a.heads = spec.heads;
     a.kv_heads = static_cast<int>(spec.kv_heads);
     a.head_dim = a.head_dim_v = dim;
@@ -210,13 +284,13 @@ bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
     a.query = {spec.query, ElementType::kFloat32, {0, dim, static_cast<int64_t>(spec.heads) * dim}};
     a.out = spec.out;
     a.out_strides = a.query.strides;
-    const ElementType element = spec.type == ElementType::kFloat32 ? ElementType::kFloat32 : ElementType::kInt8;
+    const ElementType element = is_float ? spec.type : ElementType::kInt8;
     const Strides cache{0, spec.capacity * dim, dim};
     a.key = {spec.keys, element, cache};
     a.value = {spec.values, element, cache};
     a.key_scale = {spec.key_scales, {0, spec.capacity, 1}};
     a.value_scale = {spec.value_scales, {0, spec.capacity, 1}};
-    OwnedMemory wide;
+    CallMemory wide;
     if (spec.type == ElementType::kInt4) {
         // Two codes a byte do not fit the packing loops; the visible part is widened first.
         const int64_t per_head = spec.length * dim;
@@ -240,11 +314,47 @@ bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
     return job.prepare(a, &sequence, live, failure) && job.run(failure);
 }
 
+// Packing reads rows one behind the other: pages that do not lie so are copied first, once for many queries.
+bool attend_many_paged(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
+    CacheSpec flat = spec;
+    flat.pages = nullptr;
+    if (is_contiguous(spec, 0, spec.length)) {
+        const int64_t row = row_of(spec, 0);
+        const auto byte = static_cast<ptrdiff_t>(row) * static_cast<ptrdiff_t>(row_bytes(spec));
+        flat.keys = static_cast<const char*>(spec.keys) + byte;
+        flat.values = static_cast<const char*>(spec.values) + byte;
+        if (spec.key_scales) flat.key_scales += row, flat.value_scales += row;
+        return attend_many(flat, live, failure);
+    }
+    const bool widens = spec.type == ElementType::kFloat16;
+    const size_t row = widens ? static_cast<size_t>(spec.head_dim) * 4 : row_bytes(spec);
+    const size_t rows = static_cast<size_t>(spec.kv_heads * spec.length), bytes = (rows * row + 63) / 64 * 64;
+    OwnedMemory copy;
+    if (!copy.allocate(2 * bytes + 2 * rows * 4, live)) return failure->set("ERR_OOM", "Expected %zu bytes to gather the cache, got none", 2 * bytes);
+    char* keys = copy.as<char>();
+    float* key_scales = reinterpret_cast<float*>(keys + 2 * bytes);
+    auto gather = [&](int64_t task) {
+        const int64_t head = task / 2;
+        const bool is_value = task % 2 == 1;
+        copy_rows(spec, is_value ? spec.values : spec.keys, head, 0, spec.length, keys + (is_value ? bytes : 0) + static_cast<size_t>(head * spec.length) * row);
+        if (spec.key_scales)
+            copy_scales(spec, is_value ? spec.value_scales : spec.key_scales, head, 0, spec.length, key_scales + (is_value ? rows : 0) + head * spec.length);
+    };
+    parallel_for(spec.threads, 2 * spec.kv_heads, gather);
+    flat.capacity = spec.length;
+    flat.keys = keys;
+    flat.values = keys + bytes;
+    if (widens) flat.type = ElementType::kFloat32;
+    if (spec.key_scales) flat.key_scales = key_scales, flat.value_scales = key_scales + rows;
+    return attend_many(flat, live, failure);
+}
+
 }  // namespace
 
 bool cache_attention(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
     if (spec.tokens == 0) return true;
-    return spec.tokens <= kFewQueries ? attend_few(spec, failure) : attend_many(spec, live, failure);
+    if (spec.tokens <= kFewQueries) return attend_few(spec, failure);
+    return spec.pages ? attend_many_paged(spec, live, failure) : attend_many(spec, live, failure);
 }
 
 }  // namespace int_flash

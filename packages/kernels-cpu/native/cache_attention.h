@@ -15,6 +15,7 @@ struct CacheSpec {
     const float* key_scales = nullptr;
     const float* value_scales = nullptr;
     int64_t kv_heads = 0, capacity = 0, length = 0;
+    const int32_t* pages = nullptr;  // token t lies in row pages[t / kPageTokens] * kPageTokens + t % kPageTokens; null: in row t
     int head_dim = 0, heads = 0;
     int64_t tokens = 0;
     const float* query = nullptr;

@@ -17,7 +17,27 @@ bool holds(const ArrayView& array, double needed, const char* name, Failure* fai
     return failure->set("ERR_SHAPE", "Expected %s to hold %.0f elements, got %zu", name, needed, array.length);
 }
 
-// cacheAttention(parameters, query, keys, values, keyScales, valueScales, out)
+napi_typedarray_type array_type(ElementType type) {
+    if (type == ElementType::kFloat32) return napi_float32_array;
+    if (type == ElementType::kFloat16) return napi_uint16_array;
+    return type == ElementType::kInt8 ? napi_int8_array : napi_uint8_array;
+}
+
+// The block table must name pages that exist, for every token there is.
+bool read_pages(ArgumentReader* args, size_t index, CacheSpec* s, Failure* failure) {
+    if (args->absent(index)) return true;
+    const ArrayView pages = args->view(index, "pages", napi_int32_array);
+    const int64_t needed = round_up(s->length, kPageTokens) / kPageTokens, there = s->capacity / kPageTokens;
+    if (!args->ok() || !holds(pages, static_cast<double>(needed), "pages", failure)) return false;
+    s->pages = static_cast<const int32_t*>(pages.data);
+    for (int64_t i = 0; i < needed; i++) {
+        if (s->pages[i] < 0 || s->pages[i] >= there)
+            return failure->set("ERR_SHAPE", "Expected pages from 0 to %lld, got %d", static_cast<long long>(there - 1), s->pages[i]);
+    }
+    return true;
+}
+
+// cacheAttention(parameters, query, keys, values, keyScales, valueScales, out, pages)
 Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
@@ -27,8 +47,8 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
         if (!p.ok()) return false;
         s.kernels = kernels_at(&p, kIsa);
         s.threads = static_cast<int>(p.integer(kThreads, "threads", 1, 256));
-        constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kInt8, ElementType::kInt4};
-        s.type = kTypes[p.integer(kCacheType, "cache type", 0, 2)];
+        constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kInt8, ElementType::kInt4, ElementType::kFloat16};
+        s.type = kTypes[p.integer(kCacheType, "cache type", 0, 3)];
         s.kv_heads = p.integer(kKvHeads, "kvHeads", 1, 1 << 20);
         s.capacity = p.integer(kCapacity, "capacity", 0, kMaxTokens);
         s.head_dim = static_cast<int>(p.integer(kHeadDim, "headDim", 8, kMaxHeadDim));
@@ -41,24 +61,22 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
         if (!p.ok()) return false;
         if (s.head_dim % 8 != 0) return failure.set("ERR_UNSUPPORTED", "Expected a head dimension that is a multiple of 8, got %d", s.head_dim);
         if (s.heads % s.kv_heads != 0) return failure.set("ERR_SHAPE", "Expected heads to be a multiple of kvHeads, got %d and %lld", s.heads, static_cast<long long>(s.kv_heads));
-        if (s.length > s.capacity || s.tokens > s.length)
+        if (s.tokens > s.length || (args.absent(7) && s.length > s.capacity))
             return failure.set("ERR_SHAPE", "Expected tokens <= length <= capacity, got %lld, %lld and %lld", static_cast<long long>(s.tokens), static_cast<long long>(s.length),
                                static_cast<long long>(s.capacity));
         const double scales = static_cast<double>(s.kv_heads) * static_cast<double>(s.capacity), elements = scales * s.head_dim;
         const double queries = static_cast<double>(s.tokens) * s.heads * s.head_dim;
         const ArrayView query = args.float32_view(1, "query");
-        const auto read_cache = [&](size_t index, const char* name) {
-            return args.view(index, name, s.type == ElementType::kFloat32 ? napi_float32_array : s.type == ElementType::kInt8 ? napi_int8_array : napi_uint8_array);
-        };
-        const ArrayView keys = read_cache(2, "keys"), values = read_cache(3, "values");
+        const ArrayView keys = args.view(2, "keys", array_type(s.type)), values = args.view(3, "values", array_type(s.type));
         const double cached = s.type == ElementType::kInt4 ? elements / 2 : elements;
         if (!args.ok() || !holds(query, queries, "query", &failure) || !holds(keys, cached, "keys", &failure) || !holds(values, cached, "values", &failure)) return false;
-        if (s.type != ElementType::kFloat32) {
+        if (s.type == ElementType::kInt8 || s.type == ElementType::kInt4) {
             const ArrayView key_scales = args.float32_view(4, "keyScales"), value_scales = args.float32_view(5, "valueScales");
             if (!args.ok() || !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure)) return false;
             s.key_scales = static_cast<const float*>(key_scales.data);
             s.value_scales = static_cast<const float*>(value_scales.data);
         }
+        if (!read_pages(&args, 7, &s, &failure)) return false;
         const ArrayView out = args.float32_view(6, "out");
         if (!args.ok() || !holds(out, queries, "out", &failure)) return false;
         s.query = static_cast<const float*>(query.data);

@@ -8,6 +8,7 @@ namespace int_flash {
 
 constexpr int kTileKeys = 128;    // docs/arithmetic.md, "Tiles"
 constexpr int kRunKeys = 1024;    // cache attention of few queries splits the keys into runs of this length
+constexpr int kPageTokens = 64;   // of a paged cache; KV_PAGE_TOKENS in packages/ops
 constexpr int kMaxHeadDim = 256;  // judged in packages/ops
 constexpr int kMaxBlockRows = 64; // queries a task computes
 constexpr int kRowGroup = 4;      // queries a register tile holds
@@ -31,7 +32,7 @@ struct HeadPack {
     void* keys;           // [key block][dim / granule][keys of a block] words
     void* values;         // [channel block][padded / granule][channels of a block] words
     int32_t* value_sums;  // [padded / 128][padded channels]: 128 * sums of codes, where the instruction set needs them
-    float* key_scale;     // [padded]; 0 past the end
+    float* key_scale;     // [padded]; 0 past the end, up to the end of its key block
     float* tau;           // [padded]: log2 of the token's value weight
     float* inverse_weight;  // [padded]
     float* channel;       // [headDimV]
@@ -84,10 +85,11 @@ struct BlockResult {
 struct CacheRunArgs {
     ElementType type;  // kInt8, kInt4 or kFloat32
     int head_dim;
-    const void* keys;  // row of key 0
+    const void* keys;  // row of key `first`
     const void* values;
     const float* key_scale;
     const float* value_scale;
+    int64_t first;       // key whose row and scales come first
     int64_t begin, end;  // keys of this run; end <= length
     int rows;
     const uint32_t* query;  // prepared rows, query_words apart
@@ -165,6 +167,10 @@ struct KernelTable {
 
     void (*rms_norm_row)(const float* x, const float* gain, double epsilon, int dim, float* out);
     void (*swiglu_row)(const float* gate, const float* up, int width, float* out);
+
+    // Yardsticks: kernels/machine_limits.h.
+    double (*dot_peak)(int64_t rounds, uint32_t* result);
+    uint32_t (*read_bytes)(const void* data, int64_t bytes);
 };
 
 // Channels or keys rounded up.

@@ -12,6 +12,24 @@ namespace int_flash {
 
 using LiveBytes = std::atomic<int64_t>;
 
+// Null when there is none; `bytes` is a multiple of `alignment`.
+inline void* aligned_memory(size_t alignment, size_t bytes) {
+#if defined(_MSC_VER)
+    return _aligned_malloc(bytes, alignment);
+#else
+    void* data = nullptr;
+    return posix_memalign(&data, alignment, bytes) == 0 ? data : nullptr;
+#endif
+}
+
+inline void free_aligned_memory(void* data) {
+#if defined(_MSC_VER)
+    _aligned_free(data);
+#else
+    free(data);
+#endif
+}
+
 // A cache-line aligned block that knows its counter. Empty after a failed allocation.
 class OwnedMemory {
 public:
@@ -25,11 +43,7 @@ public:
         constexpr size_t kAlignment = 64;
         if (bytes > SIZE_MAX - 2 * kAlignment) return false;
         const size_t rounded = (bytes + kAlignment) / kAlignment * kAlignment;  // at least one line, so that data is never null
-#if defined(_MSC_VER)
-        data_ = _aligned_malloc(rounded, kAlignment);
-#else
-        if (posix_memalign(&data_, kAlignment, rounded) != 0) data_ = nullptr;
-#endif
+        data_ = aligned_memory(kAlignment, rounded);
         if (!data_) return false;
         bytes_ = rounded;
         live_ = live;
@@ -39,11 +53,7 @@ public:
 
     void release() {
         if (!data_) return;
-#if defined(_MSC_VER)
-        _aligned_free(data_);
-#else
-        free(data_);
-#endif
+        free_aligned_memory(data_);
         live_->fetch_sub(static_cast<int64_t>(bytes_), std::memory_order_relaxed);
         data_ = nullptr;
         bytes_ = 0;

@@ -107,16 +107,16 @@ class CpuBackend implements Backend {
     const { cache, query } = args;
     const result = out ?? new Float32Array(args.tokens * args.heads * cache.headDim);
     const parameters = cacheParameters(args, this.#placement, this.#cacheParameters);
-    const scaled = cache.type !== 'fp32';
     try {
       this.#addon.cacheAttention(
         parameters,
         query,
         cache.keys,
         cache.values,
-        scaled ? cache.keyScales : undefined,
-        scaled ? cache.valueScales : undefined,
+        'keyScales' in cache ? cache.keyScales : undefined,
+        'valueScales' in cache ? cache.valueScales : undefined,
         result,
+        cache.pages,
       );
     } catch (error) {
       throw typedError(error);

@@ -1,4 +1,5 @@
 import { IntFlashError, type Linear, type LinearSteps, type LinearWeights } from '@int-flash/ops';
+import { widenInt4Linear } from '@int-flash/quant';
 import type { NativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import type { Placement } from './native-parameters.js';
@@ -14,7 +15,8 @@ export class CpuLinear implements Linear {
   readonly #addon: NativeAddon;
   #handle: object | undefined;
 
-  constructor(addon: NativeAddon, weights: LinearWeights, { isa, threads }: Placement) {
+  constructor(addon: NativeAddon, given: LinearWeights, { isa, threads }: Placement) {
+    const weights = widenInt4Linear(given);
     this.rows = weights.rows;
     this.cols = weights.cols;
     this.#addon = addon;

@@ -32,6 +32,10 @@ export interface NativeAddon {
     epsilon: number,
   ): void;
   disposeLinear(handle: object): void;
+  /** Dot-product operations a second that `[isa, threads]` can do on registers alone; benchmarks only. */
+  measurePeak(parameters: Float64Array): number;
+  /** Reads all bytes of the arrays once, on `[isa, threads]`; benchmarks only. */
+  readArrays(parameters: Float64Array, ...arrays: readonly (Int8Array | Uint8Array | Float32Array)[]): number;
 }
 
 const require = createRequire(import.meta.url);

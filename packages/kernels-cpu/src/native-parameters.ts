@@ -17,7 +17,7 @@ const PRECISION_CODES: Record<Precision, number> = {
 };
 const TYPE_CODES: Record<FloatType | 'int8', number> = { float32: 0, float16: 1, bfloat16: 2, int8: 3 };
 const MASK_CODES = { none: 0, bool: 1, float32: 2 } as const;
-const CACHE_CODES = { fp32: 0, int8: 1, int4: 2 } as const;
+const CACHE_CODES = { fp32: 0, int8: 1, int4: 2, fp16: 3 } as const;
 const NO_STRIDES: RowStrides = { batch: 0, head: 0, token: 0 };
 
 /** Index in `supportedIsas()`, and the number of threads. */

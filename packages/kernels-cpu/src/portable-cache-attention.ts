@@ -1,4 +1,4 @@
-import { type CacheAttentionArgs, IntFlashError, type KvCacheView } from '@int-flash/ops';
+import { type CacheAttentionArgs, type FlatCacheView, flatCache, IntFlashError } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
 import { maxMagnitude } from './portable-float-rows.js';
 import {
@@ -25,10 +25,11 @@ const SHORT_QUERIES = 8;
  * @throws {IntFlashError} `ERR_SHAPE`, `ERR_NONFINITE`, `ERR_OVERFLOW`.
  */
 export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Float32Array {
-  const { query, tokens, heads, cache, windowLeft } = args;
+  const { query, tokens, heads, windowLeft } = args;
+  const cache = flatCache(args.cache);
   const scale = Math.fround(args.scale); // as the native backends take it
   const { headDim, kvHeads, length } = cache;
-  checkShapes(args, given);
+  checkShapes(args, cache, given);
   const out = given ?? new Float32Array(tokens * heads * headDim);
   const group = heads / kvHeads;
   const rowsPerHead = tokens * group;
@@ -81,7 +82,7 @@ function absorbKeys(block: RowBlock, head: KeyValueHead, inRuns: boolean): void 
   if (inRuns) block.takeTotal();
 }
 
-function packCacheHead(cache: KvCacheView, kvHead: number, from: number): KeyValueHead {
+function packCacheHead(cache: FlatCacheView, kvHead: number, from: number): KeyValueHead {
   const { headDim, length, capacity } = cache;
   const start = kvHead * capacity * headDim;
   const codes = cache.type !== 'fp32';
@@ -140,7 +141,11 @@ function unpackHead(packed: Uint8Array, start: number, count: number): Int8Array
   return unpackInt4(packed.subarray(start / 2, (start + count) / 2), count);
 }
 
-function checkShapes({ query, tokens, heads, cache }: CacheAttentionArgs, out: Float32Array | undefined): void {
+function checkShapes(
+  { query, tokens, heads }: CacheAttentionArgs,
+  cache: FlatCacheView,
+  out: Float32Array | undefined,
+): void {
   const { kvHeads, capacity, headDim, length, keys, values, type } = cache;
   const expect = (what: string, actual: number, expected: number) => {
     if (actual !== expected) throw new IntFlashError('ERR_SHAPE', `Expected ${what} to be ${expected}, got ${actual}`);

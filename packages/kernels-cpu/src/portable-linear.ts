@@ -1,5 +1,5 @@
 import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
-import { quantizePerTokenInt8 } from '@int-flash/quant';
+import { dequantizePerGroupInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import {
   addPackedDots,
   MAX_PACKED_LENGTH,
@@ -18,16 +18,22 @@ export interface ByteCounter {
 }
 
 /**
- * A linear layer in TypeScript. INT8: `y = f32(f32(f32(Σ x·w) · f32(sX · sW)) + bias)`, the sum exact; fp32: `y = f32(Σ x·w + bias)`, the sum in float64.
+ * A linear layer in TypeScript. INT8: `y = f32(f32(f32(Σ x·w) · f32(sX · sW)) + bias)`, the sum exact; fp32: `y = f32(Σ x·w + bias)`, the sum in float64;
+ * INT4 as fp32 with w = f32(code · scale).
  *
  * @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`.
  */
 export function createPortableLinear(weights: LinearWeights, counter: ByteCounter): Linear {
   const { rows, cols, bias } = weights;
   const paddedRows = Math.ceil(rows / ROW_STEP) * ROW_STEP;
+  if (bias) expectLength('bias', bias.length, rows);
+  if (weights.type === 'int4') {
+    expectLength('weights', 2 * weights.packed.length, rows * cols);
+    expectLength('scales', weights.scales.length, (rows * cols) / weights.group);
+    return new PortableLinear(rows, cols, new Int4Weights(weights), counter);
+  }
   const given = weights.type === 'int8' ? weights.codes : weights.weights;
   expectLength('weights', given.length, rows * cols);
-  if (bias) expectLength('bias', bias.length, rows);
   const biasCopy = bias ? bias.slice() : undefined;
   if (weights.type === 'int8') {
     expectLength('scales', weights.scales.length, rows);
@@ -191,6 +197,37 @@ class FloatWeights implements HeldWeights {
           out[t * rows + row] = sums[(t - token) * 2]! + bias0;
           if (pair) out[t * rows + row + 1] = sums[(t - token) * 2 + 1]! + bias1;
         }
+      }
+    }
+  }
+}
+
+/** Widened a few rows at a time: the weights stay at half a byte each. */
+class Int4Weights implements HeldWeights {
+  readonly bytes: number;
+  readonly #weights: Extract<LinearWeights, { readonly type: 'int4' }>;
+
+  constructor(weights: Extract<LinearWeights, { readonly type: 'int4' }>) {
+    const { packed, scales, bias } = weights;
+    this.#weights = { ...weights, packed: packed.slice(), scales: scales.slice(), bias: bias?.slice() };
+    this.bytes = packed.byteLength + scales.byteLength + (bias?.byteLength ?? 0);
+  }
+
+  multiply(input: Float32Array, tokens: number, out: Float32Array): void {
+    const { rows, cols, packed, scales, group, bias } = this.#weights;
+    const wide = new Float32Array(ROW_STEP * cols);
+    const sums = new Float64Array(ROW_STEP);
+    const vectors = Array.from(
+      { length: tokens },
+      (_, token) => new Float64Array(input.subarray(token * cols, (token + 1) * cols)),
+    );
+    for (let row = 0; row < rows; row += ROW_STEP) {
+      const [from, to] = [row * cols, Math.min(row + ROW_STEP, rows) * cols];
+      const codes = { packed: packed.subarray(from / 2, to / 2), scales: scales.subarray(from / group, to / group) };
+      wide.set(dequantizePerGroupInt4({ ...codes, group }));
+      for (const [token, vector] of vectors.entries()) {
+        writeFloatVectorDots(vector, wide, 0, cols, sums);
+        for (let r = row; r * cols < to; r++) out[token * rows + r] = sums[r - row]! + (bias?.[r] ?? 0);
       }
     }
   }

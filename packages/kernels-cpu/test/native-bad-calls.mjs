@@ -93,6 +93,10 @@ for (const type of ['int8', 'int4', 'fp32']) {
   eachArgument('cacheAttention', args);
   eachParameter('cacheAttention', args, 0);
 }
+{
+  const args = cacheCall({ type: 'int8', tokens: 2, H: 2, Hkv: 1, length: 70, capacity: 192, D: 8 }, { isa: 0 });
+  eachArgument('cacheAttention', [...args, Int32Array.of(2, 0)]);
+}
 const linear = [Float64Array.of(0, 1, 3, 5), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
 eachArgument('createLinear', linear);
 eachParameter('createLinear', linear, 0);
@@ -107,5 +111,9 @@ eachArgument('linearForward', [
 ]);
 eachArgument('disposeLinear', [{}]);
 eachArgument('abort', [1]);
+eachArgument('readArrays', [Float64Array.of(0, 1), new Int8Array(100), new Float32Array(5)]);
+eachParameter('readArrays', [Float64Array.of(0, 1), new Uint8Array(100)], 0);
+eachArgument('measurePeak', [Float64Array.of(0, 1)]);
+eachParameter('measurePeak', [Float64Array.of(0, 1)], 0);
 await new Promise((resolve) => setTimeout(resolve, 200));
 process.stdout.write(JSON.stringify({ calls, untyped: untyped.slice(0, 20) }));

@@ -1,4 +1,10 @@
-import { judgeAttention, judgeQuantizedAttention, type LinearWeights } from '@int-flash/ops';
+import {
+  fromFloat32,
+  judgeAttention,
+  judgeQuantizedAttention,
+  type KvCacheView,
+  type LinearWeights,
+} from '@int-flash/ops';
 import { packInt4 } from '@int-flash/quant';
 import {
   cacheAttention,
@@ -168,6 +174,53 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
           : { ...view, type, keys: int4(2), values: int4(3), ...scales };
     const actual = createCpuBackend({ isa }).cacheAttentionSync({ ...args, cache });
     expect(unequalBits(actual, cacheAttention({ ...args, cache }))).toBe(0);
+  });
+
+  const paged = isas.flatMap((isa) =>
+    (['int8', 'int4', 'fp32', 'fp16'] as const).flatMap((type) =>
+      [
+        { tokens: 1, length: 70, order: 'one behind the other' },
+        { tokens: 3, length: 1100, order: 'anywhere' },
+        { tokens: 12, length: 140, order: 'anywhere' },
+        { tokens: 12, length: 130, order: 'one behind the other' },
+      ].map((shape) => ({ isa, type, ...shape })),
+    ),
+  );
+  it.each(paged)('$isa $type cache in pages that lie $order, $tokens tokens of $length', (shape) => {
+    const { isa, type, tokens, length, order } = shape;
+    const [kvHeads, heads, headDim, there] = [2, 4, 24, 24];
+    const used = Math.ceil(length / 64);
+    // Pages from the pool's end on; 7 and 24 have no common factor, so `anywhere` names none twice.
+    const pages = Int32Array.from({ length: used }, (_, i) => (order === 'anywhere' ? (5 + 7 * i) % there : 3 + i));
+    const capacity = there * 64;
+    const count = kvHeads * capacity * headDim;
+    const scales = { keyScales: randomScales(kvHeads * capacity, 4), valueScales: randomScales(kvHeads * capacity, 5) };
+    const int4 = (seed: number) => packInt4(randomCodes(count, seed).map((x) => Math.trunc(x / 19)));
+    const halves = (seed: number) => fromFloat32(randomFloats(count, seed), 'float16');
+    const view = { kvHeads, capacity, headDim, length, pages };
+    const cache: KvCacheView =
+      type === 'fp32'
+        ? { ...view, type, keys: randomFloats(count, 2), values: randomFloats(count, 3) }
+        : type === 'fp16'
+          ? { ...view, type, keys: halves(2), values: halves(3) }
+          : type === 'int8'
+            ? { ...view, type, keys: randomCodes(count, 2), values: randomCodes(count, 3), ...scales }
+            : { ...view, type, keys: int4(2), values: int4(3), ...scales };
+    const query = randomFloats(tokens * heads * headDim, 1);
+    const args = { query, tokens, heads, cache, scale: 0.2, windowLeft: Infinity, softcap: 0 };
+    const expected = cacheAttention(args);
+    expect(unequalBits(createCpuBackend({ isa }).cacheAttentionSync(args), expected)).toBe(0);
+    if (isa !== isas[0]) return;
+    expect(unequalBits(createPortableBackend().cacheAttentionSync(args), expected)).toBe(0);
+    const swapped = { ...cache, pages: pages.slice().reverse() };
+    if (used > 1) expect(unequalBits(cacheAttention({ ...args, cache: swapped }), expected)).toBeGreaterThan(0);
+    for (const wrong of [pages.subarray(0, used - 1), pages.map((page, i) => (i === used - 1 ? there : page))]) {
+      for (const backend of [createCpuBackend({ isa }), createPortableBackend()]) {
+        expect(() => backend.cacheAttentionSync({ ...args, cache: { ...cache, pages: wrong } })).toThrow(
+          expect.objectContaining({ code: 'ERR_SHAPE' }),
+        );
+      }
+    }
   });
 
   it.each(isas)('%s linear layers: INT8 as the portable backend to the bit, fp32 within its rounding', (isa) => {

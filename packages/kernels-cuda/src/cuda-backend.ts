@@ -2,8 +2,9 @@ import {
   type AttentionResult,
   type Backend,
   type CacheAttentionArgs,
+  type FlatCacheView,
+  flatCache,
   IntFlashError,
-  type KvCacheView,
 } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
 import { createCudaDecoder } from './cuda-decoder.js';
@@ -81,7 +82,9 @@ function attendSync(
 }
 
 /** The last `tokens` positions against their cache. The cache lives in host memory, so its used part travels on every call. */
-function cacheRequest({ query, tokens, heads, cache, scale, windowLeft, softcap }: CacheAttentionArgs): NativeRequest {
+function cacheRequest(args: CacheAttentionArgs): NativeRequest {
+  const { query, tokens, heads, scale, windowLeft, softcap } = args;
+  const cache = flatCache(args.cache);
   const { kvHeads, headDim, length } = cache;
   if (query.length !== tokens * heads * headDim || tokens > length || length > cache.capacity) {
     throw new IntFlashError(
@@ -115,7 +118,7 @@ function cacheRequest({ query, tokens, heads, cache, scale, windowLeft, softcap 
   };
 }
 
-function cacheOperands(cache: KvCacheView): { keys: NativeOperand; values: NativeOperand } {
+function cacheOperands(cache: FlatCacheView): { keys: NativeOperand; values: NativeOperand } {
   const { kvHeads, capacity, headDim, length } = cache;
   const strides = { batch: 0, head: length * headDim, token: headDim };
   const scaleStrides = { batch: 0, head: length, token: 1 };

@@ -1,4 +1,5 @@
 import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { widenInt4Linear } from '@int-flash/quant';
 import type { DeviceHandle, LinearHandle, NativeAddon } from './native-addon.js';
 import { callNative } from './native-error.js';
 
@@ -11,7 +12,8 @@ export class CudaLinear implements Linear {
   #handle: LinearHandle | undefined;
 
   /** @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`, `ERR_OOM`. */
-  constructor(addon: NativeAddon, device: DeviceHandle, weights: LinearWeights) {
+  constructor(addon: NativeAddon, device: DeviceHandle, given: LinearWeights) {
+    const weights = widenInt4Linear(given);
     const { rows, cols, bias } = weights;
     this.rows = rows;
     this.cols = cols;
@@ -20,9 +22,9 @@ export class CudaLinear implements Linear {
     expectLength('weights', weights.type === 'int8' ? weights.codes : weights.weights, rows * cols);
     if (weights.type === 'int8') expectLength('scales', weights.scales, rows);
     if (bias) expectLength('bias', bias, rows);
-    const given =
+    const arrays =
       weights.type === 'int8' ? { codes: weights.codes, scales: weights.scales } : { weights: weights.weights };
-    this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...given }));
+    this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...arrays }));
   }
 
   forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {

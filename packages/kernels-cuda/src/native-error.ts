@@ -2,7 +2,7 @@ import { ERROR_CODES, type ErrorCode, type ErrorDetails, IntFlashError } from '@
 import type { AbortFlag, NativeAddon } from './native-addon.js';
 
 /** Gives an error of the addon's its class; `ERR_ABORTED` becomes the signal's reason. */
-export function fromNativeError(thrown: unknown, signal?: AbortSignal): unknown {
+function fromNativeError(thrown: unknown, signal?: AbortSignal): unknown {
   const error = thrown as Error & { code?: string; where?: 'host' | 'device'; bytes?: number };
   if (error?.code === 'ERR_ABORTED' && signal) return signal.reason;
   if (!ERROR_CODES.includes(error?.code as ErrorCode)) return thrown;

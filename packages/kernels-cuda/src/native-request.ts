@@ -85,11 +85,11 @@ export function hostCodesRequest(plan: QuantizedAttentionPlan): NativeRequest {
   };
 }
 
-export function floatOperand(operand: FloatOperand): NativeOperand {
+function floatOperand(operand: FloatOperand): NativeOperand {
   return { type: TYPE_NUMBERS[operand.type], data: operand.data, strides: operand.strides };
 }
 
-export function codeOperand(
+function codeOperand(
   operand: CodeOperand,
   scale: { readonly data: Float32Array; readonly strides: RowStrides },
 ): NativeOperand {

@@ -39,7 +39,7 @@ const RESERVED = new Set([
  * Renders a model's chat template (Jinja).
  *
  * Templates come with models and are programs: this runs one with a step counter, limits on texts, lists and nesting
- * ({@link TEMPLATE_LIMITS}), no host objects in reach, and behind it all a deadline of 250 ms and 1 ms a message.
+ * (`TEMPLATE_LIMITS`), no host objects in reach, and behind it all a deadline of 250 ms and 1 ms a message.
  * @throws {IntFlashError} `ERR_TEMPLATE` (does not parse or render, or refuses the messages with `raise_exception`),
  *   `ERR_TEMPLATE_LIMIT`, `ERR_ARG_TYPE` for messages and variables that are not plain values.
  */

@@ -5,6 +5,7 @@ import { type ModelConfig, readModelConfig } from './model-config.js';
 import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
 import { SafetensorsFile } from './safetensors-file.js';
 import { INDEX_FILE, readShardedIndex } from './sharded-index.js';
+import { flipSigns } from './weight-layout.js';
 import type { LinearShape, WeightSource } from './weight-source.js';
 
 const SINGLE_FILE = 'model.safetensors';
@@ -95,7 +96,7 @@ export class Checkpoint implements WeightSource {
   }
 
   /**
-   * Reads the linear layer `name`: `.weight`, with `.weight_scale` if it is INT8, and `.bias`. Weights come as [rows, cols] whatever
+   * Reads the linear layer `name`: `.weight`, with `.weight_scale` if it is INT8, or `.weight_packed` and its scales if INT4, and `.bias`. Weights come as [rows, cols] whatever
    * the file's order. An INT8 code of -128, which other quantizers may write, becomes -127.
    *
    * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_UNSUPPORTED`; also if the file has a bias that the config rules out.
@@ -107,6 +108,7 @@ export class Checkpoint implements WeightSource {
     }
     const bias = shape.bias ? await this.readFloats(`${name}.bias`, [rows]) : undefined;
     const weightName = `${name}.weight`;
+    if (this.has(`${weightName}_packed`)) return this.#readInt4(weightName, rows, cols, bias);
     if (this.#entry(weightName)?.dtype === 'I8') {
       const codes = await this.#readCodes(weightName, [rows, cols]);
       return { type: 'int8', rows, cols, bias, codes, scales: await this.#readScales(`${name}.weight_scale`, rows) };
@@ -127,6 +129,29 @@ export class Checkpoint implements WeightSource {
     return this.close();
   }
 
+  async #readInt4(name: string, rows: number, cols: number, bias: Float32Array | undefined): Promise<LinearWeights> {
+    const { quantization } = this.config;
+    if (quantization?.format !== 'pack-quantized') {
+      throw formatError(
+        `${name}_packed`,
+        `Expected weights as config.json has them, ${quantization?.format ?? 'floats'}, got packed INT4 for ${quote(name)}`,
+      );
+    }
+    const { group } = quantization;
+    const tensor = await this.readTensor(`${name}_packed`);
+    if (cols % group !== 0 || tensor.dtype !== 'I32') {
+      throw formatError(
+        `${name}_packed`,
+        `Expected I32 codes in groups of ${group} for ${quote(name)}, got ${tensor.dtype} for ${cols} columns`,
+      );
+    }
+    expectShape(`${name}_packed`, tensor, [rows, cols / 8]);
+    const { buffer, byteOffset, byteLength } = flipSigns(tensor.data as Int32Array);
+    const scales = await this.readFloats(`${name}_scale`, [rows, cols / group]);
+    expectPositive(`${name}_scale`, scales);
+    return { type: 'int4', rows, cols, bias, packed: new Uint8Array(buffer, byteOffset, byteLength), scales, group };
+  }
+
   async #readCodes(name: string, shape: readonly number[]): Promise<Int8Array> {
     if (!this.config.quantization) {
       throw formatError(
@@ -144,8 +169,7 @@ export class Checkpoint implements WeightSource {
   async #readScales(name: string, rows: number): Promise<Float32Array> {
     const entry = this.#entry(name);
     const scales = await this.readFloats(name, entry?.shape.length === 1 ? [rows] : [rows, 1]);
-    const bad = scales.findIndex((scale) => !(scale > 0));
-    if (bad >= 0) throw formatError(name, `Expected scales > 0 in ${quote(name)}, got ${scales[bad]} at row ${bad}`);
+    expectPositive(name, scales);
     return scales;
   }
 
@@ -229,6 +253,11 @@ function widen(name: string, { dtype, data }: SafetensorsTensor): Float32Array {
         field: `tensors.${name}.dtype`,
       });
   }
+}
+
+function expectPositive(name: string, scales: Float32Array): void {
+  const bad = scales.findIndex((scale) => !(scale > 0));
+  if (bad >= 0) throw formatError(name, `Expected scales > 0 in ${quote(name)}, got ${scales[bad]} at element ${bad}`);
 }
 
 function expectShape(name: string, { shape }: SafetensorsTensor, wanted: readonly number[]): void {

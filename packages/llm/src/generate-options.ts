@@ -12,6 +12,7 @@ import {
 import type { GenerationConfig } from './generation-config.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
+import { FEW_QUERIES } from './replay.js';
 import type { SamplingRules } from './sampler.js';
 
 /** How one sequence is computed; what is absent was decided when the model was loaded. */
@@ -53,6 +54,11 @@ export interface GenerateOptions extends SequenceOptions {
   readonly logprobs?: number | undefined;
   /** Go on behind an end token. */
   readonly ignoreEos?: boolean | undefined;
+  /**
+   * Tokens to guess ahead, 0 (the default) to 7, from what the text repeats: faster where it does, and never another answer. Where several
+   * tokens at once get other bits than one by one (on a GPU, with INT8 attention over a float cache) nothing is guessed.
+   */
+  readonly speculate?: number | undefined;
 }
 
 const SEQUENCE_KEYS = ['attention', 'kvCacheDtype', 'signal', 'prefillChunk'] as const;
@@ -71,6 +77,7 @@ const GENERATE_KEYS = [
   'stop',
   'logprobs',
   'ignoreEos',
+  'speculate',
 ] as const;
 
 const DEFAULT_MAX_TOKENS = 256;
@@ -94,6 +101,7 @@ export interface JudgedGeneration extends JudgedSequence {
   /** Undefined: none wanted. */
   readonly logprobs: number | undefined;
   readonly ignoreEos: boolean;
+  readonly speculate: number;
 }
 
 /** What holds where the call does not say. */
@@ -149,6 +157,7 @@ export function judgeGenerateOptions(
     stops: judgeStops(given.stop),
     logprobs: given.logprobs === undefined ? undefined : checkInteger(given.logprobs, 'logprobs', 0, 0, 100),
     ignoreEos: checkBoolean(given.ignoreEos, 'ignoreEos', false),
+    speculate: checkInteger(given.speculate, 'speculate', 0, 0, FEW_QUERIES - 1),
   };
 }
 

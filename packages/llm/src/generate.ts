@@ -2,6 +2,7 @@ import type { JudgedGeneration } from './generate-options.js';
 import { Random } from './random.js';
 import { drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
 import { Session, type SessionOwner } from './session.js';
+import { Speculation } from './speculation.js';
 import { StopStrings } from './stop-strings.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -29,6 +30,9 @@ export interface GenerationStats {
   readonly tokensPerSecond: number;
   readonly finishReason: FinishReason;
   readonly seed: number;
+  /** With `speculate`: tokens that were guessed, and those of them that were drawn. */
+  readonly guessedTokens: number;
+  readonly acceptedTokens: number;
 }
 
 /** What a generation needs of its model. */
@@ -68,7 +72,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
   }
 
   /**
-   * @throws `signal.reason`; {@link IntFlashError} `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow.
+   * @throws `signal.reason`; IntFlashError `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow.
    */
   next(): Promise<IteratorResult<GeneratedToken, void>> {
     return this.#tokens.next();
@@ -114,26 +118,30 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
   }
 
   async *#drawWith(session: Session): AsyncGenerator<GeneratedToken, void> {
-    const { rules, seed, stops } = this.#options;
+    const { rules, seed, stops, attention, kvCacheDtype } = this.#options;
     const { tokenizer, eosTokenIds, transformer } = this.#model;
-    const room = transformer.config.maxPositions - this.promptIds.length;
+    const room = transformer.contextLength(attention, kvCacheDtype) - this.promptIds.length;
     const maxTokens = Math.min(this.#options.maxTokens, room);
     const random = new Random(seed);
     const detokenizer = tokenizer.createDetokenizer({ skipSpecialTokens: true });
     const stopStrings = new StopStrings(stops);
     const answer: number[] = [];
+    const ids = [...this.promptIds];
+    const speculation = new Speculation(session, session.isExact ? this.#options.speculate : 0);
     const clock = new Stopwatch();
     // A vocabulary may be padded to a round size: rows without a token are never drawn.
     const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
     const onDevice = session.canDraw && this.#options.logprobs === undefined;
-    let ids = this.promptIds;
+    const logitsBehind = () =>
+      answer.length === 0 ? session.forward(this.promptIds) : speculation.after(ids, maxTokens - answer.length);
     for (;;) {
       const draw = onDevice ? drawRules(rules, vocabulary, random) : undefined;
-      const logits = draw ? undefined : await session.forward(ids);
+      const logits = draw ? undefined : await logitsBehind();
       const tokenId = draw
-        ? await session.draw(ids, draw)
+        ? await session.draw(answer.length === 0 ? this.promptIds : answer.slice(-1), draw)
         : sample(logits!.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
       answer.push(tokenId);
+      ids.push(tokenId);
       clock.lap();
       const ended = eosTokenIds.has(tokenId) && !this.#options.ignoreEos;
       const last = ended || answer.length >= maxTokens;
@@ -143,13 +151,13 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
       if (last || stopStrings.found) {
         const finishReason = ended || stopStrings.found ? 'stop' : 'length';
         const counts = { promptTokens: this.promptIds.length, newTokens: answer.length };
-        this.#stats = { ...counts, ...clock.read(answer.length), finishReason, seed };
+        const guesses = { guessedTokens: speculation.guessed, acceptedTokens: speculation.accepted };
+        this.#stats = { ...counts, ...clock.read(answer.length), finishReason, seed, ...guesses };
         await session.close(CANCELLED); // the caller may never come back for the end
         yield token;
         return;
       }
       yield token;
-      ids = [tokenId];
     }
   }
 

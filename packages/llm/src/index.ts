@@ -27,6 +27,7 @@ export {
   readModelConfig,
 } from './model-config.js';
 export { isGgufPath, type ModelFiles, openModel } from './open-model.js';
+export type { PageCounts } from './page-pool.js';
 export type { Perplexity } from './perplexity.js';
 export { type QuantizeOptions, type QuantizeSummary, quantizeCheckpoint } from './quantize-checkpoint.js';
 export {

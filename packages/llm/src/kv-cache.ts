@@ -1,42 +1,53 @@
-import { IntFlashError, type KvCacheView } from '@int-flash/ops';
-import { createKvCacheLayer, type KeyValueRows, type KvCacheDtype, type KvCacheLayer } from './kv-cache-layer.js';
-
-export interface KvCacheShape {
-  readonly layers: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  /** Positions that the model can tell apart; the cache never grows past it. */
-  readonly maxTokens: number;
-  readonly dtype: KvCacheDtype;
-}
+import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
+import type { KeyValueRows, LayerState } from './kv-cache-layer.js';
+import type { KvCachePool } from './kv-cache-pool.js';
+import type { PrefixNode } from './prefix-tree.js';
+import { RUN_KEYS, replayLength } from './replay.js';
 
 /** Counts bytes that live objects hold; 0 once all are disposed. */
 export interface ByteCount {
   bytes: number;
 }
 
-const FIRST_CAPACITY = 128; // one attention tile
+export interface KvCacheOptions {
+  /** Positions that the model can tell apart; the cache never grows past it. */
+  readonly maxTokens: number;
+  /** Whether a token's bits depend on no more than {@link replayLength} says; false by default. */
+  readonly isExact?: boolean;
+  /** What besides the tokens decides the content of pages that may be shared; undefined: none may. */
+  readonly space?: string | undefined;
+}
 
 /**
- * Keys and values of one sequence, all layers. Grows by doubling; can be cut back to a length (rollback).
+ * Keys and values of one sequence, all layers: a block table of pages from a pool. Can be cut back to a length, and put aside: then
+ * its pages are free, and the tokens it held are to be computed again.
  *
  * Owned by exactly one disposable, which disposes it.
  */
 export class KvCache {
-  readonly shape: KvCacheShape;
-  readonly #layers: KvCacheLayer[];
+  readonly #pool: KvCachePool;
+  readonly #options: KvCacheOptions;
   readonly #lengths: number[];
-  readonly #count: ByteCount;
-  #capacity = 0;
+  #states: LayerState[];
+  #pages = new Int32Array(4);
+  #pageCount = 0;
+  /** Tokens that may be written up to: their pages are there, and nobody else reads them. */
+  #room = 0;
+  /** Of the first pages, which others can find or were found. */
+  readonly #nodes: PrefixNode[] = [];
+  /** Value scales' maxima behind each whole page, as far as they were wanted. */
+  readonly #largest: Float32Array[][] = [];
+  readonly #history: number[] = [];
+  readonly #calls: number[] = [];
+  /** Of {@link history} from the start, those whose bits anybody would compute who reads the same. */
+  #common = 0;
   #disposed = false;
 
-  constructor(shape: KvCacheShape, count: ByteCount = { bytes: 0 }) {
-    this.shape = shape;
-    this.#count = count;
-    this.#layers = Array.from({ length: shape.layers }, () =>
-      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim),
-    );
-    this.#lengths = this.#layers.map(() => 0);
+  constructor(pool: KvCachePool, options: KvCacheOptions) {
+    this.#pool = pool;
+    this.#options = options;
+    this.#lengths = pool.layers.map(() => 0);
+    this.#states = pool.layers.map((layer) => layer.start());
   }
 
   /** Tokens that every layer holds. */
@@ -44,70 +55,292 @@ export class KvCache {
     return Math.min(...this.#lengths);
   }
 
-  get capacity(): number {
-    return this.#capacity;
+  /** Tokens that were computed, whether the cache still holds them or was put aside. */
+  get history(): readonly number[] {
+    return this.#history;
+  }
+
+  get pageCount(): number {
+    return this.#pageCount;
   }
 
   get isDisposed(): boolean {
     return this.#disposed;
   }
 
-  get bytes(): number {
-    return this.#layers.reduce((sum, layer) => sum + layer.bytes, 0);
+  get pool(): KvCachePool {
+    return this.#pool;
+  }
+
+  /** Whether tokens of several calls may be computed in one. */
+  get isExact(): boolean {
+    return this.#options.isExact === true;
+  }
+
+  /** Pages that more tokens would take. */
+  pagesFor(tokens: number): number {
+    return pagesOf(this.length + tokens) - this.#pageCount;
+  }
+
+  /**
+   * Makes room for more tokens.
+   *
+   * @returns false when the pool has no page left; then nothing has changed.
+   * @throws {IntFlashError} `ERR_DISPOSED`, `ERR_SHAPE` past `maxTokens`.
+   */
+  reserve(tokens: number): boolean {
+    this.#expectLive();
+    const { length } = this;
+    const { maxTokens } = this.#options;
+    if (length + tokens > maxTokens) {
+      throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${length + tokens}`);
+    }
+    if (!this.#ownLastPage(length)) return false;
+    const before = this.#pageCount;
+    while (this.#pageCount < pagesOf(length + tokens)) {
+      const page = this.#pool.take(this.#pages[this.#pageCount - 1]);
+      if (page === undefined) {
+        this.#dropPages(before);
+        return false;
+      }
+      this.#push(page);
+    }
+    this.#room = length + tokens;
+    return true;
   }
 
   /**
    * Adds the next positions to one layer.
    *
-   * @throws {IntFlashError} `ERR_DISPOSED`, `ERR_SHAPE` past `maxTokens`, `ERR_NONFINITE` from the quantizers.
+   * @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them; `ERR_NONFINITE` from the quantizers.
    */
   append(layer: number, rows: KeyValueRows): void {
     this.#expectLive();
     const length = this.#lengths[layer]!;
-    this.#reserve(length + rows.tokens);
-    this.#layers[layer]!.write(rows, length);
+    if (length + rows.tokens > this.#room && !this.reserve(length + rows.tokens - this.length)) {
+      throw new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'host' });
+    }
+    this.#pool.layers[layer]!.write(rows, this.#states[layer]!, this.#pages, length);
     this.#lengths[layer] = length + rows.tokens;
   }
 
-  /** What the backend reads; valid until the next append. */
+  /** What the backend reads; valid until the next change. */
   view(layer: number): KvCacheView {
     this.#expectLive();
-    return this.#layers[layer]!.view(this.#lengths[layer]!);
+    return this.#pool.layers[layer]!.view(this.#pages, this.#lengths[layer]!);
   }
 
-  /** Forgets all tokens from `length` on, in every layer. */
+  /** Takes down that one call computed these tokens, which follow those that the cache held, perhaps for the second time. */
+  settle(ids: readonly number[]): void {
+    const end = this.length;
+    const start = end - ids.length;
+    if (end <= this.#history.length) return;
+    const isAlike =
+      start === 0 ? ids.length >= KV_PAGE_TOKENS || !this.#isCoded : end <= RUN_KEYS || ids.length === KV_PAGE_TOKENS;
+    if (this.#common === start && isAlike) this.#common = end;
+    this.#history.push(...ids);
+    this.#calls.push(ids.length);
+  }
+
+  /** Tokens to compute again in the next call after {@link putAside}; 0 when none is missing. */
+  get missing(): number {
+    return this.length < this.#history.length ? replayLength(this.#calls, this.length, this.isExact) : 0;
+  }
+
+  /** Puts whole pages where sequences that begin alike find them. */
+  publish(): void {
+    const { space } = this.#options;
+    const tree = this.#pool.prefixes;
+    if (!tree || space === undefined) return;
+    for (let page = this.#nodes.length; (page + 1) * KV_PAGE_TOKENS <= Math.min(this.#common, this.length); page++) {
+      const largest = this.#largestBehind(page);
+      if (largest.some((heads) => heads.includes(0))) return; // scales of zeros are not settled yet
+      const ids = this.#history.slice(page * KV_PAGE_TOKENS, (page + 1) * KV_PAGE_TOKENS);
+      const own = this.#pages[page]!;
+      const found = tree.find(space, this.#nodes, ids);
+      if (found) this.#exchange(page, found.page);
+      const states = this.#states.map(({ offsets }, layer) => ({ offsets, largest: largest[layer]! }));
+      this.#nodes.push(found ?? tree.add(space, this.#nodes, ids, own, states));
+    }
+  }
+
+  /**
+   * Takes over whole pages that others published.
+   *
+   * @param next What is to be computed behind {@link history}; its last token is never taken over, since somebody wants its logits.
+   * @returns Tokens of `next` that the cache holds now.
+   */
+  adopt(next: readonly number[]): number {
+    const { space } = this.#options;
+    const before = this.#history.length;
+    const known = before + next.length;
+    if (space === undefined || this.length !== this.#nodes.length * KV_PAGE_TOKENS) return 0;
+    for (let end = this.length + KV_PAGE_TOKENS; end < known; end += KV_PAGE_TOKENS) {
+      const ids = this.#idsTo(end, next, before);
+      const node = this.#isShareable(end) ? this.#pool.prefixes?.find(space, this.#nodes, ids) : undefined;
+      if (!node) break;
+      this.#pool.pages.hold(node.page);
+      this.#push(node.page);
+      this.#nodes.push(node);
+      this.#lengths.fill(end);
+      this.#states = node.states.map(({ offsets, largest }) => ({ offsets, largest: largest.slice() }));
+      const fresh = end - this.#history.length;
+      if (fresh <= 0) continue;
+      this.#calls.push(fresh);
+      this.#history.push(...ids.slice(-fresh));
+      this.#common = end;
+    }
+    return this.#history.length - before;
+  }
+
+  /** Names the page that would be computed next, where others might want the very same one. */
+  nextPage(next: readonly number[]): string | undefined {
+    const { space } = this.#options;
+    const end = this.length + KV_PAGE_TOKENS;
+    const isShared = space !== undefined && this.#pool.prefixes !== undefined;
+    if (!isShared || this.length !== this.#nodes.length * KV_PAGE_TOKENS) return undefined;
+    if (end >= this.#history.length + next.length || !this.#isShareable(end)) return undefined;
+    return `${space}/${this.#pages[this.#pageCount - 1] ?? ''}/${this.#idsTo(end, next, this.#history.length).join()}`;
+  }
+
+  /** Forgets all tokens from `length` on, those put aside too. */
+  forget(length: number): void {
+    this.truncate(length);
+    let over = this.#history.length - length;
+    this.#history.length = Math.min(this.#history.length, length);
+    this.#common = Math.min(this.#common, length);
+    while (over > 0) {
+      const last = this.#calls.pop()!;
+      if (last > over) this.#calls.push(last - over);
+      over -= last;
+    }
+  }
+
+  /** Drops the rows of all tokens from `length` on, in every layer. */
   truncate(length: number): void {
     this.#expectLive();
     if (!Number.isInteger(length) || length < 0)
       throw new IntFlashError('ERR_ARG_RANGE', `Expected a length >= 0, got ${length}`);
-    for (let layer = 0; layer < this.#lengths.length; layer++)
-      this.#lengths[layer] = Math.min(this.#lengths[layer]!, length);
+    this.#room = 0;
+    if (this.#lengths.every((held) => held <= length)) return;
+    this.#lengths.forEach((held, layer) => {
+      this.#lengths[layer] = Math.min(held, length);
+    });
+    this.#nodes.length = Math.min(this.#nodes.length, Math.floor(length / KV_PAGE_TOKENS));
+    this.#largest.length = Math.min(this.#largest.length, Math.floor(length / KV_PAGE_TOKENS));
+    this.#dropPages(pagesOf(length));
+    this.#states = this.#statesAt(length);
+  }
+
+  /** Frees the pages; {@link missing} says what to compute before the cache can go on. */
+  putAside(): void {
+    this.publish();
+    this.#room = 0;
+    this.#lengths.fill(0);
+    this.#nodes.length = 0;
+    this.#largest.length = 0;
+    this.#dropPages(0);
+    this.#states = this.#pool.layers.map((layer) => layer.start());
   }
 
   /** Frees the memory; twice is a no-op. */
   dispose(): void {
     if (this.#disposed) return;
-    this.#count.bytes -= this.bytes;
+    this.putAside();
     this.#disposed = true;
-    this.#layers.length = 0;
   }
 
-  #reserve(tokens: number): void {
-    if (tokens <= this.#capacity) return;
-    const { maxTokens } = this.shape;
-    if (tokens > maxTokens) {
-      throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${tokens}`);
+  /** Whether the first call's tokens decide an offset that all keys share. */
+  get #isCoded(): boolean {
+    const { dtype } = this.#pool.shape;
+    return dtype === 'int8' || dtype === 'int4';
+  }
+
+  /** Whether the page up to `end` has the bits, or will have, that anybody would compute. */
+  #isShareable(end: number): boolean {
+    return end <= this.#common || this.#common === this.#history.length;
+  }
+
+  /** The page's tokens that end at `end`, of those computed and those to come behind the first `computed`. */
+  #idsTo(end: number, next: readonly number[], computed: number): number[] {
+    const start = end - KV_PAGE_TOKENS;
+    return [
+      ...this.#history.slice(start, Math.min(end, computed)),
+      ...next.slice(Math.max(start - computed, 0), Math.max(end - computed, 0)),
+    ];
+  }
+
+  /** A page that somebody else can read is copied before more is written to it. @returns false when there is no page for that */
+  #ownLastPage(length: number): boolean {
+    const index = Math.floor(length / KV_PAGE_TOKENS);
+    if (length % KV_PAGE_TOKENS === 0 || index >= this.#pageCount) return true;
+    const shared = this.#pages[index]!;
+    if (this.#pool.pages.holders(shared) === 1 && !this.#pool.pages.isKept(shared)) return true;
+    const page = this.#pool.take(shared);
+    if (page === undefined) return false;
+    for (const layer of this.#pool.layers) layer.copyPage(shared, page);
+    this.#pool.pages.drop(shared);
+    this.#pages[index] = page;
+    return true;
+  }
+
+  #exchange(index: number, page: number): void {
+    const own = this.#pages[index]!;
+    if (own === page) return;
+    this.#pool.pages.hold(page);
+    this.#pool.pages.drop(own);
+    this.#pages[index] = page;
+  }
+
+  #push(page: number): void {
+    if (this.#pageCount === this.#pages.length) {
+      const grown = new Int32Array(2 * this.#pages.length);
+      grown.set(this.#pages);
+      this.#pages = grown;
     }
-    const before = this.bytes;
-    const capacity = Math.min(Math.max(tokens, 2 * this.#capacity, FIRST_CAPACITY), maxTokens);
-    this.#layers.forEach((layer, i) => {
-      layer.resize(this.#lengths[i]!, capacity);
+    this.#pages[this.#pageCount++] = page;
+  }
+
+  #dropPages(count: number): void {
+    while (this.#pageCount > count) this.#pool.pages.drop(this.#pages[--this.#pageCount]!);
+  }
+
+  #statesAt(length: number): LayerState[] {
+    if (length === 0) return this.#pool.layers.map((layer) => layer.start());
+    const whole = Math.floor(length / KV_PAGE_TOKENS);
+    const known = whole === 0 ? undefined : this.#largestBehind(whole - 1);
+    return this.#pool.layers.map((layer, i) => {
+      const { offsets } = this.#states[i]!;
+      const before = known?.[i] ?? layer.start().largest;
+      return { offsets, largest: layer.largestAt(length, whole * KV_PAGE_TOKENS, before, this.#pages) };
     });
-    this.#capacity = capacity;
-    this.#count.bytes += this.bytes - before;
+  }
+
+  /** Each layer's {@link LayerState.largest} behind a page's last token. */
+  #largestBehind(page: number): Float32Array[] {
+    for (let i = this.#largest.length; i <= page; i++) {
+      const found = this.#nodes[i]?.states.map(({ largest }) => largest);
+      const before = this.#largest[i - 1];
+      this.#largest.push(
+        found ??
+          this.#pool.layers.map((layer, at) =>
+            layer.largestAt(
+              (i + 1) * KV_PAGE_TOKENS,
+              i * KV_PAGE_TOKENS,
+              before?.[at] ?? layer.start().largest,
+              this.#pages,
+            ),
+          ),
+      );
+    }
+    return this.#largest[page]!;
   }
 
   #expectLive(): void {
     if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
   }
+}
+
+function pagesOf(tokens: number): number {
+  return Math.ceil(tokens / KV_PAGE_TOKENS);
 }

@@ -2,6 +2,7 @@ import { type BackendChoice, selectBackend } from '@int-flash/attention';
 import {
   type Backend,
   type BackendStatus,
+  checkBoolean,
   checkChoice,
   checkInteger,
   checkOptions,
@@ -14,6 +15,7 @@ import type { CheckpointOptions } from './checkpoint.js';
 import { Generation, type GenerationModel } from './generate.js';
 import {
   type GenerateOptions,
+  type JudgedSequence,
   judgeGenerateOptions,
   judgeSequenceOptions,
   type SequenceDefaults,
@@ -23,11 +25,13 @@ import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
 import type { ByteCount } from './kv-cache.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
+import { KvCaches } from './kv-caches.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
 import { loadWeights, type ModelWeights } from './model-weights.js';
 import { type ModelFiles, openModel } from './open-model.js';
+import type { PageCounts } from './page-pool.js';
 import { measurePerplexity, type Perplexity } from './perplexity.js';
 import { randomModelFiles } from './random-model.js';
 import { Scheduler } from './scheduler.js';
@@ -46,6 +50,13 @@ export interface LoadOptions {
   readonly kvCacheDtype?: KvCacheDtype | undefined;
   /** Arithmetic of the linear layers: `auto` (as stored) by default. The output layer is always fp32. */
   readonly linear?: LinearChoice | undefined;
+  /**
+   * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's. When it
+   * runs out, the sequence that came last waits, and what it had is computed again.
+   */
+  readonly kvCacheBytes?: number | undefined;
+  /** Keep what was computed for prompts to come that begin alike, as those of a conversation do; true by default. Changes no answer. */
+  readonly prefixCache?: boolean | undefined;
   /** Told the part of the weights read so far, in [0, 1]. */
   readonly onLoadProgress?: ((fraction: number) => void) | undefined;
   /** Aborts loading; rejects with its reason. */
@@ -69,6 +80,12 @@ export interface ModelStatus {
   readonly sessions: number;
   /** … and the bytes of those caches. */
   readonly kvCacheBytes: number;
+  /** Pages of 64 tokens in host memory: all, held by sequences, and kept for prompts that begin alike. */
+  readonly pages: PageCounts;
+  /** Prompt tokens so far, and those of them that earlier prompts had computed. */
+  readonly prefixes: { readonly asked: number; readonly found: number };
+  /** How often so far a sequence's pages were taken for another. */
+  readonly preemptions: number;
 }
 
 /** Text, a conversation (put into the model's chat format), or token ids as they are. */
@@ -80,6 +97,8 @@ const LOAD_KEYS = [
   'attention',
   'kvCacheDtype',
   'linear',
+  'kvCacheBytes',
+  'prefixCache',
   'onLoadProgress',
   'loadSignal',
 ] as const;
@@ -113,6 +132,11 @@ async function loadFiles(
   const linear = checkChoice(given.linear, 'linear', LINEAR_CHOICES, 'auto');
   const attention = checkChoice(given.attention, 'attention', ATTENTION_CHOICES, 'int8');
   const kvCacheDtype = checkChoice(given.kvCacheDtype, 'kvCacheDtype', KV_CACHE_DTYPES, attention);
+  const bytes =
+    given.kvCacheBytes === undefined
+      ? undefined
+      : checkInteger(given.kvCacheBytes, 'kvCacheBytes', 0, 1, Number.MAX_SAFE_INTEGER);
+  const cacheLimits = { bytes, keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true) };
   const threads = given.threads === undefined ? {} : { threads: given.threads as number };
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();
@@ -123,11 +147,23 @@ async function loadFiles(
   });
   try {
     const { config } = files.weights;
+    const caches = new KvCaches(config, cacheLimits);
+    caches.contextLength(kvCacheDtype); // refuses a limit that holds nothing, before the weights are read
     const tokenizer = await files.readTokenizer();
     const generation = await files.readGenerationConfig();
     const weights = await loadWeights(files.weights, backend, linear);
     onLoadProgress?.(1);
-    return new LanguageModel({ config, generation, tokenizer, weights, backend, attention, kvCacheDtype, linear });
+    return new LanguageModel({
+      config,
+      generation,
+      tokenizer,
+      weights,
+      backend,
+      caches,
+      attention,
+      kvCacheDtype,
+      linear,
+    });
   } finally {
     await files.weights.close();
   }
@@ -139,6 +175,7 @@ interface Parts extends SequenceDefaults {
   readonly tokenizer: Tokenizer;
   readonly weights: ModelWeights;
   readonly backend: Backend;
+  readonly caches: KvCaches;
   readonly kvCacheDtype: KvCacheDtype;
   readonly linear: LinearChoice;
 }
@@ -159,13 +196,13 @@ export class LanguageModel {
   #disposed: Promise<void> | undefined;
 
   constructor(parts: Parts) {
-    const { config, tokenizer, generation, weights, backend } = parts;
+    const { config, tokenizer, generation, weights, backend, caches } = parts;
     this.#parts = parts;
     this.config = config;
     this.tokenizer = tokenizer;
     this.generationConfig = generation;
     const eos = [...config.eosTokenIds, ...(generation.eosTokenIds ?? []), tokenizer.eosTokenId];
-    const transformer = new Transformer(config, weights, backend);
+    const transformer = new Transformer(config, weights, backend, caches);
     this.#model = {
       transformer,
       scheduler: new Scheduler(transformer),
@@ -177,17 +214,25 @@ export class LanguageModel {
     };
   }
 
+  /** Tokens of the longest prompt and answer together, with the arithmetic it was loaded with. */
+  get contextLength(): number {
+    return this.#contextLength(this.#parts);
+  }
+
   /** What runs, and what it holds. */
   status(): ModelStatus {
-    const { backend, attention, kvCacheDtype, linear } = this.#parts;
-    const { sessions } = this.#model;
+    const { backend, attention, kvCacheDtype, linear, caches } = this.#parts;
+    const { sessions, scheduler } = this.#model;
     return {
       backend: backend.status(),
       attention,
       kvCacheDtype,
       linear,
       sessions: sessions.size,
-      kvCacheBytes: this.#cacheBytes.bytes,
+      kvCacheBytes: this.#cacheBytes.bytes + caches.bytes,
+      pages: caches.counts(),
+      prefixes: scheduler.prefixes,
+      preemptions: scheduler.preemptions,
     };
   }
 
@@ -215,17 +260,17 @@ export class LanguageModel {
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
     this.#expectLive();
     const judged = judgeGenerateOptions(options, this.#parts, this.generationConfig, this.config.vocabSize);
-    return new Generation(this.#model, this.#judgeIds(this.encode(prompt), this.config.maxPositions - 1), judged);
+    return new Generation(this.#model, this.#judgeIds(this.encode(prompt), this.#contextLength(judged) - 1), judged);
   }
 
   /**
-   * @returns [ids.length, vocabSize]: row t scores the token after ids[0..t].
+   * @returns `[ids.length, vocabSize]`; row t scores the token after ids[0..t].
    * @throws as {@link generate}.
    */
   async logits(ids: readonly number[], options: LogitsOptions = {}): Promise<Float32Array> {
     this.#expectLive();
     const judged = judgeSequenceOptions(options, this.#parts);
-    const judgedIds = this.#judgeIds(ids, this.config.maxPositions);
+    const judgedIds = this.#judgeIds(ids, this.#contextLength(judged));
     const session = new Session(this.#model, judged);
     try {
       const out = new Float32Array(judgedIds.length * this.config.vocabSize);
@@ -245,8 +290,8 @@ export class LanguageModel {
   async perplexity(ids: readonly number[], options: PerplexityOptions = {}): Promise<Perplexity> {
     this.#expectLive();
     const judged = judgeSequenceOptions(options, this.#parts, ['window', 'onProgress']);
-    const { maxPositions } = this.config;
-    const window = checkInteger(options.window, 'window', maxPositions, 2, maxPositions);
+    const longest = this.#contextLength(judged);
+    const window = checkInteger(options.window, 'window', longest, 2, longest);
     const onProgress = checkFunction(options.onProgress, 'onProgress');
     const judgedIds = this.#judgeIds(ids, Number.MAX_SAFE_INTEGER);
     if (judgedIds.length < 2)
@@ -277,6 +322,10 @@ export class LanguageModel {
 
   #expectLive(): void {
     if (this.#disposed) throw disposedError();
+  }
+
+  #contextLength({ attention, kvCacheDtype }: Pick<JudgedSequence, 'attention' | 'kvCacheDtype'>): number {
+    return this.#model.transformer.contextLength(attention, kvCacheDtype);
   }
 
   #promptIds(prompt: unknown): number[] {
@@ -317,7 +366,7 @@ export class LanguageModel {
       throw new IntFlashError('ERR_ARG_TYPE', `Expected token ids to be an array, got ${describe(ids)}`);
     if (ids.length < 1 || ids.length > longest) {
       throw new IntFlashError('ERR_ARG_RANGE', `Expected 1 to ${longest} tokens, got ${ids.length}`, {
-        hint: `The model's context holds ${this.config.maxPositions} tokens.`,
+        hint: `The context holds ${longest < this.config.maxPositions - 1 ? longest + 1 : this.config.maxPositions} tokens.`,
       });
     }
     return Array.from(ids, (id: unknown, i) => checkInteger(id ?? null, `token ${i}`, 0, 0, this.config.vocabSize - 1));

@@ -9,7 +9,7 @@ export interface Perplexity {
   readonly tokens: number;
   /** … and predicted: all but the first of each window. */
   readonly predicted: number;
-  /** [predicted]: −ln p of each, in order. */
+  /** `[predicted]`: −ln p of each, in order. */
   readonly nats: Float64Array;
 }
 

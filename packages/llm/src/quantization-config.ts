@@ -1,18 +1,22 @@
+import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { ConfigFields } from './config-fields.js';
 import type { JsonObject } from './json-file.js';
 
-/** Linear weights as INT8 codes with a scale a row, in the "int-quantized" layout of compressed-tensors. */
-export interface QuantizationConfig {
-  readonly format: 'int-quantized';
+/** Linear weights as codes, in two layouts of compressed-tensors: INT8 with a scale a row, or INT4 with a scale for each `group` columns. */
+export type QuantizationConfig = {
   /** Modules that keep float weights: names, or `re:` and a pattern; which ones they are, the tensors' dtypes say. */
   readonly ignore: readonly string[];
-}
+} & QuantizationScheme;
+
+export type QuantizationScheme =
+  | { readonly format: 'int-quantized' }
+  | { readonly format: 'pack-quantized'; readonly group: Int4Group };
 
 const METHOD = 'compressed-tensors';
-const FORMAT = 'int-quantized';
 
 /**
- * Reads `quantization_config`: symmetric INT8 weights with one scale a channel (row), activations INT8 per token and dynamic.
+ * Reads `quantization_config`: symmetric INT8 weights with one scale a channel (row), activations INT8 per token and dynamic; or symmetric INT4
+ * weights with one scale for 32, 64 or 128 columns, activations as they are.
  *
  * @throws {IntFlashError} `ERR_UNSUPPORTED` for every other scheme: computing it as if it were this one would be silently wrong.
  */
@@ -20,7 +24,9 @@ export function readQuantizationConfig(config: ConfigFields): QuantizationConfig
   const fields = config.section('quantization_config');
   if (!fields) return undefined;
   expectValue(fields, 'quant_method', METHOD);
-  expectValue(fields, 'format', FORMAT);
+  const format = fields.raw('format');
+  if (format !== 'int-quantized' && format !== 'pack-quantized')
+    throw fields.error('format', '"int-quantized" or "pack-quantized"', 'ERR_UNSUPPORTED');
   if (fields.has('quantization_status')) expectValue(fields, 'quantization_status', 'compressed');
   if (fields.has('kv_cache_scheme')) throw fields.error('kv_cache_scheme', 'null', 'ERR_UNSUPPORTED');
   const groups = fields.section('config_groups');
@@ -31,6 +37,12 @@ export function readQuantizationConfig(config: ConfigFields): QuantizationConfig
   }
   const group = groups.section(name) ?? new ConfigFields({}, 'config.json');
   if (group.strings('targets', 64).join() !== 'Linear') throw group.error('targets', '["Linear"]', 'ERR_UNSUPPORTED');
+  if (group.has('output_activations')) throw group.error('output_activations', 'null', 'ERR_UNSUPPORTED');
+  const ignore = fields.strings('ignore', 100_000);
+  if (format === 'pack-quantized') {
+    if (group.has('input_activations')) throw group.error('input_activations', 'null', 'ERR_UNSUPPORTED');
+    return { format, group: readInt4Group(group), ignore };
+  }
   expectScheme(group, 'weights', { num_bits: 8, type: 'int', symmetric: true, strategy: 'channel', dynamic: false });
   if (group.has('input_activations')) {
     expectScheme(group, 'input_activations', {
@@ -41,16 +53,32 @@ export function readQuantizationConfig(config: ConfigFields): QuantizationConfig
       dynamic: true,
     });
   }
-  if (group.has('output_activations')) throw group.error('output_activations', 'null', 'ERR_UNSUPPORTED');
-  return { format: FORMAT, ignore: fields.strings('ignore', 100_000) };
+  return { format, ignore };
 }
 
-/** The `quantization_config` of the layout above, in the spelling that transformers and vLLM read. */
-export function writeQuantizationConfig(ignore: readonly string[]): JsonObject {
-  const scheme = { num_bits: 8, type: 'int', symmetric: true, group_size: null, block_structure: null, actorder: null };
+function readInt4Group(group: ConfigFields): Int4Group {
+  expectScheme(group, 'weights', { num_bits: 4, type: 'int', symmetric: true, strategy: 'group', dynamic: false });
+  const weights = group.section('weights')!;
+  if (weights.has('actorder')) throw weights.error('actorder', 'null', 'ERR_UNSUPPORTED');
+  const size = INT4_GROUPS.find((known) => known === weights.raw('group_size'));
+  if (size === undefined) throw weights.error('group_size', `one of ${INT4_GROUPS.join(', ')}`, 'ERR_UNSUPPORTED');
+  return size;
+}
+
+/** The `quantization_config` of a layout above, in the spelling that transformers and vLLM read. */
+export function writeQuantizationConfig(ignore: readonly string[], layout: QuantizationScheme): JsonObject {
+  const isInt8 = layout.format === 'int-quantized';
+  const scheme = {
+    num_bits: isInt8 ? 8 : 4,
+    type: 'int',
+    symmetric: true,
+    group_size: null,
+    block_structure: null,
+    actorder: null,
+  };
   return {
     quant_method: METHOD,
-    format: FORMAT,
+    format: layout.format,
     quantization_status: 'compressed',
     global_compression_ratio: null,
     kv_cache_scheme: null,
@@ -58,8 +86,16 @@ export function writeQuantizationConfig(ignore: readonly string[]): JsonObject {
     config_groups: {
       group_0: {
         targets: ['Linear'],
-        weights: { ...scheme, strategy: 'channel', dynamic: false, observer: 'minmax', observer_kwargs: {} },
-        input_activations: { ...scheme, strategy: 'token', dynamic: true, observer: null, observer_kwargs: {} },
+        weights: {
+          ...scheme,
+          ...(isInt8 ? { strategy: 'channel' } : { strategy: 'group', group_size: layout.group }),
+          dynamic: false,
+          observer: 'minmax',
+          observer_kwargs: {},
+        },
+        input_activations: isInt8
+          ? { ...scheme, strategy: 'token', dynamic: true, observer: null, observer_kwargs: {} }
+          : null,
         output_activations: null,
       },
     },

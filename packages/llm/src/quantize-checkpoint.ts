@@ -1,14 +1,19 @@
 import { chmod, mkdir, mkdtemp, open, readdir, readFile, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlashError } from '@int-flash/ops';
-import { quantizePerTokenInt8 } from '@int-flash/quant';
+import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
-import { writeQuantizationConfig } from './quantization-config.js';
+import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
 import { planSafetensors, type TensorOutline, writeSafetensorsFile } from './safetensors-writer.js';
+import { weightLayout } from './weight-layout.js';
 
 export interface QuantizeOptions {
+  /** 8 (the default): INT8, a scale a row. 4: INT4, a scale for each `group` columns. */
+  readonly bits?: 8 | 4;
+  /** With 4 bits: 32 (the default), 64 or 128. */
+  readonly group?: Int4Group;
   readonly signal?: AbortSignal;
   /** Bytes of the input read so far, and all of them. */
   readonly onProgress?: (progress: { readonly loadedBytes: number; readonly totalBytes: number }) => void;
@@ -19,7 +24,7 @@ export interface QuantizeOptions {
 export interface QuantizeSummary {
   /** Tensors of the input. */
   readonly tensors: number;
-  /** How many of them became INT8. */
+  /** How many of them became codes. */
   readonly quantized: number;
   /** Of the weight files. */
   readonly bytesIn: number;
@@ -35,8 +40,8 @@ const LAYER_LINEAR = /\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)
 const OUTPUT = 'lm_head';
 
 /**
- * Writes a float model again with INT8 linear weights, in the layout that transformers and vLLM read (compressed-tensors,
- * "int-quantized"): per row `codes` I8 and `scale` F32, the latter [rows, 1]. Every other tensor becomes BF16.
+ * Writes a float model again with INT8 or INT4 linear weights, in the layouts that transformers and vLLM read (compressed-tensors,
+ * "int-quantized" and "pack-quantized"). Every other tensor becomes BF16.
  *
  * The output appears as a whole or not at all: it is written beside `outFolder` and renamed.
  * @throws {IntFlashError} `ERR_ARG_RANGE` (`outFolder` is not empty, or is `inFolder`), `ERR_UNSUPPORTED` (GPT-2, whose Conv1D layers the
@@ -47,7 +52,8 @@ export async function quantizeCheckpoint(
   outFolder: string,
   options?: QuantizeOptions,
 ): Promise<QuantizeSummary> {
-  const given = checkOptions(options, ['signal', 'onProgress', 'overwrite'], 'options');
+  const given = checkOptions(options, ['bits', 'group', 'signal', 'onProgress', 'overwrite'], 'options');
+  const scheme = judgeScheme(given.bits, given.group);
   const signal = checkSignal(given.signal);
   const overwrite = checkBoolean(given.overwrite, 'overwrite', false);
   if (typeof outFolder !== 'string' || outFolder === '') {
@@ -72,7 +78,7 @@ export async function quantizeCheckpoint(
     await mkdir(dirname(target), { recursive: true });
     const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
     try {
-      const summary = await writeFolder(checkpoint, temporary);
+      const summary = await writeFolder(checkpoint, scheme, temporary);
       await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
       signal?.throwIfAborted();
       await replaceFolder(temporary, target, isFull);
@@ -86,11 +92,35 @@ export async function quantizeCheckpoint(
   }
 }
 
-async function writeFolder(checkpoint: Checkpoint, folder: string): Promise<QuantizeSummary> {
+function judgeScheme(bits: unknown = 8, group: unknown = undefined): QuantizationScheme {
+  if (bits !== 8 && bits !== 4)
+    throw new IntFlashError('ERR_ARG_RANGE', `Expected bits to be 4 or 8, got ${describe(bits)}`);
+  if (bits === 8) {
+    if (group !== undefined)
+      throw new IntFlashError('ERR_ARG_RANGE', 'Expected no group with 8 bits: a row has one scale');
+    return { format: 'int-quantized' };
+  }
+  const size = group === undefined ? 32 : INT4_GROUPS.find((known) => known === group);
+  if (size === undefined)
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected group to be one of ${INT4_GROUPS.join(', ')}, got ${describe(group)}`,
+    );
+  return { format: 'pack-quantized', group: size };
+}
+
+async function writeFolder(
+  checkpoint: Checkpoint,
+  scheme: QuantizationScheme,
+  folder: string,
+): Promise<QuantizeSummary> {
+  const layout = weightLayout(scheme);
   const entries = checkpoint.entries().filter((entry) => !isTiedOutput(checkpoint, entry));
   const isLinear = (entry: SafetensorsEntry) => entry.shape.length === 2 && LAYER_LINEAR.test(entry.name);
   const plan = planSafetensors(
-    entries.flatMap((entry) => (isLinear(entry) ? quantizedOutline(entry) : floatOutline(entry))),
+    entries.flatMap((entry) =>
+      isLinear(entry) ? layout.outline(entry.name, entry.shape[0]!, entry.shape[1]!) : floatOutline(entry),
+    ),
     {
       format: 'pt', // transformers refuses a file that does not name its framework
     },
@@ -98,23 +128,20 @@ async function writeFolder(checkpoint: Checkpoint, folder: string): Promise<Quan
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
   const file = await open(join(folder, WEIGHTS_FILE), 'wx');
   try {
-    // Scales (F32) come first in the file, so each linear weight is read twice: once for its scales, once for its codes.
+    // Wide elements come first in the file, so each linear weight is read once for each tensor that it becomes.
     await writeSafetensorsFile(file, plan, async (name) => {
-      const scaled = name.endsWith('_scale') ? byName.get(name.slice(0, -'_scale'.length)) : undefined;
-      const entry = scaled ?? byName.get(name)!;
+      const suffix = layout.suffixes.find((end) => byName.has(stripped(name, end))) ?? '';
+      const entry = byName.get(stripped(name, suffix))!;
       const values = await checkpoint.readFloats(entry.name, entry.shape);
       if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: fromFloat32(values, 'bfloat16') };
       const [rows, cols] = entry.shape as [number, number];
-      const quantized = quantizePerTokenInt8(values, cols);
-      return scaled
-        ? { dtype: 'F32', shape: [rows, 1], data: quantized.scales }
-        : { dtype: 'I8', shape: [rows, cols], data: quantized.values };
+      return layout.make(suffix, values, rows, cols);
     });
     await file.sync();
   } finally {
     await file.close();
   }
-  await writeConfig(checkpoint.folder, folder);
+  await writeConfig(checkpoint.folder, folder, scheme);
   await copyCompanions(checkpoint.folder, folder);
   return {
     tensors: entries.length,
@@ -144,20 +171,18 @@ function isTiedOutput({ config }: Checkpoint, { name }: SafetensorsEntry): boole
   return config.tiedEmbeddings && name === `${OUTPUT}.weight`;
 }
 
-function quantizedOutline({ name, shape }: SafetensorsEntry): TensorOutline[] {
-  return [
-    { name, dtype: 'I8', shape },
-    { name: `${name}_scale`, dtype: 'F32', shape: [shape[0]!, 1] },
-  ];
+/** The name without the suffix; one that names nothing when it has another end. */
+function stripped(name: string, suffix: string): string {
+  return name.endsWith(suffix) ? name.slice(0, name.length - suffix.length) : '';
 }
 
 function floatOutline({ name, shape }: SafetensorsEntry): TensorOutline[] {
   return [{ name, dtype: 'BF16', shape }];
 }
 
-async function writeConfig(from: string, to: string): Promise<void> {
+async function writeConfig(from: string, to: string, scheme: QuantizationScheme): Promise<void> {
   const config = await requireJsonFile(from, 'config.json', MODEL_JSON);
-  const written = { ...config, quantization_config: writeQuantizationConfig([OUTPUT]) };
+  const written = { ...config, quantization_config: writeQuantizationConfig([OUTPUT], scheme) };
   await writeFile(join(to, 'config.json'), `${JSON.stringify(written, null, 2)}\n`);
 }
 

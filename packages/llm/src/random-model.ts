@@ -1,4 +1,4 @@
-import { randomFillSync } from 'node:crypto';
+import { createCipheriv, createHash } from 'node:crypto';
 import type { LinearWeights } from '@int-flash/ops';
 import type { JsonObject } from './json-file.js';
 import { type ModelConfig, parseModelConfig } from './model-config.js';
@@ -9,7 +9,8 @@ import type { LinearShape, StoredTensor, WeightSource } from './weight-source.js
 const CODE_RANGE = 127;
 
 /**
- * A model of the shape that a config.json describes, with random INT8 weights: as fast as the real one, and it says nothing.
+ * A model of the shape that a config.json describes, with random INT8 weights: as fast as the real one, and it says nothing. The same each
+ * time.
  *
  * Its tokenizer names the tokens `t0`, `t1`, …, so that what is drawn can be written; it can encode no text.
  */
@@ -39,16 +40,16 @@ class RandomWeights implements WeightSource {
     if (/norm\.weight$/.test(name)) return new Float32Array(count).fill(1);
     if (shape.length === 1) return new Float32Array(count);
     const scale = uniformScale(shape.at(-1)!);
-    const codes = randomCodes(count);
+    const codes = randomCodes(name, count);
     const values = new Float32Array(count);
     for (let i = 0; i < count; i++) values[i] = codes[i]! * scale;
     return values;
   }
 
-  async readLinear(_name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
+  async readLinear(name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
     const scales = new Float32Array(rows).fill(uniformScale(cols));
     const zeros = bias ? new Float32Array(rows) : undefined;
-    return { type: 'int8', rows, cols, bias: zeros, codes: randomCodes(rows * cols), scales };
+    return { type: 'int8', rows, cols, bias: zeros, codes: randomCodes(name, rows * cols), scales };
   }
 
   async close(): Promise<void> {}
@@ -61,10 +62,14 @@ function uniformScale(cols: number): number {
   return Math.sqrt(3 / cols) / CODE_RANGE;
 }
 
-function randomCodes(count: number): Int8Array {
+/** The keystream of a cipher whose key is the tensor's name: gigabytes a second. */
+function randomCodes(name: string, count: number): Int8Array {
   const codes = new Int8Array(count);
-  const part = 2 ** 30; // randomFill takes less than 2^31 bytes at a time
-  for (let from = 0; from < count; from += part) randomFillSync(codes.subarray(from, from + part));
+  const key = createHash('sha256').update(name).digest().subarray(0, 16);
+  const cipher = createCipheriv('aes-128-ctr', key, Buffer.alloc(16));
+  const zeros = Buffer.alloc(Math.min(count, 2 ** 20));
+  for (let from = 0; from < count; from += zeros.length)
+    codes.set(cipher.update(zeros.subarray(0, Math.min(zeros.length, count - from))), from);
   for (let i = 0; i < count; i++) if (codes[i] === -128) codes[i] = -CODE_RANGE;
   return codes;
 }

@@ -130,7 +130,7 @@ export function logSumExp(values: Float32Array): number {
 }
 
 /** The first of the highest. */
-export function indexOfMax(values: Float32Array): number {
+function indexOfMax(values: Float32Array): number {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
   return best;

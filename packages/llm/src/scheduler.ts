@@ -1,8 +1,11 @@
-import type { DrawRules } from '@int-flash/ops';
-import { DEVICE_CHUNK, DeviceCache } from './device-cache.js';
+import { type DrawRules, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { DEVICE_CHUNK } from './device-cache.js';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
+import { KvCache } from './kv-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
+import { PageShare } from './page-share.js';
+import { FEW_QUERIES } from './replay.js';
 import { PREFILL_CHUNK, type Transformer } from './transformer.js';
 
 /** Tokens that a sequence wants computed behind those in its cache. */
@@ -16,17 +19,17 @@ export interface SequenceWork {
   readonly draw?: DrawRules | undefined;
   /** Wants the logits of every token, as {@link Transformer.forward} tells them. */
   readonly onLogits?: ((logits: Float32Array, first: number) => void) | undefined;
+  /** Wants the logits after each token at the end; there is one chunk of them. */
+  readonly wantsAll?: boolean | undefined;
 }
 
 export interface SubmittedWork {
-  /** After the last token; rejects with the signal's reason as soon as it aborts. */
+  /** Rejects with the signal's reason as soon as it aborts. */
   readonly outcome: Promise<PartOutcome>;
   /** Resolves when the cache is no longer in use. */
   readonly released: Promise<void>;
 }
 
-/** Work of so few tokens is an answer going on; more is a prompt being read. */
-const SHORT_WORK = 8;
 /** Sequences in one step: the linear layers gain nothing from more rows, and every one of them waits for all. */
 const MAX_SEQUENCES = 64;
 /** Logits handed out between two turns of the event loop: each is sampled at once, which takes time as the vocabulary is large. */
@@ -37,19 +40,39 @@ const LOGITS_A_TURN = 2 ** 15;
  *
  * A step takes one token of every answer under way and a chunk of the prompts that are being read, first come, first served; a
  * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, so what a sequence computes, to the
- * bit, does not depend on who else is there.
+ * bit, does not depend on who else is there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
  */
 export class Scheduler {
   readonly #transformer: Transformer;
   readonly #queue: Job[] = [];
+  readonly #share = new PageShare((cache) => this.#queue.some(({ work }) => work.cache === cache));
   #isRunning = false;
 
   constructor(transformer: Transformer) {
     this.#transformer = transformer;
   }
 
+  /** How often a sequence's pages were taken for another so far, to be computed again. */
+  get preemptions(): number {
+    return this.#share.preemptions;
+  }
+
+  /** Prompt tokens that came from earlier prompts so far, of all that were asked for. */
+  get prefixes(): { readonly found: number; readonly asked: number } {
+    return this.#share.prefixes;
+  }
+
+  /** Tells of a sequence to come: those that came earlier have the better right to pages. */
+  enter(cache: SequenceCache): void {
+    if (cache instanceof KvCache) this.#share.enter(cache);
+  }
+
+  leave(cache: SequenceCache): void {
+    if (cache instanceof KvCache) this.#share.leave(cache);
+  }
+
   submit(work: SequenceWork, signal: AbortSignal): SubmittedWork {
-    const job = new Job(work);
+    const job = new Job(work, this.#share);
     const onAbort = () => {
       job.reject(signal.reason);
       if (job.step) job.step.leave();
@@ -75,26 +98,32 @@ export class Scheduler {
     this.#isRunning = false;
   }
 
-  /** Takes the jobs of the next step out of the queue. */
+  /** Takes the jobs of the next step out of the queue: some, if there are any. */
   #schedule(): Job[] {
-    const first = this.#queue[0];
-    const chosen: Job[] = [];
-    let promptTokens = 0;
-    for (const job of this.#queue) {
-      if (job.isAlone) {
-        if (job !== first) continue;
-        chosen.push(job);
-        break;
-      }
-      const count = job.next.length;
-      if (count > SHORT_WORK) {
-        if (promptTokens > 0 && promptTokens + count > PREFILL_CHUNK) continue;
-        promptTokens += count;
-      }
-      chosen.push(job);
-      if (chosen.length >= MAX_SEQUENCES) break;
+    let chosen = this.#choose();
+    if (chosen.length === 0 && this.#queue.length > 0) {
+      this.#share.clearIdle();
+      chosen = this.#choose();
     }
     for (const job of chosen) this.#drop(job, { isChosen: true });
+    return chosen;
+  }
+
+  #choose(): Job[] {
+    const chosen: Job[] = [];
+    let promptTokens = 0;
+    this.#share.beginStep();
+    for (const job of this.#queue) {
+      if (job.isAlone && chosen.length > 0) continue;
+      job.prepare();
+      const count = job.next.length;
+      const isPrompt = count > FEW_QUERIES && !job.isAlone;
+      if (isPrompt && promptTokens > 0 && promptTokens + count > PREFILL_CHUNK) continue;
+      if (!job.makeRoom()) continue;
+      if (isPrompt) promptTokens += count;
+      chosen.push(job);
+      if (job.isAlone || chosen.length >= MAX_SEQUENCES) break;
+    }
     return chosen;
   }
 
@@ -102,7 +131,7 @@ export class Scheduler {
     const step = new Step(jobs.length);
     const pace = new Pace(step.signal);
     for (const job of jobs) job.step = step;
-    const parts = jobs.map(({ next, work }): BatchPart => ({ ...work, ids: next }));
+    const parts = jobs.map((job) => job.part);
     const [only] = jobs;
     if (only?.isAlone) return Promise.allSettled([this.#computeAlone(only, pace)]);
     try {
@@ -173,39 +202,73 @@ class Job implements SubmittedWork {
   readonly released: Promise<void>;
   /** Tokens computed so far. */
   at = 0;
+  /** What the next step computes. */
+  next: readonly number[] = [];
   step: Step | undefined;
   isSettled = false;
+  readonly #share: PageShare;
+  readonly #pages: KvCache | undefined;
   readonly #before: number;
+  #isReplay = false;
   #settle!: { resolve(outcome: PartOutcome): void; reject(reason: unknown): void };
   #onReleased!: () => void;
 
-  constructor(work: SequenceWork) {
+  constructor(work: SequenceWork, share: PageShare) {
     this.work = work;
-    this.#before = work.cache.length;
+    this.#share = share;
+    this.#pages = work.cache instanceof KvCache ? work.cache : undefined;
+    this.#before = this.#pages?.history.length ?? work.cache.length;
     this.outcome = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
     this.released = new Promise((resolve) => {
       this.#onReleased = resolve;
     });
+    if (this.#sharesPages && this.#before === 0) share.ask(work.ids.length);
   }
 
   /** Whether it cannot share a step. */
   get isAlone(): boolean {
-    return this.work.onLogits !== undefined;
+    return this.work.onLogits !== undefined && !this.#pages?.missing;
   }
 
-  get next(): readonly number[] {
-    const { ids, cache, chunk } = this.work;
+  get part(): BatchPart {
+    const { work, next } = this;
+    return { ...work, ids: next, wantsAll: work.wantsAll && !this.#isReplay };
+  }
+
+  /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
+  prepare(): void {
+    const { ids, chunk } = this.work;
+    if (this.#sharesPages) this.at += this.#share.adopt(this.#pages!, ids.slice(this.at));
+    const missing = this.#pages?.missing ?? 0;
+    this.#isReplay = missing > 0;
     // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
-    const usual = cache instanceof DeviceCache && !this.isAlone ? DEVICE_CHUNK : PREFILL_CHUNK;
-    return ids.slice(this.at, this.at + (chunk ?? usual));
+    const usual = !this.#pages && !this.work.onLogits ? DEVICE_CHUNK : PREFILL_CHUNK;
+    this.next = this.#isReplay
+      ? this.#pages!.history.slice(this.#pages!.length, this.#pages!.length + missing)
+      : ids.slice(this.at, this.at + (chunk ?? usual));
+  }
+
+  /** Gets pages for what comes next. @returns false when it has to wait for some */
+  makeRoom(): boolean {
+    const pages = this.#pages;
+    if (!pages) return true;
+    const rest = this.work.ids.length - this.at;
+    const name = this.#sharesPages
+      ? pages.nextPage(this.work.ids.slice(this.at, this.at + KV_PAGE_TOKENS + 1))
+      : undefined;
+    return this.#share.makeRoom(pages, this.next.length, pages.history.length - pages.length + rest, name);
   }
 
   /** Counts the last part as done. @returns whether there is another */
   advance(): boolean {
-    this.at += this.next.length;
-    return this.at < this.work.ids.length;
+    const { wantsAll, ids } = this.work;
+    this.#pages?.settle(this.next);
+    // Of tokens that were only guessed, the wrong ones are still to be taken back.
+    if (!wantsAll) this.#pages?.publish();
+    if (!this.#isReplay) this.at += this.next.length;
+    return this.at < ids.length;
   }
 
   resolve(outcome: PartOutcome): void {
@@ -221,13 +284,25 @@ class Job implements SubmittedWork {
 
   /** Leaves the cache as it was. */
   fail(reason: unknown): void {
-    if (!this.work.cache.isDisposed) this.work.cache.truncate(this.#before);
+    const { cache } = this.work;
+    if (!cache.isDisposed) {
+      if (cache instanceof KvCache) cache.forget(this.#before);
+      else cache.truncate(this.#before);
+    }
     this.release();
     this.reject(reason);
   }
 
   release(): void {
     this.#onReleased();
+  }
+
+  /** Whether it may take over what others computed: not where each token's logits are wanted, or its chunks would be cut elsewhere. */
+  get #sharesPages(): boolean {
+    const { chunk, onLogits, wantsAll } = this.work;
+    return (
+      this.#pages !== undefined && onLogits === undefined && !wantsAll && (chunk ?? PREFILL_CHUNK) === PREFILL_CHUNK
+    );
   }
 }
 

@@ -2,6 +2,7 @@ import type { DrawRules } from '@int-flash/ops';
 import { DeviceCache } from './device-cache.js';
 import type { PartOutcome, SequenceCache } from './device-step.js';
 import type { ByteCount } from './kv-cache.js';
+import { KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { Scheduler, SequenceWork } from './scheduler.js';
@@ -23,6 +24,9 @@ export interface SessionSettings {
   readonly chunk?: number | undefined;
 }
 
+/** Which logits a call is for: those after its last token, those after each in one array, or each chunk's as they come. */
+export type WantedLogits = 'last' | 'all' | ((logits: Float32Array, first: number) => void);
+
 /** One sequence on its way through a model: the sole owner of its KV cache, freed when it is closed or its signal aborts. */
 export class Session {
   readonly #owner: SessionOwner;
@@ -41,11 +45,17 @@ export class Session {
     this.#cache = owner.transformer.createCache(settings.attention, settings.kvCacheDtype, owner.cacheBytes);
     settings.signal?.addEventListener('abort', this.#onAbort, { once: true });
     owner.sessions.add(this);
+    owner.scheduler.enter(this.#cache);
   }
 
   /** Tokens computed so far. */
   get length(): number {
-    return this.#cache.length;
+    return this.#cache instanceof KvCache ? this.#cache.history.length : this.#cache.length;
+  }
+
+  /** Whether several tokens get the same bits in one call as one by one. */
+  get isExact(): boolean {
+    return this.#cache instanceof KvCache && this.#cache.isExact;
   }
 
   /**
@@ -53,11 +63,9 @@ export class Session {
    *
    * @throws the reason it was closed with.
    */
-  async forward(
-    ids: readonly number[],
-    onLogits?: (logits: Float32Array, first: number) => void,
-  ): Promise<Float32Array> {
-    return (await this.#run(ids, { onLogits })) as Float32Array;
+  async forward(ids: readonly number[], wanted: WantedLogits = 'last'): Promise<Float32Array> {
+    const onLogits = typeof wanted === 'function' ? wanted : undefined;
+    return (await this.#run(ids, { onLogits, wantsAll: wanted === 'all' })) as Float32Array;
   }
 
   /** Whether {@link draw} is possible: the cache is on a device that draws tokens itself. */
@@ -70,7 +78,10 @@ export class Session {
     return (await this.#run(ids, { draw })) as number;
   }
 
-  async #run(ids: readonly number[], wanted: Pick<SequenceWork, 'draw' | 'onLogits'>): Promise<PartOutcome> {
+  async #run(
+    ids: readonly number[],
+    wanted: Pick<SequenceWork, 'draw' | 'onLogits' | 'wantsAll'>,
+  ): Promise<PartOutcome> {
     this.#ended.signal.throwIfAborted();
     const { attention, chunk } = this.#settings;
     const work = { ids, cache: this.#cache, attention, chunk, ...wanted };
@@ -87,7 +98,8 @@ export class Session {
   /** Forgets all tokens from `length` on. */
   truncate(length: number): void {
     this.#ended.signal.throwIfAborted();
-    this.#cache.truncate(length);
+    if (this.#cache instanceof KvCache) this.#cache.forget(length);
+    else this.#cache.truncate(length);
   }
 
   /**
@@ -103,5 +115,6 @@ export class Session {
     }
     if (this.#released) await this.#released;
     this.#cache.dispose();
+    this.#owner.scheduler.leave(this.#cache);
   }
 }

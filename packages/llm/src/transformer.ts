@@ -9,8 +9,9 @@ import {
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
-import { type ByteCount, KvCache } from './kv-cache.js';
+import type { ByteCount, KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
+import { KvCaches } from './kv-caches.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
 import { layerNorm } from './layers/layer-norm.js';
@@ -65,6 +66,8 @@ interface StepBuffers {
  */
 export class Transformer {
   readonly config: ModelConfig;
+  /** Those in host memory. */
+  readonly caches: KvCaches;
   readonly #weights: ModelWeights;
   readonly #backend: Backend;
   readonly #rotary: Rotary | undefined;
@@ -73,12 +76,13 @@ export class Transformer {
   #spare: StepBuffers | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
-  constructor(config: ModelConfig, weights: ModelWeights, backend: Backend) {
+  constructor(config: ModelConfig, weights: ModelWeights, backend: Backend, caches = new KvCaches(config)) {
     const { type, activation } = config.mlp;
     if (type === 'gated' && activation !== 'silu') {
       throw new IntFlashError('ERR_UNSUPPORTED', `Expected silu in a gated MLP, got ${activation}`);
     }
     this.config = config;
+    this.caches = caches;
     this.#weights = weights;
     this.#backend = backend;
     this.#rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
@@ -89,11 +93,21 @@ export class Transformer {
    * computes (INT8 attention on codes), the cache lies there, and so does everything that {@link forward} does with it.
    */
   createCache(attention: AttentionChoice, dtype: KvCacheDtype, count: ByteCount): SequenceCache {
-    const { layers, kvHeads, headDim, maxPositions, vocabSize } = this.config;
-    const decoder = attention === 'int8' && dtype !== 'fp32' ? this.#deviceDecoder() : null;
-    if (decoder && dtype !== 'fp32')
+    const { maxPositions, vocabSize } = this.config;
+    const isCoded = dtype === 'int8' || dtype === 'int4';
+    const decoder = attention === 'int8' && isCoded ? this.#deviceDecoder() : null;
+    if (decoder && isCoded)
       return new DeviceCache(decoder.createSequence(dtype), { type: dtype, vocabSize, maxTokens: maxPositions }, count);
-    return new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype }, count);
+    // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
+    const isExact = this.#backend.name !== 'cuda' && (isCoded || attention === 'fp32');
+    return this.caches.create(attention, dtype, isExact);
+  }
+
+  /** Tokens that the longest sequence may have: the model's positions, or what the cache's memory holds. */
+  contextLength(attention: AttentionChoice, dtype: KvCacheDtype): number {
+    const isCoded = dtype === 'int8' || dtype === 'int4';
+    const isOnDevice = attention === 'int8' && isCoded && this.#deviceDecoder() !== null;
+    return isOnDevice ? this.config.maxPositions : this.caches.contextLength(dtype);
   }
 
   /** Frees what the backend holds beside the weights; twice is a no-op. */
@@ -169,18 +183,25 @@ export class Transformer {
     }
   }
 
-  /** @returns For each part the logits after its last token. */
+  /** @returns For each part the logits that it wants. */
   async #forwardOnHost(parts: readonly PlacedPart[], pace: Pace): Promise<Float32Array[]> {
     if (parts.length === 0) return [];
     const { hiddenSize, vocabSize } = this.config;
     const hidden = await this.#forwardParts(parts, pace);
-    const last = new Float32Array(parts.length * hiddenSize);
+    const wanted = parts.map(({ ids, wantsAll }) => (wantsAll ? ids.length : 1));
+    const rows = new Float32Array(wanted.reduce((sum, count) => sum + count, 0) * hiddenSize);
+    let filled = 0;
     for (const [i, { first, ids }] of parts.entries()) {
       const end = first + ids.length;
-      last.set(hidden.subarray((end - 1) * hiddenSize, end * hiddenSize), i * hiddenSize);
+      rows.set(hidden.subarray((end - wanted[i]!) * hiddenSize, end * hiddenSize), filled * hiddenSize);
+      filled += wanted[i]!;
     }
-    const logits = await this.#logits(last, pace);
-    return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+    const logits = await this.#logits(rows, pace);
+    let given = 0;
+    return wanted.map((count) => {
+      given += count;
+      return logits.subarray((given - count) * vocabSize, given * vocabSize);
+    });
   }
 
   async #forwardParts(placed: readonly PlacedPart[], pace: Pace): Promise<Float32Array> {

@@ -2,12 +2,14 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { selectBackend } from '@int-flash/attention';
 import { fromFloat32, toFloat32 } from '@int-flash/ops';
-import { dequantizePerTokenInt8, quantizePerTokenInt8 } from '@int-flash/quant';
+import { dequantizePerGroupInt4, dequantizePerTokenInt8, quantizePerTokenInt8 } from '@int-flash/quant';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint.js';
 import { writeQuantizationConfig } from '../src/quantization-config.js';
 import { quantizeCheckpoint } from '../src/quantize-checkpoint.js';
+import { Random } from '../src/random.js';
 import { readSafetensors, type SafetensorsTensor } from '../src/safetensors.js';
 import { writeSafetensors } from '../src/safetensors-writer.js';
 import { parseShardedIndex } from '../src/sharded-index.js';
@@ -108,7 +110,10 @@ describe('openCheckpoint', () => {
         shape: [32, 1],
         data: fromFloat32(quantized.scales, 'bfloat16'),
       });
-    const int8Config = { ...config, quantization_config: writeQuantizationConfig(['lm_head']) };
+    const int8Config = {
+      ...config,
+      quantization_config: writeQuantizationConfig(['lm_head'], { format: 'int-quantized' }),
+    };
     await using checkpoint = await openCheckpoint(
       await folder('int8', { 'config.json': int8Config, 'model.safetensors': tensors }),
     );
@@ -269,6 +274,80 @@ describe('quantizeCheckpoint', () => {
     await expect(quantizeCheckpoint(to, join(root, 'twice'))).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
   });
 
+  it.each([32, 64] as const)('writes them as INT4 in groups of %i, which loads and says the same', async (group) => {
+    const random = new Random(5);
+    const noise = (...shape: number[]): SafetensorsTensor => ({
+      dtype: 'F32',
+      shape,
+      data: Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.next() - 0.5),
+    });
+    // The golden model's layers are too narrow for a group.
+    const wide = new Map([...llama].filter(([name]) => !/_proj/.test(name)));
+    for (const layer of [0, 1]) {
+      const add = (name: string, rows: number, cols: number) =>
+        wide.set(`model.layers.${layer}.${name}_proj.weight`, noise(rows, cols));
+      for (const name of ['q', 'k', 'v']) add(`self_attn.${name}`, name === 'q' ? 64 : 32, 64);
+      add('self_attn.o', 64, 64);
+      add('mlp.gate', 128, 64);
+      add('mlp.up', 128, 64);
+      add('mlp.down', 64, 128);
+      for (const name of ['input_layernorm', 'post_attention_layernorm'])
+        wide.set(`model.layers.${layer}.${name}.weight`, noise(64));
+    }
+    for (const [name, rows] of [
+      ['model.embed_tokens', 97],
+      ['lm_head', 97],
+    ] as const)
+      wide.set(`${name}.weight`, noise(rows, 64));
+    wide.set('model.norm.weight', noise(64));
+    const shape = { ...config, hidden_size: 64, head_dim: 16, intermediate_size: 128 };
+    const from = await folder(`float-${group}`, { 'config.json': shape, 'model.safetensors': wide });
+    const to = join(root, `int4-${group}`);
+    expect(await quantizeCheckpoint(from, to, { bits: 4, group })).toMatchObject({ quantized: 14 });
+
+    await using checkpoint = await openCheckpoint(to);
+    const name = 'model.layers.1.mlp.down_proj';
+    const linear = await checkpoint.readLinear(name, { rows: 64, cols: 128, bias: false });
+    if (linear.type !== 'int4') throw new Error('not INT4');
+    const original = wide.get(`${name}.weight`)!.data as Float32Array;
+    const restored = dequantizePerGroupInt4(linear);
+    const worst = original.reduce(
+      (max, x, i) => Math.max(max, Math.abs(x - restored[i]!) / linear.scales[Math.floor(i / group)]!),
+      0,
+    );
+    expect(worst).toBeLessThan(3.1); // half a step, or what a grid that ends at 0.7 of the largest cuts off: 7 / 0.7 − 7
+    const squares = (values: Float32Array) => values.reduce((sum, x) => sum + x * x, 0);
+    const error = Math.sqrt(squares(original.map((x, i) => x - restored[i]!)) / squares(original));
+    expect(error).toBeLessThan(0.09); // uniform noise: a step of 1/7.5 of the largest has 1/7.5/√12 of it, over its own 1/√3
+    expect(error).toBeGreaterThan(0.03); // it was quantized at all
+
+    // The other backends compute with the floats that the codes stand for.
+    const weights = { type: 'fp32', rows: 64, cols: 128, weights: restored } as const;
+    const input = Float32Array.from({ length: 5 * 128 }, () => random.next() - 0.5);
+    for (const backend of [selectBackend('portable'), selectBackend('auto')]) {
+      const [int4, floats] = [backend.createLinear(linear), backend.createLinear(weights)];
+      const [a, b] = [int4.forwardSync(input, 5), floats.forwardSync(input, 5)];
+      expect(Math.max(...a.map((x, i) => Math.abs(x - b[i]!)))).toBeLessThan(1e-5);
+      const [one, two] = [int4.forwardSync(input.subarray(0, 128), 1), floats.forwardSync(input.subarray(0, 128), 1)];
+      expect(Math.max(...one.map((x, i) => Math.abs(x - two[i]!)))).toBeLessThan(1e-5);
+      if (backend.name === 'portable')
+        expect(backend.liveBytes()).toBeLessThan((64 * 128) / 2 + 64 * 4 * 4 + 4 * 64 * 128 + 1);
+      int4.dispose();
+      floats.dispose();
+      expect(backend.liveBytes()).toBe(0);
+    }
+    await expect(quantizeCheckpoint(to, join(root, 'twice'))).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
+  });
+
+  it('refuses widths that are no whole groups, and sizes of groups that it does not know', async () => {
+    const narrow = quantizeCheckpoint(golden('llama'), join(root, 'narrow'), { bits: 4 });
+    await expect(narrow).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining('48') });
+    for (const wrong of [{ bits: 5 }, { bits: 4, group: 48 }, { bits: 8, group: 32 }]) {
+      const given = quantizeCheckpoint(golden('llama'), join(root, 'wrong'), wrong as never);
+      await expect(given).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+    }
+  });
+
   it('does not touch a folder that holds files, unless told', async () => {
     const to = await folder('full', { 'notes.txt': 'mine' });
     await expect(quantizeCheckpoint(golden('llama'), to)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
@@ -295,7 +374,7 @@ describe('quantizeCheckpoint', () => {
     await expect(quantizeCheckpoint(golden('llama'), golden('llama'), { overwrite: true })).rejects.toMatchObject({
       code: 'ERR_ARG_RANGE',
     });
-    await expect(quantizeCheckpoint(golden('llama'), join(root, 'x'), { bits: 4 } as never)).rejects.toMatchObject({
+    await expect(quantizeCheckpoint(golden('llama'), join(root, 'x'), { width: 4 } as never)).rejects.toMatchObject({
       code: 'ERR_ARG_RANGE',
     });
     await expect(quantizeCheckpoint(golden('llama'), '')).rejects.toMatchObject({ code: 'ERR_ARG_TYPE' });

@@ -1,8 +1,10 @@
 import { selectBackend } from '@int-flash/attention';
+import { flatCache } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
 import { describe, expect, it } from 'vitest';
 import { KvCache } from '../src/kv-cache.js';
 import type { KvCacheDtype } from '../src/kv-cache-layer.js';
+import { KvCachePool } from '../src/kv-cache-pool.js';
 import { type AttentionChoice, attendCached } from '../src/layers/attention.js';
 import { Random } from '../src/random.js';
 
@@ -23,8 +25,12 @@ function rows(tokens: number, seed: number): Float32Array {
   });
 }
 
-function cacheOf(dtype: KvCacheDtype, maxTokens = 1000): KvCache {
-  return new KvCache({ layers: 1, kvHeads: KV_HEADS, headDim: HEAD_DIM, maxTokens, dtype });
+function poolOf(dtype: KvCacheDtype, pages: number): KvCachePool {
+  return new KvCachePool({ layers: 1, kvHeads: KV_HEADS, headDim: HEAD_DIM, dtype, pages });
+}
+
+function cacheOf(dtype: KvCacheDtype, pool = poolOf(dtype, 16)): KvCache {
+  return new KvCache(pool, { maxTokens: 1000, isExact: true, space: 'test' });
 }
 
 function append(cache: KvCache, data: Float32Array, first = 0, last = data.length / STRIDE): void {
@@ -102,6 +108,8 @@ describe('KvCache', () => {
     ['fp32', 'int8', 1e-3, 2e-2],
     ['int4', 'int8', 2e-2, 0.35],
     ['int4', 'fp32', 2e-2, 0.35],
+    ['fp16', 'fp32', 1e-6, 2e-3], // keys of up to 11 have steps of 2^-7, but softmax sees only the rest of them
+    ['fp16', 'int8', 1e-3, 2e-2],
   ] as const)('%s cache, %s attention: as close to float64 as its grid allows', (dtype, choice, floor, ceiling) => {
     const data = rows(150, 1);
     const cache = cacheOf(dtype);
@@ -111,21 +119,26 @@ describe('KvCache', () => {
     expect(error).toBeLessThan(ceiling);
   });
 
-  it('holds the same bits whether rows came at once or behind each other, and through growth', () => {
-    for (const dtype of ['fp32', 'int8', 'int4'] as const) {
+  it('holds the same bits whether rows came at once or behind each other, and wherever its pages lie', () => {
+    for (const dtype of ['fp32', 'fp16', 'int8', 'int4'] as const) {
       const data = rows(300, 2);
-      const [once, bits] = [cacheOf(dtype), cacheOf(dtype)];
+      const pool = poolOf(dtype, 16);
+      const [once, bits, neighbour] = [cacheOf(dtype), cacheOf(dtype, pool), cacheOf(dtype, pool)];
       append(once, data);
       append(bits, data, 0, 64);
-      for (let t = 64; t < 300; t += 59) append(bits, data, t, Math.min(t + 59, 300));
-      expect(bits.capacity).not.toBe(once.capacity);
+      for (let t = 64; t < 300; t += 59) {
+        append(neighbour, data, t, t + 40); // takes the page behind
+        append(bits, data, t, Math.min(t + 59, 300));
+      }
+      const pages = bits.view(0).pages!.subarray(0, 5);
+      expect([...pages].some((page, i) => i > 0 && page !== pages[i - 1]! + 1)).toBe(true);
       const [a, b] = [attend(once, data, 5, 'int8'), attend(bits, data, 5, 'int8')];
       expect([...b], dtype).toEqual([...a]);
     }
   });
 
   it('rolls back to a length and goes on as if nothing had been', () => {
-    for (const dtype of ['fp32', 'int8', 'int4'] as const) {
+    for (const dtype of ['fp32', 'fp16', 'int8', 'int4'] as const) {
       const [data, other] = [rows(90, 3), rows(40, 4)];
       const [straight, detour] = [cacheOf(dtype), cacheOf(dtype)];
       append(straight, data);
@@ -150,10 +163,10 @@ describe('KvCache', () => {
       for (let i = 9 * STRIDE + VALUE_OFFSET; i < 10 * STRIDE; i++) data[i]! *= 1e-9;
       const cache = cacheOf(dtype);
       append(cache, data, 0, 1); // alone at first: nothing to compare with
-      const lonely = cache.view(0);
+      const lonely = flatCache(cache.view(0));
       expect(lonely.type !== 'fp32' && lonely.valueScales[0]).toBe(1);
       append(cache, data, 1);
-      const view = cache.view(0);
+      const view = flatCache(cache.view(0));
       if (view.type === 'fp32') throw new Error('unreachable');
       for (let head = 0; head < KV_HEADS; head++) {
         const scales = [...view.valueScales.subarray(head * view.capacity, head * view.capacity + 12)];
@@ -171,24 +184,92 @@ describe('KvCache', () => {
     }
   });
 
-  it('grows by doubling up to the maximum, counts its bytes, and refuses more', () => {
-    const count = { bytes: 0 };
-    const cache = new KvCache(
-      { layers: 1, kvHeads: KV_HEADS, headDim: HEAD_DIM, maxTokens: 300, dtype: 'int8' },
-      count,
-    );
+  it('takes pages as it grows, refuses more than its maximum, and gives all of them back', () => {
+    const pool = poolOf('int8', 8);
+    const cache = new KvCache(pool, { maxTokens: 300 });
     const data = rows(300, 6);
     append(cache, data, 0, 10);
-    expect(cache.capacity).toBe(128);
-    expect(count.bytes).toBe(2 * KV_HEADS * 128 * (HEAD_DIM + 4));
-    append(cache, data, 10, 200);
-    expect(cache.capacity).toBe(256);
-    append(cache, data, 200, 300);
-    expect(cache.capacity).toBe(300);
+    expect(pool.counts()).toEqual({ pages: 8, used: 1, kept: 0 });
+    expect(pool.pageBytes).toBe(2 * KV_HEADS * 64 * (HEAD_DIM + 4));
+    append(cache, data, 10, 300);
+    expect(pool.counts().used).toBe(5);
     expect(() => append(cache, data, 0, 1)).toThrowError(expect.objectContaining({ code: 'ERR_SHAPE' }));
+    const other = new KvCache(pool, { maxTokens: 300 });
+    append(other, data, 0, 192);
+    expect(() => append(other, data, 192, 193)).toThrowError(expect.objectContaining({ code: 'ERR_OOM' }));
+    expect(other.reserve(1)).toBe(false);
     cache.dispose();
     cache.dispose();
-    expect(count.bytes).toBe(0);
+    expect(pool.counts()).toEqual({ pages: 8, used: 3, kept: 0 });
+    expect(other.reserve(65)).toBe(true);
     expect(() => cache.view(0)).toThrowError(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+    other.dispose();
+    expect(pool.counts().used).toBe(0);
+  });
+
+  it('shares the pages of those that began alike, and copies one before it is changed', () => {
+    for (const dtype of ['fp32', 'int8', 'int4'] as const) {
+      const pool = poolOf(dtype, 8);
+      const data = rows(200, 7);
+      const ids = Array.from({ length: 200 }, (_, i) => i);
+      const first = cacheOf(dtype, pool);
+      for (const [from, to] of [
+        [0, 64],
+        [64, 128],
+        [128, 140],
+      ] as const) {
+        append(first, data, from, to);
+        first.settle(ids.slice(from, to));
+      }
+      first.publish();
+      const second = cacheOf(dtype, pool);
+      expect(second.adopt(ids.slice(0, 128))).toBe(64); // the last token is always computed
+      expect(second.adopt(ids.slice(64, 150))).toBe(64);
+      expect(second.length).toBe(128);
+      append(second, data, 128, 200);
+      expect([...second.view(0).pages!.subarray(0, 2)]).toEqual([...first.view(0).pages!.subarray(0, 2)]);
+      expect(pool.counts().used).toBe(3 + 2);
+      const alone = cacheOf(dtype);
+      append(alone, data, 0, 64);
+      append(alone, data, 64, 200);
+      const wanted = [...attend(alone, data, 5, 'int8')];
+      expect([...attend(second, data, 5, 'int8')], dtype).toEqual(wanted);
+      second.forget(100); // in the middle of a shared page
+      append(second, rows(40, 8), 0, 40);
+      second.truncate(0);
+      append(first, data, 140, 200);
+      expect([...attend(first, data, 5, 'int8')], dtype).toEqual(wanted);
+      first.dispose();
+      second.dispose();
+      expect(pool.counts()).toEqual({ pages: 8, used: 0, kept: 2 });
+      const greedy = cacheOf(dtype, pool);
+      append(greedy, rows(500, 9));
+      expect(pool.counts()).toEqual({ pages: 8, used: 8, kept: 0 });
+    }
+  });
+
+  it('shares nothing whose bits another might not compute', () => {
+    const pool = poolOf('int8', 8);
+    const data = rows(200, 7);
+    const ids = Array.from({ length: 200 }, (_, i) => i);
+    const short = cacheOf('int8', pool); // begins with 20 tokens, so its key offset is theirs
+    append(short, data, 0, 20);
+    short.settle(ids.slice(0, 20));
+    append(short, data, 20, 84);
+    short.settle(ids.slice(20, 84));
+    short.publish();
+    expect(pool.counts().kept).toBe(0);
+    expect(cacheOf('int8', pool).adopt(ids)).toBe(0);
+    const zeros = cacheOf('int8', pool); // value scales of nothing but zeros may change yet
+    const blank = data.slice();
+    for (let t = 0; t < 64; t++) blank.fill(0, t * STRIDE + VALUE_OFFSET, (t + 1) * STRIDE);
+    append(zeros, blank, 0, 64);
+    zeros.settle(ids.slice(0, 64));
+    zeros.publish();
+    expect(pool.counts().kept).toBe(0);
+    append(zeros, blank, 64, 128);
+    zeros.settle(ids.slice(64, 128));
+    zeros.publish();
+    expect(pool.counts().kept).toBe(0); // the first page never settled as one of its own
   });
 });

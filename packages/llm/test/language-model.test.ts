@@ -198,7 +198,7 @@ describe('generate', () => {
     ['logitBias id', { logitBias: { 99999: 1 } }, 'ERR_ARG_RANGE'],
     ['logitBias key', { logitBias: { a: 1 } }, 'ERR_ARG_TYPE'],
     ['signal', { signal: {} }, 'ERR_ARG_TYPE'],
-    ['kvCacheDtype', { kvCacheDtype: 'fp16' }, 'ERR_ARG_RANGE'],
+    ['kvCacheDtype', { kvCacheDtype: 'fp8' }, 'ERR_ARG_RANGE'],
   ])('rejects a bad option: %s', (_name, options, code) => {
     expect(() => model.generate('x', options as GenerateOptions)).toThrowError(expect.objectContaining({ code }));
   });

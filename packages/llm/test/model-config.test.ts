@@ -196,11 +196,30 @@ describe('parseModelConfig', () => {
 });
 
 describe('quantization_config', () => {
-  const written = writeQuantizationConfig(['lm_head']) as Record<string, unknown>;
+  const written = writeQuantizationConfig(['lm_head'], { format: 'int-quantized' }) as Record<string, unknown>;
   const group = (written.config_groups as { group_0: Record<string, object> }).group_0;
   const parse = (config: unknown) => parseModelConfig({ ...llama, quantization_config: config }).quantization;
 
   it('is read back as written', () => expect(parse(written)).toEqual({ format: 'int-quantized', ignore: ['lm_head'] }));
+
+  it('is read back as written, in 4 bits', () => {
+    const int4 = { format: 'pack-quantized', group: 64 } as const;
+    expect(parse(writeQuantizationConfig([], int4))).toEqual({ ...int4, ignore: [] });
+  });
+
+  it.each([
+    ['a scale a row', { strategy: 'channel' }],
+    ['groups of 48', { group_size: 48 }],
+    ['columns in an order of their own', { actorder: 'group' }],
+    ['8 bits', { num_bits: 8 }],
+    ['zero points', { symmetric: false }],
+  ])('refuses packed weights with %s', (_, changed) => {
+    const int4 = writeQuantizationConfig([], { format: 'pack-quantized', group: 64 }) as Record<string, unknown>;
+    const { weights, ...rest } = (int4.config_groups as { group_0: Record<string, object> }).group_0;
+    const parsed = () =>
+      parse({ ...int4, config_groups: { group_0: { ...rest, weights: { ...weights, ...changed } } } });
+    expect(parsed).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED' }));
+  });
 
   it('takes weights alone', () => {
     const read = parse({ ...written, config_groups: { group_0: { ...group, input_activations: null } } });

@@ -1,11 +1,13 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BatchPart } from '../src/device-step.js';
 import { type GenerateOptions, type LanguageModel, loadModel } from '../src/index.js';
 import { KvCache } from '../src/kv-cache.js';
+import { KvCachePool } from '../src/kv-cache-pool.js';
 import { Random } from '../src/random.js';
 import { Scheduler } from '../src/scheduler.js';
-import type { BatchPart, Transformer } from '../src/transformer.js';
+import type { Transformer } from '../src/transformer.js';
 
 const folder = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
 const random = new Random(7);
@@ -105,7 +107,8 @@ class FakeTransformer {
 function start(fake: FakeTransformer) {
   const scheduler = new Scheduler(fake as unknown as Transformer);
   return (ids: number[], signal = new AbortController().signal) => {
-    const cache = new KvCache({ layers: 1, kvHeads: 1, headDim: 8, maxTokens: 9000, dtype: 'fp32' });
+    const pool = new KvCachePool({ layers: 1, kvHeads: 1, headDim: 8, dtype: 'fp32', pages: 20 });
+    const cache = new KvCache(pool, { maxTokens: 9000 });
     return scheduler.submit({ ids, cache, attention: 'fp32' }, signal);
   };
 }

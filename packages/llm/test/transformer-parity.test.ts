@@ -3,7 +3,6 @@ import { fileURLToPath } from 'node:url';
 import { selectBackend } from '@int-flash/attention';
 import { describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint.js';
-import { KvCache } from '../src/kv-cache.js';
 import { loadWeights } from '../src/model-weights.js';
 import { Pace } from '../src/pace.js';
 import { Transformer } from '../src/transformer.js';
@@ -33,8 +32,7 @@ describe('the transformer against transformers', () => {
     const model = new Transformer(config, weights, backend);
     const golden = JSON.parse(readFileSync(`${root}${name}/golden.json`, 'utf8')) as Golden;
     for (const prompt of golden.prompts) {
-      const { layers, kvHeads, headDim, maxPositions } = config;
-      const cache = new KvCache({ layers, kvHeads, headDim, maxTokens: maxPositions, dtype: 'fp32' });
+      const cache = model.createCache('fp32', 'fp32', { bytes: 0 });
       const run = { cache, attention: 'fp32', pace: new Pace() } as const;
       let logits = await model.forward(prompt.ids, run);
       const errors = prompt.logits.map((value, id) => Math.abs(value - logits[id]!));

@@ -75,8 +75,8 @@ function readAttention(inputs: unknown, options: unknown, judge: TensorJudge): A
 /**
  * Judges the pre-quantized entry: INT8 codes with their scales, as `quant` makes them.
  *
- * @param inputs `q`, `k`, `v`: int8 tensors laid out like `query`, `key`, `value`. `qScale` [batch, heads, queries] and `kScale`
- *   [batch, kvHeads, keys]: one scale a token. `vScale`: [batch, kvHeads] (the paper's) or [batch, kvHeads, keys] (token-level),
+ * @param inputs `q`, `k`, `v`: int8 tensors laid out like `query`, `key`, `value`. `qScale` `[batch, heads, queries]` and `kScale`
+ *   `[batch, kvHeads, keys]`: one scale a token. `vScale`: [batch, kvHeads] (the paper's) or [batch, kvHeads, keys] (token-level),
  *   times `vChannelScale` [batch, kvHeads, headDim] if given. Rank-3 inputs and varlen drop the batch axis. Scales are
  *   contiguous float32, finite and positive.
  */

@@ -1,6 +1,7 @@
 import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
 import type { Decoder, DecoderSpec } from './decoder.js';
 import type { UnavailableReason } from './int-flash-error.js';
+import type { KvCacheView } from './kv-cache-view.js';
 
 export const BACKEND_NAMES = ['cuda', 'cpu', 'portable'] as const;
 /** `cuda`: NVIDIA GPU addon. `cpu`: native CPU addon. `portable`: TypeScript, runs wherever Node does. */
@@ -19,37 +20,6 @@ export interface BackendStatus {
   readonly isa?: string;
   readonly threads?: number;
 }
-
-/**
- * A layer's keys and values of one sequence, as the runtime's cache holds them; [kvHeads, capacity, headDim] each.
- * Only the first `length` tokens of each head are read.
- *
- * - `int8`: codes in [-127, 127]; `int4`: two codes in [-7, 7] a byte, low nibble first (quant's packInt4).
- * - Key row j of head h stands for `codes · keyScales[h · capacity + j]`, minus a vector that is the same for every key
- *   of the head (smooth-K), to which softmax is blind. Value rows stand for `codes · valueScales[h · capacity + j]`.
- */
-export type KvCacheView = {
-  readonly kvHeads: number;
-  readonly capacity: number;
-  readonly headDim: number;
-  readonly length: number;
-} & (
-  | { readonly type: 'fp32'; readonly keys: Float32Array; readonly values: Float32Array }
-  | {
-      readonly type: 'int8';
-      readonly keys: Int8Array;
-      readonly values: Int8Array;
-      readonly keyScales: Float32Array;
-      readonly valueScales: Float32Array;
-    }
-  | {
-      readonly type: 'int4';
-      readonly keys: Uint8Array;
-      readonly values: Uint8Array;
-      readonly keyScales: Float32Array;
-      readonly valueScales: Float32Array;
-    }
-);
 
 /** Causal attention of the last `tokens` positions of a sequence against its cache, their own keys included (bottom-right). */
 export interface CacheAttentionArgs {
@@ -75,7 +45,15 @@ export type LinearWeights = {
   | { readonly type: 'fp32'; readonly weights: Float32Array }
   /** One scale a row; activations are quantized per token at run time (W8A8). */
   | { readonly type: 'int8'; readonly codes: Int8Array; readonly scales: Float32Array }
+  /**
+   * Weights alone in 4 bits, activations stay float32: codes in [-8, 7], two a byte, low nibble first, two's complement; a scale for
+   * each `group` neighbouring columns, [rows, cols / group].
+   */
+  | { readonly type: 'int4'; readonly packed: Uint8Array; readonly scales: Float32Array; readonly group: Int4Group }
 );
+
+/** Columns that share a scale of an INT4 weight. */
+export type Int4Group = 32 | 64 | 128;
 
 /** What a decoder does right before and after a linear layer. */
 export interface LinearSteps {

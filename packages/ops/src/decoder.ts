@@ -35,7 +35,7 @@ export interface DecoderLayer {
   readonly attentionNorm: DecoderNorm;
   /** Rows: all query heads, then all key heads, then all value heads. */
   readonly qkv: Linear;
-  /** [headDim]: norms of each head before it is turned. */
+  /** `[headDim]`: norms of each head before it is turned. */
   readonly queryNorm: Float32Array | undefined;
   readonly keyNorm: Float32Array | undefined;
   readonly attentionOutput: Linear;

@@ -20,7 +20,7 @@ export {
   type BackendName,
   type BackendStatus,
   type CacheAttentionArgs,
-  type KvCacheView,
+  type Int4Group,
   type Linear,
   type LinearSteps,
   type LinearWeights,
@@ -51,6 +51,7 @@ export {
   IntFlashError,
   type UnavailableReason,
 } from './int-flash-error.js';
+export { type FlatCacheView, flatCache, KV_PAGE_TOKENS, type KvCacheView } from './kv-cache-view.js';
 export {
   checkBoolean,
   checkChoice,

@@ -5,7 +5,7 @@ const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
  *
  * The product of two float32 numbers is exact in float64, so `fround(a·b + c)` would be the answer if the sum were not rounded twice.
  * That goes wrong only when the float64 sum is inexact and falls on a midpoint of two float32 numbers; there the lost part decides.
- * @param a,b,c float32 values.
+ * @param a float32, like `b` and `c`.
  */
 export function fma32(a: number, b: number, c: number): number {
   const sum = a * b + c;

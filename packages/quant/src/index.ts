@@ -15,6 +15,7 @@ export { exp2Polynomial } from './exp2-polynomial.js';
 export { type FloatInput, readFloatInput } from './float-input.js';
 export { fma32 } from './fma32.js';
 export { hadamardBlock, hadamardRotate } from './hadamard.js';
+export { widenInt4Linear } from './int4-linear.js';
 export { packInt4, unpackInt4 } from './int4-packing.js';
 export {
   dequantizeKv,

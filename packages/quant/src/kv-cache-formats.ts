@@ -59,7 +59,7 @@ export type QuantizedKv =
 /**
  * Quantizes one head's keys and values.
  *
- * @param keys,values [tokens, dim], row-major, finite, equally long. For KIVI the number of tokens may be anything (the last group of K
+ * @param keys `[tokens, dim]`, as `values`, row-major, finite, equally long. For KIVI the number of tokens may be anything (the last group of K
  *   is shorter); so may `dim`.
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`.
  */

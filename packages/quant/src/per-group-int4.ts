@@ -1,12 +1,12 @@
-import { IntFlashError } from '@int-flash/ops';
+import { type Int4Group, IntFlashError } from '@int-flash/ops';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { packInt4, unpackInt4 } from './int4-packing.js';
 import { encode } from './per-token-int8.js';
 import { MAX_INT4_CODE, saturate, symmetricScale } from './symmetric-scale.js';
 
 /** Elements that share an INT4 scale. */
-export const INT4_GROUPS = [32, 64, 128] as const;
-export type Int4Group = (typeof INT4_GROUPS)[number];
+export const INT4_GROUPS = [32, 64, 128] as const satisfies readonly Int4Group[];
+export type { Int4Group };
 
 /** INT4 rows cut into groups of neighbouring channels; group g of row i stands for `codes * scales[i, g]`. */
 export interface PerGroupInt4 {

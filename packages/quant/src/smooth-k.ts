@@ -4,7 +4,7 @@ import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-inpu
 const RUN = 128;
 
 export interface SmoothedK {
-  /** [tokens, dim]: the input minus `mean` in every row. */
+  /** `[tokens, dim]`: the input minus `mean` in every row. */
   readonly values: Float32Array;
   /** [dim]; q · mean, times the softmax scale, goes back onto the log-sum-exp. */
   readonly mean: Float32Array;

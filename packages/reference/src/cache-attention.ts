@@ -1,4 +1,4 @@
-import type { CacheAttentionArgs, KvCacheView } from '@int-flash/ops';
+import { type CacheAttentionArgs, type FlatCacheView, flatCache } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
 import { checkScoreBound, magnitude } from './score-bound.js';
 import {
@@ -25,11 +25,12 @@ export function cacheAttention({
   query,
   tokens,
   heads,
-  cache,
+  cache: givenCache,
   scale: givenScale,
   windowLeft,
   softcap,
 }: CacheAttentionArgs): Float32Array {
+  const cache = flatCache(givenCache);
   const scale = Math.fround(givenScale); // backends take float32
   const { headDim, kvHeads, length } = cache;
   const fp32 = cache.type === 'fp32';
@@ -72,7 +73,7 @@ export function cacheAttention({
   return out;
 }
 
-function readHead(cache: KvCacheView, kvHead: number): TwinHead {
+function readHead(cache: FlatCacheView, kvHead: number): TwinHead {
   const { capacity, length, headDim } = cache;
   const [from, to] = [kvHead * capacity, kvHead * capacity + length];
   if (cache.type === 'fp32') {

@@ -4,7 +4,7 @@ import { exp2Polynomial, fma32, log2Weight, roundHalfEven } from '@int-flash/qua
 const [fma, exp2, rne] = [fma32, exp2Polynomial, roundHalfEven];
 
 /** Keys a tile, and partial row sums (docs/arithmetic.md, Tiles). */
-export const TILE_KEYS = 128;
+const TILE_KEYS = 128;
 const LANES = 16;
 const LOG2_E = Math.fround(Math.LOG2E);
 const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;

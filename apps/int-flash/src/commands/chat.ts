@@ -99,7 +99,7 @@ function opening({ system }: ChatOptions): ChatMessage[] {
 }
 
 /** Drops the oldest question and answer until the rest leaves room for another answer. The system message stays. */
-export function withRoom(model: Model, messages: readonly ChatMessage[], maxTokens = ROOM_FOR_ANSWER): ChatMessage[] {
+function withRoom(model: Model, messages: readonly ChatMessage[], maxTokens = ROOM_FOR_ANSWER): ChatMessage[] {
   const kept = [...messages];
   const first = kept[0]?.role === 'system' ? 1 : 0;
   const room = Math.min(maxTokens, Math.floor(model.facts.contextLength / 2));

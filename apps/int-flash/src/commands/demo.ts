@@ -8,7 +8,7 @@ import { UsageError } from '../failures.js';
 import { withModel } from '../load.js';
 import { findModel } from '../model-folder.js';
 import { openInBrowser } from '../open-in-browser.js';
-import { samplingSettings, withModelOptions, withSamplingOptions } from '../options.js';
+import { samplingSettings, withCacheOptions, withModelOptions, withSamplingOptions } from '../options.js';
 import type { Model, Prompt } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
 import { withoutControls } from '../terminal.js';
@@ -37,7 +37,7 @@ export function addDemo(program: Command, app: App): void {
     .description('let the shipped model write, with INT8 attention, and say what ran')
     .option('--prompt <text>', 'answer this instead of the three prompts of the demo')
     .option('--web', 'serve the chat page instead, on any free port of this machine');
-  withSamplingOptions(withModelOptions(command)).action((options: DemoOptions) =>
+  withCacheOptions(withSamplingOptions(withModelOptions(command))).action((options: DemoOptions) =>
     options.web ? demoPage(app, options) : stoppable(app.terminal, (signal) => demo(app, options, signal)),
   );
 }

@@ -2,9 +2,17 @@ import type { Command } from 'commander';
 import type { App } from '../app.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
-import { integer, type ModelOptions, number, withModelOptions } from '../options.js';
+import {
+  type CacheOptions,
+  integer,
+  type ModelOptions,
+  number,
+  speculateOption,
+  withCacheOptions,
+  withModelOptions,
+} from '../options.js';
 
-export interface ServeOptions extends ModelOptions {
+export interface ServeOptions extends ModelOptions, CacheOptions {
   readonly host: string;
   readonly port: number;
   readonly apiKey?: string | undefined;
@@ -13,6 +21,7 @@ export interface ServeOptions extends ModelOptions {
   readonly maxWaiting: number;
   readonly drain: number;
   readonly context?: number;
+  readonly speculate?: number;
 }
 
 export function addServe(program: Command, app: App): void {
@@ -28,14 +37,17 @@ export function addServe(program: Command, app: App): void {
     .option('--max-running <n>', 'sequences drawn at once', integer(1, 1024), 64)
     .option('--max-waiting <n>', 'requests that may queue behind them', integer(0, 1024), 64)
     .option('--drain <seconds>', 'what requests under way get at the end', number(0, 3600), 30);
-  withModelOptions(command).action(async (folder: string | undefined, options: ServeOptions) => {
-    if (folder !== undefined && options.model !== undefined) {
-      throw new UsageError('Expected the model once, got an argument and --model');
-    }
-    if (options.apiKey === '') throw new UsageError('Expected an API key of at least one character, got an empty one');
-    const model = findModel(folder ?? options.model, app.env);
-    const apiKey = options.apiKey ?? (app.env.INT_FLASH_API_KEY || undefined);
-    const { serve } = await import('../serve/serve.js'); // its libraries are nothing the other commands should wait for
-    await serve(app, model, { ...options, apiKey });
-  });
+  withCacheOptions(withModelOptions(command))
+    .addOption(speculateOption())
+    .action(async (folder: string | undefined, options: ServeOptions) => {
+      if (folder !== undefined && options.model !== undefined) {
+        throw new UsageError('Expected the model once, got an argument and --model');
+      }
+      if (options.apiKey === '')
+        throw new UsageError('Expected an API key of at least one character, got an empty one');
+      const model = findModel(folder ?? options.model, app.env);
+      const apiKey = options.apiKey ?? (app.env.INT_FLASH_API_KEY || undefined);
+      const { serve } = await import('../serve/serve.js'); // its libraries are nothing the other commands should wait for
+      await serve(app, model, { ...options, apiKey });
+    });
 }

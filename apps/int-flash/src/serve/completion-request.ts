@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { invalid } from './api-error.js';
 import type { ChatTurn, EngineSettings } from './engine.js';
 
-export const MAX_CHOICES = 8;
+const MAX_CHOICES = 8;
 const MAX_MESSAGES = 2048;
 const MAX_BIASES = 300;
 const MAX_STOPS = 4;

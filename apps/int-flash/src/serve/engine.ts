@@ -50,6 +50,20 @@ export interface EngineFacts {
   };
 }
 
+/** The pages that sequences' keys and values lie in, and what became of them so far. */
+export interface EngineCache {
+  readonly pages: number;
+  /** Held by sequences … */
+  readonly usedPages: number;
+  /** … and kept for prompts that begin alike. */
+  readonly keptPages: number;
+  readonly promptTokens: number;
+  /** Those of them that earlier prompts had computed. */
+  readonly foundTokens: number;
+  /** How often a sequence's pages were taken for another. */
+  readonly preemptions: number;
+}
+
 /** What the server needs of a model: llm-engine.ts makes one of a loaded model, tests bring their own. */
 export interface Engine {
   readonly name: string;
@@ -69,5 +83,6 @@ export interface Engine {
   generate(ids: readonly number[], settings: EngineSettings, signal: AbortSignal): AsyncIterable<EngineToken>;
   /** Sequences that hold a KV cache now, and its bytes. */
   held(): { readonly sequences: number; readonly kvCacheBytes: number };
+  cache(): EngineCache;
   dispose(): Promise<void>;
 }

@@ -12,7 +12,7 @@ const HEADERS = {
 };
 
 /** The reader took nothing for so long that it was given up. */
-export class SlowReader extends Error {}
+class SlowReader extends Error {}
 
 /** Server-sent events on a response, as fast as its reader takes them and no faster. */
 export class EventStream {

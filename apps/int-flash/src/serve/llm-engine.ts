@@ -1,8 +1,10 @@
-import type { LanguageModel } from '@int-flash/llm';
-import type { Engine, EngineSettings, EngineToken } from './engine.js';
+import type { GenerateOptions, LanguageModel } from '@int-flash/llm';
+import type { EngineLimits } from '../runtime.js';
+import type { Engine, EngineToken } from './engine.js';
 
 /** A loaded model as the server sees it; disposing the engine disposes the model. */
-export function llmEngine(model: LanguageModel, name: string, contextLength = model.config.maxPositions): Engine {
+export function llmEngine(model: LanguageModel, name: string, limits: EngineLimits = {}): Engine {
+  const { contextLength = model.contextLength, speculate } = limits;
   const { tokenizer, generationConfig } = model;
   const { backend, attention, kvCacheDtype } = model.status();
   const { doSample, temperature, topP, topK, minP } = generationConfig;
@@ -20,7 +22,7 @@ export function llmEngine(model: LanguageModel, name: string, contextLength = mo
         minP: minP ?? 0,
       },
     },
-    contextLength: Math.min(contextLength, model.config.maxPositions),
+    contextLength: Math.min(contextLength, model.contextLength),
     vocabSize: model.config.vocabSize,
     hasChatTemplate: tokenizer.chatTemplate !== undefined,
     longestToken: tokenizer.longestToken,
@@ -31,10 +33,22 @@ export function llmEngine(model: LanguageModel, name: string, contextLength = mo
       return { text: Buffer.from(bytes).toString('utf8'), bytes: [...bytes] };
     },
     isEnd: (id) => model.isEndToken(id),
-    generate: (ids, settings, signal) => draw(model, ids, settings, signal),
+    generate: (ids, settings, signal) => draw(model, ids, { ...settings, speculate, signal }),
     held: () => {
       const { sessions, kvCacheBytes } = model.status();
       return { sequences: sessions, kvCacheBytes };
+    },
+    cache: () => {
+      const { pages, prefixes, preemptions } = model.status();
+      const { pages: all, used: usedPages, kept: keptPages } = pages;
+      return {
+        pages: all,
+        usedPages,
+        keptPages,
+        promptTokens: prefixes.asked,
+        foundTokens: prefixes.found,
+        preemptions,
+      };
     },
     dispose: () => model.dispose(),
   };
@@ -43,10 +57,9 @@ export function llmEngine(model: LanguageModel, name: string, contextLength = mo
 async function* draw(
   model: LanguageModel,
   ids: readonly number[],
-  settings: EngineSettings,
-  signal: AbortSignal,
+  options: GenerateOptions,
 ): AsyncGenerator<EngineToken, void> {
-  const generation = model.generate(ids, { ...settings, signal });
+  const generation = model.generate(ids, options);
   for await (const token of generation) {
     const { stats } = generation; // there once the last token is drawn, which is the one at hand
     yield stats ? { ...token, finishReason: stats.finishReason } : token;

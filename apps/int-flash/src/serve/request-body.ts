@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { invalid, tooLarge } from './api-error.js';
 
-export const MAX_BODY_BYTES = 2 * 1024 * 1024;
+const MAX_BODY_BYTES = 2 * 1024 * 1024;
 const MAX_JSON_DEPTH = 64;
 
 /**

@@ -32,6 +32,21 @@ export class ServeMetrics {
     }
   }
 
+  /** @param read Current values of counters that somebody else keeps. */
+  totals(read: Readonly<Record<string, { readonly help: string; readonly value: () => number }>>): void {
+    for (const [name, { help, value }] of Object.entries(read)) {
+      new Counter({
+        name: `int_flash_${name}_total`,
+        help,
+        registers: [this.registry],
+        collect() {
+          this.reset();
+          this.inc(value());
+        },
+      });
+    }
+  }
+
   /** Memory, CPU and event-loop delay of the process; once a process. */
   addProcessMetrics(): void {
     collectDefaultMetrics({ register: this.registry });

@@ -1,6 +1,6 @@
 import { Admission } from './admission.js';
 import { unavailable } from './api-error.js';
-import type { Engine } from './engine.js';
+import type { Engine, EngineCache } from './engine.js';
 import { ServeMetrics } from './serve-metrics.js';
 import type { ServeSettings } from './serve-settings.js';
 
@@ -29,7 +29,28 @@ export class ServeState {
       waiting_requests: { help: 'Requests waiting for their turn.', value: () => this.admission.waiting },
       kv_cache_bytes: { help: 'Bytes of KV caches.', value: () => this.#engine?.held().kvCacheBytes ?? 0 },
       kv_cache_sequences: { help: 'Sequences with a KV cache.', value: () => this.#engine?.held().sequences ?? 0 },
+      kv_cache_pages: { help: 'Pages of the KV cache, of 64 tokens.', value: () => this.#ofCache('pages') },
+      kv_cache_pages_used: { help: 'Those that sequences hold.', value: () => this.#ofCache('usedPages') },
+      kv_cache_pages_kept: {
+        help: 'Those kept for prompts that begin alike, and given away when there is nothing free.',
+        value: () => this.#ofCache('keptPages'),
+      },
     });
+    this.metrics.totals({
+      prefix_cache_tokens: { help: 'Prompt tokens looked for.', value: () => this.#ofCache('promptTokens') },
+      prefix_cache_hit_tokens: {
+        help: 'Those that an earlier prompt had computed.',
+        value: () => this.#ofCache('foundTokens'),
+      },
+      preemptions: {
+        help: 'How often pages of a sequence were taken for another, to be computed again.',
+        value: () => this.#ofCache('preemptions'),
+      },
+    });
+  }
+
+  #ofCache(what: keyof EngineCache): number {
+    return this.#engine?.cache()[what] ?? 0;
   }
 
   get phase(): ServePhase {

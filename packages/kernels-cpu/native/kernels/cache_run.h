@@ -138,10 +138,11 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         bool seen = false;
         for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
         if (!seen) continue;
-        const float largest = read_scales(args->key_scale + tile_start, args->value_scale + tile_start, n, s);
+        const int64_t tile_row = tile_start - args->first;
+        const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, s);
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
-        const CodeRows keys = CodeRows::at(args->keys, tile_start, dim, packed4).unpacked(n, s->tile_keys);
-        const CodeRows values = CodeRows::at(args->values, tile_start, dim, packed4).unpacked(n, s->tile_values);
+        const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
+        const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
         // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next.
         const bool more = tile_start + 2 * kTileKeys <= args->end;
         const void* values_soon = values.data;
@@ -174,8 +175,8 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
         bool seen = false;
         for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
         if (!seen) continue;
-        const float* keys = static_cast<const float*>(args->keys) + tile_start * dim;
-        const float* values = static_cast<const float*>(args->values) + tile_start * dim;
+        const float* keys = static_cast<const float*>(args->keys) + (tile_start - args->first) * dim;
+        const float* values = static_cast<const float*>(args->values) + (tile_start - args->first) * dim;
         for (int j = 0; j < n; j += 16) Simd::transpose16(keys + static_cast<ptrdiff_t>(j) * dim, dim, n - j, dim, s->float_tile + j * dim);
         for (int i = 0; i < args->rows; i++) {
             const TileSpan span = run_span(*args, i, tile_start, n);

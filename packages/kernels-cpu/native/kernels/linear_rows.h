@@ -1,7 +1,7 @@
 // y = W·x + bias. INT8: exact int32 dots of packed weights (the register tile of Q·Kᵀ, weights in place of keys).
 // float32: 16 partial sums a dot, column c into sum c mod 16 by fma, folded 8, 4, 2, 1: the same bits on every instruction set.
 #pragma once
-#include "row_steps.h"
+#include "machine_limits.h"
 
 namespace int_flash {
 namespace {
@@ -149,7 +149,7 @@ void linear_float(const LinearArgs& args, Scratch*) {
 constexpr KernelTable kTable = {
     Simd::kName,      kGranule,         Simd::kOffsetProducts, Simd::kLanes,      channel_stats,    pack_keys,   pack_values, attention_block,
     prepare_int8_row, cache_run,        linear_int8_bytes,     pack_linear_int8,  linear_int8,      linear_float, kBlock,
-    rms_norm_row,     swiglu_row,
+    rms_norm_row,     swiglu_row,       dot_peak,              read_bytes,
 };
 
 }  // namespace

@@ -25,7 +25,7 @@ void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_strid
     const uint32_t flip = is_float ? 0 : Simd::kKeyFlip;
     uint32_t raw_bits = 0;
     float largest = 0.0f;
-    const int64_t last = end < head->tokens ? end : head->padded;
+    const int64_t last = end < head->tokens ? end : round_up(end, kBlock);  // scores are computed by whole key blocks
     for (int64_t first = begin; first < last; first += 16) {
         for (int64_t token = first; token < first + 16; token++) {
             uint32_t* out = block + (token - first) * kStride;
@@ -98,7 +98,8 @@ void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_str
                  int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
     const int dim = rows.dim;
     const int width = static_cast<int>(round_up(dim, Simd::kLanes));
-    const int64_t last = end < head->tokens ? end : head->padded;
+    // Past the end, products read up to a whole granule and weights a whole block of 16, except where products start from a tile's sums.
+    const int64_t last = end < head->tokens ? end : Simd::kOffsetProducts ? head->padded : round_up(end, kBlock);
     stats->max_bits = 0;
     if (precision == Precision::kHalfInt8 || precision == Precision::kFp32)
         return pack_float_values(rows, precision, begin, end, last, head, scratch, stats);
@@ -108,7 +109,8 @@ void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_str
     for (int64_t tile = begin; tile < last; tile += kTileKeys) {
         int32_t* sums = head->value_sums + tile / kTileKeys * width;
         if (Simd::kOffsetProducts) memset(sums, 0, sizeof(int32_t) * static_cast<size_t>(width));
-        for (int j = 0; j < kTileKeys; j += kGranule) {
+        const int count = last - tile < kTileKeys ? static_cast<int>(last - tile) : kTileKeys;
+        for (int j = 0; j < count; j += kGranule) {
             for (int g = 0; g < kGranule; g++) {
                 const int64_t token = tile + j + g;
                 int8_t* codes = scratch->codes + g * kCodeRow;
@@ -133,9 +135,9 @@ void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_str
             }
         }
         const int visible = end - tile < kTileKeys ? static_cast<int>(end - tile) : kTileKeys;
-        for (int j = 0; j < kTileKeys; j++) head->tau[tile + j] = log2_weight(weight[j]);
+        for (int j = 0; j < count; j++) head->tau[tile + j] = log2_weight(weight[j]);
         for (int j = 0; j < visible; j++) head->inverse_weight[tile + j] = 1.0f / weight[j];
-        for (int j = visible; j < kTileKeys; j++) head->inverse_weight[tile + j] = 0.0f;
+        for (int j = visible; j < count; j++) head->inverse_weight[tile + j] = 0.0f;
     }
 }
 

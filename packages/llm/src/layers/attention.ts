@@ -1,4 +1,4 @@
-import type { Backend, FloatOperand, KvCacheView } from '@int-flash/ops';
+import { type Backend, type FlatCacheView, type FloatOperand, flatCache, type KvCacheView } from '@int-flash/ops';
 import { hadamardRotate, unpackInt4 } from '@int-flash/quant';
 
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
@@ -33,11 +33,12 @@ export function attendCached(
   cache: KvCacheView,
   out: Float32Array,
 ): void {
-  if (cache.type === 'fp32' && choice === 'int8') {
-    attendFloatCacheInInt8(backend, shape, query, tokens, cache, out);
+  if (choice === 'int8' && (cache.type === 'fp32' || cache.type === 'fp16')) {
+    const floats = flatCache(cache) as FloatCache;
+    attendFloatCacheInInt8(backend, shape, query, tokens, floats, out);
     return;
   }
-  const view = choice === 'fp32' ? widen(cache) : cache;
+  const view = choice === 'fp32' && (cache.type === 'int8' || cache.type === 'int4') ? widen(flatCache(cache)) : cache;
   if (cache.type !== 'int4') {
     backend.cacheAttentionSync({ ...shape, query, tokens, cache: view, softcap: 0 }, out);
     return;
@@ -47,12 +48,14 @@ export function attendCached(
   out.set(hadamardRotate(out, cache.headDim));
 }
 
+type FloatCache = Extract<FlatCacheView, { type: 'fp32' }>;
+
 function attendFloatCacheInInt8(
   backend: Backend,
   { heads, scale, windowLeft }: AttentionShape,
   query: Float32Array,
   tokens: number,
-  cache: Extract<KvCacheView, { type: 'fp32' }>,
+  cache: FloatCache,
   out: Float32Array,
 ): void {
   const { kvHeads, headDim, capacity, length } = cache;
@@ -88,7 +91,7 @@ function attendFloatCacheInInt8(
   out.set(result.out);
 }
 
-function widen(cache: KvCacheView): KvCacheView {
+function widen(cache: FlatCacheView): KvCacheView {
   if (cache.type === 'fp32') return cache;
   const { kvHeads, headDim, length } = cache;
   const floats = (codes: Int8Array | Uint8Array, scales: Float32Array) => {

@@ -1,0 +1,64 @@
+// Time of attention against sequence length, ours and the peers', as one SVG that README shows.
+import * as Plot from '@observablehq/plot';
+import { parseHTML } from 'linkedom';
+
+const NAMES = {
+  'full-int8': 'int-flash, INT8 (default)',
+  fp32: 'int-flash, fp32',
+  'ort-MultiHeadAttention': 'onnxruntime MultiHeadAttention',
+  'ort-GroupQueryAttention': 'onnxruntime GroupQueryAttention',
+  'ort-Attention-23': 'onnxruntime Attention (opset 23)',
+};
+
+/** @param results the bench's lines; those of prefill are drawn, a panel for each of causal and not, times head dimension. */
+export function drawSpeedPlot(results) {
+  const points = results
+    .filter(({ bench, variant }) => bench === 'prefill' && NAMES[variant])
+    .map(({ N, D, causal, variant, ms }) => ({
+      tokens: N,
+      ms,
+      way: NAMES[variant],
+      mask: causal ? 'causal' : 'not causal',
+      dim: `head dimension ${D}`,
+    }));
+  const { document } = parseHTML('<!doctype html><html><body></body></html>');
+  const svg = Plot.plot({
+    document,
+    width: 860,
+    height: 620,
+    marginLeft: 56,
+    style: { background: 'white', color: 'black', fontFamily: 'sans-serif' },
+    x: {
+      type: 'log',
+      base: 2,
+      label: 'tokens',
+      ticks: [16, 64, 256, 1024, 4096],
+      tickFormat: (n) => n.toLocaleString('en-US'),
+    },
+    y: { type: 'log', label: 'ms', grid: true, tickFormat: (ms) => `${ms}` },
+    color: { domain: Object.values(NAMES), range: ['#0b6e4f', '#8bc34a', '#d1495b', '#8d6a9f', '#edae49'] },
+    fx: { label: null },
+    fy: { label: null },
+    marks: [
+      Plot.frame({ stroke: '#ddd' }),
+      Plot.line(points, { x: 'tokens', y: 'ms', fx: 'dim', fy: 'mask', stroke: 'way', strokeWidth: 2, marker: 'dot' }),
+      Plot.text(
+        Object.values(NAMES).map((way, i) => ({ way, i, dim: 'head dimension 64', mask: 'causal' })),
+        {
+          fx: 'dim',
+          fy: 'mask',
+          frameAnchor: 'top-left',
+          dx: 10,
+          dy: (d) => 10 + d.i * 15,
+          text: 'way',
+          fill: 'way',
+          fontWeight: 'bold',
+        },
+      ),
+    ],
+  });
+  svg.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
+  svg.setAttribute('role', 'img');
+  svg.setAttribute('aria-label', 'Time of attention against sequence length, int-flash and onnxruntime-node');
+  return `${svg.outerHTML}\n`;
+}

@@ -1,0 +1,53 @@
+import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer } from './kv-cache-layer.js';
+import { type PageCounts, PagePool } from './page-pool.js';
+import { PrefixTree } from './prefix-tree.js';
+
+export interface KvCachePoolShape {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly dtype: KvCacheDtype;
+  /** Of 64 tokens. */
+  readonly pages: number;
+  /** Keep what was computed for prompts to come that begin alike; true by default. */
+  readonly keepsPrefixes?: boolean;
+}
+
+/**
+ * The pages that a model's sequences share, all layers, for one way of storing keys and values.
+ *
+ * Its memory is reserved at once, and taken from the system as pages are first written to.
+ */
+export class KvCachePool {
+  readonly shape: KvCachePoolShape;
+  readonly layers: readonly KvCacheLayer[];
+  readonly pages: PagePool;
+  readonly prefixes: PrefixTree | undefined;
+  readonly pageBytes: number;
+
+  constructor(shape: KvCachePoolShape) {
+    this.shape = shape;
+    this.layers = Array.from({ length: shape.layers }, () =>
+      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim, shape.pages),
+    );
+    this.pages = new PagePool(shape.pages);
+    this.prefixes = shape.keepsPrefixes === false ? undefined : new PrefixTree(this.pages);
+    this.pageBytes = this.layers.reduce((sum, layer) => sum + layer.pageBytes, 0);
+  }
+
+  /** Pages that sequences could get: the free ones, and those that are only kept. */
+  get available(): number {
+    const { pages, used } = this.pages.counts();
+    return pages - used;
+  }
+
+  /** A page for a sequence, at the cost of a kept one if need be; undefined when sequences hold them all. */
+  take(after?: number): number | undefined {
+    if (this.pages.free === 0) this.prefixes?.evict();
+    return this.pages.take(after);
+  }
+
+  counts(): PageCounts {
+    return this.pages.counts();
+  }
+}

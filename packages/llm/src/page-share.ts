@@ -1,0 +1,112 @@
+import type { KvCache } from './kv-cache.js';
+
+/**
+ * Decides which sequences hold pages when there are not enough for all.
+ *
+ * A newcomer is let in when there are pages for all that it wants to have read, first come, first served. Whoever needs another page
+ * and finds none takes those of the sequence that came last, or of one that nobody is waiting for; it is computed again when its turn
+ * comes. So the one that came first of those that somebody waits for always gets on, and with it, one after another, all of them.
+ */
+export class PageShare {
+  preemptions = 0;
+  readonly #isWaitedFor: (cache: KvCache) => boolean;
+  /** In the order in which they came. */
+  readonly #present = new Set<KvCache>();
+  readonly #admitted = new Set<KvCache>();
+  readonly #inStep = new Set<KvCache>();
+  readonly #pagesInStep = new Set<string>();
+  #isFull = false;
+  #asked = 0;
+  #found = 0;
+
+  constructor(isWaitedFor: (cache: KvCache) => boolean) {
+    this.#isWaitedFor = isWaitedFor;
+  }
+
+  /** Prompt tokens that came from earlier prompts, of all that were asked for. */
+  get prefixes(): { readonly found: number; readonly asked: number } {
+    return { found: this.#found, asked: this.#asked };
+  }
+
+  enter(cache: KvCache): void {
+    this.#present.add(cache);
+  }
+
+  leave(cache: KvCache): void {
+    this.#present.delete(cache);
+    this.#admitted.delete(cache);
+  }
+
+  beginStep(): void {
+    this.#isFull = false;
+    this.#inStep.clear();
+    this.#pagesInStep.clear();
+  }
+
+  ask(tokens: number): void {
+    this.#asked += tokens;
+  }
+
+  /** Takes over what others computed already. @returns tokens of `next` that need no computing */
+  adopt(cache: KvCache, next: readonly number[]): number {
+    if (this.#isFull && !this.#admitted.has(cache)) return 0;
+    const found = cache.adopt(next);
+    this.#found += found;
+    return found;
+  }
+
+  /**
+   * Gets pages for a sequence's part of this step.
+   *
+   * @param tokens Of this step.
+   * @param all    That it wants to hold at the end, besides what it holds.
+   * @param page   What it computes, where another could want the very same (`KvCache.nextPage`): then only one computes it.
+   * @returns false when it has to wait.
+   */
+  makeRoom(cache: KvCache, tokens: number, all: number, page: string | undefined): boolean {
+    if (page !== undefined && this.#pagesInStep.has(page)) return false;
+    if (!this.#admit(cache, all)) return false;
+    while (!cache.reserve(tokens)) if (!this.#takeFrom(cache)) return false;
+    this.#inStep.add(cache);
+    if (page !== undefined) this.#pagesInStep.add(page);
+    return true;
+  }
+
+  /** Takes the pages of all sequences that nobody is waiting for. */
+  clearIdle(): void {
+    for (const cache of this.#present) if (cache.pageCount > 0 && !this.#isWaitedFor(cache)) this.#putAside(cache);
+  }
+
+  #admit(cache: KvCache, tokens: number): boolean {
+    if (this.#admitted.has(cache)) return true;
+    const { pool } = cache;
+    const needed = Math.min(cache.pagesFor(tokens + 1), pool.shape.pages - cache.pageCount); // one more: for the answer
+    const isLonely = ![...this.#admitted].some((other) => other.pool === pool);
+    if (this.#isFull || (needed > pool.available && !isLonely)) {
+      this.#isFull = true;
+      cache.putAside();
+      return false;
+    }
+    this.#admitted.add(cache);
+    return true;
+  }
+
+  #takeFrom(taker: KvCache): boolean {
+    const arrivals = [...this.#present];
+    const own = arrivals.indexOf(taker);
+    for (let i = arrivals.length - 1; i >= 0; i--) {
+      const cache = arrivals[i]!;
+      if (cache === taker || cache.pool !== taker.pool || cache.pageCount === 0 || this.#inStep.has(cache)) continue;
+      if (i < own && this.#isWaitedFor(cache)) continue;
+      this.#putAside(cache);
+      return true;
+    }
+    return false;
+  }
+
+  #putAside(cache: KvCache): void {
+    cache.putAside();
+    this.#admitted.delete(cache);
+    this.preemptions++;
+  }
+}

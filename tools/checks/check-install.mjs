@@ -1,0 +1,75 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { root, run, runNode, runTool } from '../process.mjs';
+import { checkDependencies } from './check-dependencies.mjs';
+
+/**
+ * Installs the tarballs in a clean folder as a user would, once with npm and once with pnpm, running no scripts; then imports every
+ * package as ESM and as CommonJS, checks its types, and lets the command write. What was downloaded before comes from the cache.
+ *
+ * @param {{ name: string, manifest: object, tarball: string }[]} packed
+ * @returns {Promise<string[]>} problems
+ */
+export async function checkInstall(packed, folder) {
+  const results = await Promise.all(
+    ['npm', 'pnpm'].map(async (manager) => {
+      const home = join(folder, `clean-${manager}`);
+      writeProject(home, packed);
+      for (const [what, command] of steps(manager, home, packed)) {
+        const { status, output } = await command();
+        if (status !== 0) return [`installed with ${manager}: ${what} failed\n${output}`];
+      }
+      return manager === 'npm' ? checkDependencies(home) : [];
+    }),
+  );
+  return results.flat();
+}
+
+function writeProject(home, packed) {
+  const tarballs = Object.fromEntries(packed.map(({ name, tarball }) => [name, `file:${tarball}`]));
+  const libraries = packed.filter(({ manifest }) => manifest.exports).map(({ name }) => name);
+  const each = (line) => libraries.map(line).join('\n');
+  const used = `export const used: object[] = [${libraries.map((_, i) => `m${i}`).join(', ')}];`;
+  const files = {
+    // pnpm would look for the packages' own dependencies on each other in the registry.
+    'package.json': JSON.stringify({ private: true, dependencies: tarballs, pnpm: { overrides: tarballs } }),
+    'imports.mjs': each((name) => `if (Object.keys(await import('${name}')).length === 0) throw new Error('${name}');`),
+    'requires.cjs': each((name) => `if (Object.keys(require('${name}')).length === 0) throw new Error('${name}');`),
+    'types.mts': `${each((name, i) => `import * as m${i} from '${name}';`)}\n${used}`,
+    'types.cts': `${each((name, i) => `import m${i} = require('${name}');`)}\n${used}`,
+    // @ai-sdk/provider's types import these and do not bring them.
+    'json-schema.d.ts': `declare module 'json-schema' { export type JSONSchema7 = object; export type JSONSchema7Definition = object | boolean; }`,
+    'tsconfig.json': JSON.stringify({
+      compilerOptions: {
+        module: 'nodenext',
+        strict: true,
+        noEmit: true,
+        target: 'es2022',
+        lib: ['es2023', 'esnext.disposable'],
+        typeRoots: [join(root, 'node_modules/@types')],
+        types: ['node'],
+      },
+      files: ['types.mts', 'types.cts', 'json-schema.d.ts'],
+    }),
+  };
+  mkdirSync(home);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(home, name), text);
+}
+
+function steps(manager, home, packed) {
+  const here = { cwd: home, env: { INT_FLASH_MODEL: '', INTFLASH_ADDON_PATH: '' } };
+  const flags = ['install', '--ignore-scripts', '--prefer-offline'];
+  const install = {
+    npm: () => run('npm', [...flags, '--no-audit', '--no-fund'], { ...here, shell: process.platform === 'win32' }),
+    pnpm: () => runNode([join(root, 'node_modules/pnpm/bin/pnpm.cjs'), ...flags, '--ignore-workspace'], here),
+  };
+  const isPrebuilt = packed.some(({ name }) => name.startsWith('@int-flash/kernels-cpu-'));
+  const demo = ['demo', '--max-tokens', '4', '--quiet', '--backend', isPrebuilt ? 'cpu' : 'portable'];
+  return [
+    ['the installation', install[manager]],
+    ['import', () => runNode(['imports.mjs'], here)],
+    ['require', () => runNode(['requires.cjs'], here)],
+    ['tsc', () => runTool('typescript/bin/tsc', ['--project', home])],
+    ['the command', () => runNode(['node_modules/int-flash/dist/cli.js', ...demo], here)],
+  ];
+}

@@ -1,0 +1,233 @@
+// What the site says about accuracy, speed and reliability: tables and plots of what docs/results holds, made when the site is.
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { root } from '../process.mjs';
+import { barPlot } from './bar-plot.mjs';
+
+const RESULTS = 'docs/results';
+
+const TABLES = {
+  'attention-error': () => errorTable('attention-error', 'relativeL2', { keys: 4096 }),
+  'attention-error-plot': () => {
+    const rows = read('cpu/accuracy.jsonl', { bench: 'attention-error', keys: 4096 });
+    return barPlot({
+      title: 'Relative L2 error against float64 attention',
+      groups: ['normal', 'sharp', 'kbias', 'vout', 'sink'],
+      series: ['full-int8', 'half-int8', 'paper-int8', 'fp8-e4m3'],
+      value: (group, series) => find(rows, { distribution: group, variant: series })?.relativeL2,
+    });
+  },
+  'attention-error-mre': () => errorTable('attention-error', 'mre', { keys: 4096 }),
+  'paper-script-uniform': () => scriptTable('uniform'),
+  'paper-script-normal': () => scriptTable('normal'),
+  'kv-cache-formats': () => {
+    const rows = read('cpu/accuracy.jsonl', { bench: 'kv-cache-format' });
+    const distributions = unique(rows, 'distribution');
+    return table(
+      ['format', 'bytes a token', ...distributions.map((name) => `error, ${name}`)],
+      unique(rows, 'format').map((format) => [
+        format,
+        find(rows, { format }).bytesPerToken,
+        ...distributions.map((distribution) => significant(find(rows, { format, distribution })?.attentionError)),
+      ]),
+      rows[0],
+    );
+  },
+  'kv-cache-model': () => {
+    const rows = read('cpu/accuracy.jsonl', { bench: 'kv-cache-model' });
+    return table(
+      ['text', 'attention', 'cache', 'perplexity', 'change', 'cache of 1,024 tokens'],
+      rows.map(({ text, attention, kvCacheDtype, perplexity, perplexityChange, cacheBytes }) => [
+        `\`${text}\``,
+        attention,
+        kvCacheDtype,
+        perplexity.toFixed(4),
+        perplexityChange === undefined ? '' : `${(perplexityChange * 100).toFixed(3)}%`,
+        `${(cacheBytes / 1e6).toFixed(2)} MB`,
+      ]),
+      rows[0],
+    );
+  },
+  'cpu-prefill': () => speedTable('prefill', ['full-int8', 'half-int8', 'paper-int8', 'fp32'], 'fp32'),
+  'cpu-decode': () => speedTable('decode', ['cache-int8', 'cache-int4', 'cache-fp32'], 'cache-fp32'),
+  'instruction-sets': () => {
+    const [record] = read('cpu/isa-check.jsonl', { bench: 'isa-check' });
+    const isMeant = ({ what, N, causal }) => what === 'prefill' && N === 2048 && !causal;
+    const speeds = record.speeds.filter(isMeant);
+    return table(
+      ['instruction set', 'precision', ...unique(speeds, 'D').map((dim) => `head dimension ${dim}`)],
+      record.isas.flatMap((isa) =>
+        unique(speeds, 'precision').map((precision) => [
+          isa,
+          `\`${precision}\``,
+          ...unique(speeds, 'D').map((D) => milliseconds(find(speeds, { isa, precision, D })?.ms)),
+        ]),
+      ),
+      { ...record, threads: speeds[0]?.threads },
+    );
+  },
+  'demo-model': () => {
+    const rows = read('cpu/demo-model.jsonl', { bench: 'generate' });
+    return table(
+      ['backend', 'attention', 'cache', 'tokens a second', 'first token'],
+      rows.map((row) => [
+        `\`${row.backend}\``,
+        row.attention,
+        row.kvCacheDtype,
+        row.tokensPerSecond.toFixed(1),
+        `${row.timeToFirstTokenMs} ms`,
+      ]),
+      rows[0],
+    );
+  },
+  'gpu-peers': () => {
+    const rows = read('h200/peers.jsonl', { bench: 'peer-attention' });
+    const peers = unique(rows, 'peer');
+    const shapes = rows.filter(({ peer }) => peer === rows[0].peer);
+    return table(
+      ['shape', ...peers],
+      shapes.map(({ batch, heads, keys, headDim, causal }) => [
+        `B${batch} H${heads} N${keys} D${headDim}${causal ? ', causal' : ''}`,
+        ...peers.map((peer) => find(rows, { batch, heads, keys, headDim, causal, peer })?.tops ?? '–'),
+      ]),
+      rows[0],
+      'TOPS: 4·B·H·N²·D / time, half of that when causal',
+    );
+  },
+  'gpu-peers-error': () => {
+    const rows = read('h200/peers.jsonl', { bench: 'peer-error' });
+    return table(
+      ['implementation', 'head dimension', 'relative L2'],
+      rows.map(({ peer, headDim, relativeL2 }) => [peer, headDim, relativeL2 ?? '–']),
+      rows[0],
+      `${rows[0].inputs} inputs, ${rows[0].keys} keys`,
+    );
+  },
+  'gpu-tests': () => {
+    const { passed, failed, cases, gpu, driver } = JSON.parse(
+      readFileSync(join(root, RESULTS, 'h200/gpu-tests.json'), 'utf8'),
+    );
+    return `${passed} tests passed and ${failed} failed on one ${gpu} (driver ${driver}), among them ${cases.toLocaleString('en-US')} forward cases.`;
+  },
+  soak: () => {
+    const rows = read('cpu/soak.jsonl', {});
+    return table(
+      ['piece', 'what', 'measured', 'promised', ''],
+      rows.map(({ soak, what, value, unit, bound }) => [
+        soak,
+        what,
+        `${value} ${unit}`,
+        bound === undefined ? '' : `at most ${bound}`,
+        bound === undefined ? '' : value <= bound ? '✓' : '✗',
+      ]),
+      rows[0],
+    );
+  },
+};
+
+/** @returns {string} Markdown */
+export function resultTables(name) {
+  if (!Object.hasOwn(TABLES, name))
+    throw new Error(`Expected a table among ${Object.keys(TABLES).join(', ')}; got ${name}`);
+  return TABLES[name]();
+}
+
+function errorTable(bench, field, where) {
+  const rows = read('cpu/accuracy.jsonl', { bench, ...where });
+  const distributions = unique(rows, 'distribution');
+  return table(
+    ['way to compute', ...distributions],
+    unique(rows, 'variant').map((variant) => [
+      `\`${variant}\``,
+      ...distributions.map((distribution) => significant(find(rows, { variant, distribution })?.[field])),
+    ]),
+    rows[0],
+    `${rows[0].keys} keys, head dimension ${rows[0].headDim}, means of ${rows[0].seeds} seeds`,
+  );
+}
+
+function scriptTable(distribution) {
+  const rows = read('cpu/accuracy.jsonl', { bench: 'attention-error-script', distribution });
+  const variants = unique(rows, 'variant');
+  return table(
+    ['keys', ...variants.map((name) => `\`${name}\``)],
+    unique(rows, 'keys').map((keys) => [
+      keys,
+      ...variants.map((variant) => `${(find(rows, { keys, variant }).mre * 100).toPrecision(3)}%`),
+    ]),
+    rows[0],
+    `mean relative error over all elements, head dimension ${rows[0].headDim}, scale ${rows[0].scale}, means of ${rows[0].seeds} seeds`,
+  );
+}
+
+function speedTable(bench, variants, baseline) {
+  const all = read('cpu/attention.jsonl', { bench });
+  const rows = all.filter(({ commit, H, causal, Nq, Nk }) => {
+    const isSquare = bench === 'decode' || Nq === Nk;
+    return commit === all.at(-1).commit && H === 8 && isSquare && causal === (bench === 'decode');
+  });
+  const last = (where) => rows.findLast((row) => matches(row, where));
+  return table(
+    ['keys', 'head dimension', ...variants.map((name) => `\`${name}\``), `\`${variants[0]}\` against \`${baseline}\``],
+    unique(rows, 'Nk').flatMap((Nk) =>
+      unique(rows, 'D').map((D) => {
+        const ms = (variant) => last({ Nk, D, variant })?.ms;
+        const ratio = ms(baseline) / ms(variants[0]);
+        return [Nk, D, ...variants.map((variant) => milliseconds(ms(variant))), `${ratio.toFixed(2)}×`];
+      }),
+    ),
+    rows[0],
+    'one sequence of 8 heads, float32 in and out',
+  );
+}
+
+function read(file, where) {
+  const path = join(root, RESULTS, file);
+  if (!existsSync(path)) throw new Error(`Expected ${RESULTS}/${file}, which the site shows`);
+  const rows = readFileSync(path, 'utf8')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line))
+    .filter((row) => matches(row, where));
+  if (rows.length === 0) throw new Error(`Expected ${RESULTS}/${file} to hold ${JSON.stringify(where)}`);
+  return rows;
+}
+
+function matches(row, where) {
+  return Object.entries(where).every(([key, value]) => row[key] === value);
+}
+
+function find(rows, where) {
+  return rows.find((row) => matches(row, where));
+}
+
+function unique(rows, key) {
+  return [...new Set(rows.map((row) => row[key]))];
+}
+
+/** A table, and below it what it was measured on. */
+function table(head, rows, { cpu, gpu, threads, cores, backend, node, commit }, more) {
+  const lines = [head, head.map(() => '---'), ...rows].map(
+    (cells) => `| ${cells.map((cell) => cell ?? '–').join(' | ')} |`,
+  );
+  const counted = (count, noun) => count && `${count} ${noun}${count === 1 ? '' : 's'}`;
+  const conditions = [
+    more,
+    gpu ?? cpu,
+    counted(threads, 'thread'),
+    counted(cores, 'core'),
+    backend && `backend ${backend}`,
+    node && `Node ${node}`,
+    commit && `commit ${commit}`,
+  ];
+  return `${lines.join('\n')}\n\n*Measured: ${conditions.filter(Boolean).join('; ')}.*`;
+}
+
+function significant(value) {
+  if (value === undefined) return undefined;
+  return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toPrecision(3);
+}
+
+function milliseconds(ms) {
+  return ms === undefined ? undefined : `${ms.toPrecision(3)} ms`;
+}
