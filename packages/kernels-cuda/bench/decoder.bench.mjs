@@ -3,7 +3,7 @@
 // are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer is float32, as in llm.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
 // would take at `--copy-rate` bytes/s (one way).
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--copy-rate 4.3e12]
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--weights int8|int4] [--copy-rate 4.3e12]
 import { parseArgs } from 'node:util';
 import { createCudaBackend, cudaStatus } from '../dist/index.js';
 
@@ -12,6 +12,7 @@ const { values: options } = parseArgs({
     models: { type: 'string', default: 'demo,1B,8B' },
     context: { type: 'string', default: '0,4096' },
     batch: { type: 'string', default: '1' },
+    weights: { type: 'string', default: 'int8' },
     'copy-rate': { type: 'string', default: '4.3e12' },
   },
 });
@@ -52,17 +53,26 @@ function int8Linear(rows, cols) {
   });
 }
 
+/** Weights alone in 4 bits, a scale for 128 columns. */
+function int4Linear(rows, cols) {
+  const packed = new Uint8Array((rows * cols) / 2);
+  for (let i = 0; i < packed.length; i++) packed[i] = 256 * random();
+  const scales = new Float32Array((rows * cols) / 128).fill(1 / (4.6 * Math.sqrt(cols)));
+  return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: 128 });
+}
+
 function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize }, maxTokens) {
   const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
+  const [linear, bytesAWeight] = options.weights === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
   const layer = {
     attentionNorm: norm,
     mlpNorm: norm,
     queryNorm: undefined,
     keyNorm: undefined,
-    qkv: int8Linear((heads + 2 * kvHeads) * headDim, hiddenSize),
-    attentionOutput: int8Linear(hiddenSize, heads * headDim),
-    mlpUp: int8Linear(2 * intermediateSize, hiddenSize),
-    mlpDown: int8Linear(hiddenSize, intermediateSize),
+    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize),
+    attentionOutput: linear(hiddenSize, heads * headDim),
+    mlpUp: linear(2 * intermediateSize, hiddenSize),
+    mlpDown: linear(hiddenSize, intermediateSize),
     windowLeft: Infinity,
   };
   const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, random);
@@ -85,7 +95,7 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   });
   const inLayer = [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown];
   const weightBytes =
-    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols, 0) + 4 * vocabSize * hiddenSize;
+    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols * bytesAWeight, 0) + 4 * vocabSize * hiddenSize;
   const dispose = () => {
     decoder.dispose();
     for (const linear of [...inLayer, output]) linear.dispose();

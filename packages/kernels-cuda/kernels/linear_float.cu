@@ -3,6 +3,7 @@
 //   §2 many tokens: tiles of 32 tokens x 32 rows, four by four products for each group of four lanes
 #include <cuda_runtime.h>
 
+#include "float_sums.cuh"
 #include "linear_float.h"
 #include "ptx/copy_async.cuh"
 
@@ -11,27 +12,6 @@ namespace {
 
 constexpr int kFewTokens = 8;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
-
-__device__ __forceinline__ void multiply(float (&sums)[4], const float4& w, const float4& x) {
-    sums[0] = __fmaf_rn(w.x, x.x, sums[0]);
-    sums[1] = __fmaf_rn(w.y, x.y, sums[1]);
-    sums[2] = __fmaf_rn(w.z, x.z, sums[2]);
-    sums[3] = __fmaf_rn(w.w, x.w, sums[3]);
-}
-
-/** a[l] + a[l + 8], then + 4, 2, 1: of the four lanes' 16 sums. */
-__device__ __forceinline__ float fold(float (&sums)[4]) {
-#pragma unroll
-    for (int step = 2; step >= 1; step /= 2)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i] = __fadd_rn(sums[i], __shfl_xor_sync(~0u, sums[i], step));
-    return __fadd_rn(__fadd_rn(sums[0], sums[2]), __fadd_rn(sums[1], sums[3]));
-}
-
-__device__ __forceinline__ void finish(const FloatWeights& weights, int row, float y, float* out, bool accumulate) {
-    if (weights.bias != nullptr) y = __fadd_rn(y, weights.bias[row]);
-    *out = accumulate ? __fadd_rn(*out, y) : y;
-}
 
 // ── §1 ──
 constexpr int kFewThreads = 128;
@@ -53,7 +33,7 @@ __global__ void __launch_bounds__(kFewThreads) linear_float_few(const FloatWeigh
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
         const float y = fold(sums[t]);
-        if (part == 0 && t < tokens && row < weights.rows) finish(weights, row, y, out + static_cast<int64_t>(t) * weights.rows + row, accumulate);
+        if (part == 0 && t < tokens && row < weights.rows) finish_float(weights.bias, row, y, out + static_cast<int64_t>(t) * weights.rows + row, accumulate);
     }
 }
 
@@ -105,7 +85,7 @@ __global__ void __launch_bounds__(FloatTile::kThreads) linear_float_many(const F
         for (int r = 0; r < 4; ++r) {
             const float y = fold(sums[t][r]);
             const int token = first_token + token_part + t * 8, row = first_row + row_part + r * 8;
-            if (part == r && token < tokens && row < weights.rows) finish(weights, row, y, out + static_cast<int64_t>(token) * weights.rows + row, accumulate);
+            if (part == r && token < tokens && row < weights.rows) finish_float(weights.bias, row, y, out + static_cast<int64_t>(token) * weights.rows + row, accumulate);
         }
 }
 

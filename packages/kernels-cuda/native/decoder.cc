@@ -81,6 +81,8 @@ void CacheSequence::reserve(Stream& worker, int tokens) {
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
       processors_(worker.device().facts().processors), shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
+    if (host.embedding.data == nullptr && output_->float_weights() == nullptr)
+        throw Failure("ERR_ARG_TYPE", "Expected an embedding, or an output layer in float32 that has the same numbers");
     for (const HostLayer& from : host.layers) {
         layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(worker, from.query_norm), upload(worker, from.key_norm), from.qkv, from.attention_output,
                            from.mlp_up, from.mlp_down, from.window_left});

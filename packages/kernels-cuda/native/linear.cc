@@ -27,9 +27,11 @@ void upload_rows(Stream& worker, void* to, size_t padded, const void* from, size
 
 }  // namespace
 
-LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols) {
-    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(padded_columns(cols_));
-    if (host.codes != nullptr) {
+LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols), group_(host.group) {
+    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(this->columns());
+    if (host.packed != nullptr) {
+        take_int4(worker, host);
+    } else if (host.codes != nullptr) {
         codes_ = worker.allocate(rows * columns);
         upload_rows(worker, codes_->as(), columns, host.codes, cols, rows);
         scales_ = upload(worker, host.scales, rows * sizeof(float));
@@ -39,6 +41,17 @@ LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.r
     }
     if (host.bias != nullptr) bias_ = upload(worker, host.bias, rows * sizeof(float));
     worker.synchronize();
+}
+
+void LinearLayer::take_int4(Stream& worker, const HostWeights& host) {
+    const size_t rows = static_cast<size_t>(rows_), width = static_cast<size_t>(cols_) / 2, padded = static_cast<size_t>(columns()) / 2;
+    const size_t groups = static_cast<size_t>(cols_ / group_) * sizeof(float), padded_groups = static_cast<size_t>(columns() / group_) * sizeof(float);
+    const auto natural = worker.allocate(rows * padded);
+    codes_ = worker.allocate(rows * padded);
+    scales_ = worker.allocate(rows * padded_groups);
+    upload_rows(worker, natural->as(), padded, host.packed, width, rows);
+    upload_rows(worker, scales_->as(), padded_groups, host.scales, groups, rows);
+    check_cuda(launch_arrange_int4(natural->as<uint8_t>(), rows_, columns(), codes_->as<uint8_t>(), worker.handle()), "arrange INT4 weights");
 }
 
 bool LinearLayer::suits_library(int tokens) const { return is_int8() && tokens > kLibraryTokens && int64_t{rows_} * columns() >= kLibraryWeights; }
@@ -62,6 +75,10 @@ void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool a
 }
 
 void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+    if (group_ > 0) {
+        const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
+        return check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
+    }
     const FloatWeights weights{weights_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
     check_cuda(launch_linear_float(weights, input, tokens, out, accumulate, stream), "run a float32 linear layer");
 }

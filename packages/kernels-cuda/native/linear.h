@@ -6,14 +6,17 @@
 #include "buffer.h"
 #include "cublas_lt.h"
 #include "linear_float.h"
+#include "linear_int4.h"
 #include "linear_int8.h"
 
 namespace intflash {
 
-/** Weights in the caller's memory; exactly one of `codes` and `weights` is given. Only read while a layer is being made. */
+/** Weights in the caller's memory; exactly one of `codes`, `packed` and `weights` is given. Only read while a layer is being made. */
 struct HostWeights {
     int rows, cols;
     const int8_t* codes = nullptr;
+    const uint8_t* packed = nullptr;  // INT4 codes, two a byte, low nibble first
+    int group = 0;                    // columns that share a scale of theirs
     const float *scales = nullptr, *weights = nullptr, *bias = nullptr;
 };
 
@@ -31,16 +34,17 @@ public:
 
     int rows() const { return rows_; }
     int cols() const { return cols_; }
-    int columns() const { return padded_columns(cols_); }
-    bool is_int8() const { return codes_ != nullptr; }
-    /** [rows, columns()] of a float layer. */
-    const float* float_weights() const { return weights_->as<float>(); }
+    int columns() const { return group_ > 0 ? padded_int4_columns(cols_) : padded_columns(cols_); }
+    /** Takes codes; otherwise floats. */
+    bool is_int8() const { return codes_ != nullptr && group_ == 0; }
+    /** [rows, columns()] of a float32 layer; null: it is another. */
+    const float* float_weights() const { return weights_ ? weights_->as<float>() : nullptr; }
 
     /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
     bool suits_library(int tokens) const;
     /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
     void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
-    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. */
+    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. */
     void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
     void forward(Stream& worker, const float* input, int tokens, float* out) const;
@@ -51,7 +55,9 @@ public:
 private:
     void forward_part(Stream& worker, const float* input, int tokens, float* out) const;
 
-    int rows_, cols_;
+    void take_int4(Stream& worker, const HostWeights& host);
+
+    int rows_, cols_, group_;
     std::shared_ptr<Buffer> codes_, scales_, weights_, bias_;
 };
 

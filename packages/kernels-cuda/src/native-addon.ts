@@ -129,11 +129,14 @@ export interface NativeQuantizeRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
-/** Weights of a linear layer: `codes` with `scales`, or `weights`. */
+/** Weights of a linear layer: `codes` or `packed` with `scales`, or `weights`. */
 export interface NativeLinear {
   readonly rows: number;
   readonly cols: number;
   readonly codes?: Int8Array | undefined;
+  readonly packed?: Uint8Array | undefined;
+  /** Columns that share a scale of `packed`. */
+  readonly group?: number | undefined;
   readonly scales?: Float32Array | undefined;
   readonly weights?: Float32Array | undefined;
   readonly bias?: Float32Array | undefined;

@@ -1,5 +1,5 @@
-import type { LinearWeights } from '@int-flash/ops';
-import { fma32, quantizePerTokenInt8 } from '@int-flash/quant';
+import type { Int4Group, LinearWeights } from '@int-flash/ops';
+import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createCudaBackend } from '../src/cuda-backend.js';
@@ -90,6 +90,36 @@ describe.skipIf(!available)('CUDA linear layers', () => {
       expect(unequalBits(layer.forwardSync(input, tokens), floatOracle(weights, rows, cols, input))).toBe(0);
     }
     layer.dispose();
+  });
+
+  // 96 and 160 columns leave part of a block of 128 empty; 7 and 33 rows a ragged tile.
+  it.each(
+    [32, 64, 128].flatMap((group) =>
+      [
+        [7, group],
+        [33, 3 * group],
+        [64, 1024],
+      ].map(([rows, cols]) => [group, rows!, cols!] as const),
+    ),
+  )('INT4 in groups of %i, %i x %i: the bits of the float32 layer it stands for', (group, rows, cols) => {
+    const bias = normals(rows, 2);
+    const codes = quantizePerGroupInt4(normals(rows * cols, 1), cols, group as Int4Group);
+    codes.packed.set([0x88, 0x7f, 0x80, 0x0f], 0); // -8, which quantizers do not make but files may hold
+    const weights = { type: 'int4', rows, cols, bias, ...codes } as const;
+    const layer = backend.createLinear(weights);
+    const wide = widenInt4Linear(weights);
+    const twin = backend.createLinear(wide);
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      const out = layer.forwardSync(input, tokens);
+      expect(unequalBits(out, twin.forwardSync(input, tokens)), `${tokens} tokens`).toBe(0);
+      if (tokens === 1 && wide.type === 'fp32') {
+        const expected = floatOracle(wide.weights, rows, cols, input).map((y, row) => y + bias[row]!);
+        expect(unequalBits(out, expected)).toBe(0);
+      }
+    }
+    layer.dispose();
+    twin.dispose();
   });
 
   it('gives a token the same bits alone and among others', () => {

@@ -13,13 +13,15 @@ export interface BatchPart {
   /** Holds the tokens before, and these afterwards. */
   readonly cache: SequenceCache;
   readonly attention: AttentionChoice;
+  /** Wants the logits after each of its tokens, not after the last only. */
+  readonly wantsAll?: boolean | undefined;
   /** A token is wanted, not its logits. Only of a cache on the device, which draws it there. */
   readonly draw?: DrawRules | undefined;
   /** Wants the logits after each of its tokens, not after the last only. Only of a cache in host memory. */
   readonly wantsAll?: boolean | undefined;
 }
 
-/** Logits after a part's last token, [vocabSize], or the token drawn from them. */
+/** Logits after a part's last token, [vocabSize], or after each, [ids.length, vocabSize]; or the token drawn from the last. */
 export type PartOutcome = Float32Array | number;
 
 /**
@@ -38,9 +40,11 @@ export async function stepOnDevice(
       found.set(cache, outcomes[i]!);
     });
   };
+  for (const { cache, ids, wantsAll } of parts)
+    if (cache instanceof DeviceCache && wantsAll) found.set(cache, await allLogits(cache, ids, pace));
   for (const type of ['int8', 'int4'] as const) {
-    const ours = parts.flatMap(({ cache, ids, draw }) =>
-      cache instanceof DeviceCache && cache.type === type ? [{ cache, ids, draw }] : [],
+    const ours = parts.flatMap(({ cache, ids, draw, wantsAll }) =>
+      cache instanceof DeviceCache && cache.type === type && !wantsAll ? [{ cache, ids, draw }] : [],
     );
     const drawing = ours.flatMap(({ draw, ...part }) => (draw ? [{ ...part, draw }] : []));
     const others = ours.filter(({ draw }) => !draw);
@@ -48,4 +52,10 @@ export async function stepOnDevice(
     if (others.length > 0) note(others, await DeviceCache.forwardTogether(decoder(), others, pace));
   }
   return found;
+}
+
+async function allLogits(cache: DeviceCache, ids: readonly number[], pace: Pace): Promise<Float32Array> {
+  const rows: Float32Array[] = [];
+  await cache.forward(ids, { pace, chunk: ids.length }, (logits) => rows.push(logits));
+  return rows[0]!;
 }

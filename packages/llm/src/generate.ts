@@ -132,13 +132,13 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     // A vocabulary may be padded to a round size: rows without a token are never drawn.
     const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
     const onDevice = session.canDraw && this.#options.logprobs === undefined;
-    let next: readonly number[] = this.promptIds;
-    let logits: Float32Array | undefined;
+    const logitsBehind = () =>
+      answer.length === 0 ? session.forward(this.promptIds) : speculation.after(ids, maxTokens - answer.length);
     for (;;) {
       const draw = onDevice ? drawRules(rules, vocabulary, random) : undefined;
-      if (!draw) logits ??= await session.forward(next);
+      const logits = draw ? undefined : await logitsBehind();
       const tokenId = draw
-        ? await session.draw(next, draw)
+        ? await session.draw(answer.length === 0 ? this.promptIds : answer.slice(-1), draw)
         : sample(logits!.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
       answer.push(tokenId);
       ids.push(tokenId);
@@ -158,8 +158,6 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
         return;
       }
       yield token;
-      if (draw) next = [tokenId];
-      else logits = await speculation.after(ids, maxTokens - answer.length);
     }
   }
 

@@ -24,7 +24,7 @@ export interface SequenceWork {
 }
 
 export interface SubmittedWork {
-  /** What is wanted after the last token, or the logits after each, [ids.length, vocabSize]; rejects with the signal's reason as soon as it aborts. */
+  /** Rejects with the signal's reason as soon as it aborts. */
   readonly outcome: Promise<PartOutcome>;
   /** Resolves when the cache is no longer in use. */
   readonly released: Promise<void>;

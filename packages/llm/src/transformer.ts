@@ -151,7 +151,7 @@ export class Transformer {
    * Runs one step over several sequences: the linear layers read all their tokens at once, attention each sequence's own cache.
    * No row depends on another but through its own cache, so a sequence's logits are to the bit what they are without the others.
    *
-   * @returns What each part wants: logits after its last token, [vocabSize], or after each of them, [ids.length, vocabSize], or a token.
+   * @returns What each part wants.
    * @throws as {@link forward}; every cache is then as it was before.
    */
   async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<PartOutcome[]> {

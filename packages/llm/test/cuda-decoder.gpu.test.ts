@@ -57,7 +57,7 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
 
   interface Case {
     readonly config: ModelConfig;
-    readonly choice: 'int8' | 'fp32';
+    readonly choice: 'int8' | 'fp32' | 'int4';
     readonly dtype: 'int8' | 'int4';
     readonly pieces: readonly number[];
   }
@@ -89,6 +89,11 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     it.each(Object.keys(VARIANTS))('%s', async (name) => {
       await expectTheCpusBits({ config: { ...SMALL, ...VARIANTS[name] }, choice, dtype: 'int8', pieces: PIECES });
     });
+  });
+
+  it.each(['head dim 64', 'head dim 128, eleven queries a key'])('INT4 linear layers, %s', async (name) => {
+    const config = { ...SMALL, ...VARIANTS[name], intermediateSize: 192 };
+    await expectTheCpusBits({ config, choice: 'int4', dtype: 'int8', pieces: PIECES });
   });
 
   it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {

@@ -1,4 +1,5 @@
 import type { Backend, LinearWeights } from '@int-flash/ops';
+import { quantizePerGroupInt4 } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { expect } from 'vitest';
 import { createLinear } from '../src/layers/linear.js';
@@ -52,21 +53,28 @@ export const VARIANTS: Record<string, Partial<ModelConfig>> = {
 };
 
 /** The same random weights on any backend. */
-export function randomWeights(config: ModelConfig, backend: Backend, choice: 'int8' | 'fp32'): ModelWeights {
+export function randomWeights(config: ModelConfig, backend: Backend, choice: 'int8' | 'fp32' | 'int4'): ModelWeights {
   const normal = seededNormal(seededUniform(5));
   const numbers = (count: number, size: number, around = 0) =>
     Float32Array.from({ length: count }, () => around + size * normal());
   const { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxPositions, mlp } = config;
   const made: { dispose(): void }[] = [];
   const linear = (rows: number, cols: number, bias = false, kind = choice) => {
-    const weights: LinearWeights = {
+    const weights: LinearWeights & { type: 'fp32' } = {
       type: 'fp32',
       rows,
       cols,
       weights: numbers(rows * cols, 1 / Math.sqrt(cols)),
       bias: bias ? numbers(rows, 0.1) : undefined,
     };
-    const layer = createLinear(backend, [weights], kind);
+    const layer =
+      kind === 'int4'
+        ? createLinear(
+            backend,
+            [{ ...weights, ...quantizePerGroupInt4(weights.weights, cols, 32), type: 'int4' }],
+            'auto',
+          )
+        : createLinear(backend, [weights], kind);
     made.push(layer);
     return layer;
   };
