@@ -17,8 +17,6 @@ export interface BatchPart {
   readonly wantsAll?: boolean | undefined;
   /** A token is wanted, not its logits. Only of a cache on the device, which draws it there. */
   readonly draw?: DrawRules | undefined;
-  /** Wants the logits after each of its tokens, not after the last only. Only of a cache in host memory. */
-  readonly wantsAll?: boolean | undefined;
 }
 
 /** Logits after a part's last token, [vocabSize], or after each, [ids.length, vocabSize]; or the token drawn from the last. */
