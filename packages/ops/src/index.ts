@@ -19,6 +19,7 @@ export {
   type Backend,
   type BackendName,
   type BackendStatus,
+  type CacheAppendArgs,
   type CacheAttentionArgs,
   type Int4Group,
   type Linear,
