@@ -39,7 +39,7 @@ async function run(
     from += length;
   }
   expect(cache.length).toBe(from);
-  expect(count.bytes).toBeGreaterThan(0);
+  if (cache instanceof DeviceCache) expect(count.bytes).toBeGreaterThan(0); // pools count the others'
   cache.dispose();
   expect(count.bytes).toBe(0);
   model.dispose();
