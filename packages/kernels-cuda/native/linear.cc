@@ -9,8 +9,8 @@ namespace {
 
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
-/** Above these cuBLASLt is worth the second that loading it may take. */
-constexpr int kLibraryTokens = 64;
+/** Above these cuBLASLt is worth the second that loading it may take; our products by rows serve fewer tokens. */
+constexpr int kLibraryTokens = 8;
 constexpr int64_t kLibraryWeights = 1 << 20;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
