@@ -1,6 +1,11 @@
 import type { Options } from 'tsup';
 import { bundledLicences } from './bundled-licences.mjs';
 
+/** For programs: bundled CommonJS asks for Node's own modules by `require`, which an ES module does not have. */
+export const REQUIRE_BANNER = {
+  js: "import { createRequire as commonJs } from 'node:module'; const require = commonJs(import.meta.url);",
+};
+
 /**
  * One build for every library package: ESM and CommonJS from the front door `src/index.ts`. Types are a second run,
  * `tsup --dts-only`: they take twenty times as long, and running the program does not need them.

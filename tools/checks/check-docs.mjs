@@ -5,9 +5,12 @@ import { basename, dirname, join, relative, resolve } from 'node:path';
 import { root } from '../process.mjs';
 import { filesBelow, workspacePackages } from '../stamp.mjs';
 import { figureProblems } from './figures.mjs';
+import { unclaimedFigures } from './unclaimed-figures.mjs';
 
 /** Written by tools, or told about the past: a changelog may name a file long gone. */
 const NOT_CHECKED = /(^|\/)(CHANGELOG\.md|LICENSE\.md)$|^\.changeset\/(?!README)/;
+/** A record of measurements itself, or a model's, which has its own. */
+const RECORDS = /^(docs\/results|models)\//;
 /** Made by a build or a run, so absent from a fresh clone. */
 const GENERATED = /(^|\/)(node_modules|dist|build|coverage|\.gpu|\.turbo)(\/|$)/;
 /** Bare names with these endings can only be files of this repository; a `config.json` may be a model's. */
@@ -27,6 +30,7 @@ for (const path of files.filter((file) => file.endsWith('.md') && !NOT_CHECKED.t
   }
   for (const fence of fences) checkCommands(path, fence);
   problems.push(...figureProblems(root, path, text));
+  if (!RECORDS.test(path)) problems.push(...unclaimedFigures(path, text));
 }
 
 for (const path of unlistedModules()) console.log(`warning: docs/architecture.md has no line for ${path}`);

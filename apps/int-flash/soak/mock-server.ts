@@ -7,8 +7,9 @@ import { ServeState } from '../src/serve/serve-state.js';
 import { loadWebPage } from '../src/serve/web-page.js';
 import { mockEngine } from '../test/mock-engine.js';
 
-const { tokenMs = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
-const engine = mockEngine({ tokenMs });
+const { tokenMs = 0, tokenCharacters = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
+const longToken = 'x'.repeat(tokenCharacters);
+const engine = mockEngine({ tokenMs, ...(tokenCharacters > 0 ? { text: () => longToken } : {}) });
 let failures = 0;
 const state = new ServeState({ ...SERVE_DEFAULTS, port: 0, ...settings }, () => {
   failures++;
@@ -18,6 +19,7 @@ state.start(engine);
 process.on('message', () => {
   process.send!({
     rss: process.memoryUsage.rss(),
+    cpuMs: cpuMs(),
     descriptors: readdirSync('/proc/self/fd').length,
     handles: process.getActiveResourcesInfo().length,
     underWay: state.requestsUnderWay,
@@ -26,5 +28,12 @@ process.on('message', () => {
     ...engine.held(),
   });
 });
+
+/** Processor time since the start. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 process.on('disconnect', () => process.exit());
 process.send!({ port: Number(new URL(server.url).port) });

@@ -15,10 +15,17 @@ export interface Finding {
   readonly bound?: number;
 }
 
-/** Replaces the lines of this piece. */
-export function record(piece: string, seconds: number, findings: readonly Finding[]): void {
+/**
+ * Replaces the lines of this piece.
+ * @param loadBefore the system's load of the last minute as the piece began
+ */
+export function record(piece: string, seconds: number, loadBefore: number, findings: readonly Finding[]): void {
   const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout?.trim() || 'unknown';
-  const machine = { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', cores: os.availableParallelism() };
+  const machine = {
+    cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+    cores: os.availableParallelism(),
+    load: round(loadBefore), // above 0, others had a share of the cores
+  };
   const path = join(FOLDER, 'soak.jsonl');
   const kept = existsSync(path)
     ? readFileSync(path, 'utf8')

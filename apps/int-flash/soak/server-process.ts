@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 /** What a mock server holds. */
 export interface ServerStats {
   readonly rss: number;
+  readonly cpuMs: number;
   readonly descriptors: number;
   readonly handles: number;
   readonly underWay: number;

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Engine, EngineToken } from '../src/serve/engine.js';
 
 export interface MockOptions {
@@ -49,7 +48,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
       try {
         for (let i = 0; i < maxTokens; i++) {
           // A signal on each sleep would cost more than the mock is to cost.
-          await (tokenMs > 0 ? sleep(tokenMs) : new Promise((resolve) => setImmediate(resolve)));
+          await new Promise((resolve) => (tokenMs > 0 ? setTimeout(resolve, tokenMs) : setImmediate(resolve)));
           signal.throwIfAborted();
           if (failAt?.token === i) throw failAt.error;
           drawn++;

@@ -97,6 +97,7 @@ bool place_run(const CacheSpec& spec, int64_t head, CacheRunArgs* args) {
         args->keys = static_cast<const char*>(spec.keys) + byte;
         args->values = static_cast<const char*>(spec.values) + byte;
         if (coded) args->key_scale = spec.key_scales + row, args->value_scale = spec.value_scales + row;
+        if (!spec.pages) args->readable = spec.length;
         return true;
     }
     const size_t bytes = static_cast<size_t>(tokens) * (spec.type == ElementType::kFloat16 ? static_cast<size_t>(spec.head_dim) * 4 : row_bytes(spec));
@@ -200,6 +201,7 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         args.head_dim = dim;
         args.first = args.begin = (first_run + run) * kRunKeys;
         args.end = std::min<int64_t>(spec.length, args.begin + kRunKeys);
+        args.readable = args.end;
         if (!place_run(spec, h, &args)) {
             out_of_memory = true;
             return;

@@ -1,5 +1,6 @@
-// cacheAttention(): a CacheSpec from parameters and arrays. No arithmetic in this file.
+// cacheAttention(), appendCache(): specs from parameters and arrays. No arithmetic in this file.
 #include "bindings.h"
+#include "cache_append.h"
 #include "cache_attention.h"
 #include "environment.h"
 #include "js_args.h"
@@ -23,16 +24,16 @@ napi_typedarray_type array_type(ElementType type) {
     return type == ElementType::kInt8 ? napi_int8_array : napi_uint8_array;
 }
 
-// The block table must name pages that exist, for every token there is.
-bool read_pages(ArgumentReader* args, size_t index, CacheSpec* s, Failure* failure) {
+// The block table must name pages that exist, for every one of `tokens` tokens.
+bool read_pages(ArgumentReader* args, size_t index, int64_t tokens, int64_t capacity, const int32_t** table, Failure* failure) {
     if (args->absent(index)) return true;
     const ArrayView pages = args->view(index, "pages", napi_int32_array);
-    const int64_t needed = round_up(s->length, kPageTokens) / kPageTokens, there = s->capacity / kPageTokens;
+    const int64_t needed = round_up(tokens, kPageTokens) / kPageTokens, there = capacity / kPageTokens;
     if (!args->ok() || !holds(pages, static_cast<double>(needed), "pages", failure)) return false;
-    s->pages = static_cast<const int32_t*>(pages.data);
+    *table = static_cast<const int32_t*>(pages.data);
     for (int64_t i = 0; i < needed; i++) {
-        if (s->pages[i] < 0 || s->pages[i] >= there)
-            return failure->set("ERR_SHAPE", "Expected pages from 0 to %lld, got %d", static_cast<long long>(there - 1), s->pages[i]);
+        const int32_t page = (*table)[i];
+        if (page < 0 || page >= there) return failure->set("ERR_SHAPE", "Expected pages from 0 to %lld, got %d", static_cast<long long>(there - 1), page);
     }
     return true;
 }
@@ -76,7 +77,7 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
             s.key_scales = static_cast<const float*>(key_scales.data);
             s.value_scales = static_cast<const float*>(value_scales.data);
         }
-        if (!read_pages(&args, 7, &s, &failure)) return false;
+        if (!read_pages(&args, 7, s.length, s.capacity, &s.pages, &failure)) return false;
         const ArrayView out = args.float32_view(6, "out");
         if (!args.ok() || !holds(out, queries, "out", &failure)) return false;
         s.query = static_cast<const float*>(query.data);
@@ -92,10 +93,61 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
+enum AppendParameter : size_t { kAppendIsa, kAppendKvHeads, kAppendCapacity, kAppendHeadDim, kAppendLength, kAppendTokens, kKeyOffset, kValueOffset, kStride, kAppendParameterCount };
+
+// appendCache(parameters, rows, keys, values, keyScales, valueScales, keyShift, largestValueScale, pages) → whether all rows were finite
+Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    AppendSpec s;
+    const bool read = [&] {
+        ParameterReader p(args.view(0, "parameters", napi_float64_array), kAppendParameterCount, &failure);
+        if (!p.ok()) return false;
+        s.kernels = kernels_at(&p, kAppendIsa);
+        s.kv_heads = p.integer(kAppendKvHeads, "kvHeads", 1, 1 << 20);
+        s.capacity = p.integer(kAppendCapacity, "capacity", 0, kMaxTokens);
+        s.head_dim = static_cast<int>(p.integer(kAppendHeadDim, "headDim", 1, kMaxHeadDim));
+        s.length = p.integer(kAppendLength, "length", 0, kMaxTokens);
+        s.tokens = p.integer(kAppendTokens, "tokens", 0, kMaxTokens);
+        const int64_t key_offset = p.integer(kKeyOffset, "keyOffset", 0, kMaxTokens), value_offset = p.integer(kValueOffset, "valueOffset", 0, kMaxTokens);
+        s.stride = p.integer(kStride, "stride", 0, kMaxTokens);
+        if (!p.ok()) return false;
+        if (args.absent(8) && s.length + s.tokens > s.capacity)
+            return failure.set("ERR_SHAPE", "Expected room for %lld tokens behind %lld, got a capacity of %lld", static_cast<long long>(s.tokens),
+                               static_cast<long long>(s.length), static_cast<long long>(s.capacity));
+        const double heads = static_cast<double>(s.kv_heads), scales = heads * static_cast<double>(s.capacity), width = heads * s.head_dim;
+        const double last = static_cast<double>(s.tokens - 1) * static_cast<double>(s.stride) + width;
+        const ArrayView rows = args.float32_view(1, "rows"), keys = args.view(2, "keys", napi_int8_array), values = args.view(3, "values", napi_int8_array);
+        const ArrayView key_scales = args.float32_view(4, "keyScales"), value_scales = args.float32_view(5, "valueScales");
+        const ArrayView shift = args.float32_view(6, "keyShift"), largest = args.float32_view(7, "largestValueScale");
+        if (!args.ok()) return false;
+        const double needed = s.tokens == 0 ? 0 : last + static_cast<double>(key_offset > value_offset ? key_offset : value_offset);
+        if (!holds(rows, needed, "rows", &failure) || !holds(keys, scales * s.head_dim, "keys", &failure) || !holds(values, scales * s.head_dim, "values", &failure) ||
+            !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure) || !holds(shift, width, "keyShift", &failure) ||
+            !holds(largest, heads, "largestValueScale", &failure) || !read_pages(&args, 8, s.length + s.tokens, s.capacity, &s.pages, &failure))
+            return false;
+        s.keys = static_cast<const float*>(rows.data) + key_offset;
+        s.values = static_cast<const float*>(rows.data) + value_offset;
+        s.key_shift = static_cast<const float*>(shift.data);
+        s.largest_value_scale = static_cast<float*>(largest.data);
+        s.key_codes = static_cast<int8_t*>(keys.data);
+        s.value_codes = static_cast<int8_t*>(values.data);
+        s.key_scales = static_cast<float*>(key_scales.data);
+        s.value_scales = static_cast<float*>(value_scales.data);
+        return true;
+    }();
+    if (!read) {
+        throw_failure(info.Env(), failure);
+        return {};
+    }
+    return Napi::Boolean::New(info.Env(), append_cache(s));
+}
+
 }  // namespace
 
 void export_cache_attention(Napi::Env env, Napi::Object exports) {
     exports.Set("cacheAttention", Napi::Function::New<cache_attention_sync>(env, "cacheAttention"));
+    exports.Set("appendCache", Napi::Function::New<append_cache_sync>(env, "appendCache"));
 }
 
 }  // namespace int_flash

@@ -90,7 +90,8 @@ struct CacheRunArgs {
     const float* key_scale;
     const float* value_scale;
     int64_t first;       // key whose row and scales come first
-    int64_t begin, end;  // keys of this run; end <= length
+    int64_t begin, end;  // keys of this run
+    int64_t readable;    // rows up to this key lie behind one another, end or later: worth fetching ahead
     int rows;
     const uint32_t* query;  // prepared rows, query_words apart
     const float* row_scale;    // r (integer scores) or unused
@@ -158,6 +159,9 @@ struct KernelTable {
     // Prepares a float row for cache_run or linear: codes as words (`words` of them), its scale, largest magnitude bits.
     void (*prepare_int8_row)(const float* row, int dim, uint32_t* words, float* scale, uint32_t* max_bits, Scratch* scratch);
     void (*cache_run)(CacheRunArgs* args, Scratch* scratch);
+    // A cache's row less `shift` (or null) to `row` (dim rounded up to 16); returns its INT8 scale, NaN for a row that is not finite.
+    float (*cache_row_scale)(const float* source, const float* shift, int dim, float* row);
+    void (*encode_cache_row)(const float* row, int dim, float scale, int8_t* codes);
 
     size_t (*linear_int8_bytes)(int rows, int cols);
     void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);

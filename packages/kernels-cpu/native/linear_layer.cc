@@ -117,7 +117,7 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     const Places p = places_in(Arena(workspace.memory.as<char>()), &bytes);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
     // Waking a helper takes about as long as these many multiply-adds on one core.
-    const int threads = macs < (is_int8_ ? 1e6 : 150e3) ? 1 : threads_;
+    const int threads = macs < (is_int8_ ? 500e3 : 150e3) ? 1 : threads_;
     std::atomic<bool> nonfinite{false};
     auto prepare = [&](int64_t t) {
         const float* row = input + t * cols_;

@@ -23,22 +23,52 @@ void relax() {
 #endif
 }
 
+// Tasks [next, end) that one thread works through, as next * 2^32 + end.
+struct alignas(64) Share {
+    std::atomic<uint64_t> tasks{0};
+
+    void set(uint64_t next, uint64_t end) { tasks.store(next << 32 | end, std::memory_order_relaxed); }
+    bool empty() const {
+        const uint64_t now = tasks.load(std::memory_order_relaxed);
+        return now >> 32 >= (now & 0xffffffffu);
+    }
+    // The next task, or the last one for a thread that has done its own share; -1 when there is none.
+    int64_t take(bool last) {
+        uint64_t now = tasks.load(std::memory_order_relaxed);
+        for (;;) {
+            const uint64_t next = now >> 32, end = now & 0xffffffffu;
+            if (next >= end) return -1;
+            const uint64_t after = last ? next << 32 | (end - 1) : (next + 1) << 32 | end;
+            if (tasks.compare_exchange_weak(now, after, std::memory_order_relaxed)) return static_cast<int64_t>(last ? end - 1 : next);
+        }
+    }
+};
+
+constexpr int kMostShares = 32;  // with more threads, several work through one
+
+// A run of tasks a thread, the same in every call of the same size: what a task reads stays in the cache of the core that read it in the
+// call before. Who is done early takes from the others.
 struct Batch {
     void (*run)(void*, int64_t);
     void* context;
-    int64_t tasks;
+    int shares;
     int helpers_wanted;            // guarded by the pool's mutex, like the next two
     int helpers_inside = 0;
     Batch* next_batch = nullptr;
-    std::atomic<int64_t> next_task{0};
     std::atomic<int> inside{0};  // mirror of helpers_inside, for spinning without the lock
+    Share share[kMostShares];
 
-    void work() {
-        for (;;) {
-            const int64_t task = next_task.fetch_add(1, std::memory_order_relaxed);
-            if (task >= tasks) return;
-            run(context, task);
+    void work(int thread) {
+        const int own = thread % shares;
+        for (int i = 0; i < shares; i++) {
+            Share& from = share[(own + i) % shares];
+            for (int64_t task = from.take(i > 0); task >= 0; task = from.take(i > 0)) run(context, task);
         }
+    }
+    bool has_work() const {
+        for (int i = 0; i < shares; i++)
+            if (!share[i].empty()) return true;
+        return false;
     }
 };
 
@@ -50,7 +80,7 @@ struct Detached {
 
 // A decode step calls once a layer, every few microseconds: a thread that slept would cost more than the layer. After this long
 // without work it does sleep.
-constexpr auto kSpin = std::chrono::microseconds(60);
+constexpr auto kSpin = std::chrono::microseconds(200);
 
 class Pool {
 public:
@@ -62,7 +92,7 @@ public:
             batches_ = batch;
             wake(lock, batch->helpers_wanted);
         }
-        batch->work();
+        batch->work(0);
         std::unique_lock<std::mutex> lock(mutex_);
         for (Batch** link = &batches_; *link; link = &(*link)->next_batch) {
             if (*link != batch) continue;
@@ -117,13 +147,14 @@ private:
 
     void serve() {
         std::unique_lock<std::mutex> lock(mutex_);
+        const int thread = ++serving_;  // 0 is whoever calls
         for (;;) {
             if (Batch* batch = joinable()) {
                 batch->helpers_wanted--;
                 batch->helpers_inside++;
                 batch->inside.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
-                batch->work();
+                batch->work(thread);
                 lock.lock();
                 batch->helpers_inside--;
                 if (batch->helpers_inside == 0) left_.notify_all();
@@ -158,7 +189,7 @@ private:
 
     Batch* joinable() {
         for (Batch* batch = batches_; batch; batch = batch->next_batch) {
-            if (batch->helpers_wanted > 0 && batch->next_task.load(std::memory_order_relaxed) < batch->tasks) return batch;
+            if (batch->helpers_wanted > 0 && batch->has_work()) return batch;
         }
         return nullptr;
     }
@@ -168,7 +199,7 @@ private:
     std::atomic<uint64_t> epoch_{0};
     Batch* batches_ = nullptr;
     Detached* detached_ = nullptr;
-    int size_ = 0, sleeping_ = 0;
+    int size_ = 0, serving_ = 0, sleeping_ = 0;
 };
 
 Pool& pool() {
@@ -180,6 +211,19 @@ Pool& pool() {
 
 void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void* context) {
     if (threads > tasks) threads = static_cast<int>(tasks);
+    constexpr int64_t kMostTasks = 0x7fffffff;  // a share's numbers have 32 bits
+    if (tasks > kMostTasks) {
+        struct Groups {
+            void (*run)(void*, int64_t);
+            void* context;
+            int64_t tasks, size;
+        } groups{run, context, tasks, tasks / kMostTasks + 1};
+        const auto run_group = [](void* all, int64_t group) {
+            const Groups& g = *static_cast<Groups*>(all);
+            for (int64_t task = group * g.size; task < (group + 1) * g.size && task < g.tasks; task++) g.run(g.context, task);
+        };
+        return parallel_for(threads, (tasks + groups.size - 1) / groups.size, run_group, &groups);
+    }
     if (threads <= 1) {
         for (int64_t task = 0; task < tasks; task++) run(context, task);
         return;
@@ -187,8 +231,9 @@ void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void*
     Batch batch;
     batch.run = run;
     batch.context = context;
-    batch.tasks = tasks;
+    batch.shares = threads < kMostShares ? threads : kMostShares;
     batch.helpers_wanted = threads - 1;
+    for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(tasks * i / batch.shares), static_cast<uint64_t>(tasks * (i + 1) / batch.shares));
     pool().parallel_for(threads, &batch);
 }
 

@@ -7,7 +7,7 @@
 namespace int_flash {
 
 // Calls run(context, task) for every task in [0, tasks), on the calling thread and up to `threads - 1` others; returns when all are
-// done. Tasks are handed out in order, one at a time.
+// done. Each thread has a run of tasks of its own, works through it in order, and then helps the others.
 void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
 
 // Runs start(context) on a pool thread. False when no thread could be started.

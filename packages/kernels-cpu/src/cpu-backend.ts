@@ -4,6 +4,7 @@ import {
   type AttentionResult,
   type Backend,
   type BackendStatus,
+  type CacheAppendArgs,
   type CacheAttentionArgs,
   checkChoice,
   checkInteger,
@@ -16,7 +17,14 @@ import {
 import { CpuLinear } from './cpu-linear.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
-import { attentionArguments, CACHE_PARAMETERS, cacheParameters, type Placement } from './native-parameters.js';
+import {
+  APPEND_PARAMETERS,
+  appendParameters,
+  attentionArguments,
+  CACHE_PARAMETERS,
+  cacheParameters,
+  type Placement,
+} from './native-parameters.js';
 
 const MAX_THREADS = 256;
 
@@ -74,6 +82,7 @@ class CpuBackend implements Backend {
   readonly #isa: string;
   readonly #placement: Placement;
   readonly #cacheParameters = new Float64Array(CACHE_PARAMETERS);
+  readonly #appendParameters = new Float64Array(APPEND_PARAMETERS);
 
   constructor(addon: NativeAddon, isa: string, placement: Placement) {
     this.#addon = addon;
@@ -122,6 +131,26 @@ class CpuBackend implements Backend {
       throw typedError(error);
     }
     return result;
+  }
+
+  appendCacheSync(args: CacheAppendArgs): boolean {
+    const { cache } = args;
+    const parameters = appendParameters(args, this.#placement, this.#appendParameters);
+    try {
+      return this.#addon.appendCache(
+        parameters,
+        args.rows,
+        cache.keys,
+        cache.values,
+        cache.keyScales,
+        cache.valueScales,
+        args.keyShift,
+        args.largestValueScale,
+        cache.pages,
+      );
+    } catch (error) {
+      throw typedError(error);
+    }
   }
 
   createLinear(weights: LinearWeights): Linear {

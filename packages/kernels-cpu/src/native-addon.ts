@@ -16,6 +16,8 @@ export interface NativeAddon {
   /** The call rejects with code ERR_ABORTED at its next tile; unknown ids are ignored. */
   abort(id: number): void;
   cacheAttention(...args: readonly unknown[]): void;
+  /** False when some row is not finite. */
+  appendCache(...args: readonly unknown[]): boolean;
   createLinear(
     parameters: Float64Array,
     weights: Float32Array | Int8Array,

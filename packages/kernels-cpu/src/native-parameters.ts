@@ -1,6 +1,7 @@
 import type {
   AttentionGeometry,
   AttentionPlan,
+  CacheAppendArgs,
   CacheAttentionArgs,
   FloatType,
   Precision,
@@ -112,3 +113,20 @@ export function cacheParameters(args: CacheAttentionArgs, placement: Placement, 
 }
 
 export const CACHE_PARAMETERS = 12;
+
+/** Parameters of the addon's `appendCache`, as {@link cacheParameters}. */
+export function appendParameters(args: CacheAppendArgs, { isa }: Placement, out: Float64Array): Float64Array {
+  const { cache } = args;
+  out[0] = isa;
+  out[1] = cache.kvHeads;
+  out[2] = cache.capacity;
+  out[3] = cache.headDim;
+  out[4] = cache.length;
+  out[5] = args.tokens;
+  out[6] = args.keyOffset;
+  out[7] = args.valueOffset;
+  out[8] = args.stride;
+  return out;
+}
+
+export const APPEND_PARAMETERS = 9;

@@ -97,6 +97,18 @@ for (const type of ['int8', 'int4', 'fp32']) {
   const args = cacheCall({ type: 'int8', tokens: 2, H: 2, Hkv: 1, length: 70, capacity: 192, D: 8 }, { isa: 0 });
   eachArgument('cacheAttention', [...args, Int32Array.of(2, 0)]);
 }
+const appended = [
+  Float64Array.of(0, 2, 12, 8, 3, 2, 0, 16, 40),
+  new Float32Array(72),
+  new Int8Array(192),
+  new Int8Array(192),
+  new Float32Array(24),
+  new Float32Array(24),
+  new Float32Array(16),
+  new Float32Array(2),
+];
+eachArgument('appendCache', appended);
+eachParameter('appendCache', appended, 0);
 const linear = [Float64Array.of(0, 1, 3, 5), new Int8Array(15), new Float32Array(3), new Float32Array(3)];
 eachArgument('createLinear', linear);
 eachParameter('createLinear', linear, 0);

@@ -1,4 +1,4 @@
-import type { KvCacheView } from '@int-flash/ops';
+import type { Backend, KvCacheView } from '@int-flash/ops';
 import { KV_PAGE_TOKENS } from '@int-flash/ops';
 import { CodeCacheLayer } from './code-cache-layer.js';
 import { FloatCacheLayer } from './float-cache-layer.js';
@@ -36,10 +36,17 @@ export interface KvCacheLayer {
   largestAt(length: number, from: number, known: Float32Array, pages: Int32Array): Float32Array;
 }
 
-export function createKvCacheLayer(dtype: KvCacheDtype, kvHeads: number, headDim: number, pages: number): KvCacheLayer {
+/** @param backend As {@link CodeCacheLayer} has it. */
+export function createKvCacheLayer(
+  dtype: KvCacheDtype,
+  kvHeads: number,
+  headDim: number,
+  pages: number,
+  backend?: Backend,
+): KvCacheLayer {
   return dtype === 'fp32' || dtype === 'fp16'
     ? new FloatCacheLayer(dtype, kvHeads, headDim, pages)
-    : new CodeCacheLayer(dtype, kvHeads, headDim, pages);
+    : new CodeCacheLayer(dtype, kvHeads, headDim, pages, backend);
 }
 
 /** Bytes that a page of one layer takes. */

@@ -1,3 +1,4 @@
+import type { Backend } from '@int-flash/ops';
 import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer } from './kv-cache-layer.js';
 import { type PageCounts, PagePool } from './page-pool.js';
 import { PrefixTree } from './prefix-tree.js';
@@ -25,10 +26,11 @@ export class KvCachePool {
   readonly prefixes: PrefixTree | undefined;
   readonly pageBytes: number;
 
-  constructor(shape: KvCachePoolShape) {
+  /** @param backend Quantizes what goes into it, where it has a way of its own. */
+  constructor(shape: KvCachePoolShape, backend?: Backend) {
     this.shape = shape;
     this.layers = Array.from({ length: shape.layers }, () =>
-      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim, shape.pages),
+      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim, shape.pages, backend),
     );
     this.pages = new PagePool(shape.pages);
     this.prefixes = shape.keepsPrefixes === false ? undefined : new PrefixTree(this.pages);

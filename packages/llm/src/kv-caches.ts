@@ -1,5 +1,5 @@
 import { totalmem } from 'node:os';
-import { IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type Backend, IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { KvCache } from './kv-cache.js';
 import { type KvCacheDtype, layerPageBytes } from './kv-cache-layer.js';
 import { KvCachePool } from './kv-cache-pool.js';
@@ -23,9 +23,11 @@ export interface KvCacheLimits {
 export class KvCaches {
   readonly #config: ModelConfig;
   readonly #limits: KvCacheLimits;
+  readonly #backend: Backend | undefined;
   readonly #pools = new Map<KvCacheDtype, KvCachePool>();
 
-  constructor(config: ModelConfig, limits: KvCacheLimits = {}) {
+  constructor(config: ModelConfig, limits: KvCacheLimits = {}, backend?: Backend) {
+    this.#backend = backend;
     this.#config = config;
     this.#limits = limits;
   }
@@ -65,7 +67,8 @@ export class KvCaches {
     if (made) return made;
     const { layers, kvHeads, headDim } = this.#config;
     const keepsPrefixes = this.#limits.keepsPrefixes !== false;
-    const pool = new KvCachePool({ layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes });
+    const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes };
+    const pool = new KvCachePool(shape, this.#backend);
     this.#pools.set(dtype, pool);
     return pool;
   }

@@ -147,7 +147,7 @@ async function loadFiles(
   });
   try {
     const { config } = files.weights;
-    const caches = new KvCaches(config, cacheLimits);
+    const caches = new KvCaches(config, cacheLimits, backend);
     caches.contextLength(kvCacheDtype); // refuses a limit that holds nothing, before the weights are read
     const tokenizer = await files.readTokenizer();
     const generation = await files.readGenerationConfig();

@@ -24,7 +24,7 @@ import type { LayerWeights, ModelWeights, NormWeights } from './model-weights.js
 import type { Pace } from './pace.js';
 
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
-export const PREFILL_CHUNK = 64;
+export const PREFILL_CHUNK = 128;
 
 // The event loop waits as long as one backend call takes, so a call is given at most so many multiply-adds: 10 to 20 ms of them
 // on one slow core. Fewer tokens than MIN_STEP would cost more in reading the weights again than they save.
@@ -76,7 +76,12 @@ export class Transformer {
   #spare: StepBuffers | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
-  constructor(config: ModelConfig, weights: ModelWeights, backend: Backend, caches = new KvCaches(config)) {
+  constructor(
+    config: ModelConfig,
+    weights: ModelWeights,
+    backend: Backend,
+    caches = new KvCaches(config, {}, backend),
+  ) {
     const { type, activation } = config.mlp;
     if (type === 'gated' && activation !== 'silu') {
       throw new IntFlashError('ERR_UNSUPPORTED', `Expected silu in a gated MLP, got ${activation}`);

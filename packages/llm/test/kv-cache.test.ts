@@ -1,4 +1,4 @@
-import { selectBackend } from '@int-flash/attention';
+import { selectBackend, status } from '@int-flash/attention';
 import { flatCache } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
 import { describe, expect, it } from 'vitest';
@@ -271,5 +271,53 @@ describe('KvCache', () => {
     zeros.settle(ids.slice(64, 128));
     zeros.publish();
     expect(pool.counts().kept).toBe(0); // the first page never settled as one of its own
+  });
+});
+
+describe('a cache whose backend has its own way to quantize rows', () => {
+  const isNative = status().backends.some(({ name, available }) => name === 'cpu' && available);
+  const poolsOf = (headDim: number) => {
+    const shape = { layers: 1, kvHeads: KV_HEADS, headDim, dtype: 'int8', pages: 4 } as const;
+    return [new KvCachePool(shape), new KvCachePool(shape, selectBackend('cpu'))];
+  };
+
+  // Zeros first, then rows of them among others, and one far smaller than the rest: all that a value's scale depends on.
+  it.skipIf(!isNative)('stores the very bits that TypeScript does, page by page', () => {
+    for (const headDim of [8, 24, 64]) {
+      const width = KV_HEADS * headDim;
+      const random = new Random(headDim);
+      const data = Float32Array.from({ length: 200 * 2 * width }, (_, i) => {
+        const token = Math.floor(i / (2 * width));
+        const isValue = i % (2 * width) >= width;
+        const x = 2 * random.next() - 1;
+        if (!isValue) return 3 * x + 20;
+        return token < 5 || token % 11 === 0 ? 0 : token === 31 ? 1e-12 * x : x;
+      });
+      const [plain, fast] = poolsOf(headDim).map((pool) => {
+        pool.take(); // the first page is another sequence's
+        const cache = new KvCache(pool, { maxTokens: 192, isExact: true, space: 'test' });
+        for (const [from, to] of [
+          [0, 3],
+          [3, 4],
+          [4, 130],
+          [130, 190],
+        ] as const) {
+          const part = data.subarray(from * 2 * width, to * 2 * width);
+          cache.append(0, { data: part, tokens: to - from, keyOffset: 0, valueOffset: width, stride: 2 * width });
+        }
+        return cache.view(0);
+      });
+      expect(fast!.pages![1]).toBe(plain!.pages![1]);
+      expect(fast).toEqual(plain);
+    }
+  });
+
+  it.skipIf(!isNative)('names the element that is not finite, and keeps what was there', () => {
+    const cache = new KvCache(poolsOf(HEAD_DIM)[1]!, { maxTokens: 192, isExact: true, space: 'test' });
+    append(cache, rows(3, 1));
+    const bad = rows(2, 2);
+    bad[VALUE_OFFSET + 5] = Number.NaN;
+    expect(() => append(cache, bad)).toThrow(/NaN/);
+    expect(cache.length).toBe(3);
   });
 });

@@ -117,19 +117,19 @@ describe('Scheduler', () => {
   it('reads prompts a chunk a step, in turn, while answers go on', async () => {
     const fake = new FakeTransformer();
     const submit = start(fake);
-    const long = submit(new Array(150).fill(1));
-    const other = submit(new Array(100).fill(2));
+    const long = submit(new Array(300).fill(1));
+    const other = submit(new Array(200).fill(2));
     const answers = [submit([3]), submit([4])];
     await Promise.all([long, other, ...answers].map(({ outcome }) => outcome));
-    expect(fake.steps).toEqual([[64, 1, 1], [64], [64], [36, 22]]);
+    expect(fake.steps).toEqual([[128, 1, 1], [128], [128], [72, 44]]);
   });
 
   it('packs short prompts into one chunk', async () => {
     const fake = new FakeTransformer();
     const submit = start(fake);
-    const work = [20, 30, 14, 10].map((length) => submit(new Array(length).fill(1)));
+    const work = [40, 60, 28, 20].map((length) => submit(new Array(length).fill(1)));
     await Promise.all(work.map(({ outcome }) => outcome));
-    expect(fake.steps).toEqual([[20, 30, 14], [10]]);
+    expect(fake.steps).toEqual([[40, 60, 28], [20]]);
   });
 
   it('fails the sequence at fault and no other', async () => {

@@ -36,6 +36,22 @@ export interface CacheAttentionArgs {
   readonly softcap: number;
 }
 
+/** New keys and values of one sequence, for its INT8 cache. */
+export interface CacheAppendArgs {
+  /** Row t holds all heads' keys at `keyOffset + t · stride`, and their values at `valueOffset + t · stride`. */
+  readonly rows: Float32Array;
+  readonly tokens: number;
+  readonly keyOffset: number;
+  readonly valueOffset: number;
+  readonly stride: number;
+  /** Holds `length` tokens already, and has pages (or capacity) for the new ones. */
+  readonly cache: Extract<KvCacheView, { readonly type: 'int8' }>;
+  /** Taken from every key before it is quantized, [kvHeads, headDim]. */
+  readonly keyShift: Float32Array;
+  /** Per head, the largest value scale so far, 0 while all value rows were zero; kept up to date. */
+  readonly largestValueScale: Float32Array;
+}
+
 /** Weights of y = W·x + bias; W is [rows, cols], row-major. */
 export type LinearWeights = {
   readonly rows: number;
@@ -91,6 +107,14 @@ export interface Backend {
   quantizedAttentionSync(plan: QuantizedAttentionPlan): AttentionResult;
   /** One layer of a decoding or prefilling step. `out` is [tokens, heads, headDim]; allocated when absent. */
   cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array;
+  /**
+   * Quantizes rows into a cache, to the bits that the runtime's own way gives, where the backend has a faster one.
+   *
+   * Token by token: a value row's scale is at least 2^-20 of the largest one of its head before it, for a row of zeros would underflow
+   * the weights; rows of zeros at the very start get such a scale once there is a row to compare with.
+   * @returns false when some row is not finite; what the cache holds past `length` is then undefined.
+   */
+  appendCacheSync?(args: CacheAppendArgs): boolean;
   /** Copies the weights. */
   createLinear(weights: LinearWeights): Linear;
   /**

@@ -16,12 +16,12 @@ export interface DrawnChoice {
 /** How answers of one endpoint look, whole and in pieces. */
 export interface AnswerFormat {
   whole(choices: readonly DrawnChoice[], usage: Usage): unknown;
-  /** Events that open a choice. */
-  opening(index: number): unknown[];
+  /** Events that open a choice, as JSON. */
+  opening(index: number): string[];
   /** Undefined: nothing to tell of this token. `offset`: characters of the choice before it. */
-  piece(index: number, token: EngineToken, offset: number): unknown;
-  closing(index: number, reason: FinishReason): unknown[];
-  usage(usage: Usage): unknown;
+  piece(index: number, token: EngineToken, offset: number): string | undefined;
+  closing(index: number, reason: FinishReason): string[];
+  usage(usage: Usage): string;
 }
 
 interface Wanted {
@@ -32,12 +32,8 @@ interface Wanted {
 
 export function chatFormat(engine: Engine, { logprobs, includeUsage }: Wanted): AnswerFormat {
   const head = { id: newId('chatcmpl'), created: seconds(), model: engine.name, system_fingerprint: null };
-  const event = (choices: unknown[], usage: Usage | null = null) => ({
-    ...head,
-    object: 'chat.completion.chunk',
-    choices,
-    ...(includeUsage ? { usage } : {}),
-  });
+  const eventHead = { ...head, object: 'chat.completion.chunk' };
+  const event = eventsWith(eventHead, includeUsage);
   // The end token is no part of the answer.
   const told = (tokens: readonly EngineToken[]) =>
     tokens.filter(({ tokenId }) => !engine.isEnd(tokenId)).map((token) => chatLogprob(engine, token));
@@ -75,11 +71,7 @@ export function chatFormat(engine: Engine, { logprobs, includeUsage }: Wanted): 
 
 export function textFormat(engine: Engine, { logprobs, includeUsage }: Wanted): AnswerFormat {
   const head = { id: newId('cmpl'), object: 'text_completion', created: seconds(), model: engine.name };
-  const event = (choices: unknown[], usage: Usage | null = null) => ({
-    ...head,
-    choices,
-    ...(includeUsage ? { usage } : {}),
-  });
+  const event = eventsWith(head, includeUsage);
   return {
     whole: (choices, usage) => ({
       ...head,
@@ -99,6 +91,15 @@ export function textFormat(engine: Engine, { logprobs, includeUsage }: Wanted): 
     },
     closing: (index, reason) => [event([{ index, text: '', logprobs: null, finish_reason: reason }])],
     usage: (usage) => event([], usage),
+  };
+}
+
+/** An event a token, for every stream: the part that never changes is not put together anew. */
+function eventsWith(head: object, includeUsage: boolean) {
+  const opened = JSON.stringify(head).slice(0, -1);
+  return (choices: unknown[], usage: Usage | null = null): string => {
+    const told = includeUsage ? `,"usage":${JSON.stringify(usage)}` : '';
+    return `${opened},"choices":${JSON.stringify(choices)}${told}}`;
   };
 }
 

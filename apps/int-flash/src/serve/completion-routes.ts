@@ -149,7 +149,8 @@ async function draw(
     if (token.finishReason) finishReason = token.finishReason;
     if (format) {
       const event = format.piece(index, token, text.length);
-      if (event !== undefined) await stream.send(event);
+      const slow = event === undefined ? undefined : stream.send(event);
+      if (slow) await slow;
     } else kept.push(token);
     text += token.text;
   }

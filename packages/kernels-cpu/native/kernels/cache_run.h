@@ -28,6 +28,19 @@ void prepare_int8_row(const float* row, int dim, uint32_t* words, float* scale, 
     (void)scratch;
 }
 
+float cache_row_scale(const float* source, const float* shift, int dim, float* row) {
+    for (int d = 0; d < dim; d++) row[d] = shift ? source[d] - shift[d] : source[d];
+    for (int d = dim; d % 16 != 0; d++) row[d] = 0.0f;
+    const uint32_t bits = largest_magnitude_bits(row, dim);
+    return bits >= kInfinityBits ? float_of(0x7fc00000u) : symmetric_scale(bits, 127.0f);
+}
+
+void encode_cache_row(const float* row, int dim, float scale, int8_t* codes) {
+    alignas(64) int8_t padded[kMaxHeadDim];
+    encode_row(row, dim, scale, padded);
+    memcpy(codes, padded, static_cast<size_t>(dim));
+}
+
 INT_FLASH_INLINE int32_t word_row_offset(const uint32_t* words, int dim) {
     if (!Simd::kOffsetScores) return 0;
     int8_t codes[kMaxHeadDim];
@@ -143,8 +156,9 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
         const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
-        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next.
-        const bool more = tile_start + 2 * kTileKeys <= args->end;
+        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next. Past the run's end
+        // too: the head's next run is most likely this thread's next task.
+        const bool more = tile_start + 2 * kTileKeys <= args->readable;
         const void* values_soon = values.data;
         const void* keys_soon = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
         for (int i = 0; i < args->rows; i++) {

@@ -147,9 +147,9 @@ void linear_float(const LinearArgs& args, Scratch*) {
 }
 
 constexpr KernelTable kTable = {
-    Simd::kName,      kGranule,         Simd::kOffsetProducts, Simd::kLanes,      channel_stats,    pack_keys,   pack_values, attention_block,
-    prepare_int8_row, cache_run,        linear_int8_bytes,     pack_linear_int8,  linear_int8,      linear_float, kBlock,
-    rms_norm_row,     swiglu_row,       dot_peak,              read_bytes,
+    Simd::kName,      kGranule,        Simd::kOffsetProducts, Simd::kLanes,      channel_stats,     pack_keys,        pack_values, attention_block,
+    prepare_int8_row, cache_run,       cache_row_scale,       encode_cache_row,  linear_int8_bytes, pack_linear_int8, linear_int8, linear_float,
+    kBlock,           rms_norm_row,    swiglu_row,            dot_peak,          read_bytes,
 };
 
 }  // namespace

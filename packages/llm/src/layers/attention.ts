@@ -39,12 +39,13 @@ export function attendCached(
     return;
   }
   const view = choice === 'fp32' && (cache.type === 'int8' || cache.type === 'int4') ? widen(flatCache(cache)) : cache;
+  const { heads, scale, windowLeft } = shape;
   if (cache.type !== 'int4') {
-    backend.cacheAttentionSync({ ...shape, query, tokens, cache: view, softcap: 0 }, out);
+    backend.cacheAttentionSync({ query, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
     return;
   }
   const turned = hadamardRotate(query, cache.headDim);
-  backend.cacheAttentionSync({ ...shape, query: turned, tokens, cache: view, softcap: 0 }, out);
+  backend.cacheAttentionSync({ query: turned, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
   out.set(hadamardRotate(out, cache.headDim));
 }
 

@@ -1,0 +1,57 @@
+import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CHAT, chat } from '../test/serve-harness.js';
+import { type Finding, round } from './record.js';
+import { startMockServer } from './server-process.js';
+
+const READERS = 100;
+const TOKENS = 1000;
+const TOKEN_CHARACTERS = 16_384; // 16 MB a stream: more than the system buffers for a connection
+const PATIENCE_MS = 30_000; // the default, of which the server is told nothing here
+
+/** S5: clients that ask for much and read nothing; what they cost, and whether they are given up in time. */
+export async function stalledReaders(): Promise<Finding[]> {
+  const server = await startMockServer({ tokenMs: 1, tokenCharacters: TOKEN_CHARACTERS, maxRunning: READERS });
+  const { rss } = await server.stats();
+  const sockets = Array.from({ length: READERS }, () => stall(server.port));
+  let most = rss;
+  let stalledAt = 0;
+  const started = performance.now();
+  while (performance.now() - started < PATIENCE_MS + 15_000) {
+    await sleep(250);
+    const stats = await server.stats();
+    most = Math.max(most, stats.rss);
+    stalledAt ||= stats.sequences === READERS ? performance.now() : 0;
+    if (stats.sequences === 0) break;
+  }
+  const heldForMs = performance.now() - stalledAt;
+  const after = await server.stats();
+  for (const socket of sockets) socket.destroy();
+  await server.stop();
+  return [
+    {
+      what: `memory that ${READERS} stalled readers cost, at most`,
+      value: round((most - rss) / 1e6),
+      unit: 'MB',
+      bound: 120,
+    },
+    { what: 'sequences held when they were given up', value: after.sequences, unit: 'sequences', bound: 0 },
+    { what: 'failures of the server', value: after.failures, unit: 'failures', bound: 0 },
+    {
+      what: 'until the last was given up',
+      value: round(heldForMs / 1000),
+      unit: 's',
+      bound: PATIENCE_MS / 1000 + 10, // the system's buffers fill first
+    },
+  ];
+}
+
+function stall(port: number): Socket {
+  const payload = JSON.stringify(chat({ max_tokens: TOKENS, stream: true }));
+  const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(payload)}\r\n\r\n`;
+  const socket = connect({ port, host: '127.0.0.1' });
+  socket.pause();
+  socket.on('error', () => {}); // the server cuts it off
+  socket.write(head + payload);
+  return socket;
+}

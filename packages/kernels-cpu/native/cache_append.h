@@ -1,0 +1,24 @@
+// New keys and values of a sequence, quantized into its INT8 cache.
+#pragma once
+#include "kernel_table.h"
+
+namespace int_flash {
+
+struct AppendSpec {
+    const KernelTable* kernels = nullptr;
+    const float* keys = nullptr;  // row t of all heads is `stride` elements behind row t - 1
+    const float* values = nullptr;
+    int64_t tokens = 0, stride = 0;
+    const float* key_shift = nullptr;      // [kv_heads, head_dim], taken from every key
+    float* largest_value_scale = nullptr;  // [kv_heads]; 0 while all value rows were zero
+    int64_t kv_heads = 0, capacity = 0, length = 0;
+    int head_dim = 0;
+    const int32_t* pages = nullptr;  // as CacheSpec has them
+    int8_t *key_codes = nullptr, *value_codes = nullptr;   // [kv_heads, capacity, head_dim]
+    float *key_scales = nullptr, *value_scales = nullptr;  // [kv_heads, capacity]
+};
+
+// False when a row is not finite, or a key is not once the shift is taken away.
+bool append_cache(const AppendSpec& spec);
+
+}  // namespace int_flash
