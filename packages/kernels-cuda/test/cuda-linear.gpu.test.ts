@@ -1,4 +1,4 @@
-import type { Int4Group, LinearWeights } from '@int-flash/ops';
+import { fromFloat32, type Int4Group, type LinearWeights, toFloat32 } from '@int-flash/ops';
 import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -80,6 +80,18 @@ describe.skipIf(!available)('CUDA linear layers', () => {
       }
       layer.dispose();
     }
+  });
+
+  it.each(SHAPES)('float weights that bfloat16 holds, %i x %i: half the memory, the same bits', (rows, cols) => {
+    const weights = toFloat32(fromFloat32(normals(rows * cols, 1), 'bfloat16'), 'bfloat16');
+    const before = backend.liveBytes();
+    const layer = backend.createLinear({ type: 'fp32', rows, cols, weights });
+    expect(backend.liveBytes() - before).toBe(2 * rows * 64 * Math.ceil(cols / 64));
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      expect(unequalBits(layer.forwardSync(input, tokens), floatOracle(weights, rows, cols, input))).toBe(0);
+    }
+    layer.dispose();
   });
 
   it('INT8, so many tokens that tiles are of 64 rows', () => {
