@@ -34,9 +34,9 @@ const TABLES = {
     );
   },
   'kv-cache-model': () => {
-    const rows = read('cpu/accuracy.jsonl', { bench: 'kv-cache-model' });
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-model' });
     return table(
-      ['text', 'attention', 'cache', 'perplexity', 'change', 'cache of 1,024 tokens'],
+      ['text', 'attention', 'cache', 'perplexity', 'against fp16', 'cache of 1,024 tokens'],
       rows.map(({ text, attention, kvCacheDtype, perplexity, perplexityChange, cacheBytes }) => [
         `\`${text}\``,
         attention,
@@ -44,6 +44,35 @@ const TABLES = {
         perplexity.toFixed(4),
         perplexityChange === undefined ? '' : `${(perplexityChange * 100).toFixed(3)}%`,
         `${(cacheBytes / 1e6).toFixed(2)} MB`,
+      ]),
+      rows[0],
+    );
+  },
+  'kv-cache-fit': () => {
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-fit' });
+    return table(
+      ['model', 'cache', 'tokens of each', 'sequences', 'of fp16', 'how'],
+      rows.map(({ model, kvCacheDtype, tokens, sequences, timesFp16, how }) => [
+        model,
+        kvCacheDtype,
+        tokens.toLocaleString('en-US'),
+        sequences,
+        `${timesFp16.toFixed(2)}×`,
+        how,
+      ]),
+      rows[0],
+    );
+  },
+  'kv-cache-per-channel': () => {
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-per-channel' });
+    return table(
+      ['inputs', 'dimensions', 'worst element', 'score error, unscaled', 'fp32 is larger by'],
+      rows.map(({ distribution, dims, maxError, scoreError, smallerThanFp32 }) => [
+        distribution,
+        dims.toLocaleString('en-US'),
+        maxError.toFixed(6),
+        scoreError.toFixed(4),
+        `${smallerThanFp32.toFixed(2)}×`,
       ]),
       rows[0],
     );

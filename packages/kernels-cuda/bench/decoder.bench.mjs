@@ -1,6 +1,7 @@
 // Prefill and decode of whole decoders on the GPU: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of `--batch` sequences,
 // a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences together). Shapes of known models, random weights: all layers share one layer's, which
-// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer is float32, as in llm.
+// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer computes in float32, as in llm, on
+// weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
 // would take at `--copy-rate` bytes/s (one way).
 //   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--weights int8|int4] [--copy-rate 4.3e12]
@@ -75,7 +76,7 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
     mlpDown: linear(hiddenSize, intermediateSize),
     windowLeft: Infinity,
   };
-  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, random);
+  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, () => Math.trunc(128 * random()) / 128); // bfloat16 numbers, as models have them
   const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding });
   const half = headDim / 2;
   const angle = (i) => Math.floor(i / half) / 10000 ** ((i % half) / half);
@@ -95,7 +96,7 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   });
   const inLayer = [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown];
   const weightBytes =
-    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols * bytesAWeight, 0) + 4 * vocabSize * hiddenSize;
+    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols * bytesAWeight, 0) + 2 * vocabSize * hiddenSize;
   const dispose = () => {
     decoder.dispose();
     for (const linear of [...inLayer, output]) linear.dispose();

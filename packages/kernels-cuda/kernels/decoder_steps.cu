@@ -43,10 +43,12 @@ __device__ __forceinline__ void finish_row(float* row, int width, const LayerInp
 // ── §2 ──
 __global__ void __launch_bounds__(kThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;
-    const float* from = embedding.table + ids[token] * embedding.stride;
+    const int64_t row = ids[token] * embedding.stride;
     const float* position = embedding.positions == nullptr ? nullptr : embedding.positions + int64_t{step.position(blockIdx.x)} * embedding.hidden;
-    for (int c = threadIdx.x; c < embedding.hidden; c += kThreads)
-        hidden[token * embedding.hidden + c] = position == nullptr ? from[c] : __fadd_rn(from[c], position[c]);
+    for (int c = threadIdx.x; c < embedding.hidden; c += kThreads) {
+        const float x = embedding.table == nullptr ? __uint_as_float(static_cast<uint32_t>(embedding.bfloat16[row + c]) << 16) : embedding.table[row + c];
+        hidden[token * embedding.hidden + c] = position == nullptr ? x : __fadd_rn(x, position[c]);
+    }
 }
 
 __global__ void __launch_bounds__(kThreads) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* findings) {

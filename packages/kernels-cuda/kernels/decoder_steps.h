@@ -18,7 +18,8 @@ struct LayerInput {
 };
 
 struct Embedding {
-    const float* table;      // [vocabulary, stride]
+    const float* table;      // [vocabulary, stride], or null:
+    const uint16_t* bfloat16;  // the same in 16 bits
     const float* positions;  // [max tokens, hidden] or null
     int64_t stride;
     int hidden;

@@ -1,7 +1,15 @@
 // The sums of a float32 linear layer: column c goes into partial sum c mod 16, of which lane g of four keeps 4g … 4g + 3.
 #pragma once
+#include <cstdint>
 
 namespace intflash {
+
+/** Columns 4 · chunk … 4 · chunk + 3. */
+__device__ __forceinline__ float4 four_at(const float* from, int64_t chunk) { return __ldg(reinterpret_cast<const float4*>(from) + chunk); }
+__device__ __forceinline__ float4 four_at(const uint16_t* bfloat16, int64_t chunk) {
+    const uint2 bits = __ldg(reinterpret_cast<const uint2*>(bfloat16) + chunk);
+    return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u), __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u));
+}
 
 /** Four columns, one to each partial sum. */
 __device__ __forceinline__ void multiply(float (&sums)[4], const float4& w, const float4& x) {

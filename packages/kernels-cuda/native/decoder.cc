@@ -81,7 +81,7 @@ void CacheSequence::reserve(Stream& worker, int tokens) {
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
       processors_(worker.device().facts().processors), shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
-    if (host.embedding.data == nullptr && output_->float_weights() == nullptr)
+    if (host.embedding.data == nullptr && !output_->is_float())
         throw Failure("ERR_ARG_TYPE", "Expected an embedding, or an output layer in float32 that has the same numbers");
     for (const HostLayer& from : host.layers) {
         layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(worker, from.query_norm), upload(worker, from.key_norm), from.qkv, from.attention_output,
@@ -300,7 +300,13 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
 
 void Decoder::launch(const Step& step, cudaStream_t stream) const {
     check_cuda(cudaMemsetAsync(work_.findings->as(), 0, sizeof(uint32_t), stream), "clear the findings");
-    const Embedding embedding{embedding_ ? floats_of(embedding_) : output_->float_weights(), floats_of(positions_), embedding_ ? facts_.hidden : output_->columns(), facts_.hidden};
+    Embedding embedding{floats_of(embedding_), nullptr, floats_of(positions_), facts_.hidden, facts_.hidden};
+    if (!embedding_) {
+        const FloatWeights shared = output_->float_weights();
+        embedding.table = shared.weights;
+        embedding.bfloat16 = shared.bfloat16;
+        embedding.stride = shared.columns;
+    }
     check_cuda(launch_embed(embedding, step.ids, step.table, work_.hidden->as<float>(), stream), "embed the tokens");
     for (int index = 0; index < layers(); ++index) launch_layer(index, step, stream);
     normalize(output_norm_, work_.hidden->as<float>(), step.rows, step.logit_rows, *output_, stream);

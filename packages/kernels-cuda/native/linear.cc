@@ -1,6 +1,8 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "failure.h"
 
@@ -9,8 +11,8 @@ namespace {
 
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
-/** Above these cuBLASLt is worth the second that loading it may take. */
-constexpr int kLibraryTokens = 64;
+/** Above these cuBLASLt is worth the second that loading it may take; our products by rows serve fewer tokens. */
+constexpr int kLibraryTokens = 8;
 constexpr int64_t kLibraryWeights = 1 << 20;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
@@ -36,11 +38,35 @@ LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.r
         upload_rows(worker, codes_->as(), columns, host.codes, cols, rows);
         scales_ = upload(worker, host.scales, rows * sizeof(float));
     } else {
-        weights_ = worker.allocate(rows * columns * sizeof(float));
-        upload_rows(worker, weights_->as(), columns * sizeof(float), host.weights, cols * sizeof(float), rows);
+        take_floats(worker, host);
     }
     if (host.bias != nullptr) bias_ = upload(worker, host.bias, rows * sizeof(float));
     worker.synchronize();
+}
+
+void LinearLayer::take_floats(Stream& worker, const HostWeights& host) {
+    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), padded = static_cast<size_t>(columns());
+    uint32_t low_bits = 0;
+    std::vector<uint32_t> bits(cols);
+    for (size_t row = 0; row < rows; ++row) {
+        std::memcpy(bits.data(), host.weights + row * cols, cols * sizeof(float));
+        for (const uint32_t x : bits) low_bits |= x;
+    }
+    is_bfloat16_ = (low_bits & 0xffffu) == 0;
+    const size_t size = is_bfloat16_ ? sizeof(uint16_t) : sizeof(float);
+    weights_ = worker.allocate(rows * padded * size);
+    if (!is_bfloat16_) return upload_rows(worker, weights_->as(), padded * size, host.weights, cols * size, rows);
+    std::vector<uint16_t> narrow(rows * cols);
+    for (size_t row = 0; row < rows; ++row) {
+        std::memcpy(bits.data(), host.weights + row * cols, cols * sizeof(float));
+        for (size_t c = 0; c < cols; ++c) narrow[row * cols + c] = static_cast<uint16_t>(bits[c] >> 16);
+    }
+    upload_rows(worker, weights_->as(), padded * size, narrow.data(), cols * size, rows);
+    worker.synchronize();  // `narrow` ends here
+}
+
+FloatWeights LinearLayer::float_weights() const {
+    return {is_bfloat16_ ? nullptr : weights_->as<float>(), is_bfloat16_ ? weights_->as<uint16_t>() : nullptr, bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
 }
 
 void LinearLayer::take_int4(Stream& worker, const HostWeights& host) {
@@ -79,8 +105,7 @@ void LinearLayer::multiply(const float* input, int tokens, float* out, bool accu
         const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
         return check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
     }
-    const FloatWeights weights{weights_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
-    check_cuda(launch_linear_float(weights, input, tokens, out, accumulate, stream), "run a float32 linear layer");
+    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, stream), "run a float32 linear layer");
 }
 
 void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {

@@ -37,8 +37,9 @@ public:
     int columns() const { return group_ > 0 ? padded_int4_columns(cols_) : padded_columns(cols_); }
     /** Takes codes; otherwise floats. */
     bool is_int8() const { return codes_ != nullptr && group_ == 0; }
-    /** [rows, columns()] of a float32 layer; null: it is another. */
-    const float* float_weights() const { return weights_ ? weights_->as<float>() : nullptr; }
+    /** Of a float layer. */
+    bool is_float() const { return weights_ != nullptr; }
+    FloatWeights float_weights() const;
 
     /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
     bool suits_library(int tokens) const;
@@ -56,8 +57,10 @@ private:
     void forward_part(Stream& worker, const float* input, int tokens, float* out) const;
 
     void take_int4(Stream& worker, const HostWeights& host);
+    void take_floats(Stream& worker, const HostWeights& host);
 
     int rows_, cols_, group_;
+    bool is_bfloat16_ = false;
     std::shared_ptr<Buffer> codes_, scales_, weights_, bias_;
 };
 

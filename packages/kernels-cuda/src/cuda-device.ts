@@ -1,4 +1,5 @@
 import {
+  checkBoolean,
   checkChoice,
   checkInteger,
   checkOptions,
@@ -249,7 +250,13 @@ export class CudaDevice {
   /** Milliseconds of each repeat of attention against KV caches, a token a sequence, the GPU's cache emptied before: for benchmarks. */
   async timeCacheAttention(request: CacheTimingRequest): Promise<readonly number[]> {
     readArguments(() => {
-      const { sequences, length, heads, kvHeads, headDim, repeats } = checkOptions(request, TIMING_KEYS, 'request');
+      const { sequences, length, heads, kvHeads, headDim, int4, runs, repeats } = checkOptions(
+        request,
+        TIMING_KEYS,
+        'request',
+      );
+      checkBoolean(int4, 'int4', false);
+      checkBoolean(runs, 'runs', false);
       for (const [name, value, most] of [
         ['sequences', sequences, 1024],
         ['length', length, 2 ** 24],

@@ -1,4 +1,4 @@
-import type { Int4Group, LinearWeights } from '@int-flash/ops';
+import { fromFloat32, type Int4Group, type LinearWeights, toFloat32 } from '@int-flash/ops';
 import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -55,7 +55,7 @@ function unequalBits(a: Float32Array, b: Float32Array): number {
   return a.reduce((count, x, i) => count + Number(x !== b[i]), 0);
 }
 
-// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8) or 32 (fp32); each size has a neighbour that leaves a
+// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8; of 32 or 64 rows) or 32 (fp32); each size has a neighbour that leaves a
 // ragged tile. Columns: less than a 16-byte load, no multiple of the padding, and several steps of a tile's pipeline.
 const SHAPES = [
   [3, 5],
@@ -80,6 +80,26 @@ describe.skipIf(!available)('CUDA linear layers', () => {
       }
       layer.dispose();
     }
+  });
+
+  it.each(SHAPES)('float weights that bfloat16 holds, %i x %i: half the memory, the same bits', (rows, cols) => {
+    const weights = toFloat32(fromFloat32(normals(rows * cols, 1), 'bfloat16'), 'bfloat16');
+    const before = backend.liveBytes();
+    const layer = backend.createLinear({ type: 'fp32', rows, cols, weights });
+    expect(backend.liveBytes() - before).toBe(2 * rows * 64 * Math.ceil(cols / 64));
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      expect(unequalBits(layer.forwardSync(input, tokens), floatOracle(weights, rows, cols, input))).toBe(0);
+    }
+    layer.dispose();
+  });
+
+  it('INT8, so many tokens that tiles are of 64 rows', () => {
+    const weights = int8Weights(300, 70, true);
+    const layer = backend.createLinear(weights);
+    const input = normals(4000 * 70, 3);
+    expect(unequalBits(layer.forwardSync(input, 4000), int8Oracle(weights, input))).toBe(0);
+    layer.dispose();
   });
 
   it.each(SHAPES)('fp32 %i x %i: the bits of the native CPU’s arithmetic', (rows, cols) => {
@@ -134,7 +154,7 @@ describe.skipIf(!available)('CUDA linear layers', () => {
     layer.dispose();
   });
 
-  // 2^20 weights and more than 64 tokens are cuBLASLt's where it is there. 1,026 rows are no multiple of four, which it may refuse: ours then.
+  // 2^20 weights and more than 8 tokens are cuBLASLt's where it is there. 1,026 rows are no multiple of four, which it may refuse: ours then.
   it.each([1028, 1026])('gives the same bits through cuBLASLt, if there is one: %i rows', (rows) => {
     const addon = loadNativeAddon().addon!;
     const device = addon.openDevice(0);
@@ -143,7 +163,7 @@ describe.skipIf(!available)('CUDA linear layers', () => {
     const cols = 1028;
     const weights = int8Weights(rows, cols, true);
     const layer = backend.createLinear(weights);
-    for (const tokens of [65, 128, 200]) {
+    for (const tokens of [9, 64, 65, 200]) {
       const input = normals(tokens * cols, 7);
       const together = layer.forwardSync(input, tokens);
       const apart = new Float32Array(tokens * rows);

@@ -166,7 +166,7 @@ export class Scheduler {
       else if (job.advance()) this.#queue.push(job);
       else {
         job.resolve(outcome.value);
-        if (++handedOut % atOnce === 0) await turn();
+        if (typeof outcome.value !== 'number' && ++handedOut % atOnce === 0) await turn();
       }
     }
   }

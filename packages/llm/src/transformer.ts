@@ -105,7 +105,7 @@ export class Transformer {
       return new DeviceCache(decoder.createSequence(dtype), { type: dtype, vocabSize, maxTokens: maxPositions }, count);
     // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
     const isExact = this.#backend.name !== 'cuda' && (isCoded || attention === 'fp32');
-    return this.caches.create(attention, dtype, isExact);
+    return this.caches.create(attention, dtype, PREFILL_CHUNK, isExact);
   }
 
   /** Tokens that the longest sequence may have: the model's positions, or what the cache's memory holds. */

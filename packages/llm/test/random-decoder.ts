@@ -1,4 +1,4 @@
-import type { Backend, LinearWeights } from '@int-flash/ops';
+import { type Backend, fromFloat32, type LinearWeights, toFloat32 } from '@int-flash/ops';
 import { quantizePerGroupInt4 } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { expect } from 'vitest';
@@ -82,7 +82,8 @@ export function randomWeights(config: ModelConfig, backend: Backend, choice: 'in
     gain: numbers(hiddenSize, 0.1, 1),
     bias: config.norm.type === 'layer' ? numbers(hiddenSize, 0.1) : undefined,
   });
-  const embedding = numbers(vocabSize * hiddenSize, 1);
+  // As trained models have it: backends keep such numbers in 16 bits.
+  const embedding = toFloat32(fromFloat32(numbers(vocabSize * hiddenSize, 1), 'bfloat16'), 'bfloat16');
   const layers = config.slidingWindows.map(() => ({
     attentionNorm: norm(),
     qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize, mlp.bias),

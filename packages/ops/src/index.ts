@@ -44,7 +44,7 @@ export {
   numberToBfloat16Bits,
   toFloat32,
 } from './float-formats.js';
-export { float16BitsToNumber, numberToFloat16Bits } from './float16-bits.js';
+export { float16BitsToNumber, float32ToFloat16Bits, numberToFloat16Bits } from './float16-bits.js';
 export {
   ERROR_CODES,
   type ErrorCode,
