@@ -109,6 +109,23 @@ const TABLES = {
       rows[0],
     );
   },
+  'model-bench': () => {
+    const rows = read('cpu/model-bench.jsonl', {});
+    return table(
+      ['model', 'attention', 'cache', 'batch', 'prompt', 'pp t/s', 'tg t/s', 'ttft_ms'],
+      rows.map((row) => [
+        row.model,
+        row.attention,
+        row.kv,
+        row.batch,
+        `${row.context} + ${row.newTokens}`,
+        `${row.pp_ts.toFixed(0)} ± ${row.pp_ts_sd.toFixed(0)}`,
+        `${row.tg_ts.toFixed(1)} ± ${row.tg_ts_sd.toFixed(1)}`,
+        row.ttft_ms.toFixed(0),
+      ]),
+      rows[0],
+    );
+  },
   'gpu-peers': () => {
     const rows = read('h200/peers.jsonl', { bench: 'peer-attention' });
     const peers = unique(rows, 'peer');
