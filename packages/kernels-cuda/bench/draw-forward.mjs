@@ -113,5 +113,8 @@ function write(name, figure, title) {
   figure.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
   figure.setAttribute('role', 'img');
   figure.setAttribute('aria-label', title);
-  writeFileSync(new URL(`docs/images/${name}.svg`, root), `${figure.outerHTML}\n`);
+  writeFileSync(
+    new URL(`docs/images/${name}.svg`, root),
+    `${figure.outerHTML.replace('  height: intrinsic;\n', '')}\n`,
+  );
 }
