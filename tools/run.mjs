@@ -13,6 +13,12 @@ const JOBS = {
     await prepare({ native: 'optional', build: 'js' });
     return runBenchmarks(args);
   },
+  'bench:gpu': async (args) => {
+    const { prepare } = await import('./phases/prepare.mjs');
+    const { runNode } = await import('./process.mjs');
+    await prepare({ native: 'required', build: 'js' });
+    return (await runNode(['packages/kernels-cuda/bench/bench-gpu.mjs', ...args], { inherit: true })).status;
+  },
   soak: async (args) => {
     const { prepare } = await import('./phases/prepare.mjs');
     const { soak } = await import('./jobs/soak.mjs');

@@ -34,9 +34,9 @@ const TABLES = {
     );
   },
   'kv-cache-model': () => {
-    const rows = read('cpu/accuracy.jsonl', { bench: 'kv-cache-model' });
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-model' });
     return table(
-      ['text', 'attention', 'cache', 'perplexity', 'change', 'cache of 1,024 tokens'],
+      ['text', 'attention', 'cache', 'perplexity', 'against fp16', 'cache of 1,024 tokens'],
       rows.map(({ text, attention, kvCacheDtype, perplexity, perplexityChange, cacheBytes }) => [
         `\`${text}\``,
         attention,
@@ -44,6 +44,35 @@ const TABLES = {
         perplexity.toFixed(4),
         perplexityChange === undefined ? '' : `${(perplexityChange * 100).toFixed(3)}%`,
         `${(cacheBytes / 1e6).toFixed(2)} MB`,
+      ]),
+      rows[0],
+    );
+  },
+  'kv-cache-fit': () => {
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-fit' });
+    return table(
+      ['model', 'cache', 'tokens of each', 'sequences', 'of fp16', 'how'],
+      rows.map(({ model, kvCacheDtype, tokens, sequences, timesFp16, how }) => [
+        model,
+        kvCacheDtype,
+        tokens.toLocaleString('en-US'),
+        sequences,
+        `${timesFp16.toFixed(2)}×`,
+        how,
+      ]),
+      rows[0],
+    );
+  },
+  'kv-cache-per-channel': () => {
+    const rows = read('cpu/kv-cache.jsonl', { bench: 'kv-cache-per-channel' });
+    return table(
+      ['inputs', 'dimensions', 'worst element', 'score error, unscaled', 'fp32 is larger by'],
+      rows.map(({ distribution, dims, maxError, scoreError, smallerThanFp32 }) => [
+        distribution,
+        dims.toLocaleString('en-US'),
+        maxError.toFixed(6),
+        scoreError.toFixed(4),
+        `${smallerThanFp32.toFixed(2)}×`,
       ]),
       rows[0],
     );
@@ -76,6 +105,23 @@ const TABLES = {
         row.kvCacheDtype,
         row.tokensPerSecond.toFixed(1),
         `${row.timeToFirstTokenMs} ms`,
+      ]),
+      rows[0],
+    );
+  },
+  'model-bench': () => {
+    const rows = read('cpu/model-bench.jsonl', {});
+    return table(
+      ['model', 'attention', 'cache', 'batch', 'prompt', 'pp t/s', 'tg t/s', 'ttft_ms'],
+      rows.map((row) => [
+        row.model,
+        row.attention,
+        row.kv,
+        row.batch,
+        `${row.context} + ${row.newTokens}`,
+        `${row.pp_ts.toFixed(0)} ± ${row.pp_ts_sd.toFixed(0)}`,
+        `${row.tg_ts.toFixed(1)} ± ${row.tg_ts_sd.toFixed(1)}`,
+        row.ttft_ms.toFixed(0),
       ]),
       rows[0],
     );

@@ -89,6 +89,8 @@ export interface Model {
   readonly hasChatTemplate: boolean;
   /** Tokens of a prompt: with the chat format and its opening for an answer, or of plain text. */
   encode(prompt: Prompt): number[];
+  /** Sequences of full length that the cache holds at once. */
+  countSequences(signal: AbortSignal): Promise<number>;
   generate(prompt: Prompt, settings: SamplingSettings, signal: AbortSignal): AsyncIterable<GenerationEvent>;
   /** [ids.length, vocabularySize]: row t scores the token after ids[0..t]. */
   logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;

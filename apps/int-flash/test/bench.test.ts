@@ -49,14 +49,14 @@ describe('bench', () => {
     expect(row).toMatch(/\| fake \|.*\| int8 \| 1 \| 512 \| 5120\.00 ± 0\.00 \| 50\.00 ± 0\.00 \| 100\.00 ± 0\.00 \|$/);
     const [keys, values] = (await run('-o', 'csv')).split('\n');
     expect(keys!.split(',')).toHaveLength(values!.split(',').length);
-    expect(JSON.parse(await run('--json'))).toHaveLength(1);
+    expect(JSON.parse(await run('--json'))).toEqual([expect.objectContaining({ cpu: expect.any(String), kv: 'int8' })]);
   });
 
   it.each([
     [['--batch', '0'], /integer from 1 to 1024/],
-    [['--kv', 'int2'], /some of fp32, int8, int4/],
+    [['--kv', 'int2'], /some of fp32, fp16, int8, int4/],
     [['--context', '2000'], /fit into the 1024 of fake, got 2129/],
-    [['--random', 'gpt-9'], /Allowed choices are llama-3.2-1b, qwen3-0.6b/],
+    [['--random', 'gpt-9'], /Allowed choices are llama-3.2-1b, llama-3.1-8b, qwen3-8b, qwen3-0.6b/],
     [['--random', 'qwen3-0.6b'], /a model or --random, got both/],
   ])('refuses %j', async (more, message) => {
     const { code, stderr, alive } = await runFake(['bench', modelFolder(), ...more]);
@@ -74,6 +74,9 @@ describe('bench', () => {
     expect(loadingBytes('llama-3.2-1b') / 1e9).toBeGreaterThan(3);
     expect(loadingBytes('llama-3.2-1b') / 1e9).toBeLessThan(4);
     expect(loadingBytes('qwen3-0.6b')).toBeLessThan(loadingBytes('llama-3.2-1b'));
+    // 8.03 billion parameters, of which 1.05 are looked up or for the logits.
+    expect(loadingBytes('llama-3.1-8b') / 1e9).toBeGreaterThan(10);
+    expect(loadingBytes('llama-3.1-8b') / 1e9).toBeLessThan(14);
   });
 });
 

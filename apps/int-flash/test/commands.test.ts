@@ -1,5 +1,6 @@
 import { IntFlashError } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
+import type { Runtime } from '../src/runtime.js';
 import { modelFolder, promptText, runFake } from './fake-app.js';
 
 const model = modelFolder();
@@ -143,6 +144,30 @@ describe('Ctrl-C', () => {
     const run = await runFake(['generate', 'Hi', '--model', model], { onToken });
     expect(run).toMatchObject({ code: 130, stdout: 'Hello there', stderr: '', alive: 0 });
     expect(process.listenerCount('SIGINT')).toBe(0);
+  });
+
+  const stopped = (signal: AbortSignal) =>
+    new Promise<never>((_, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason));
+      setImmediate(() => process.emit('SIGINT'));
+    });
+  const runtime: Partial<Runtime> = {
+    loadModel: (_, { signal }) => stopped(signal!),
+    quantize: (_from, _to, { signal }) => stopped(signal!),
+    reproduce: (_, { signal }) => stopped(signal),
+  };
+  it.each([
+    ['demo', '--model', model],
+    ['perplexity', model, `${model}/config.json`],
+    ['quantize', model, `${model}-int8`],
+    ['bench', model],
+    ['reproduce', '--out', `${model}-report`],
+  ])('ends %s with exit code 130, with and without --json', async (...args) => {
+    for (const json of [[], ['--json']]) {
+      const run = await runFake([...args, ...json], { runtime });
+      expect(run).toMatchObject({ code: 130, stdout: '', stderr: '', alive: 0 });
+      expect(process.listenerCount('SIGINT')).toBe(0);
+    }
   });
 });
 

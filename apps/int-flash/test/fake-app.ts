@@ -106,6 +106,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       tokens: source.length,
       predicted: source.length - Math.ceil(source.length / window),
     }),
+    countSequences: async () => 3,
     timeGeneration: async (request) => {
       options.onTiming?.(request);
       return { promptMs: 100 * request.batch, firstTokenMs: 100, tokensPerSecond: 50 * request.batch };

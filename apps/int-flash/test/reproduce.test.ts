@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { ErrorRow } from '../src/experiments/error-table.js';
 import { judgeClaims } from '../src/experiments/paper-claims.js';
-import type { ReproductionReport } from '../src/experiments/reproduction.js';
+import type { KvCacheReport, ReproductionReport } from '../src/experiments/reproduction.js';
 import { SPEED_KEYS, SPEED_VARIANTS } from '../src/experiments/speed-table.js';
 import { htmlReport } from '../src/report/html-report.js';
 import { markdownReport } from '../src/report/markdown-report.js';
@@ -58,18 +58,36 @@ function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
   const kvModel = {
     model: 'a <model>',
     window: 1024,
-    rows: (['fp32', 'int8', 'int4'] as const).map((kvCacheDtype, i) => ({
+    rows: (['fp32', 'fp16', 'int8', 'int4'] as const).map((kvCacheDtype, i) => ({
       text: 'eval.txt',
-      attention: kvCacheDtype === 'fp32' ? ('fp32' as const) : ('int8' as const),
+      attention: i < 2 ? ('fp32' as const) : ('int8' as const),
       kvCacheDtype,
       tokens: 10,
       perplexity: 5 + i / 10,
-      perplexityChange: [0, 0.004, 0.031][i]!,
+      perplexityChange: [0, 0, 0.004, 0.031][i]!,
       cacheBytes: 1000 / (i + 1),
       smallerThanFp32: i + 1,
+      smallerThanFp16: (i + 1) / 2,
     })),
   };
-  const claims = judgeClaims({ speed, script: table(script), perChannel, kvModel });
+  const kvFit = (['filled', 'by bytes'] as const).flatMap((how) =>
+    (
+      [
+        ['fp16', 10],
+        ['int8', 19],
+        ['int4', 34],
+      ] as const
+    ).map(([kvCacheDtype, sequences]) => ({
+      model: how,
+      kvCacheDtype,
+      tokens: 1024,
+      memoryBytes: 2 ** 24,
+      sequences,
+      timesFp16: sequences / 10,
+      how,
+    })),
+  );
+  const claims = judgeClaims({ speed, script: table(script), perChannel, kvModel, kvFit });
   const format = { format: 'KIVI | 4', distribution: 'sink', bytesPerToken: 192, smallerThanFp32: 5.3 } as const;
   return {
     origin: { version: '1', date: '2026-01-01', cpu: 'a cpu', threads: 2, backend: 'cpu (avx2)', quick: true },
@@ -85,6 +103,7 @@ function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
     },
     perChannel,
     kvModel,
+    kvFit,
   };
 }
 
@@ -102,6 +121,7 @@ describe('judgeClaims', () => {
       [true, false],
       [true, null],
       [null, false], // INT4 cost 3.1%
+      [null, false], // INT4 fits 3.4 times as often
       [true, null],
     ]);
   });
@@ -118,7 +138,7 @@ describe('reports', () => {
   it('markdown: every table whole, a column a cell', () => {
     const markdown = markdownReport(report);
     const tables = markdown.split('\n\n').filter((part) => part.startsWith('|'));
-    expect(tables).toHaveLength(8);
+    expect(tables).toHaveLength(9);
     for (const table of tables) {
       const widths = table
         .trim()
@@ -159,9 +179,25 @@ describe('the command', () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(JSON.parse(readFileSync(join(out, 'report.json'), 'utf8'))).toEqual(JSON.parse(stdout));
     expect(readFileSync(join(out, 'report.md'), 'utf8')).toContain('# KV-cache formats, measured');
-    const { kvModel } = JSON.parse(stdout) as ReproductionReport;
+    const { kvModel, kvFit, claims } = JSON.parse(stdout) as KvCacheReport;
+    expect(claims.map(({ source }) => source)).toEqual([
+      'arXiv 2601.04719',
+      'arXiv 2601.04719',
+      'arXiv 2601.04719',
+      'this project',
+      'this project',
+    ]);
+    expect(claims.slice(3).map(({ oursHolds }) => oursHolds)).toEqual([true, true]);
+    // 32 pages of 64 tokens in fp16, 60 in INT8, 113 in INT4: whole sequences of 16 pages.
+    const filled = kvFit!.filter(({ how }) => how === 'filled');
+    expect(filled.map(({ kvCacheDtype, sequences }) => [kvCacheDtype, sequences])).toEqual([
+      ['fp32', 1],
+      ['fp16', 2],
+      ['int8', 3],
+      ['int4', 7],
+    ]);
     for (const row of kvModel!.rows) {
-      const limit = { fp32: 0, fp16: 0.001, int8: 0.005, int4: 0.03 }[row.kvCacheDtype];
+      const limit = { fp32: 0.001, fp16: 0, int8: 0.005, int4: 0.03 }[row.kvCacheDtype];
       expect(row.perplexityChange, `${row.text} ${row.kvCacheDtype}`).toBeLessThanOrEqual(limit);
     }
     // Of 1.9 and 3.5 times against fp16; head dimension 64 has 4 bytes of scale for 64 and 32 bytes of codes.

@@ -19,7 +19,7 @@ export const BACKEND_PROVIDERS: readonly BackendProvider[] = [
   {
     name: 'cuda',
     status: cudaStatus,
-    create: createCudaBackend,
+    create: () => createCudaBackend(),
   },
   {
     name: 'cpu',

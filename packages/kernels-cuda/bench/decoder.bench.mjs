@@ -1,9 +1,10 @@
-// Prefill and decode of whole decoders on the GPU, one sequence: pp512 reads 512 tokens, tg128 writes 128 one by one (the time of each
-// call in JavaScript, logits copied to the host included). Shapes of known models, random weights: all layers share one layer's, which
-// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer is float32, as in llm.
+// Prefill and decode of whole decoders on the GPU: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of `--batch` sequences,
+// a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences together). Shapes of known models, random weights: all layers share one layer's, which
+// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer computes in float32, as in llm, on
+// weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
 // would take at `--copy-rate` bytes/s (one way).
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--copy-rate 4.3e12]
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--weights int8|int4] [--copy-rate 4.3e12]
 import { parseArgs } from 'node:util';
 import { createCudaBackend, cudaStatus } from '../dist/index.js';
 
@@ -11,6 +12,8 @@ const { values: options } = parseArgs({
   options: {
     models: { type: 'string', default: 'demo,1B,8B' },
     context: { type: 'string', default: '0,4096' },
+    batch: { type: 'string', default: '1' },
+    weights: { type: 'string', default: 'int8' },
     'copy-rate': { type: 'string', default: '4.3e12' },
   },
 });
@@ -31,7 +34,7 @@ const status = cudaStatus();
 const backend = status.available ? createCudaBackend() : undefined;
 const rate = Number(options['copy-rate']);
 console.log(`decoder: ${backend ? '' : 'skipped, '}${status.detail}`);
-if (backend) console.log('model    context cache   pp512 t/s   tg128 t/s   limit');
+if (backend) console.log('model    context cache batch   pp512 t/s   tg128 t/s   limit');
 
 let state = 1;
 function random() {
@@ -51,20 +54,29 @@ function int8Linear(rows, cols) {
   });
 }
 
+/** Weights alone in 4 bits, a scale for 128 columns. */
+function int4Linear(rows, cols) {
+  const packed = new Uint8Array((rows * cols) / 2);
+  for (let i = 0; i < packed.length; i++) packed[i] = 256 * random();
+  const scales = new Float32Array((rows * cols) / 128).fill(1 / (4.6 * Math.sqrt(cols)));
+  return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: 128 });
+}
+
 function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize }, maxTokens) {
   const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
+  const [linear, bytesAWeight] = options.weights === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
   const layer = {
     attentionNorm: norm,
     mlpNorm: norm,
     queryNorm: undefined,
     keyNorm: undefined,
-    qkv: int8Linear((heads + 2 * kvHeads) * headDim, hiddenSize),
-    attentionOutput: int8Linear(hiddenSize, heads * headDim),
-    mlpUp: int8Linear(2 * intermediateSize, hiddenSize),
-    mlpDown: int8Linear(hiddenSize, intermediateSize),
+    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize),
+    attentionOutput: linear(hiddenSize, heads * headDim),
+    mlpUp: linear(2 * intermediateSize, hiddenSize),
+    mlpDown: linear(hiddenSize, intermediateSize),
     windowLeft: Infinity,
   };
-  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, random);
+  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, () => Math.trunc(128 * random()) / 128); // bfloat16 numbers, as models have them
   const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding });
   const half = headDim / 2;
   const angle = (i) => Math.floor(i / half) / 10000 ** ((i % half) / half);
@@ -84,7 +96,7 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   });
   const inLayer = [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown];
   const weightBytes =
-    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols, 0) + 4 * vocabSize * hiddenSize;
+    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols * bytesAWeight, 0) + 2 * vocabSize * hiddenSize;
   const dispose = () => {
     decoder.dispose();
     for (const linear of [...inLayer, output]) linear.dispose();
@@ -105,26 +117,41 @@ for (const name of backend ? options.models.split(',') : []) {
     [context, 'int4'],
   ])) {
     await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
-    const sequence = decoder.createSequence(cacheType);
-    for (let read = 0; read < context; read += 512) await sequence.forward(ids(Math.min(512, context - read)), logits);
+    const prompt = async (sequence) => {
+      for (let read = 0; read < context; read += 512)
+        await sequence.forward(ids(Math.min(512, context - read)), logits);
+    };
+    const first = decoder.createSequence(cacheType);
+    await prompt(first);
     const prefill = [];
     for (let i = 0; i < 6; i++) {
       const started = performance.now();
-      await sequence.forward(ids(512), logits);
+      await first.forward(ids(512), logits);
       if (i > 0) prefill.push(performance.now() - started);
-      sequence.truncate(context);
+      first.truncate(context);
     }
-    for (let i = 0; i < 8; i++) await sequence.forward(ids(1), logits); // warm-up
-    const started = performance.now();
-    for (let i = 0; i < 128; i++) await sequence.forward(ids(1), logits);
-    const perToken = (performance.now() - started) / 128;
-    const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
-    const cacheBytes = shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
-    const limit = (weightBytes + cacheBytes) / rate / (perToken / 1000);
-    console.log(
-      `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${(1e3 / perToken).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
-    );
-    sequence.dispose();
+    const sequences = [first];
+    for (const batch of options.batch.split(',').map(Number)) {
+      while (sequences.length < batch) {
+        sequences.push(decoder.createSequence(cacheType));
+        await prompt(sequences.at(-1));
+      }
+      const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize };
+      const step = () =>
+        decoder.drawBatch(sequences.slice(0, batch).map((sequence) => ({ sequence, ids: ids(1), draw })));
+      for (let i = 0; i < 8; i++) await step(); // warm-up
+      const started = performance.now();
+      for (let i = 0; i < 128; i++) await step();
+      const perStep = (performance.now() - started) / 128;
+      const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
+      const cacheBytes = batch * shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
+      const limit = (weightBytes + cacheBytes) / rate / (perStep / 1000);
+      console.log(
+        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${((batch * 1e3) / perStep).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
+      );
+      for (const sequence of sequences) sequence.truncate(context);
+    }
+    for (const sequence of sequences) sequence.dispose();
   }
   dispose();
 }

@@ -1,5 +1,5 @@
 // See launch_append in decoder_steps.h: the TypeScript cache (packages/llm, kv-cache-layer.ts and fitted-int4.ts) on the device. One block
-// a KV head, a warp a row.
+// a KV head and sequence, a warp a row.
 //   §1 the first append: key offsets     §3 rows into the cache
 //   §2 a row's scale and codes           §4 the values' floor; kernel and launch
 #include <cuda_runtime.h>
@@ -148,49 +148,91 @@ template <bool kInt4> __device__ __forceinline__ void store_weight(const Place& 
 }
 
 // ── §4 ──
+/** The first value row that is not zero, and its scale: rows of zeros before it had nothing to compare with, and take their floor from it. */
+struct FirstValue {
+    int token;
+    float scale;
+};
+
+__device__ __forceinline__ float floor_of(float largest) { return largest == 0.f ? 1.f : __fmul_rn(largest, kScaleFloor); }
+
+/**
+ * By one warp: each row's scale from its own and the largest of the rows before it. Rows that need other codes for it get the scale's
+ * negative. Returns the largest of all.
+ */
+__device__ __forceinline__ float settle_scales(float* scales, int tokens, float largest, FirstValue& first) {
+    const int lane = threadIdx.x % 32;
+    for (int base = 0; base < tokens; base += 32) {
+        const int token = base + lane;
+        const float own = token < tokens ? scales[token] : 0.f, counted = own > kMinScale ? own : 0.f;
+        float running = counted;
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            const float other = __shfl_up_sync(~0u, running, step);
+            if (lane >= step) running = fmaxf(running, other);
+        }
+        const float earlier = __shfl_up_sync(~0u, running, 1), before = lane == 0 ? largest : fmaxf(largest, earlier);
+        if (counted > before) {
+            if (before == 0.f) first = {token, own};
+        } else if (token < tokens && own < floor_of(before)) {
+            scales[token] = -floor_of(before);
+        }
+        largest = fmaxf(largest, __shfl_sync(~0u, running, 31));
+    }
+    return largest;
+}
+
 template <bool kInt4>
-__global__ void __launch_bounds__(kThreads) append(const Heads heads, const CacheView cache, const CacheMemory memory, const int32_t* start, float* scratch, uint32_t* findings) {
+__global__ void __launch_bounds__(kThreads) append(const Heads heads, const CacheLayer layer, const StepTable step, float* scratch, uint32_t* findings) {
     __shared__ RowMemory rows[kWarps];
-    __shared__ float maxima[32];
+    __shared__ FirstValue first;
+    __shared__ float largest;
     const int head = blockIdx.x, warp = threadIdx.x / 32;
     Place at;
-    at.cache = cache;
-    at.start = *start;
-    at.tokens = heads.tokens;
+    const StepSequence sequence = step.sequences[blockIdx.y];
+    at.cache = view_of(sequence, layer);
+    at.start = sequence.start;
+    at.tokens = sequence.tokens;
     at.dim = heads.head_dim;
     at.head = head;
     at.stride = static_cast<int64_t>(heads.heads + 2 * heads.kv_heads) * heads.head_dim;
-    at.keys = heads.qkv + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
+    at.keys = heads.qkv + sequence.first * at.stride + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
     at.values = at.keys + static_cast<int64_t>(heads.kv_heads) * heads.head_dim;
-    float* offsets = memory.offsets + static_cast<int64_t>(head) * at.dim;
-    float* scales = scratch + static_cast<int64_t>(head) * at.tokens;
+    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
+    float* offsets = sequence.offsets + place * at.dim;
+    float* scales = scratch + static_cast<int64_t>(head) * step.tokens + sequence.first;
     if (at.start == 0) freeze_offsets(at, offsets);
     __syncthreads();
 
-    float largest_here = 0.f;  // of this warp's value rows that are not zero
     for (int token = warp; token < at.tokens; token += kWarps) {
         write_key<kInt4>(at, token, offsets, rows[warp], findings);
         const float scale = write_value<kInt4>(at, token, nullptr, rows[warp], findings);
         if (threadIdx.x % 32 == 0) scales[token] = scale;
-        if (scale > kMinScale) largest_here = fmaxf(largest_here, scale);
     }
-    const float before = at.start == 0 ? 0.f : memory.largest[head];
-    const float largest = fmaxf(before, block_max(largest_here, maxima));  // block_max: all scales are written, `before` is read
-    const float floor = largest == 0.f ? 1.f : __fmul_rn(largest, kScaleFloor);
-    for (int token = warp; token < at.tokens; token += kWarps)
-        if (scales[token] < floor) write_value<kInt4>(at, token, &floor, rows[warp], findings);
-    for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, fmaxf(scales[token], floor));
-    // Rows of zeros at the very start had nothing to compare with; their scale is free, so it follows once there is something.
-    if (before == 0.f && largest > 0.f)
-        for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor);
-    if (threadIdx.x == 0) memory.largest[head] = largest;
+    if (threadIdx.x == 0) first = {0, 0.f};
+    __syncthreads();
+    if (warp == 0) {
+        const float most = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : sequence.largest[place], first);
+        if (threadIdx.x == 0) largest = most;
+    }
+    __syncthreads();
+    for (int token = warp; token < at.tokens; token += kWarps) {
+        const float floor = -scales[token];
+        if (floor > 0.f) write_value<kInt4>(at, token, &floor, rows[warp], findings);
+    }
+    const int zeros = first.scale > 0.f ? first.token : 0;  // rows of these tokens, all of zeros
+    for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));
+    if (first.scale > 0.f)
+        for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor_of(first.scale));
+    if (threadIdx.x == 0) sequence.largest[place] = largest;
 }
 
 }  // namespace
 
-cudaError_t launch_append(const Heads& heads, const CacheView& cache, const CacheMemory& memory, const int32_t* start, float* scratch, uint32_t* findings, cudaStream_t stream) {
-    if (cache.int4) append<true><<<heads.kv_heads, kThreads, 0, stream>>>(heads, cache, memory, start, scratch, findings);
-    else append<false><<<heads.kv_heads, kThreads, 0, stream>>>(heads, cache, memory, start, scratch, findings);
+cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
+    const dim3 grid(heads.kv_heads, step.count);
+    if (cache.int4) append<true><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    else append<false><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
     return cudaGetLastError();
 }
 

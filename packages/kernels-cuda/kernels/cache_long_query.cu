@@ -26,14 +26,14 @@ template <int kD> struct alignas(16) Shared {
     float key_scales[kCacheTile], taus[kCacheTile], inverses[kCacheTile];
 };
 
-template <int kD, bool kInt4> __device__ __forceinline__ void load_tile(const CacheAttention& args, int tile, int length, Shared<kD>& shared) {
+template <int kD, bool kInt4> __device__ __forceinline__ void load_tile(const CacheView& cache, int tile, int length, Shared<kD>& shared) {
     constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kPages = kCacheTile / kPageTokens;
     uint8_t* images[kPages];
     bool inside[kPages];
 #pragma unroll
     for (int i = 0; i < kPages; ++i) {
         inside[i] = (tile * kPages + i) * kPageTokens < length;
-        images[i] = args.cache.image(inside[i] ? tile * kPages + i : 0, blockIdx.y);
+        images[i] = cache.image(inside[i] ? tile * kPages + i : 0, blockIdx.y);
     }
     for (int item = threadIdx.x; item < kCacheTile * kChunks; item += kThreads) {
         const int row = item / kChunks, chunk = item % kChunks, page = row / kPageTokens;
@@ -139,7 +139,7 @@ template <int kD> __device__ __forceinline__ Rescale weigh_row(const CacheAttent
             const float x = __int_as_float(scores[t][half * 2 + i]);
             const float p = x == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(x, top));
             sums[t % 2 * 2 + i] = __fmaf_rn(p, shared.inverses[t * 8 + first + i], sums[t % 2 * 2 + i]);
-            pair |= static_cast<uint32_t>(__float2int_rn(__fmul_rn(p, 255.f))) << (8 * i);
+            pair |= weight_code(p) << (8 * i);
         }
         *reinterpret_cast<uint16_t*>(codes + t * 8 + first) = static_cast<uint16_t>(pair);
     }
@@ -188,9 +188,12 @@ template <int kD> __device__ __forceinline__ void accumulate_values(const Shared
 template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_long_query(const CacheAttention args) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<kD>& shared = *reinterpret_cast<Shared<kD>*>(memory);
-    const int start = *args.start, length = start + args.tokens, group = args.heads / args.kv_heads, rows = args.tokens * group;
+    const StepSequence& sequence = args.step.sequences[blockIdx.z];
+    const CacheView cache = view_of(sequence, args.cache);
+    const int start = sequence.start, length = start + sequence.tokens, group = args.heads / args.kv_heads, rows = sequence.tokens * group;
+    if (sequence.tokens <= kShortQuery || static_cast<int>(blockIdx.x) * kBlockRows >= rows) return;
     const int lane = threadIdx.x % 32, first_row = blockIdx.x * kBlockRows, warp_row = first_row + threadIdx.x / 32 * 16;
-    const int64_t head_rows = static_cast<int64_t>(blockIdx.y) * rows;
+    const int64_t head_rows = static_cast<int64_t>(sequence.first) * args.heads + static_cast<int64_t>(blockIdx.y) * rows;
     Row row[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -216,7 +219,7 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
     const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, start + first_row / group - args.window_left);
     for (int tile = static_cast<int>(first_visible / kCacheTile); tile * kCacheTile <= last_position; ++tile) {
         __syncthreads();  // the tile before has been read
-        load_tile<kD, kInt4>(args, tile, length, shared);
+        load_tile<kD, kInt4>(cache, tile, length, shared);
         int scores[kScoreTiles][4];
         score_keys<kD>(shared, q, scores);
         Rescale by[2];
@@ -230,7 +233,7 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
         const int i = warp_row + half * 8 + lane / 4;
         if (i >= rows) continue;
         const float factor = row[half].m == -INFINITY ? 0.f : __fdiv_rn(1.f / 255.f, row[half].l);
-        float* target = args.out + i / group * args.out_stride + (blockIdx.y * group + i % group) * args.head_dim;
+        float* target = args.out + (sequence.first + i / group) * args.out_stride + (blockIdx.y * group + i % group) * args.head_dim;
 #pragma unroll
         for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
@@ -247,8 +250,8 @@ template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, cud
         const cudaError_t status = cudaFuncSetAttribute(cache_long_query<kD, kInt4>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
         if (status != cudaSuccess) return status;
     }
-    const int rows = args.tokens * (args.heads / args.kv_heads);
-    cache_long_query<kD, kInt4><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads), kThreads, kBytes, stream>>>(args);
+    const int rows = args.step.most * (args.heads / args.kv_heads);
+    cache_long_query<kD, kInt4><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads, args.step.count), kThreads, kBytes, stream>>>(args);
     return cudaGetLastError();
 }
 

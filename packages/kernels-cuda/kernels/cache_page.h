@@ -24,15 +24,49 @@ constexpr int padded_head(int head_dim) { return head_dim <= 64 ? 64 : head_dim 
 INT_FLASH_BOTH constexpr int code_bytes(int padded, bool int4) { return int4 ? padded / 2 : padded; }
 INT_FLASH_BOTH constexpr int64_t image_bytes(int padded, bool int4) { return int64_t{kPageTokens} * (2 * code_bytes(padded, int4) + 3 * 4); }
 
+/** A sequence's part in a step, and its cache. On the device. */
+struct StepSequence {
+    uint8_t* const* pages;  // of each 64 tokens
+    float* offsets;         // [layers, kv_heads, head_dim]: subtracted from every key, frozen at the first append
+    float* largest;         // [layers, kv_heads]: the largest value scale so far, 0 while all value rows were zero
+    int32_t start;          // tokens in the cache before these
+    int32_t tokens;
+    int32_t first;  // of them, among all tokens of the step
+    int32_t padding;
+};
+
+/** A step's tokens: those of one sequence follow each other. */
+struct StepTable {
+    const StepSequence* sequences;
+    const int32_t* sequence_of;  // [tokens], on the device
+    int32_t count, tokens;       // sequences, tokens of all
+    int32_t most;                // tokens of one
+
+#ifdef __CUDACC__
+    __device__ __forceinline__ int position(int token) const {
+        const StepSequence& sequence = sequences[sequence_of[token]];
+        return sequence.start + token - sequence.first;
+    }
+#endif
+};
+
+/** What the caches of a step have in common: the layer at hand, and how pages are laid out. */
+struct CacheLayer {
+    int64_t offset;  // bytes into a page
+    int index, padded;
+    bool int4;
+};
+
 /** One layer of a sequence's cache. */
 struct CacheView {
-    uint8_t* const* pages;  // of each 64 tokens
-    int64_t layer_offset;   // bytes into a page
+    uint8_t* const* pages;
+    int64_t layer_offset;
     int padded;
     bool int4;
 
     INT_FLASH_BOTH uint8_t* image(int64_t page, int kv_head) const { return pages[page] + layer_offset + kv_head * image_bytes(padded, int4); }
 };
+INT_FLASH_BOTH CacheView view_of(const StepSequence& sequence, const CacheLayer& layer) { return {sequence.pages, layer.offset, layer.padded, layer.int4}; }
 
 /** Places inside an image; `row` is code_bytes(). */
 INT_FLASH_BOTH uint8_t* key_row(uint8_t* image, int token, int row) { return image + int64_t{token} * row; }

@@ -6,10 +6,11 @@
 #include <cuda_runtime.h>
 
 #include "byte_transpose.cuh"
-#include "cache_attention.h"
+#include "cache_span.cuh"
 #include "exact_math.cuh"
 #include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
+#include "ptx/dot_bytes.cuh"
 
 namespace intflash {
 namespace {
@@ -34,33 +35,15 @@ template <int kD> struct alignas(16) Shared {
     bool last;
 };
 
-/** What a launch's block works on. */
-struct Span {
-    int length, tile, rows, first_row, row_count, first_tile, tiles;
-};
-
-__device__ __forceinline__ Span span_of(const CacheAttention& args) {
-    Span s;
-    const int start = *args.start;
-    s.length = start + args.tokens;
-    s.tile = blockIdx.x;
-    s.rows = args.tokens * (args.heads / args.kv_heads);
-    s.first_row = blockIdx.z * kPartRows;
-    s.row_count = min(kPartRows, s.rows - s.first_row);
-    const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, start - args.window_left);
-    s.first_tile = static_cast<int>(first_visible / kCacheTile);
-    s.tiles = (s.length + kCacheTile - 1) / kCacheTile;
-    return s;
-}
-
 // ── §2 ──
 /** 128 rows of codes, two pages; zeros for a page that is not there. One group of copies, which for INT4 is empty. */
-template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const CacheAttention& args, const Span& s, bool values, uint8_t* target) {
+template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const Span& s, bool values, uint8_t* target) {
+    const int tile = blockIdx.x;
     constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16;
     for (int item = threadIdx.x; item < kCacheTile * kChunks; item += kThreads) {
-        const int row = item / kChunks, chunk = item % kChunks, page = s.tile * (kCacheTile / kPageTokens) + row / kPageTokens;
+        const int row = item / kChunks, chunk = item % kChunks, page = tile * (kCacheTile / kPageTokens) + row / kPageTokens;
         const bool inside = page * kPageTokens < s.length;
-        uint8_t* image = args.cache.image(inside ? page : 0, blockIdx.y);
+        uint8_t* image = s.cache.image(inside ? page : 0, blockIdx.y);
         const uint8_t* from = (values ? value_row(image, row % kPageTokens, kRow) : key_row(image, row % kPageTokens, kRow)) + chunk * 16;
         uint8_t* to = target + row * Shared<kD>::kStride + chunk * (kInt4 ? 32 : 16);
         if constexpr (kInt4) {
@@ -75,19 +58,13 @@ template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const Ca
     commit_copies();
 }
 
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
-}
-
 // ── §3 ──
 /** Scores of this thread's key, and what follows from them up to weights and codes. Maxima come back in `top`. */
 template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const CacheAttention& args, const Span& s, Shared<kD>& shared, float (&top)[kPartRows]) {
-    const int key = s.tile * kCacheTile + threadIdx.x, group = args.heads / args.kv_heads;
+    const int key = blockIdx.x * kCacheTile + threadIdx.x, group = args.heads / args.kv_heads;
     float key_scale = 0.f, tau = 0.f, inverse = 0.f;
     if (key < s.length) {
-        uint8_t* image = args.cache.image(key / kPageTokens, blockIdx.y);
+        uint8_t* image = s.cache.image(key / kPageTokens, blockIdx.y);
         constexpr int kRow = code_bytes(kD, kInt4);
         key_scale = key_scales(image, kRow)[key % kPageTokens];
         tau = value_taus(image, kRow)[key % kPageTokens];
@@ -113,8 +90,8 @@ template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const Ca
     for (int r = 0; r < kPartRows; ++r) {
         x[r] = -INFINITY;
         if (r < s.row_count) {
-            const int row = s.first_row + r, position = s.length - args.tokens + row / group;
-            const float q_scale = args.query.scales[static_cast<int64_t>(blockIdx.y) * s.rows + row];
+            const int row = s.first_row + r, position = s.length - s.tokens + row / group;
+            const float q_scale = args.query.scales[s.query_row + row];
             const bool visible = key <= position && (args.window_left < 0 || key >= position - args.window_left);
             if (visible) {
                 x[r] = __fmaf_rn(__fmul_rn(__int2float_rn(scores[r]), key_scale), __fmul_rn(__fmul_rn(q_scale, args.scale), kLog2E), tau);
@@ -130,7 +107,7 @@ template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const Ca
         top[r] = fmaxf(fmaxf(shared.maxima[0][r], shared.maxima[1][r]), fmaxf(shared.maxima[2][r], shared.maxima[3][r]));
         const float p = x[r] == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(x[r], top[r]));
         shared.weights[r][threadIdx.x] = p;
-        shared.codes[r][threadIdx.x] = static_cast<uint8_t>(__float2int_rn(__fmul_rn(p, 255.f)));
+        shared.codes[r][threadIdx.x] = static_cast<uint8_t>(weight_code(p));
     }
     __syncthreads();
 }
@@ -153,11 +130,6 @@ template <int kD> __device__ __forceinline__ void store_states(const Span& s, co
         states[2 * r] = largest;
         states[2 * r + 1] = sum;
     }
-}
-
-__device__ __forceinline__ int dot_u8_s8(uint32_t a, uint32_t b, int sum) {
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(a), "r"(b));
-    return sum;
 }
 
 /** T[d] = Σ code · value, in shared.sums: a thread takes four channels and every so-manieth group of four keys. */
@@ -215,24 +187,23 @@ template <int kD> __device__ void merge(const CacheAttention& args, const Span& 
     }
     if (static_cast<int>(threadIdx.x) < s.row_count) shared.final_factor[threadIdx.x] = m == -INFINITY ? 0.f : __fdiv_rn(1.f / 255.f, l);
     __syncthreads();
-    const int group = args.heads / args.kv_heads;
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-        const int r = (threadIdx.x + e * kThreads) / kD, d = (threadIdx.x + e * kThreads) % kD, row = s.first_row + r;
-        if (r < s.row_count && d < args.head_dim)
-            args.out[row / group * args.out_stride + (blockIdx.y * group + row % group) * args.head_dim + d] = __fmul_rn(total[e], shared.final_factor[r]);
+        const int r = (threadIdx.x + e * kThreads) / kD, d = (threadIdx.x + e * kThreads) % kD;
+        if (r < s.row_count && d < args.head_dim) out_row(args, s, r)[d] = __fmul_rn(total[e], shared.final_factor[r]);
     }
 }
 
 // ── §6 ──
-template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_short_query(const CacheAttention args, const ShortQueryScratch scratch) {
+template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_short_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<kD>& shared = *reinterpret_cast<Shared<kD>*>(memory);
-    const Span s = span_of(args);
-    if (s.tile < s.first_tile || s.tile >= s.tiles) return;
-    load_rows<kD, kInt4>(args, s, false, shared.keys);
-    load_rows<kD, kInt4>(args, s, true, shared.values);
-    const int64_t first = static_cast<int64_t>(blockIdx.y) * s.rows + s.first_row;
+    const Span s = span_of(args, kPartRows);
+    const int tile = blockIdx.x;
+    if (s.tokens > kShortQuery || s.row_count <= 0 || tile < s.first_tile || tile >= s.tiles) return;
+    load_rows<kD, kInt4>(s, false, shared.keys);
+    load_rows<kD, kInt4>(s, true, shared.values);
+    const int64_t first = s.query_row + s.first_row;
     for (int i = threadIdx.x; i < kPartRows * kD / 4; i += kThreads) {
         const bool there = i / (kD / 4) < s.row_count;
         reinterpret_cast<uint32_t*>(shared.query)[i] = there ? reinterpret_cast<const uint32_t*>(args.query.codes + first * kD)[i] : 0;
@@ -243,7 +214,8 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
     float top[kPartRows];
     weigh_key<kD, kInt4>(args, s, shared, top);
 
-    const int64_t tile_stride = s.rows, base = static_cast<int64_t>(blockIdx.y) * s.tiles * s.rows + s.first_row, place = base + s.tile * tile_stride;
+    const int64_t head = static_cast<int64_t>(s.sequence) * args.kv_heads + blockIdx.y;
+    const int64_t tile_stride = most_rows, base = head * gridDim.x * most_rows + s.first_row, place = base + tile * tile_stride;
     store_states<kD>(s, shared, top, scratch.states + 2 * place);
     wait_for_copies<0>();
     __syncthreads();
@@ -254,7 +226,7 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
     __threadfence();  // this block's part is there for whoever sees its ticket
     __syncthreads();
     if (threadIdx.x == 0) {
-        uint32_t* tickets = scratch.tickets + blockIdx.y * gridDim.z + blockIdx.z;
+        uint32_t* tickets = scratch.tickets + head * (gridDim.z / args.step.count) + blockIdx.z / args.step.count;
         shared.last = atomicAdd(tickets, 1u) == static_cast<uint32_t>(s.tiles - s.first_tile - 1);
         if (shared.last) *tickets = 0;
     }
@@ -264,28 +236,28 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
     merge<kD>(args, s, shared, scratch, tile_stride, base);
 }
 
-template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, cudaStream_t stream) {
+template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
     constexpr int kBytes = sizeof(Shared<kD>);
     if constexpr (kBytes > 48 * 1024) {
         const cudaError_t status = cudaFuncSetAttribute(cache_short_query<kD, kInt4>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
         if (status != cudaSuccess) return status;
     }
-    const dim3 grid(tiles, args.kv_heads, short_query_parts(args.tokens * (args.heads / args.kv_heads)));
-    cache_short_query<kD, kInt4><<<grid, kThreads, kBytes, stream>>>(args, scratch);
+    const dim3 grid(tiles, args.kv_heads, short_query_parts(rows) * args.step.count);
+    if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
+    cache_short_query<kD, kInt4><<<grid, kThreads, kBytes, stream>>>(args, scratch, rows);
     return cudaGetLastError();
 }
 
 }  // namespace
 
-int64_t short_query_sums(int kv_heads, int rows, int padded, int tiles) { return int64_t{kv_heads} * tiles * rows * padded; }
 int short_query_parts(int rows) { return (rows + kPartRows - 1) / kPartRows; }
 
-cudaError_t launch_short_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, cudaStream_t stream) {
+cudaError_t launch_short_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
     const bool int4 = args.cache.int4;
     switch (args.cache.padded) {
-        case 64: return int4 ? launch<64, true>(args, scratch, tiles, stream) : launch<64, false>(args, scratch, tiles, stream);
-        case 128: return int4 ? launch<128, true>(args, scratch, tiles, stream) : launch<128, false>(args, scratch, tiles, stream);
-        default: return int4 ? launch<256, true>(args, scratch, tiles, stream) : launch<256, false>(args, scratch, tiles, stream);
+        case 64: return int4 ? launch<64, true>(args, scratch, tiles, rows, stream) : launch<64, false>(args, scratch, tiles, rows, stream);
+        case 128: return int4 ? launch<128, true>(args, scratch, tiles, rows, stream) : launch<128, false>(args, scratch, tiles, rows, stream);
+        default: return int4 ? launch<256, true>(args, scratch, tiles, rows, stream) : launch<256, false>(args, scratch, tiles, rows, stream);
     }
 }
 

@@ -41,19 +41,21 @@ __device__ __forceinline__ void finish_row(float* row, int width, const LayerInp
 }
 
 // ── §2 ──
-__global__ void __launch_bounds__(kThreads) embed(const Embedding embedding, const int32_t* ids, const int32_t* start, float* hidden) {
+__global__ void __launch_bounds__(kThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;
-    const float* from = embedding.table + ids[token] * embedding.stride;
-    const float* position = embedding.positions == nullptr ? nullptr : embedding.positions + (*start + token) * embedding.hidden;
-    for (int c = threadIdx.x; c < embedding.hidden; c += kThreads)
-        hidden[token * embedding.hidden + c] = position == nullptr ? from[c] : __fadd_rn(from[c], position[c]);
+    const int64_t row = ids[token] * embedding.stride;
+    const float* position = embedding.positions == nullptr ? nullptr : embedding.positions + int64_t{step.position(blockIdx.x)} * embedding.hidden;
+    for (int c = threadIdx.x; c < embedding.hidden; c += kThreads) {
+        const float x = embedding.table == nullptr ? __uint_as_float(static_cast<uint32_t>(embedding.bfloat16[row + c]) << 16) : embedding.table[row + c];
+        hidden[token * embedding.hidden + c] = position == nullptr ? x : __fadd_rn(x, position[c]);
+    }
 }
 
-__global__ void __launch_bounds__(kThreads) norm_rows(const Norm norm, const float* input, int width, const LayerInput out, uint32_t* findings) {
+__global__ void __launch_bounds__(kThreads) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* findings) {
     __shared__ double sums[kThreads / 32];
     __shared__ float scratch[32];
     const int64_t token = blockIdx.x;
-    const float* x = input + token * width;
+    const float* x = input + (rows == nullptr ? token : int64_t{rows[token]}) * width;
     float* row = out.floats + token * out.columns;
     double mean = 0;
     if (norm.centered) {
@@ -121,7 +123,7 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-__global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const int32_t* start, const QueryTarget target,
+__global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
                                                               uint32_t* findings) {
     __shared__ float rows[kHeadWarps][kMaxHeadDim];
     __shared__ double work[kHeadWarps][kMaxHeadDim];
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
     __syncwarp();
     const float* gain = is_query ? norms.query : norms.key;
     if (gain != nullptr) norm_head(row, dim, gain, norms.epsilon);
-    if (rotation.cos != nullptr) turn_head(row, rotation, *start + token);
+    if (rotation.cos != nullptr) turn_head(row, rotation, step.position(token));
     if (!is_query) {
         for (int d = lane; d < dim; d += 32) given[d] = row[d];
         return;
@@ -145,8 +147,9 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
     for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));
     if (bad) atomicOr(findings, kNonfinite);
     const float scale = symmetric_scale(warp_max(largest));
-    const int group = heads.heads / heads.kv_heads;
-    const int64_t place = static_cast<int64_t>(head / group) * heads.tokens * group + static_cast<int64_t>(token) * group + head % group;
+    const StepSequence& sequence = step.sequences[step.sequence_of[token]];
+    const int group = heads.heads / heads.kv_heads, rows_each = sequence.tokens * group;  // of a KV head
+    const int64_t place = static_cast<int64_t>(sequence.first) * heads.heads + static_cast<int64_t>(head / group) * rows_each + (token - sequence.first) * group + head % group;
     for (int d = lane; d < target.padded; d += 32) target.codes[place * target.padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
     if (lane == 0) target.scales[place] = scale;
 }
@@ -165,13 +168,13 @@ __global__ void __launch_bounds__(kHeadWarps * 32) rotate_back(float* rows, int6
 
 }  // namespace
 
-cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const int32_t* start, int tokens, float* hidden, cudaStream_t stream) {
-    embed<<<tokens, kThreads, 0, stream>>>(embedding, ids, start, hidden);
+cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const StepTable& step, float* hidden, cudaStream_t stream) {
+    embed<<<step.tokens, kThreads, 0, stream>>>(embedding, ids, step, hidden);
     return cudaGetLastError();
 }
 
-cudaError_t launch_norm(const Norm& norm, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream) {
-    norm_rows<<<tokens, kThreads, 0, stream>>>(norm, input, width, out, findings);
+cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream) {
+    norm_rows<<<tokens, kThreads, 0, stream>>>(norm, input, rows, width, out, findings);
     return cudaGetLastError();
 }
 
@@ -185,11 +188,11 @@ cudaError_t launch_activate(Activation activation, const float* input, int token
     return cudaGetLastError();
 }
 
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, const QueryTarget& target, uint32_t* findings,
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,
                               cudaStream_t stream) {
     const int blocks = (heads.heads + heads.kv_heads + kHeadWarps - 1) / kHeadWarps;
     if (blocks > kMaxGridY) return cudaErrorInvalidConfiguration;
-    turn_heads<<<dim3(heads.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, start, target, findings);
+    turn_heads<<<dim3(step.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, step, target, findings);
     return cudaGetLastError();
 }
 

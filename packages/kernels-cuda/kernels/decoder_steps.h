@@ -18,14 +18,15 @@ struct LayerInput {
 };
 
 struct Embedding {
-    const float* table;      // [vocabulary, stride]
+    const float* table;      // [vocabulary, stride], or null:
+    const uint16_t* bfloat16;  // the same in 16 bits
     const float* positions;  // [max tokens, hidden] or null
     int64_t stride;
     int hidden;
 };
 
-/** hidden[t] = table[ids[t]] (+ positions[start + t]). */
-cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const int32_t* start, int tokens, float* hidden, cudaStream_t stream);
+/** hidden[t] = table[ids[t]] (+ positions[position of t]). */
+cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const StepTable& step, float* hidden, cudaStream_t stream);
 
 struct Norm {
     const float *gain, *bias;  // bias: layer norm's, or null
@@ -33,8 +34,11 @@ struct Norm {
     bool centered;  // layer norm; otherwise root mean square
 };
 
-/** @param input [tokens, width] */
-cudaError_t launch_norm(const Norm& norm, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
+/**
+ * @param input [.., width]
+ * @param rows  [tokens] of `input`, on the device; null: the first `tokens`
+ */
+cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
 
 /** `swiglu` reads a gate row and an up row side by side; the others read one row. */
 enum class Activation : int32_t { kSwiglu, kSilu, kGelu, kGeluTanh };
@@ -43,7 +47,7 @@ cudaError_t launch_activate(Activation activation, const float* input, int token
 /** A layer's heads as its projection leaves them: rows of all query heads, all key heads, all value heads. */
 struct Heads {
     float* qkv;  // [tokens, (heads + 2 · kv_heads) · head_dim]
-    int tokens, heads, kv_heads, head_dim;
+    int heads, kv_heads, head_dim;
 };
 
 struct Rotation {
@@ -56,7 +60,7 @@ struct HeadNorms {
     double epsilon;
 };
 
-/** Where queries go, as cache_attention.h wants them. `rotated`: by the Hadamard matrix first, as an INT4 cache's keys are. */
+/** Where queries go, as CacheQuery of cache_attention.h has them. `rotated`: by the Hadamard matrix first, as an INT4 cache's keys are. */
 struct QueryTarget {
     int8_t* codes;
     float* scales;
@@ -65,19 +69,13 @@ struct QueryTarget {
 };
 
 /** Norms and turns queries and keys in place, and writes the queries' codes. */
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const int32_t* start, const QueryTarget& target, uint32_t* findings,
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,
                               cudaStream_t stream);
 
 /** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. */
 cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream);
 
-/** What a layer's cache remembers besides its pages. */
-struct CacheMemory {
-    float* offsets;  // [kv_heads, head_dim]: subtracted from every key, frozen at the first append
-    float* largest;  // [kv_heads]: the largest value scale so far, 0 while all value rows were zero
-};
-
-/** Writes the keys (turned) and values of `heads` behind the first `*start` tokens. `scratch`: [kv_heads, tokens] floats. */
-cudaError_t launch_append(const Heads& heads, const CacheView& cache, const CacheMemory& memory, const int32_t* start, float* scratch, uint32_t* findings, cudaStream_t stream);
+/** Writes the keys (turned) and values of `heads` behind what their sequences hold. `scratch`: [kv_heads, tokens] floats. */
+cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream);
 
 }  // namespace intflash

@@ -20,6 +20,9 @@ __device__ __forceinline__ float exp2_polynomial(float y) {
     return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
 }
 
+/** The code of P in [0, 1]: the nearest integer to 255·p, of the exact product. Rounding the product to float32 first flips one in 200,000. */
+__device__ __forceinline__ uint32_t weight_code(float p) { return __float_as_uint(__fmaf_rn(p, 255.f, 12582912.f)) & 255u; }
+
 /** log2 of a normal float32 > 0. */
 __device__ inline float log2_weight(float w) {
     const uint32_t bits = __float_as_uint(w);

@@ -1,7 +1,9 @@
-// See float_flash_fwd.h. The arithmetic of docs/arithmetic.md, "fp32", in Real = float or double: one warp a query, keys in tiles of
-// 128 (four a lane for the scores), channels over the lanes for the values. Right and plain; the baseline others are judged by.
+// See float_flash_fwd.h. One warp a query, keys in tiles of 128 (four a lane for the scores), channels over the lanes for the values.
+// Real = float is docs/arithmetic.md, "fp32", to the bit; Real = double is the same walk with exact functions, an oracle. Right and plain;
+// the baseline others are judged by.
 #include <cuda_runtime.h>
 
+#include "exact_math.cuh"
 #include "float_flash_fwd.h"
 #include "load_operand.cuh"
 #include "tile_layout.h"
@@ -11,20 +13,43 @@ namespace {
 
 constexpr int kWarps = 8, kKeysPerLane = kTileKeys / 32, kMaxChannelsPerLane = kMaxHeadDim / 32;
 
+// What the page names, each with its own roundings; plain operators would be fused.
+__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double product(double a, double b) { return a * b; }
+__device__ __forceinline__ float sum_of(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ double sum_of(double a, double b) { return a + b; }
+__device__ __forceinline__ float power_of_2(float y) { return exp2_polynomial(y); }
+__device__ __forceinline__ double power_of_2(double y) { return exp2(y); }
+__device__ __forceinline__ float tangent(float x) { return static_cast<float>(tanh(static_cast<double>(x))); }
+__device__ __forceinline__ double tangent(double x) { return tanh(x); }
+template <class Real> __device__ __forceinline__ Real log2_e() { return static_cast<Real>(1.4426950408889634); }
 
 /** The score in log2 units; -infinity exactly when the mask excludes the key. */
 template <class Real> __device__ Real score(const FloatForwardArgs& args, Real dot, int64_t mask_at) {
     const ForwardArgs& g = args.geometry;
-    Real s = dot * static_cast<Real>(g.scale);
-    if (g.softcap > 0.f) s = static_cast<Real>(g.softcap) * tanh(s / static_cast<Real>(g.softcap));
+    Real s = product(dot, static_cast<Real>(g.scale));
+    if (g.softcap > 0.f) s = product(static_cast<Real>(g.softcap), tangent(s / static_cast<Real>(g.softcap)));
     if (g.mask.data != nullptr) {
         const Real bias = g.mask.is_float ? static_cast<Real>(static_cast<const float*>(g.mask.data)[mask_at])
                                           : static_cast<const uint8_t*>(g.mask.data)[mask_at] ? Real{0} : -static_cast<Real>(INFINITY);
         if (bias == -INFINITY) return bias;
-        s += bias;
+        s = sum_of(s, bias);
     }
     constexpr Real kLargest = static_cast<Real>(3.4028234663852886e38);  // a mask of -FLT_MAX is no exclusion
-    return fmin(fmax(s * static_cast<Real>(1.4426950408889634), -kLargest), kLargest);
+    return fmin(fmax(product(s, log2_e<Real>()), -kLargest), kLargest);
+}
+
+/** Step 4: key j of the tile into sum j mod 16, in order; the same in lanes l and l + 16. `p` is of key lane + 32 · i. */
+template <class Real> __device__ __forceinline__ Real add_keys(Real sum, Real p) {
+    const Real other = __shfl_xor_sync(~0u, p, 16);
+    const bool lower = threadIdx.x % 32 < 16;
+    return sum_of(sum_of(sum, lower ? p : other), lower ? other : p);
+}
+
+template <class Real> __device__ __forceinline__ Real fold(Real sum) {
+#pragma unroll
+    for (int step = 8; step > 0; step /= 2) sum = sum_of(sum, __shfl_xor_sync(~0u, sum, step));
+    return sum;
 }
 
 template <class Real> __global__ void __launch_bounds__(kWarps * 32) float_flash_fwd(const __grid_constant__ FloatForwardArgs args) {
@@ -66,12 +91,13 @@ template <class Real> __global__ void __launch_bounds__(kWarps * 32) float_flash
         }
         for (int step = 16; step > 0; step /= 2) top = fmax(top, __shfl_xor_sync(~0u, top, step));
         if (top == -INFINITY) continue;  // no visible key in this tile
-        const Real raised = fmax(maximum, top), alpha = exp2(maximum - raised), beta = exp2(top - raised);
+        const Real raised = fmax(maximum, top), beta = power_of_2(top - raised);
+        const Real alpha = maximum == -INFINITY ? Real{0} : power_of_2(maximum - raised);
         Real tile_sum = 0, t[kMaxChannelsPerLane] = {};
 #pragma unroll
         for (int i = 0; i < kKeysPerLane; ++i) {
-            const Real p = exp2(x[i] - top);
-            tile_sum += p;
+            const Real p = x[i] == -INFINITY ? Real{0} : power_of_2(x[i] - top);
+            tile_sum = add_keys(tile_sum, p);
             for (int source = 0; source < 32; ++source) {
                 const Real weight = __shfl_sync(~0u, p, source);
                 const int64_t key = tile + i * 32 + source;
@@ -82,10 +108,9 @@ template <class Real> __global__ void __launch_bounds__(kWarps * 32) float_flash
                     if (e * 32 + lane < args.value.dim) t[e] = fma(weight, static_cast<Real>(load_one(args.value, value_at + e * 32 + lane)), t[e]);
             }
         }
-        for (int step = 16; step > 0; step /= 2) tile_sum += __shfl_xor_sync(~0u, tile_sum, step);
-        sum = fma(tile_sum, beta, sum * alpha);
+        sum = fma(fold(tile_sum), beta, product(sum, alpha));
 #pragma unroll
-        for (int e = 0; e < kMaxChannelsPerLane; ++e) out[e] = fma(t[e], beta, out[e] * alpha);
+        for (int e = 0; e < kMaxChannelsPerLane; ++e) out[e] = fma(t[e], beta, product(out[e], alpha));
         maximum = raised;
     }
     float* target = g.out + batch * g.out_strides.batch + head * g.out_strides.head + (sequence.q_start + row) * g.out_strides.token;

@@ -7,10 +7,12 @@
 
 namespace intflash {
 
+/** Weights that bfloat16 holds exactly are kept so: half the memory to read, and the same numbers. */
 struct FloatWeights {
-    const float* weights;  // [rows, columns]
-    const float* bias;     // [rows] or null
-    int rows, columns;     // columns: padded_columns() of linear_int8.h, zeros behind
+    const float* weights;      // [rows, columns], or null:
+    const uint16_t* bfloat16;  // the same in 16 bits
+    const float* bias;         // [rows] or null
+    int rows, columns;         // columns: padded_columns() of linear_int8.h, zeros behind
 };
 
 /**

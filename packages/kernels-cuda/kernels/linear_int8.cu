@@ -1,6 +1,6 @@
 // See linear_int8.h. Two ways to the same integers:
 //   §1 few tokens: one warp a row of weights, 16 bytes a lane, dp4a; bound by reading the weights once
-//   §2 many tokens: tiles of 64 tokens x 64 rows on tensor cores (mma.sync m16n8k32), three stages of cp.async
+//   §2 many tokens: tiles of 64 tokens x 64 or 32 rows on tensor cores (mma.sync m16n8k32), six stages of cp.async; or what cuBLASLt summed up
 //   §3 quantizing the input, and the launches
 #include <cuda_runtime.h>
 
@@ -55,61 +55,64 @@ __global__ void __launch_bounds__(kFewWarps * 32) linear_int8_few(const Int8Weig
 }
 
 // ── §2 ──
-struct GemmTile {
-    static constexpr int kTokens = 64, kRows = 64, kDepth = kLinearColumns, kStages = 3, kThreads = 128;
-    static constexpr int kBytes = 64 * kDepth;  // of either operand
+/** `kRows_` of weights by 64 tokens. */
+template <int kRows_> struct GemmTile {
+    static constexpr int kTokens = 64, kRows = kRows_, kDepth = kLinearColumns, kStages = 6, kThreads = 128;
+    static constexpr int kInputBytes = kTokens * kDepth, kWeightBytes = kRows * kDepth, kStageBytes = kInputBytes + kWeightBytes;
+    static constexpr int kWarpRows = kRows / 2, kTiles = kWarpRows / 8;  // a warp's part is 32 tokens by kWarpRows rows
 };
+/** Below this many blocks of 64 rows, two for each processor of a large GPU, blocks take 32: reading weights once wants many at it. */
+constexpr int64_t kFewBlocks = 264;
 
 /** Rows of 64 bytes, four 16-byte chunks each, permuted so that eight rows of one chunk lie in different banks. */
-__device__ __forceinline__ int chunk_offset(int row, int chunk) { return row * GemmTile::kDepth + ((chunk ^ (row / 2 & 3)) * 16); }
+__device__ __forceinline__ int chunk_offset(int row, int chunk) { return row * kLinearColumns + ((chunk ^ (row / 2 & 3)) * 16); }
 
-/** 64 rows x 64 bytes; rows past `count` become zeros. */
-__device__ __forceinline__ void copy_rows(uint32_t target, const int8_t* from, int first, int count, int stride, int depth) {
+/** kBytes of rows of 64 bytes; rows past `count` become zeros. */
+template <int kBytes, int kThreads> __device__ __forceinline__ void copy_rows(uint32_t target, const int8_t* from, int first, int count, int stride, int depth) {
 #pragma unroll
-    for (int i = 0; i < GemmTile::kBytes / 16 / GemmTile::kThreads; ++i) {
-        const int item = threadIdx.x + i * GemmTile::kThreads, row = item / 4, chunk = item % 4;
+    for (int i = 0; i < kBytes / 16 / kThreads; ++i) {
+        const int item = threadIdx.x + i * kThreads, row = item / 4, chunk = item % 4;
         const bool inside = first + row < count;
         copy_async_16(target + chunk_offset(row, chunk), from + static_cast<int64_t>(inside ? first + row : 0) * stride + depth + chunk * 16, inside);
     }
 }
 
-__global__ void __launch_bounds__(GemmTile::kThreads) linear_int8_many(const Int8Weights weights, const Int8Rows input, int tokens, float* out, bool accumulate) {
-    using T = GemmTile;
-    __shared__ alignas(128) uint8_t stages[T::kStages][2][T::kBytes];
+template <class T>
+__global__ void __launch_bounds__(T::kThreads) linear_int8_many(const Int8Weights weights, const Int8Rows input, int tokens, float* out, bool accumulate) {
+    __shared__ alignas(128) uint8_t stages[T::kStages][T::kStageBytes];
     const int first_row = blockIdx.x * T::kRows, first_token = blockIdx.y * T::kTokens;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int token_part = warp / 2 * 32, row_part = warp % 2 * 32;  // a warp's 32 x 32 of the tile
+    const int token_part = warp / 2 * 32, row_part = warp % 2 * T::kWarpRows;
     const int steps = weights.columns / T::kDepth;
     const uint32_t base = shared_address_of(stages);
     const auto fetch = [&](int step) {
         if (step < steps) {
-            const uint32_t stage = base + step % T::kStages * 2 * T::kBytes;
-            copy_rows(stage, input.codes, first_token, tokens, weights.columns, step * T::kDepth);
-            copy_rows(stage + T::kBytes, weights.codes, first_row, weights.rows, weights.columns, step * T::kDepth);
+            const uint32_t stage = base + step % T::kStages * T::kStageBytes;
+            copy_rows<T::kInputBytes, T::kThreads>(stage, input.codes, first_token, tokens, weights.columns, step * T::kDepth);
+            copy_rows<T::kWeightBytes, T::kThreads>(stage + T::kInputBytes, weights.codes, first_row, weights.rows, weights.columns, step * T::kDepth);
         }
         commit_copies();
     };
-    fetch(0);
-    fetch(1);
-    int sums[2][4][4] = {};
+    for (int step = 0; step < T::kStages - 1; ++step) fetch(step);
+    int sums[2][T::kTiles][4] = {};
     for (int step = 0; step < steps; ++step) {
-        wait_for_copies<1>();
-        __syncthreads();  // this step's bytes are there for all, and the stage two ahead is read by nobody any more
-        fetch(step + 2);
-        const uint32_t stage = base + step % T::kStages * 2 * T::kBytes;
+        wait_for_copies<T::kStages - 2>();
+        __syncthreads();  // this step's bytes are there for all, and the stage fetched next is read by nobody any more
+        fetch(step + T::kStages - 1);
+        const uint32_t stage = base + step % T::kStages * T::kStageBytes;
 #pragma unroll
         for (int k = 0; k < T::kDepth / 32; ++k) {
-            uint32_t x[2][4], w[2][4];
+            uint32_t x[2][4], w[T::kTiles / 2][4];
 #pragma unroll
             for (int m = 0; m < 2; ++m)  // matrices: rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
                 ldmatrix_x4(x[m], stage + chunk_offset(token_part + m * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
-            for (int n = 0; n < 2; ++n)  // matrices: bytes 0-15 and 16-31 of rows 0-7, then of rows 8-15
-                ldmatrix_x4(w[n], stage + T::kBytes + chunk_offset(row_part + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+            for (int n = 0; n < T::kTiles / 2; ++n)  // matrices: bytes 0-15 and 16-31 of rows 0-7, then of rows 8-15
+                ldmatrix_x4(w[n], stage + T::kInputBytes + chunk_offset(row_part + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
 #pragma unroll
             for (int m = 0; m < 2; ++m)
 #pragma unroll
-                for (int n = 0; n < 4; ++n) mma_s8(sums[m][n], x[m], w[n / 2][n % 2 * 2], w[n / 2][n % 2 * 2 + 1]);
+                for (int n = 0; n < T::kTiles; ++n) mma_s8(sums[m][n], x[m], w[n / 2][n % 2 * 2], w[n / 2][n % 2 * 2 + 1]);
         }
     }
 #pragma unroll
@@ -120,7 +123,7 @@ __global__ void __launch_bounds__(GemmTile::kThreads) linear_int8_many(const Int
             if (token >= tokens) continue;
             const float x_scale = input.scales[token];
 #pragma unroll
-            for (int n = 0; n < 4; ++n)
+            for (int n = 0; n < T::kTiles; ++n)
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     const int row = first_row + row_part + n * 8 + lane % 4 * 2 + i;
@@ -129,11 +132,27 @@ __global__ void __launch_bounds__(GemmTile::kThreads) linear_int8_many(const Int
         }
 }
 
+constexpr int kFinishThreads = 256;
+
+__global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights weights, const int32_t* sums, const float* scales, float* out, bool accumulate) {
+    const int64_t token = blockIdx.y;
+    const float x_scale = scales[token];
+    for (int row = blockIdx.x * kFinishThreads + threadIdx.x; row < weights.rows; row += gridDim.x * kFinishThreads)
+        finish(weights, row, sums[token * weights.rows + row], x_scale, out + token * weights.rows + row, accumulate);
+}
+
 // ── §3 ──
 __global__ void __launch_bounds__(256) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
     const int64_t token = blockIdx.x;
     write_row_codes(input + token * stride, cols, columns, target.codes + token * columns, target.scales + token, nonfinite, scratch);
+}
+
+template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    const dim3 grid((weights.rows + T::kRows - 1) / T::kRows, (tokens + T::kTokens - 1) / T::kTokens);
+    if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
+    linear_int8_many<T><<<grid, T::kThreads, 0, stream>>>(weights, input, tokens, out, accumulate);
+    return cudaGetLastError();
 }
 
 template <int kTokens> void launch_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
@@ -155,10 +174,16 @@ cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input
     } else if (tokens <= kFewTokens) {
         launch_few<kFewTokens>(weights, input, tokens, out, accumulate, stream);
     } else {
-        const dim3 grid((weights.rows + GemmTile::kRows - 1) / GemmTile::kRows, (tokens + GemmTile::kTokens - 1) / GemmTile::kTokens);
-        if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
-        linear_int8_many<<<grid, GemmTile::kThreads, 0, stream>>>(weights, input, tokens, out, accumulate);
+        const int64_t blocks = (weights.rows + int64_t{63}) / 64 * ((tokens + 63) / 64);
+        return blocks < kFewBlocks ? launch_many<GemmTile<32>>(weights, input, tokens, out, accumulate, stream) : launch_many<GemmTile<64>>(weights, input, tokens, out, accumulate, stream);
     }
+    return cudaGetLastError();
+}
+
+cudaError_t launch_finish_int8(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    if (tokens > kMaxGridY) return cudaErrorInvalidConfiguration;
+    const int blocks = (weights.rows + 4 * kFinishThreads - 1) / (4 * kFinishThreads);
+    finish_sums<<<dim3(blocks, tokens), kFinishThreads, 0, stream>>>(weights, sums, scales, out, accumulate);
     return cudaGetLastError();
 }
 

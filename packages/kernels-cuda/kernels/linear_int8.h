@@ -34,4 +34,7 @@ cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int t
 /** @param out [tokens, rows]. `accumulate`: y is added to what is there (a residual). */
 cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream);
 
+/** The same from products that another library has summed up: y of sums [tokens, rows]. */
+cudaError_t launch_finish_int8(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, float* out, bool accumulate, cudaStream_t stream);
+
 }  // namespace intflash

@@ -19,7 +19,7 @@ struct Findings {
     uint32_t bad_query, bad_key, bad_value;  // 1 if NaN or infinity was seen
     uint32_t large_query, large_key, large_value;  // bits of the largest finite magnitude beyond what is allowed
     uint32_t bad_given;                      // bits of Given, see check_operands.h
-    uint32_t padding;
+    uint32_t large_output;                   // 1 if an output was too large for its format (cast_floats.h)
     uint64_t score_bound;                    // bits of the largest bound of a (sequence, head) beyond 2^100, a double
 };
 
@@ -46,7 +46,7 @@ enum class ValueMode : int32_t { kTokenLevel, kPerTensor, kHalf };
 /** Statistics of channels, in the workspace. */
 struct Statistics {
     double* partial_sums;  // [tile][padded]: a tile's sum of K, tokens in order
-    uint32_t* arrivals;    // [sequence][kv head]: blocks that have summed up their tiles
+    uint32_t* arrivals;    // [3][sequence][kv head]: blocks that have summed up tiles of K; on Hopper also of V, and whether the means are there
     float* means;          // [sequence][kv head][padded]: what smooth-K subtracts; null without it
     float* maxima;         // [sequence][kv head][padded]: max |v| of a channel; null for codes and for half-int8, which need none
 };

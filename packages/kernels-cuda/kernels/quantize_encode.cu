@@ -2,16 +2,13 @@
 // Bound by memory. A block has one of three jobs; within each, a warp keeps several rows in flight, then finds a row's scale over its lanes.
 #include <cuda_runtime.h>
 
-#include "exact_divide.cuh"
-#include "float_pieces.cuh"
+#include "piece_codes.cuh"
 #include "token_weight.cuh"
 
 namespace intflash {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kWarpRows = kTileKeys / kWarps;
-constexpr float kMinScale = 1.17549435e-38f;  // 2^-126: keeps an all-zero row from 0 / 0
-constexpr float kMinWeight = 9.53674316e-7f;  // 2^-20
 
 /** Which channels and rows a lane of a warp has. */
 template <class P> struct LanePlace {
@@ -23,24 +20,6 @@ template <class P> struct LanePlace {
     }
     __device__ __forceinline__ int piece_channel(int part) const { return channel + part * P::kLanes * P::kPiece; }
 };
-
-/** Codes of one piece of a row. */
-template <class P> struct PieceCodes {
-    uint32_t words[P::kPiece / 4];
-    __device__ __forceinline__ void store(void* target) const {
-        if constexpr (P::kWide) *static_cast<uint32_t*>(target) = words[0];
-        else *static_cast<uint2*>(target) = make_uint2(words[0], words[1]);
-    }
-};
-
-template <class P> __device__ __forceinline__ PieceCodes<P> encode_piece(const float (&x)[P::kPiece], const Divisor& scale) {
-    PieceCodes<P> codes;
-#pragma unroll
-    for (int w = 0; w < P::kPiece / 4; ++w)
-        codes.words[w] = pack_codes(rounded_bits(divide(x[4 * w], scale)), rounded_bits(divide(x[4 * w + 1], scale)),
-                                    rounded_bits(divide(x[4 * w + 2], scale)), rounded_bits(divide(x[4 * w + 3], scale)));
-    return codes;
-}
 
 /**
  * Per-token codes of 128 rows, from `first` on, with the same mean taken off each. store(row, part, codes) writes a piece's codes,

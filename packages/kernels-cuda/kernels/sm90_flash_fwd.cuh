@@ -1,7 +1,7 @@
 // O = softmax(Q·Kᵀ·scale)·V on Hopper's warpgroup products: INT8 Q and K, V in INT8 (full-int8) or float16 (half-int8).
 // What is computed: docs/arithmetic.md, "Hopper". Why it looks like this, with measurements: docs/results/h200/log.md.
 //
-// One thread block a processor takes one item of work after another: up to kRows queries of one head, against a run of key tiles.
+// One story: one thread block a processor takes one item of work after another: up to kRows queries of one head, against a run of key tiles.
 //   §1 traits and shared memory      §2 items          §3 the producer, one thread: global → shared, tiles ahead
 //   §4 the consumers, one warpgroup per 64 queries: S = Q·Kᵀ → P → O += P·V, taking turns on the tensor cores      §5 launch
 #pragma once
@@ -299,9 +299,11 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 };
                 if constexpr (T::kHalf) {
                     float top[2];
-                    score(std::false_type{}, top);
+                    if (clear) maxima_of_eighths(s, top, rows, meta + kColumnBytes);
+                    else score(std::false_type{}, top);
                     if (__any_sync(~0u, top[0] - rows.reference[0] > kSlack || top[1] - rows.reference[1] > kSlack)) follow(rows, top, scale_out);
-                    weigh_half<0>(s, p, rows);
+                    if (clear) weigh_half_plain<0>(s, p, rows, meta + kColumnBytes);
+                    else weigh_half_general<0>(s, p, rows);
                 } else if (clear && kind == TileKind::kPlain) {
                     sums = weigh_plain<false>(s, p, rows, header, TileColumns{});
                 } else if (clear && kind == TileKind::kOutliers) {
@@ -332,7 +334,8 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 };
                 pin(out);
                 add_products(p, 0);
-                weigh_half<4>(s, p_rest, rows);
+                if (tile >= own.clear_begin && tile < own.clear_end) weigh_half_plain<4>(s, p_rest, rows, base + static_cast<uint32_t>(offsetof(Memory, meta)) + slot * kMetaBytes + kColumnBytes);
+                else weigh_half_general<4>(s, p_rest, rows);
                 add_products(p_rest, 1);
                 wgmma_wait();
                 pin(out);

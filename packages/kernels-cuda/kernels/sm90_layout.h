@@ -9,7 +9,7 @@
 //   columns   kScale, tau, inverseWeight: 128 floats each; key: 128 bytes, the slot's key within the tile; all in `slot_position` order
 //   header    TileHeader
 // Keys are sorted into slots: softmax does not see their order, and 96 keys of small magnitude then share a finer scale than the
-// 32 of large magnitude. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
+// 32 of large magnitude; with half-int8 each eighth of the slots has a scale. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
 // D is the head dimension rounded up to 64, 128 or 256 and filled with zeros; so are keys past the sequence's end.
 // Rows longer than 128 bytes are cut into panels of 128 bytes, one after the other, and each row's 16-byte chunks are swizzled: what
 // wgmma's descriptors call 64- and 128-byte swizzling.
@@ -23,6 +23,7 @@ namespace intflash {
 
 constexpr int kQueryBlock = 64;     // rows of one wgmma
 constexpr int kLowSlots = 96;       // slots that share TileHeader::k_scale[0]; the others share k_scale[1]
+constexpr int kEighthSlots = 16;    // half-int8: slots that share a scale
 constexpr int kOutlierSlots = 16;   // at most so many keys a tile are outliers; they take the last slots
 
 enum class TileKind : int32_t {
@@ -31,6 +32,7 @@ enum class TileKind : int32_t {
     kColumns = 2,   // every slot has its own: the columns say all
 };
 
+/** With half-int8 the key scales of the slots' eighths lie here instead: 8 floats. */
 struct TileHeader {
     float k_scale[2];
     float tau, inverse_weight;  // log2 and reciprocal of the value weight that the tile's keys share

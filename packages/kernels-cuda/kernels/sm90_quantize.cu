@@ -1,259 +1,141 @@
-// See sm90_quantize.h and sm90_layout.h. One block makes one image, reading its rows twice (the second time from L1 or L2): once for
-// magnitudes, once for codes.
+// See sm90_quantize.h and sm90_layout.h. Bound by memory, in one launch: the blocks of a head that gather what its channels need of all
+// tokens come a little before the blocks that encode its tiles, so that these find K and V still in L2.
 #include <cuda_runtime.h>
 
-#include <cfloat>
+#include <algorithm>
 
-#include "load_operand.cuh"
-#include "sm90_quantize.h"
+#include "sm90_encode_tile.cuh"
+#include "sm90_gather_channels.cuh"
 
 namespace intflash {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr float kMinScale = 1.17549435e-38f;  // 2^-126: keeps an all-zero row from 0 / 0
-constexpr float kMinWeight = 9.53674316e-7f;  // 2^-20, as in docs/arithmetic.md
+constexpr int kBlocksAhead = 420;  // between a head's two kinds of blocks: as many as run at a time; with more of them K and V would have left L2
 
-template <int lanes> __device__ __forceinline__ float row_max(float value) {
-#pragma unroll
-    for (int step = 1; step < lanes; step *= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
+/** load_piece of what nobody reads again: it is the first to leave L2. */
+template <class P> __device__ __forceinline__ uint4 load_once(const Operand& operand, int64_t at, bool aligned) {
+    if (aligned) return __ldcs(reinterpret_cast<const uint4*>(static_cast<const char*>(operand.data) + at * (P::kWide ? 4 : 2)));
+    return load_piece<P::kWide>(operand, at, false);
 }
 
-__device__ __forceinline__ uint32_t pack_codes(float a, float b, float c, float d, float per_step) {
-    return (__float2int_rn(a * per_step) & 255u) | (__float2int_rn(b * per_step) & 255u) << 8 | (__float2int_rn(c * per_step) & 255u) << 16 |
-           (__float2int_rn(d * per_step) & 255u) << 24;
-}
-
-/** Eight channels of a row as codes. |x · per_step| <= 127 up to rounding, because the step is the row's maximum / 127. */
-__device__ __forceinline__ uint2 pack_row(const float (&x)[kChunk], float per_step) {
-    return make_uint2(pack_codes(x[0], x[1], x[2], x[3], per_step), pack_codes(x[4], x[5], x[6], x[7], per_step));
-}
-
-template <int kD>
-__global__ void __launch_bounds__(kThreads) quantize_query(const Operand query, const Sm90Table table, int8_t* blocks, float* scales, Findings* findings) {
-    constexpr int kLanes = kD / kChunk, kRows = kThreads / kLanes;
-    const Sm90Sequence sequence = table.sequences[blockIdx.z];
-    if (static_cast<int>(blockIdx.x) >= sequence.q_blocks) return;
-    const int64_t block = sequence.q_block_base + static_cast<int64_t>(blockIdx.y) * sequence.q_blocks + blockIdx.x;
-    const int lane = threadIdx.x % kLanes, channel = lane * kChunk;
-    bool bad = false;
+/** 128 queries of a head, two blocks of the image: per-token codes, the bits of quant's quantizePerTokenInt8. */
+template <class P> __device__ __forceinline__ void encode_queries(const QuantizeJob& job, const HeadPlace& at, int head, int chunk) {
+    using Lanes = RowLanes<P>;
+    constexpr int kBatch = Lanes::kRounds < 4 ? Lanes::kRounds : 4;
+    const Operand& query = job.request.query;
+    const Sm90Sequence& sequence = at.sequence;
+    const int first = chunk * kTileKeys, rows = sequence.q_blocks * kQueryBlock;
+    if (first >= rows) return;
+    const int64_t block = sequence.q_block_base + static_cast<int64_t>(head) * sequence.q_blocks + chunk * (kTileKeys / kQueryBlock);
+    const int64_t from = row_offset(query, at.batch, head, sequence.q_start + first);
+    const bool aligned = aligned_rows(query);
+    const Lanes lanes;
+    float largest_scale = 0.f;
+#pragma unroll 1
+    for (int begin = 0; begin < Lanes::kRounds; begin += kBatch) {
+        uint4 raw[kBatch][2];
 #pragma unroll
-    for (int first = 0; first < kQueryBlock; first += kRows) {
-        const int in_block = first + threadIdx.x / kLanes, row = blockIdx.x * kQueryBlock + in_block;
-        float x[kChunk] = {}, largest = 0.f;
-        if (row < sequence.q_len && channel < query.dim) load_chunk(x, query, row_offset(query, blockIdx.z, blockIdx.y, sequence.q_start + row) + channel);
+        for (int i = 0; i < kBatch; ++i)
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) bad |= !(fabsf(x[i]) <= FLT_MAX), largest = fmaxf(largest, fabsf(x[i]));
-        const float scale = fmaxf(row_max<kLanes>(largest) / 127.f, kMinScale);
-        *reinterpret_cast<uint2*>(blocks + block * (kQueryBlock * kD) + panel_offset(in_block, channel, kQueryBlock, kD)) = pack_row(x, 1.f / scale);
-        if (lane == 0) scales[block * kQueryBlock + in_block] = scale;
-    }
-    if (bad) atomicOr(&findings->bad_query, 1u);
-}
-
-/** What a block knows of its tile's keys. */
-struct TileFacts {
-    float divisor[kMaxHeadDim];  // 1 / channel maximum
-    float magnitude[kTileKeys];  // of K: largest |k|
-    float weight[kTileKeys];     // of V: largest |v / channel maximum|
-    int slot[kTileKeys];         // of a key
-    int key[kTileKeys];          // of a slot
-    unsigned long long best;
-    int outliers;
-    unsigned part_max[2];        // largest magnitudes of the low and the high slots, as bits
-};
-
-/**
- * The value weight that most keys share within a factor of two, and the keys it does not fit. With too many of those the tile keeps a
- * weight and a scale a key.
- */
-__device__ __forceinline__ TileKind classify(TileFacts& facts, int keys, float& shared_weight) {
-    const int key = threadIdx.x;
-    const float own = key < kTileKeys ? facts.weight[key] : 0.f;
-    if (key == 0) facts.best = 0, facts.outliers = 0;
-    __syncthreads();
-    if (key < keys) {
-        int fits = 0;
-        for (int other = 0; other < keys; ++other) fits += facts.weight[other] <= own && facts.weight[other] > 0.5f * own;
-        atomicMax(&facts.best, static_cast<unsigned long long>(fits) << 32 | __float_as_uint(own));
-    }
-    __syncthreads();
-    shared_weight = __uint_as_float(static_cast<uint32_t>(facts.best));
-    if (key < keys && !(own <= shared_weight && own > 0.5f * shared_weight)) atomicAdd(&facts.outliers, 1);
-    __syncthreads();
-    return facts.outliers == 0 ? TileKind::kPlain : facts.outliers <= kOutlierSlots ? TileKind::kOutliers : TileKind::kColumns;
-}
-
-/** Keys into slots by magnitude, outliers last. */
-__device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, TileKind kind, float shared_weight) {
-    const auto rank_of = [&](int key) {
-        const float weight = facts.weight[key];
-        const bool outlier = kind == TileKind::kOutliers && key < keys && !(weight <= shared_weight && weight > 0.5f * shared_weight);
-        return facts.magnitude[key] + (outlier ? FLT_MAX : 0.f);  // magnitudes are finite: the largest an outlier, whatever its own, comes last
-    };
-    const int key = threadIdx.x;
-    int slot = 0;
-    if (key < kTileKeys) {
-        const float own = rank_of(key);
-        for (int other = 0; other < kTileKeys; ++other) {
-            const float theirs = rank_of(other);
-            slot += theirs < own || (theirs == own && other < key);
-        }
-    }
-    __syncthreads();
-    if (key < kTileKeys) {
-        facts.slot[key] = slot;
-        facts.key[slot] = key;
-        atomicMax(&facts.part_max[slot >= kLowSlots], __float_as_uint(facts.magnitude[key]));
-    }
-    __syncthreads();
-}
-
-template <int kD, bool kHalf>
-__global__ void __launch_bounds__(kThreads) build_tiles(const Operand key, const Operand value, const Sm90Table table, const float* means, const float* maxima, uint8_t* tiles,
-                                                        float* channel_scale, Findings* findings) {
-    constexpr int kLanes = kD / kChunk, kRows = kThreads / kLanes;
-    __shared__ TileFacts facts;
-    const Sm90Sequence sequence = table.sequences[blockIdx.z];
-    const int64_t head_at = (static_cast<int64_t>(blockIdx.z) * key.heads + blockIdx.y) * kD;
-    const int tile_index = blockIdx.x, thread = threadIdx.x;
-    if (thread < kD) {
-        float c = thread < value.dim ? maxima[head_at + thread] : 0.f;
-        if (!(c > 0.f)) c = 1.f;
-        facts.divisor[thread] = 1.f / c;
-        if (tile_index == 0) channel_scale[head_at + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
-    }
-    if (thread < 2) facts.part_max[thread] = 0;
-    if (tile_index >= sequence.tiles) return;
-    __syncthreads();
-    const int keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
-    const int64_t first_row = sequence.k_start + static_cast<int64_t>(tile_index) * kTileKeys;
-    const int64_t key_at = row_offset(key, blockIdx.z, blockIdx.y, first_row), value_at = row_offset(value, blockIdx.z, blockIdx.y, first_row);
-    uint8_t* tile = tiles + (sequence.tile_base + static_cast<int64_t>(blockIdx.y) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
-    const int lane = thread % kLanes, channel = lane * kChunk;
-
-    const auto load_key = [&](float(&x)[kChunk], int row) {
-        if (row >= keys || channel >= key.dim) return;
-        load_chunk(x, key, key_at + row * key.strides.token + channel);
-        if (means == nullptr) return;
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) x[i] -= means[head_at + channel + i];
-    };
-    bool bad = false;
-    for (int row = thread / kLanes; row < kTileKeys; row += kRows) {
-        float x[kChunk] = {}, largest = 0.f;
-        load_key(x, row);
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) bad |= !(fabsf(x[i]) <= FLT_MAX), largest = fmaxf(largest, fabsf(x[i]));
-        largest = row_max<kLanes>(largest);
-        float weight = 1.f;
-        if constexpr (!kHalf) {
-            float v[kChunk] = {};
-            weight = row < keys ? kMinWeight : 0.f;
-            if (row < keys && channel < value.dim) load_chunk(v, value, value_at + row * value.strides.token + channel);
-#pragma unroll
-            for (int i = 0; i < kChunk; ++i) weight = fmaxf(weight, fabsf(v[i]) * facts.divisor[channel + i]);
-            weight = row_max<kLanes>(weight);
-        }
-        if (lane == 0) facts.magnitude[row] = largest, facts.weight[row] = weight;
-    }
-    if (bad) atomicOr(&findings->bad_key, 1u);
-    __syncthreads();
-
-    float shared_weight = 1.f;
-    const TileKind kind = kHalf ? TileKind::kColumns : classify(facts, keys, shared_weight);
-    sort_into_slots(facts, keys, kind, shared_weight);
-    const bool own_scale = kind == TileKind::kColumns;
-    const auto scale_of = [&](int row) {
-        const float magnitude = own_scale ? facts.magnitude[row] : __uint_as_float(facts.part_max[facts.slot[row] >= kLowSlots]);
-        return fmaxf(magnitude / 127.f, kMinScale);
-    };
-    const auto weight_of = [&](int row) {
-        const float own = facts.weight[row];
-        return kHalf ? 1.f : own_scale || !(own <= shared_weight && own > 0.5f * shared_weight) ? own : shared_weight;
-    };
-
-    for (int row = thread / kLanes; row < kTileKeys; row += kRows) {
-        float x[kChunk] = {};
-        load_key(x, row);
-        *reinterpret_cast<uint2*>(tile + panel_offset(facts.slot[row], channel, kTileKeys, kD)) = pack_row(x, 1.f / scale_of(row));
-    }
-    for (int item = thread; item < kD * (kTileKeys / 16); item += kThreads) {
-        const int d = item % kD, group = item / kD;
-        if constexpr (kHalf) {
-            __half values[16];
-#pragma unroll
-            for (int i = 0; i < 16; ++i) {
-                const int row = facts.key[group * 16 + i];
-                values[i] = __float2half_rn(d < value.dim && row < keys ? load_one(value, value_at + row * value.strides.token + d) : 0.f);
+            for (int part = 0; part < 2; ++part) {
+                const int row = lanes.row(begin + i), channel = lanes.channel(part);
+                raw[i][part] = first + row < sequence.q_len && channel < query.dim ? load_once<P>(query, from + row * query.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);
             }
 #pragma unroll
-            for (int i = 0; i < 16; i += 8)
-                *reinterpret_cast<uint4*>(tile + sm90_half_value_offset(group * 16 + i, d, kD)) = *reinterpret_cast<const uint4*>(values + i);
-        } else {
-            uint32_t words[4] = {};
+        for (int i = 0; i < kBatch; ++i) {
+            const int row = lanes.row(begin + i);
+            uint32_t top = 0;  // bits of the largest magnitude, NaN above all
 #pragma unroll
-            for (int i = 0; i < 16; ++i) {
-                const int row = facts.key[group * 16 + i], position = slot_position(i);
-                int code = 0;
-                if (d < value.dim && row < keys) code = __float2int_rn(load_one(value, value_at + row * value.strides.token + d) * facts.divisor[d] * (127.f / weight_of(row)));
-                words[position >> 2] |= static_cast<uint32_t>(min(max(code, -127), 127) + 128) << (8 * (position & 3));
+            for (int part = 0; part < 2; ++part) {
+                const uint32_t words[4] = {raw[i][part].x, raw[i][part].y, raw[i][part].z, raw[i][part].w};
+#pragma unroll
+                for (int w = 0; w < 4; ++w) top = P::kWide ? max(top, words[w] & 0x7fffffffu) : __vmaxu2(top, words[w] & 0x7fff7fffu);
             }
-            *reinterpret_cast<uint4*>(tile + sm90_value_offset(group * 16, d, kD)) = make_uint4(words[0], words[1], words[2], words[3]);
+            float x[2][P::kPiece];
+            float largest;
+            if constexpr (P::kWide) {
+                largest = __uint_as_float(top);
+            } else {
+                const uint32_t most = max(top & 0xffffu, top >> 16);
+                largest = query.type == ElementType::kFloat16 ? __half2float(__ushort_as_half(static_cast<unsigned short>(most))) : __uint_as_float(most << 16);
+            }
+            uint32_t bits = __float_as_uint(largest);
+#pragma unroll
+            for (int step = 1; step < Lanes::kLanes; step *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
+            largest = __uint_as_float(bits);
+            if (!(largest <= FLT_MAX)) atomicOr(&job.request.findings->bad_query, 1u);
+            float scale = fmaxf(__fdiv_rn(largest, 127.f), kMinScale);
+            if (first + row < sequence.q_len) largest_scale = fmaxf(largest_scale, scale);
+            const int in_block = row % kQueryBlock;
+            const int64_t own_block = block + row / kQueryBlock;
+            const bool stored = first + row < rows;
+            if (stored && lanes.lane == 0) job.query_scales[own_block * kQueryBlock + in_block] = scale;
+#pragma unroll
+            for (int part = 0; part < 2; ++part) widen<P>(x[part], raw[i][part], query.type);
+            if (scale < kTinyDivisor) {
+                scale *= kScaleUp;
+#pragma unroll
+                for (int part = 0; part < 2; ++part)
+#pragma unroll
+                    for (int e = 0; e < P::kPiece; ++e) x[part][e] *= kScaleUp;
+            }
+            const Divisor by = divisor(scale);
+            int8_t* image = job.query_codes + own_block * (kQueryBlock * P::kD);
+#pragma unroll
+            for (int part = 0; part < 2; ++part)
+                if (stored) encode_piece<P>(x[part], by).store(image + panel_offset(in_block, lanes.channel(part), kQueryBlock, P::kD));
         }
     }
-    uint8_t* meta = tile + sm90_columns_offset(kD, kHalf);
-    if (thread < kTileKeys) {
-        const int row = facts.key[thread], position = slot_position(thread);
-        float* columns = reinterpret_cast<float*>(meta) + position;
-        const bool present = row < keys;
-        const float weight = present ? weight_of(row) : 1.f;
-        columns[0] = scale_of(row);
-        columns[kTileKeys] = log2f(weight);
-        columns[2 * kTileKeys] = present ? 1.f / weight : 0.f;
-        meta[3 * kTileKeys * 4 + position] = static_cast<uint8_t>(row);
-    }
-    if (thread == 0) {
-        TileHeader header{};
-        header.k_scale[0] = fmaxf(__uint_as_float(facts.part_max[0]) / 127.f, kMinScale);
-        header.k_scale[1] = fmaxf(__uint_as_float(facts.part_max[1]) / 127.f, kMinScale);
-        header.tau = log2f(shared_weight);
-        header.inverse_weight = 1.f / shared_weight;
-        header.kind = static_cast<int32_t>(kind);
-        *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
-    }
+    note_max(job.request.head_maxima.query + static_cast<int64_t>(at.batch) * query.heads + head, largest_scale);
 }
 
-template <int kD> cudaError_t build(const Operand& key, const Operand& value, const Sm90Table& table, bool half_values, const float* means, const float* maxima, uint8_t* tiles,
-                                    float* channel_scale, Findings* findings, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>(table.max_tiles > 0 ? table.max_tiles : 1), key.heads, table.count);
-    if (half_values) build_tiles<kD, true><<<grid, kThreads, 0, stream>>>(key, value, table, means, maxima, tiles, channel_scale, findings);
-    else build_tiles<kD, false><<<grid, kThreads, 0, stream>>>(key, value, table, means, maxima, tiles, channel_scale, findings);
+/** One image or one tile's statistics a block, in the order of heads. */
+template <class P, bool kHalf> __global__ void __launch_bounds__(kQuantizeThreads, 3) quantize_all(const __grid_constant__ QuantizeJob job) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    const int gathering = job.gather_key + job.gather_value, encoding = job.encode_tiles + job.encode_queries;
+    const int step = blockIdx.x / (gathering + encoding), within = blockIdx.x - step * (gathering + encoding);
+    if (within < gathering) {
+        if (step >= job.heads) return;
+        const HeadPlace at(job, step);
+        if (within < job.gather_key) gather_key<P>(job, at, step, within, memory);
+        else gather_value<P>(job, at, step, within - job.gather_key, memory);
+        return;
+    }
+    const int head = step - job.lag, item = within - gathering;
+    if (head < 0) return;
+    const HeadPlace at(job, head);
+    if (item < job.encode_tiles) {
+        if (item == 0 || item < at.sequence.tiles) encode_tile<P, kHalf>(job, at, head, item, memory);
+        return;
+    }
+    const int group = job.request.query.heads / job.request.key.heads, chunks = job.encode_queries / group, query = item - job.encode_tiles;
+    encode_queries<P>(job, at, at.head * group + query / chunks, query % chunks);
+}
+
+template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, cudaStream_t stream) {
+    constexpr int bytes = kDynamicBytes<P, kHalf>;
+    if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kHalf>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    const int64_t per_head = int64_t{job.gather_key} + job.gather_value + job.encode_tiles + job.encode_queries;
+    job.lag = job.gather_key + job.gather_value == 0 ? 0 : static_cast<int32_t>(std::min<int64_t>(job.heads, (kBlocksAhead + per_head - 1) / per_head));
+    const int64_t blocks = per_head * (job.heads + job.lag);
+    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    quantize_all<P, kHalf><<<static_cast<unsigned>(blocks), kQuantizeThreads, bytes, stream>>>(job);
     return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t launch_sm90_quantize_query(const Operand& query, const Sm90Table& table, int padded, int8_t* blocks, float* scales, Findings* findings, cudaStream_t stream) {
-    if (table.max_q_blocks == 0 || table.count == 0) return cudaSuccess;
-    const dim3 grid(table.max_q_blocks, query.heads, table.count);
-    switch (padded) {
-        case 64: quantize_query<64><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings); break;
-        case 128: quantize_query<128><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings); break;
-        default: quantize_query<256><<<grid, kThreads, 0, stream>>>(query, table, blocks, scales, findings);
-    }
-    return cudaGetLastError();
-}
-
-cudaError_t launch_sm90_build_tiles(const Operand& key, const Operand& value, const Sm90Table& table, int padded, bool half_values, const float* means, const float* maxima,
-                                    uint8_t* tiles, float* channel_scale, Findings* findings, cudaStream_t stream) {
-    if (table.count == 0) return cudaSuccess;
-    switch (padded) {
-        case 64: return build<64>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-        case 128: return build<128>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-        default: return build<256>(key, value, table, half_values, means, maxima, tiles, channel_scale, findings, stream);
-    }
+cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream) {
+    const int tiles = std::max(table.max_tiles, 1), chunks = (table.max_q_blocks * kQueryBlock + kTileKeys - 1) / kTileKeys;
+    const QuantizeJob job{request, table, images.query_codes, images.query_scales, images.tiles, images.channel_scale, table.count * request.key.heads,
+                  request.statistics.means != nullptr ? tiles : 0, request.mode == ValueMode::kHalf ? 0 : table.max_tiles, tiles, request.query.heads / request.key.heads * chunks, 0};
+    if (job.heads == 0) return cudaSuccess;
+    cudaError_t status = cudaSuccess;
+    const cudaError_t launched = with_pieces(request.padded, request.key.type == ElementType::kFloat32, [&](auto pieces) {
+        using P = decltype(pieces);
+        status = request.mode == ValueMode::kHalf ? launch_all<P, true>(job, stream) : launch_all<P, false>(job, stream);
+    });
+    return status != cudaSuccess ? status : launched;
 }
 
 }  // namespace intflash

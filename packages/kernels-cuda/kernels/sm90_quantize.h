@@ -1,8 +1,7 @@
-// Quantizers for Hopper's forward kernel: what they write is sm90_layout.h's.
+// Quantizers for Hopper's forward kernel: what they write is sm90_layout.h's. Floats only; the caller's codes take the portable kernels.
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "operand.h"
 #include "quantize.h"
 #include "sm90_layout.h"
 
@@ -13,14 +12,15 @@ struct Sm90Table {
     int32_t count, max_q_blocks, max_tiles, padding;
 };
 
-/** Per-token codes of Q in blocks of 64 rows, and their scales [blocks][64]; rows past the end are zero. */
-cudaError_t launch_sm90_quantize_query(const Operand& query, const Sm90Table& table, int padded, int8_t* blocks, float* scales, Findings* findings, cudaStream_t stream);
+/** Where the images go. */
+struct Sm90Images {
+    int8_t* query_codes;   // blocks of 64 rows; rows past the end are zero
+    float* query_scales;   // [blocks][64]
+    uint8_t* tiles;
+    float* channel_scale;  // [sequence][kv head][D], for the forward's epilogue: the channel's maximum / 127, or 1 with half values
+};
 
-/**
- * K and V into tiles. `means` is null without smooth-K; `maxima` [sequence][kv head][D] are the channels' largest |v|.
- * channel_scale[sequence][kv head][D] for the forward's epilogue: maxima / 127, or 1 with half values.
- */
-cudaError_t launch_sm90_build_tiles(const Operand& key, const Operand& value, const Sm90Table& table, int padded, bool half_values, const float* means, const float* maxima,
-                                    uint8_t* tiles, float* channel_scale, Findings* findings, cudaStream_t stream);
+/** Q, K and V, all of 16 or all of 32 bits, in one launch; `request.mode` is kTokenLevel or kHalf, its statistics' workspace cleared. */
+cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream);
 
 }  // namespace intflash

@@ -217,16 +217,40 @@ template <int n> __device__ __forceinline__ TileSums weigh_columns(const int (&s
     return tile;
 }
 
-/** half-int8, 64 keys from group `first` on: P as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. */
-template <int first> __device__ __forceinline__ void weigh_half(const int (&s)[64], int (&p)[16], RowPair& rows) {
-    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+/** half-int8: key scales of half of a tile's eighths, groups of 16 slots. */
+__device__ __forceinline__ float4 read_eighths(uint32_t header, int half) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(header + 16 * half));
+    return v;
+}
+
+/** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by eighths of the slots. */
+__device__ __forceinline__ void maxima_of_eighths(const int (&s)[64], float (&top)[2], const RowPair& rows, uint32_t header) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float4 k_scale = read_eighths(header, half);
+#pragma unroll
+        for (int within = 0; within < 4; ++within)
+#pragma unroll
+            for (int row = 0; row < 2; ++row) {
+                const int first = 8 * (4 * half + within) + 2 * row;
+                const float x = __int2float_rn(max(__vimax3_s32(s[first], s[first + 1], s[first + 4]), s[first + 5])) * at(k_scale, within);
+                top[row] = half + within == 0 ? x : fmaxf(top[row], x);
+            }
+    }
+#pragma unroll
+    for (int row = 0; row < 2; ++row) top[row] = over_quad_max(top[row] * rows.factor[row]);
+}
+
+/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(index)` is a score's. */
+template <int first, class Exponent> __device__ __forceinline__ void weigh_half(int (&p)[16], RowPair& rows, const Exponent& exponent) {
     float sum[2][2] = {};
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            e[i] = exp2_fast(__int_as_float(s[8 * (first + group) + i]) + offset[row_of(i)]);
+            e[i] = exp2_fast(exponent(first + group, i));
             sum[row_of(i)][i & 1] += e[i];
         }
 #pragma unroll
@@ -234,6 +258,21 @@ template <int first> __device__ __forceinline__ void weigh_half(const int (&s)[6
     }
     rows.sum[0] += sum[0][0] + sum[0][1];
     rows.sum[1] += sum[1][0] + sum[1][1];
+}
+
+/** From scores as general_scores leaves them. */
+template <int first> __device__ __forceinline__ void weigh_half_general(const int (&s)[64], int (&p)[16], RowPair& rows) {
+    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    weigh_half<first>(p, rows, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; });
+}
+
+/** From integers, by eighths. */
+template <int first> __device__ __forceinline__ void weigh_half_plain(const int (&s)[64], int (&p)[16], RowPair& rows, uint32_t header) {
+    const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    const float4 k_scale = read_eighths(header, first / 4);
+    weigh_half<first>(p, rows, [&](int group, int i) {
+        return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * at(k_scale, group - first), offset[row_of(i)]);
+    });
 }
 
 }  // namespace intflash

@@ -67,8 +67,12 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()) {
     const DeviceFacts& facts = stream.device().facts();
     limits_ = {facts.shared_bytes_per_block, facts.processors};
-    lay_out_sequences(stream, request);
-    out_ = stream.allocate(static_cast<size_t>(request.out_elements) * sizeof(float));
+    const std::vector<Sequence> sequences = lay_out_sequences(stream, request);
+    const char* needed = not_on_hopper(facts, request);
+    if (needed != nullptr && request.kernel == KernelChoice::kHopper) throw Failure("ERR_UNSUPPORTED", std::string("Expected ") + needed + " for Hopper's kernel");
+    on_hopper_ = needed == nullptr && request.kernel != KernelChoice::kPortable;
+    if (on_hopper_ && request.host_out == nullptr && request.out_type == ElementType::kBfloat16) out_type_ = request.out_type;  // float16 can overflow, which a cast notices
+    out_ = stream.allocate(static_cast<size_t>(request.out_elements) * (out_type_ == ElementType::kFloat32 ? sizeof(float) : 2));
     if (request.want_lse) lse_ = stream.allocate(static_cast<size_t>(request.lse_elements) * sizeof(float));
     // A cumulative table may leave rows of the output without a sequence; nothing else writes those.
     check_cuda(cudaMemsetAsync(out_->as(), 0, out_->bytes(), stream.handle()), "clear the output");
@@ -78,11 +82,11 @@ AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& r
     key_ = operand(stream, request.key, request.kv_heads, request.head_dim);
     value_ = operand(stream, request.value, request.kv_heads, request.head_dim_v);
     if (is_baseline()) plan_baseline(stream, request);
-    else if (!stays_float()) plan_int8(stream, request);
+    else if (!stays_float()) plan_int8(stream, request, sequences);
     else if (precision_ == Precision::kFloat32) plan_inspection(stream);
 }
 
-void AttentionOperation::lay_out_sequences(Stream& stream, const AttentionRequest& request) {
+std::vector<Sequence> AttentionOperation::lay_out_sequences(Stream& stream, const AttentionRequest& request) {
     std::vector<Sequence> sequences = request.sequences;
     for (Sequence& sequence : sequences) {
         sequence.tiles = (sequence.k_len + kTileKeys - 1) / kTileKeys;
@@ -105,6 +109,7 @@ void AttentionOperation::lay_out_sequences(Stream& stream, const AttentionReques
         check_cuda(cudaMemcpyAsync(buffer->as(), sequences.data(), buffer->bytes(), cudaMemcpyHostToDevice, stream.handle()), "copy the sequence table");
     table_.sequences = buffer->as<Sequence>();
     held_.push_back(buffer);
+    return sequences;
 }
 
 void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& request) {
@@ -128,9 +133,20 @@ void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& r
     args_.softcap = request.softcap;
 }
 
-void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& request) {
-    const int padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
-    const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
+const char* AttentionOperation::not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request) {
+    const bool is_half = request.precision == Precision::kHalfInt8;
+    const ElementType query = request.query.type, key = request.key.type, value = request.value.type;
+    const auto is_wide = [](ElementType type) { return type == ElementType::kFloat32; };
+    if (!Sm90Forward::available(facts)) return "a device of compute capability 9.0 and a build for it";
+    if (!is_half && request.precision != Precision::kFullInt8) return "precision 'full-int8' or 'half-int8'";
+    if (query == ElementType::kInt8 || key == ElementType::kInt8 || value == ElementType::kInt8) return "floats";
+    if (is_wide(query) != is_wide(key) || is_wide(key) != is_wide(value)) return "query, key and value of one width";
+    if (!sm90_supports(padded_dim(std::max(request.head_dim, request.head_dim_v)), is_half)) return "head dimensions of at most 128 for half-int8";
+    if (request.softcap != 0.f || request.mask.present()) return "no softcap and no attnMask";
+    return nullptr;
+}
+
+void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& request, const std::vector<Sequence>& sequences) {
     quantize_.query = query_;
     quantize_.key = key_;
     quantize_.value = value_;
@@ -141,19 +157,25 @@ void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& reque
         quantize_.value_channel = scales(stream, request.channel_scale, request.channel_strides, Given::kChannelScale);
     }
     quantize_.mode = is_half() ? ValueMode::kHalf : is_paper() ? ValueMode::kPerTensor : ValueMode::kTokenLevel;
-    quantize_.padded = padded;
+    quantize_.padded = padded_dim(std::max(request.head_dim, request.head_dim_v));
     quantize_.levels = precision_ == Precision::kInt4Qk ? 7.f : 127.f;
     // A softcap is not blind to a shift of the scores, and the paper does not shift them.
     quantize_.smooth_k = is_float(key_) && request.smooth_k && request.softcap == 0.f && !is_paper();
     quantize_.scale = request.scale;
-    quantize_.rows.codes = workspace(static_cast<size_t>(rows_) * static_cast<size_t>(padded))->as<int8_t>();
-    quantize_.rows.scales = workspace(static_cast<size_t>(rows_) * sizeof(float))->as<float>();
-    quantize_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(tile_bytes(padded, is_half())))->as<uint8_t>();
-    quantize_.channel_scale =
-        workspace(static_cast<size_t>(table_.count) * static_cast<size_t>(request.kv_heads) * static_cast<size_t>(padded) * sizeof(float))->as<float>();
     quantize_.findings = sheet_->on_device(place_);
     const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
-    place_workspace(quantize_, table_, tiles_, workspace(statistics_bytes)->as<uint8_t>());
+    place_workspace(quantize_, table_, tiles_, held_.emplace_back(stream.allocate(statistics_bytes))->as<uint8_t>());
+    if (on_hopper_) sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, out_type_, table_, sequences);
+    else plan_portable(stream, request);
+}
+
+void AttentionOperation::plan_portable(Stream& stream, const AttentionRequest& request) {
+    const auto padded = static_cast<size_t>(quantize_.padded);
+    const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
+    quantize_.rows.codes = workspace(static_cast<size_t>(rows_) * padded)->as<int8_t>();
+    quantize_.rows.scales = workspace(static_cast<size_t>(rows_) * sizeof(float))->as<float>();
+    quantize_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(tile_bytes(quantize_.padded, is_half())))->as<uint8_t>();
+    quantize_.channel_scale = workspace(static_cast<size_t>(table_.count) * static_cast<size_t>(request.kv_heads) * padded * sizeof(float))->as<float>();
     args_.q_codes = quantize_.rows.codes;
     args_.q_scales = quantize_.rows.scales;
     args_.tiles = quantize_.tiles;
@@ -245,11 +267,13 @@ void AttentionOperation::inspect(cudaStream_t stream) const {
 void AttentionOperation::quantize(cudaStream_t stream) const {
     if (is_empty() || stays_float()) return;
     if (is_baseline()) return check_cuda(launch_baseline_pack(baseline_, table_, stream), "round the inputs");
+    if (sm90_) return sm90_->quantize(stream);
     check_cuda(launch_quantize(quantize_, table_, stream), "quantize");
 }
 
 void AttentionOperation::attend(cudaStream_t stream) const {
     if (is_empty()) return;
+    if (sm90_) return sm90_->attend(stream);
     const auto launch_forward = [&]() -> cudaError_t {
         if (stays_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
         if (is_baseline()) return launch_baseline_fwd(baseline_, limits_, stream);
@@ -322,6 +346,8 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     stream.synchronize();
     operation->judge();
     answer.quantize_ms = quantized.since(start);
+    answer.on_hopper = operation->on_hopper();
+    answer.out_type = operation->out_type();
 
     const auto copy_out = [&](float* host, const std::shared_ptr<Buffer>& from) {
         if (host == nullptr || !from || from->bytes() == 0) return;

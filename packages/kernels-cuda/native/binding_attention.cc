@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "binding.h"
+#include "cast_operation.h"
 #include "float_flash_fwd.h"
 #include "read_request.h"
 
@@ -14,7 +15,8 @@ namespace {
 struct Ledger {
     std::shared_ptr<Recording> recording;
 
-    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 1); }
+    /** With room for an attention and a cast. */
+    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 2); }
     void add(std::shared_ptr<const Operation> operation) const {
         if (recording) recording->operations.push_back(std::move(operation));
     }
@@ -40,13 +42,22 @@ Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     Napi::Object result = Napi::Object::New(env);
     if (answer.out) result.Set("out", wrap_buffer(env, std::move(answer.out)));
     if (answer.lse) result.Set("lse", wrap_buffer(env, std::move(answer.lse)));
+    result.Set("onHopper", answer.on_hopper);
     result.Set("quantizeMs", answer.quantize_ms);
     result.Set("forwardMs", list_of(env, answer.forward_ms));
     result.Set("quantizeRepeatMs", list_of(env, answer.quantize_repeat_ms));
     return result;
 }
 
-// attention(device, request) → Promise<{ out?, lse?, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
+/** Makes the answer's output one of `type`. */
+void narrow_output(Stream& stream, AttentionAnswer& answer, ElementType type, const Ledger& ledger, const std::shared_ptr<FindingsSheet>& sheet, const AbortFlag& abort) {
+    auto cast = std::make_shared<CastOperation>(stream, answer.out, type, sheet);
+    run_now(stream, *cast, *sheet, abort);
+    answer.out = cast->out();
+    ledger.add(std::move(cast));
+}
+
+// attention(device, request) → Promise<{ out?, lse?, onHopper, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
 Napi::Value attention(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const Napi::Object js = read_object(info[1], "request");
@@ -59,9 +70,11 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
         if (js.Get(name).IsTypedArray()) keep.push_back(js.Get(name));
     return queue(info, stream,
                  [&stream, request = std::move(request), ledger, answer] {
-                     *answer = run_attention(stream, *request, ledger.sheet(stream));
+                     const auto sheet = ledger.sheet(stream);
+                     *answer = run_attention(stream, *request, sheet);
                      ledger.add(std::move(answer->operation));
                      answer->operation = nullptr;
+                     if (request->out_type != answer->out_type && answer->out) narrow_output(stream, *answer, request->out_type, ledger, sheet, request->abort);
                  },
                  [answer](Napi::Env env) -> Napi::Value { return describe_answer(env, *answer); }, std::move(keep));
 }

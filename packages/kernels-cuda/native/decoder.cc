@@ -1,14 +1,19 @@
 #include "decoder.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
+#include "draw_on_host.h"
 #include "failure.h"
 
 namespace intflash {
 namespace {
 
-/** Single tokens in a row after which a sequence gets a graph: recording one costs as much as a few steps. */
+/** Equal steps after which there is a graph for them: recording one costs as much as a few. */
 constexpr int kStepsBeforeGraph = 3;
+constexpr size_t kMostGraphs = 256;
+constexpr int kFewestTiles = 8;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
     if (from.data == nullptr) return nullptr;
@@ -20,6 +25,20 @@ std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
 const float* floats_of(const std::shared_ptr<Buffer>& buffer) { return buffer ? buffer->as<float>() : nullptr; }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+std::optional<KeySplit> split_from_environment() {
+    const char* const wanted = std::getenv("INTFLASH_KEY_SPLIT");
+    if (wanted != nullptr && std::strcmp(wanted, "tiles") == 0) return KeySplit::kTiles;
+    if (wanted != nullptr && std::strcmp(wanted, "runs") == 0) return KeySplit::kRuns;
+    return std::nullopt;
+}
+
+/** Room for a number that grows by one now and then, so that memory and graphs need not follow each time. */
+int power_of_two(int least) {
+    int power = 1;
+    while (power < least) power *= 2;
+    return power;
+}
 
 void check_findings(uint32_t findings) {
     if (findings & kNonfinite) throw Failure("ERR_NONFINITE", "Expected finite numbers in the model's layers, got NaN or Infinity");
@@ -59,8 +78,11 @@ void CacheSequence::reserve(Stream& worker, int tokens) {
                "copy the page table");
 }
 
-Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output) {
+Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
+      processors_(worker.device().facts().processors), shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
+    if (host.embedding.data == nullptr && !output_->is_float())
+        throw Failure("ERR_ARG_TYPE", "Expected an embedding, or an output layer in float32 that has the same numbers");
     for (const HostLayer& from : host.layers) {
         layers_.push_back({norm(from.attention_norm), norm(from.mlp_norm), upload(worker, from.query_norm), upload(worker, from.key_norm), from.qkv, from.attention_output,
                            from.mlp_up, from.mlp_down, from.window_left});
@@ -75,72 +97,158 @@ Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), 
     worker.synchronize();
 }
 
-void Decoder::reserve(Stream& worker, int tokens, int tiles, int logit_rows) {
-    const auto floats = [&](int64_t count) { return worker.allocate(static_cast<size_t>(count) * sizeof(float)); };
-    const int64_t group = facts_.heads / facts_.kv_heads;
-    if (!work_.findings) {
-        work_.findings = worker.allocate(sizeof(uint32_t));
-        const int parts = short_query_parts(kShortQuery * static_cast<int>(group));
-        work_.tickets = worker.allocate(static_cast<size_t>(facts_.kv_heads * parts) * sizeof(uint32_t));
-        check_cuda(cudaMemsetAsync(work_.tickets->as(), 0, work_.tickets->bytes(), worker.handle()), "clear the tickets");
+// ── planning a step ──
+Decoder::Step Decoder::plan(const std::vector<StepPart>& parts, bool all_logits) const {
+    Step step;
+    const int group = facts_.heads / facts_.kv_heads;
+    int longest = 0;
+    for (const auto& [sequence, ids] : parts) {
+        const int tokens = static_cast<int>(ids.size());
+        step.table.tokens += tokens;
+        step.table.most = std::max(step.table.most, tokens);
+        step.int4 = sequence->int4_;
+        if (tokens > kShortQuery) continue;
+        step.short_rows = std::max(step.short_rows, tokens * group);
+        longest = std::max(longest, sequence->length_ + tokens);
     }
-    if (tokens > work_.tokens) {
-        ++work_.revision;
-        work_.tokens = 0;  // in case an allocation fails half-way
-        const int64_t n = tokens, queries = n * facts_.heads;
-        const int64_t widest = std::max<int64_t>(layers_.empty() ? 0 : layers_[0].mlp_up->rows(), facts_.hidden);
-        work_.step = worker.allocate(static_cast<size_t>(n + 1) * sizeof(int32_t));
-        work_.hidden = floats(n * facts_.hidden);
-        work_.floats = floats(n * columns_);
-        work_.codes = worker.allocate(static_cast<size_t>(n * columns_));
-        work_.scales = floats(n);
-        work_.qkv = floats(n * (facts_.heads + 2 * facts_.kv_heads) * facts_.head_dim);
-        work_.query_codes = worker.allocate(static_cast<size_t>(queries * padded_));
-        work_.query_scales = floats(queries);
-        work_.mixed = floats(n * columns_);
-        check_cuda(cudaMemsetAsync(work_.mixed->as(), 0, work_.mixed->bytes(), worker.handle()), "clear the padding");
-        work_.wide = floats(n * widest);
-        work_.append = floats(n * facts_.kv_heads);
-        work_.tokens = tokens;
+    step.table.count = static_cast<int>(parts.size());
+    step.logit_rows = all_logits ? step.table.tokens : step.table.count;
+    // Powers of two: caches that grow a token a step ask for more scratch memory, and for another graph, only now and then.
+    step.tiles = std::max(kFewestTiles, power_of_two(ceil_div(longest, kCacheTile)));
+    step.split = split_of(parts, step);
+    return step;
+}
+
+KeySplit Decoder::split_of(const std::vector<StepPart>& parts, const Step& step) const {
+    if (step.short_rows == 0 || !run_query_fits(padded_, step.int4, step.short_rows, shared_bytes_)) return KeySplit::kTiles;
+    if (forced_split_) return *forced_split_;
+    int64_t runs = 0;
+    for (const auto& [sequence, ids] : parts) runs += ceil_div(sequence->length_ + 1, kCacheRun);
+    // Two blocks of a run's size find room on a processor.
+    return runs * facts_.kv_heads * short_query_parts(step.short_rows) >= int64_t{2} * processors_ ? KeySplit::kRuns : KeySplit::kTiles;
+}
+
+void Decoder::write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const {
+    const auto tokens = static_cast<size_t>(step.table.tokens), rows = static_cast<size_t>(step.logit_rows);
+    const size_t ids_at = parts.size() * sizeof(StepSequence), owners_at = ids_at + tokens * sizeof(int32_t), rows_at = owners_at + tokens * sizeof(int32_t);
+    bytes.resize(rows_at + rows * sizeof(int32_t));
+    auto* sequences = reinterpret_cast<StepSequence*>(bytes.data());
+    auto* ids_out = reinterpret_cast<int32_t*>(bytes.data() + ids_at);
+    auto* owners = reinterpret_cast<int32_t*>(bytes.data() + owners_at);
+    auto* rows_out = reinterpret_cast<int32_t*>(bytes.data() + rows_at);
+    int32_t first = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+        const CacheSequence& sequence = *parts[i].sequence;
+        const auto count = static_cast<int32_t>(parts[i].ids.size());
+        sequences[i] = {sequence.table_->as<uint8_t*>(), sequence.offsets_->as<float>(), sequence.largest_->as<float>(), sequence.length_, count, first, 0};
+        for (int32_t t = 0; t < count; ++t) ids_out[first + t] = parts[i].ids[static_cast<size_t>(t)], owners[first + t] = static_cast<int32_t>(i);
+        first += count;
+        if (!all_logits) rows_out[i] = first - 1;
     }
-    if (tiles > work_.tiles) {
+    for (int32_t t = 0; all_logits && t < step.table.tokens; ++t) rows_out[t] = t;
+    const uint8_t* device = work_.step->as<uint8_t>();
+    step.table.sequences = reinterpret_cast<const StepSequence*>(device);
+    step.ids = reinterpret_cast<const int32_t*>(device + ids_at);
+    step.table.sequence_of = reinterpret_cast<const int32_t*>(device + owners_at);
+    step.rows = reinterpret_cast<const int32_t*>(device + rows_at);
+}
+
+// ── memory ──
+void Decoder::reserve(Stream& worker, const Step& step) {
+    if (!work_.findings) work_.findings = worker.allocate(sizeof(uint32_t));
+    const int tokens = step.table.tokens, logit_rows = step.logit_rows;
+    if (tokens > work_.tokens) reserve_rows(worker, tokens > kShortQuery * kPageTokens ? tokens : power_of_two(tokens));
+    const size_t step_bytes = static_cast<size_t>(step.table.count) * sizeof(StepSequence) + static_cast<size_t>(2 * tokens + logit_rows) * sizeof(int32_t);
+    if (step_bytes > work_.step_bytes) {
         ++work_.revision;
-        work_.tiles = 0;
-        const int rows = kShortQuery * static_cast<int>(group);
-        work_.sums = worker.allocate(static_cast<size_t>(short_query_sums(facts_.kv_heads, rows, padded_, tiles)) * sizeof(int32_t));
-        work_.states = floats(int64_t{2} * facts_.kv_heads * tiles * rows);
-        work_.tiles = tiles;
+        work_.step_bytes = 0;  // in case an allocation fails
+        work_.step = worker.allocate(2 * step_bytes);
+        work_.step_bytes = 2 * step_bytes;
     }
     if (logit_rows > work_.logit_rows) {
         ++work_.revision;
         work_.logit_rows = 0;
-        work_.logits = floats(static_cast<int64_t>(logit_rows) * facts_.vocabulary);
-        work_.logit_rows = logit_rows;
+        const int rows = power_of_two(logit_rows);
+        work_.logits = worker.allocate(static_cast<size_t>(rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float));
+        work_.logit_rows = rows;
+    }
+    if (step.short_rows > 0) reserve_scratch(worker, step);
+}
+
+void Decoder::reserve_rows(Stream& worker, int tokens) {
+    const auto floats = [&](int64_t count) { return worker.allocate(static_cast<size_t>(count) * sizeof(float)); };
+    ++work_.revision;
+    work_.tokens = 0;  // in case an allocation fails half-way
+    const int64_t n = tokens, queries = n * facts_.heads;
+    const int64_t widest = std::max<int64_t>(layers_.empty() ? 0 : layers_[0].mlp_up->rows(), facts_.hidden);
+    work_.hidden = floats(n * facts_.hidden);
+    work_.floats = floats(n * columns_);
+    work_.codes = worker.allocate(static_cast<size_t>(n * columns_));
+    work_.scales = floats(n);
+    work_.qkv = floats(n * (facts_.heads + 2 * facts_.kv_heads) * facts_.head_dim);
+    work_.query_codes = worker.allocate(static_cast<size_t>(queries * padded_));
+    work_.query_scales = floats(queries);
+    work_.mixed = floats(n * columns_);
+    check_cuda(cudaMemsetAsync(work_.mixed->as(), 0, work_.mixed->bytes(), worker.handle()), "clear the padding");
+    work_.wide = floats(n * widest);
+    work_.append = floats(n * facts_.kv_heads);
+    reserve_products(worker, tokens);
+    work_.tokens = tokens;
+}
+
+void Decoder::reserve_products(Stream& worker, int tokens) {
+    int most_rows = 0;
+    for (const Layer& layer : layers_)
+        for (const auto& linear : {layer.qkv, layer.attention_output, layer.mlp_up, layer.mlp_down})
+            if (linear->suits_library(tokens)) most_rows = std::max(most_rows, linear->rows());
+    if (output_->suits_library(tokens)) most_rows = std::max(most_rows, output_->rows());
+    work_.products = most_rows > 0 ? LinearLayer::product_memory(worker, tokens, most_rows) : ProductMemory{};
+}
+
+void Decoder::reserve_scratch(Stream& worker, const Step& step) {
+    const int pieces = step.split == KeySplit::kRuns ? ceil_div(step.tiles, kCacheRun / kCacheTile) : step.tiles;
+    const size_t heads = static_cast<size_t>(step.table.count) * static_cast<size_t>(facts_.kv_heads);
+    const size_t states = heads * static_cast<size_t>(pieces) * static_cast<size_t>(step.short_rows), sums = states * static_cast<size_t>(padded_);
+    const size_t tickets = heads * static_cast<size_t>(short_query_parts(step.short_rows));
+    if (sums > work_.sums || states > work_.states) {
+        ++work_.revision;
+        work_.sums = work_.states = 0;
+        work_.sum_memory = worker.allocate(sums * sizeof(int32_t));
+        work_.state_memory = worker.allocate(2 * states * sizeof(float));
+        work_.sums = sums;
+        work_.states = states;
+    }
+    if (tickets > work_.tickets) {
+        ++work_.revision;
+        work_.tickets = 0;
+        work_.ticket_memory = worker.allocate(2 * tickets * sizeof(uint32_t));
+        check_cuda(cudaMemsetAsync(work_.ticket_memory->as(), 0, work_.ticket_memory->bytes(), worker.handle()), "clear the tickets");
+        work_.tickets = 2 * tickets;
     }
 }
 
+// ── a step's kernels ──
 LayerInput Decoder::input_of(const LinearLayer& layer) const {
     const Int8Rows codes = layer.is_int8() ? Int8Rows{work_.codes->as<int8_t>(), work_.scales->as<float>()} : Int8Rows{};
     return {work_.floats->as<float>(), codes, layer.columns()};
 }
 
-void Decoder::normalize(const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next, cudaStream_t stream) const {
+void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const {
     const Norm how{floats_of(norm.gain), floats_of(norm.bias), facts_.epsilon, facts_.centered};
-    check_cuda(launch_norm(how, input, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), stream), "normalize");
+    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
 void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
     const LayerInput input = input_of(layer);
-    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, stream);
+    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, stream);
     else layer.multiply(input.floats, tokens, out, accumulate, stream);
 }
 
-void Decoder::attend(const Layer& layer, const CacheView& cache, const Step& step, cudaStream_t stream) const {
+void Decoder::attend(const Layer& layer, const CacheLayer& cache, const Step& step, cudaStream_t stream) const {
     CacheAttention args{};
     args.cache = cache;
+    args.step = step.table;
     args.query = {work_.query_codes->as<int8_t>(), work_.query_scales->as<float>()};
-    args.start = work_.step->as<int32_t>();
-    args.tokens = step.tokens;
     args.heads = facts_.heads;
     args.kv_heads = facts_.kv_heads;
     args.head_dim = facts_.head_dim;
@@ -149,46 +257,42 @@ void Decoder::attend(const Layer& layer, const CacheView& cache, const Step& ste
     args.out = work_.mixed->as<float>();
     args.out_stride = layer.attention_output->columns();
     args.findings = work_.findings->as<uint32_t>();
-    if (step.tokens <= kShortQuery) {
-        const ShortQueryScratch scratch{work_.sums->as<int32_t>(), work_.states->as<float>(), work_.tickets->as<uint32_t>()};
-        check_cuda(launch_short_query(args, scratch, step.tiles, stream), "attend the cache");
-    } else {
-        check_cuda(launch_long_query(args, stream), "attend the cache");
+    if (step.short_rows > 0) {
+        const ShortQueryScratch scratch{work_.sum_memory->as<int32_t>(), work_.state_memory->as<float>(), work_.ticket_memory->as<uint32_t>()};
+        const auto launch = step.split == KeySplit::kRuns ? launch_run_query : launch_short_query;
+        check_cuda(launch(args, scratch, step.tiles, step.short_rows, stream), "attend the cache");
     }
+    if (step.table.most > kShortQuery) check_cuda(launch_long_query(args, stream), "attend the cache");
 }
 
 void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) const {
     const Layer& layer = layers_[static_cast<size_t>(index)];
-    const int tokens = step.tokens;
-    const int32_t* start = work_.step->as<int32_t>();
+    const int tokens = step.table.tokens;
     uint32_t* findings = work_.findings->as<uint32_t>();
     float* hidden = work_.hidden->as<float>();
-    normalize(layer.attention_norm, hidden, tokens, *layer.qkv, stream);
+    normalize(layer.attention_norm, hidden, nullptr, tokens, *layer.qkv, stream);
     project(*layer.qkv, tokens, work_.qkv->as<float>(), false, stream);
 
-    const Heads heads{work_.qkv->as<float>(), tokens, facts_.heads, facts_.kv_heads, facts_.head_dim};
+    const Heads heads{work_.qkv->as<float>(), facts_.heads, facts_.kv_heads, facts_.head_dim};
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
-    const bool int4 = step.sequence.int4_;
-    const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, int4};
-    check_cuda(launch_turn_heads(heads, head_norms, rotation, start, queries, findings, stream), "turn the heads");
-    const CacheView cache{step.sequence.table_->as<uint8_t*>(), index * facts_.kv_heads * image_bytes(padded_, int4), padded_, int4};
-    const int64_t first_head = int64_t{index} * facts_.kv_heads;
-    const CacheMemory memory{step.sequence.offsets_->as<float>() + first_head * facts_.head_dim, step.sequence.largest_->as<float>() + first_head};
-    check_cuda(launch_append(heads, cache, memory, start, work_.append->as<float>(), findings, stream), "append to the cache");
+    const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, step.int4};
+    check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
+    const CacheLayer cache{index * facts_.kv_heads * image_bytes(padded_, step.int4), index, padded_, step.int4};
+    check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
 
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
-    if (int4) check_cuda(launch_rotate_back(work_.mixed->as<float>(), output.columns(), tokens, facts_.heads, facts_.head_dim, stream), "rotate the heads back");
+    if (step.int4) check_cuda(launch_rotate_back(work_.mixed->as<float>(), output.columns(), tokens, facts_.heads, facts_.head_dim, stream), "rotate the heads back");
     if (output.is_int8()) {
         const LayerInput input = input_of(output);
         check_cuda(launch_quantize_rows(work_.mixed->as<float>(), output.columns(), tokens, output.cols(), input.codes, findings, stream), "quantize the heads");
-        output.multiply(input.codes, tokens, hidden, true, stream);
+        output.multiply(input.codes, tokens, hidden, true, work_.products, stream);
     } else {
         output.multiply(work_.mixed->as<float>(), tokens, hidden, true, stream);
     }
 
-    normalize(layer.mlp_norm, hidden, tokens, *layer.mlp_up, stream);
+    normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
     project(*layer.mlp_up, tokens, work_.wide->as<float>(), false, stream);
     check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, input_of(*layer.mlp_down), findings, stream), "activate");
     project(*layer.mlp_down, tokens, hidden, true, stream);
@@ -196,48 +300,85 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
 
 void Decoder::launch(const Step& step, cudaStream_t stream) const {
     check_cuda(cudaMemsetAsync(work_.findings->as(), 0, sizeof(uint32_t), stream), "clear the findings");
-    const int32_t* start = work_.step->as<int32_t>();
-    const Embedding embedding{embedding_ ? floats_of(embedding_) : output_->float_weights(), floats_of(positions_), embedding_ ? facts_.hidden : output_->columns(), facts_.hidden};
-    check_cuda(launch_embed(embedding, start + 1, start, step.tokens, work_.hidden->as<float>(), stream), "embed the tokens");
+    Embedding embedding{floats_of(embedding_), nullptr, floats_of(positions_), facts_.hidden, facts_.hidden};
+    if (!embedding_) {
+        const FloatWeights shared = output_->float_weights();
+        embedding.table = shared.weights;
+        embedding.bfloat16 = shared.bfloat16;
+        embedding.stride = shared.columns;
+    }
+    check_cuda(launch_embed(embedding, step.ids, step.table, work_.hidden->as<float>(), stream), "embed the tokens");
     for (int index = 0; index < layers(); ++index) launch_layer(index, step, stream);
-    const float* last = work_.hidden->as<float>() + static_cast<int64_t>(step.tokens - step.logit_rows) * facts_.hidden;
-    normalize(output_norm_, last, step.logit_rows, *output_, stream);
+    normalize(output_norm_, work_.hidden->as<float>(), step.rows, step.logit_rows, *output_, stream);
     project(*output_, step.logit_rows, work_.logits->as<float>(), false, stream);
 }
 
-void Decoder::replay(CacheSequence& sequence, int tiles, cudaStream_t stream) const {
-    if (!sequence.graph_ || sequence.graph_tiles_ != tiles || sequence.graph_memory_ != work_.revision) {
-        sequence.graph_.reset();
-        sequence.graph_ = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch({sequence, 1, tiles, 1}, recorded); });
-        sequence.graph_tiles_ = tiles;
-        sequence.graph_memory_ = work_.revision;
-    }
-    sequence.graph_->replay(stream);
+void Decoder::launch_singles(const Step& step, cudaStream_t stream) {
+    if (graphs_revision_ != work_.revision || graphs_.size() > kMostGraphs) graphs_.clear();
+    graphs_revision_ = work_.revision;
+    StepRecord& record = graphs_[{step.table.count, step.tiles, static_cast<int>(step.split), step.int4}];
+    if (++record.uses < kStepsBeforeGraph) return launch(step, stream);
+    if (!record.graph) record.graph = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch(step, recorded); });
+    record.graph->replay(stream);
 }
 
-void Decoder::forward(Stream& worker, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits) {
+// ── a step ──
+Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits) {
     const cudaStream_t stream = worker.handle();
-    const int tokens = static_cast<int>(ids.size()), length = sequence.length_ + tokens, logit_rows = all_logits ? tokens : 1;
-    sequence.reserve(worker, length);
-    // Powers of two: a cache that grows a token a step asks for more scratch memory, and for another graph, only now and then.
-    int tiles = 8;
-    while (int64_t{tiles} * kCacheTile < length) tiles *= 2;
-    reserve(worker, tokens, tokens <= kShortQuery ? tiles : 0, logit_rows);
+    for (const auto& [sequence, ids] : parts) {
+        if (sequence->layers_ != layers() || sequence->kv_heads_ != facts_.kv_heads || sequence->padded_ != padded_ || sequence->int4_ != parts[0].sequence->int4_)
+            throw Failure("ERR_ARG_TYPE", "Expected sequences of this decoder with caches of one type, got others");
+        sequence->reserve(worker, sequence->length_ + static_cast<int>(ids.size()));
+    }
+    Step step = plan(parts, all_logits);
+    reserve(worker, step);
+    std::vector<uint8_t> tables;
+    write_tables(parts, all_logits, step, tables);
+    check_cuda(cudaMemcpyAsync(work_.step->as(), tables.data(), tables.size(), cudaMemcpyHostToDevice, stream), "copy the tokens");
+    if (step.table.most == 1 && step.table.tokens == step.logit_rows) launch_singles(step, stream);
+    else launch(step, stream);
+    return step;
+}
 
-    std::vector<int32_t> step{sequence.length_};
-    step.insert(step.end(), ids.begin(), ids.end());
-    check_cuda(cudaMemcpyAsync(work_.step->as(), step.data(), step.size() * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "copy the tokens");
-    sequence.single_steps_ = tokens == 1 ? sequence.single_steps_ + 1 : 0;
-    if (sequence.single_steps_ >= kStepsBeforeGraph) replay(sequence, tiles, stream);
-    else launch({sequence, tokens, tiles, logit_rows}, stream);
-
+void Decoder::finish(Stream& worker, const std::vector<StepPart>& parts) {
     uint32_t findings = 0;
-    check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, stream), "read the findings");
-    const size_t bytes = static_cast<size_t>(logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
-    check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, stream), "copy the logits to the host");
+    check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, worker.handle()), "read the findings");
     worker.synchronize();
     check_findings(findings);
-    sequence.length_ = length;
+    for (const auto& [sequence, ids] : parts) sequence->length_ += static_cast<int>(ids.size());
+}
+
+void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits) {
+    const Step step = begin(worker, parts, all_logits);
+    const size_t bytes = static_cast<size_t>(step.logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
+    check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, worker.handle()), "copy the logits to the host");
+    finish(worker, parts);
+}
+
+std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules) {
+    const cudaStream_t stream = worker.handle();
+    const Step step = begin(worker, parts, false);
+    const size_t rule_bytes = rules.size() * sizeof(DrawRules);
+    if (!work_.rules || work_.rules->bytes() < rule_bytes) {
+        work_.rules = worker.allocate(2 * rule_bytes);
+        work_.drawn = worker.allocate(2 * rules.size() * sizeof(int32_t));
+    }
+    check_cuda(cudaMemcpyAsync(work_.rules->as(), rules.data(), rule_bytes, cudaMemcpyHostToDevice, stream), "copy the rules");
+    check_cuda(launch_draw(work_.logits->as<float>(), facts_.vocabulary, work_.rules->as<DrawRules>(), step.logit_rows, work_.drawn->as<int32_t>(), stream), "draw tokens");
+    std::vector<int32_t> drawn(parts.size());
+    check_cuda(cudaMemcpyAsync(drawn.data(), work_.drawn->as(), drawn.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream), "read the tokens");
+    worker.synchronize();
+    for (size_t i = 0; i < drawn.size(); ++i) {
+        if (drawn[i] == kBadLogits) throw Failure("ERR_NONFINITE", "Expected finite logits, got NaN or Infinity");
+        if (drawn[i] != kTooMany) continue;
+        std::vector<float> logits(static_cast<size_t>(rules[i].vocabulary));
+        const float* row = work_.logits->as<float>() + i * static_cast<size_t>(facts_.vocabulary);
+        check_cuda(cudaMemcpyAsync(logits.data(), row, logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream), "copy logits to the host");
+        worker.synchronize();
+        drawn[i] = draw_on_host(logits, rules[i]);
+    }
+    finish(worker, parts);
+    return drawn;
 }
 
 }  // namespace intflash

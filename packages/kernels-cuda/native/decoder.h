@@ -1,11 +1,15 @@
 // A decoder whose weights, KV caches and activations lie on the device: token ids go there, logits come back.
 #pragma once
+#include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cache_attention.h"
 #include "decoder_steps.h"
+#include "draw_tokens.h"
 #include "buffer.h"
 #include "linear.h"
 #include "step_graph.h"
@@ -62,10 +66,12 @@ private:
     bool int4_;
     std::vector<std::shared_ptr<Buffer>> pages_;
     std::shared_ptr<Buffer> table_, offsets_, largest_;
-    /** A step of one token, good while scratch memory and tiles are what they were when it was recorded. */
-    std::unique_ptr<StepGraph> graph_;
-    int graph_tiles_ = 0, single_steps_ = 0;
-    int64_t graph_memory_ = 0;
+};
+
+/** A sequence's share of a step: its next tokens. */
+struct StepPart {
+    std::shared_ptr<CacheSequence> sequence;
+    std::vector<int32_t> ids;
 };
 
 /** For the device's worker thread. */
@@ -78,12 +84,21 @@ public:
     int layers() const { return static_cast<int>(layers_.size()); }
 
     /**
-     * Runs `ids` behind what the sequence holds; on failure the sequence stays as it was.
+     * Runs a step: each part's tokens behind what its sequence holds. The linear layers read their weights once for all; nothing that a
+     * sequence gets depends on the others. On failure all sequences stay as they were.
      *
-     * @param logits [ids, vocabulary] with `all_logits`, else [vocabulary]: after the last token
+     * @param parts of different sequences whose caches are of one type
+     * @param logits [tokens, vocabulary] with `all_logits`, else [parts, vocabulary]: after the last token of each
      * @throws Failure
      */
-    void forward(Stream& worker, CacheSequence& sequence, const std::vector<int32_t>& ids, bool all_logits, float* logits);
+    void forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits);
+    /**
+     * The same step, which ends in a token for each part instead of its logits.
+     *
+     * @param rules of each part
+     * @throws Failure, ERR_NONFINITE also where a part's highest logit is not finite
+     */
+    std::vector<int32_t> draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules);
 
 private:
     struct DeviceNorm {
@@ -97,25 +112,50 @@ private:
     };
     /** Memory of a step, kept between steps and grown when one needs more. */
     struct Workspace {
-        int tokens = 0, tiles = 0, logit_rows = 0;
+        int tokens = 0, logit_rows = 0;
+        size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
-        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sums, states, tickets, logits;
+        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn;
+        ProductMemory products;
     };
 
     /** What a step's kernels need to know besides the weights. */
     struct Step {
-        const CacheSequence& sequence;
-        int tokens, tiles, logit_rows;
+        StepTable table{};
+        const int32_t *ids = nullptr, *rows = nullptr;  // on the device; rows: tokens whose logits are wanted
+        int logit_rows = 0;
+        int short_rows = 0;  // query rows of a KV head, at most, among sequences with few tokens; 0: there are none
+        int tiles = 0;       // of those, at most
+        KeySplit split = KeySplit::kTiles;
+        bool int4 = false;
+    };
+    /** A step of one token a sequence: how many, tiles, KeySplit, cache type. Its kernels differ in nothing else. */
+    using GraphKey = std::array<int, 4>;
+    struct StepRecord {
+        int uses = 0;
+        std::unique_ptr<StepGraph> graph;
     };
 
-    void reserve(Stream& worker, int tokens, int tiles, int logit_rows);
-    /** Everything between the upload of the tokens and the download of the logits; allocates nothing and waits for nothing. */
+    /** Puts a step into the stream, up to its logits. */
+    Step begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits);
+    /** Waits for it, and counts its tokens if all was well. */
+    void finish(Stream& worker, const std::vector<StepPart>& parts);
+    Step plan(const std::vector<StepPart>& parts, bool all_logits) const;
+    KeySplit split_of(const std::vector<StepPart>& parts, const Step& step) const;
+    /** Places the step's tables in `bytes`, as they will lie in work_.step, and lets `step` point there. */
+    void write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const;
+    void reserve(Stream& worker, const Step& step);
+    void reserve_rows(Stream& worker, int tokens);
+    void reserve_products(Stream& worker, int tokens);
+    void reserve_scratch(Stream& worker, const Step& step);
+    /** Everything between the upload of the tables and the download of the logits; allocates nothing and waits for nothing. */
     void launch(const Step& step, cudaStream_t stream) const;
     void launch_layer(int index, const Step& step, cudaStream_t stream) const;
-    void attend(const Layer& layer, const CacheView& cache, const Step& step, cudaStream_t stream) const;
-    void normalize(const DeviceNorm& norm, const float* input, int tokens, const LinearLayer& next, cudaStream_t stream) const;
+    void attend(const Layer& layer, const CacheLayer& cache, const Step& step, cudaStream_t stream) const;
+    void normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const;
     void project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
-    void replay(CacheSequence& sequence, int tiles, cudaStream_t stream) const;
+    /** Launches a step of single tokens, from its third time on as a graph. */
+    void launch_singles(const Step& step, cudaStream_t stream);
     LayerInput input_of(const LinearLayer& layer) const;
 
     DecoderFacts facts_;
@@ -125,6 +165,10 @@ private:
     DeviceNorm output_norm_;
     std::shared_ptr<LinearLayer> output_;
     Workspace work_;
+    const int processors_, shared_bytes_;
+    const std::optional<KeySplit> forced_split_;  // INTFLASH_KEY_SPLIT=tiles or runs, for tests and benchmarks
+    std::map<GraphKey, StepRecord> graphs_;
+    int64_t graphs_revision_ = 0;  // of the memory that they were recorded with
 };
 
 }  // namespace intflash

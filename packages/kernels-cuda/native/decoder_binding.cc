@@ -1,8 +1,11 @@
 // createDecoder, createCacheSequence, decoderForward, truncateCacheSequence and their disposal: a Decoder and its sequences behind handles.
+#include <algorithm>
+#include <cfloat>
 #include <memory>
 #include <string>
 
 #include "binding.h"
+#include "cache_timing.h"
 #include "decoder.h"
 #include "failure.h"
 #include "linear_handle.h"
@@ -22,7 +25,7 @@ INTFLASH_HANDLE(SequenceHandle, "a sequence", 11);
 
 namespace {
 
-constexpr int64_t kMost = 1 << 24;
+constexpr int64_t kMost = 1 << 24, kMostParts = 1024;
 
 std::shared_ptr<Decoder> decoder_of(const Napi::Value& js) {
     auto decoder = read_handle<DecoderHandle>(js, "decoder").decoder;
@@ -136,32 +139,99 @@ Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
 }
 
-// decoderForward(device, decoder, sequence, ids: Int32Array, allLogits, logits: Float32Array) → Promise<bytes of the sequence's cache>
+template <class T> Napi::Array list_of(Napi::Env env, const std::vector<T>& values) {
+    Napi::Array list = Napi::Array::New(env, values.size());
+    for (size_t i = 0; i < values.size(); ++i) list.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(values[i])));
+    return list;
+}
+
+/** The typed array `js`, whose memory is its own. */
+template <class Array> Array array_of(const Napi::Value& js, napi_typedarray_type type, const char* what) {
+    if (!js.IsTypedArray() || js.As<Napi::TypedArray>().TypedArrayType() != type) throw argument_error(js.Env(), "ERR_ARG_TYPE", std::string("Expected ") + what + " to be a typed array of another kind");
+    auto array = js.As<Array>();
+    if (!array.ArrayBuffer().IsArrayBuffer()) throw argument_error(js.Env(), "ERR_BUFFER_SHARED", std::string("Expected ") + what + " to own its memory, got shared memory");
+    return array;
+}
+
+/** Sequences and their tokens, in the order of the step. */
+std::vector<StepPart> read_parts(const Napi::Value& js, const DecoderFacts& facts, size_t& tokens) {
+    const Napi::Env env = js.Env();
+    if (!js.IsArray()) throw argument_error(env, "ERR_ARG_TYPE", "Expected parts to be an array");
+    const Napi::Array list = js.As<Napi::Array>();
+    std::vector<StepPart> parts;
+    tokens = 0;
+    for (uint32_t i = 0; i < list.Length(); ++i) {
+        const Napi::Object part = read_object(list.Get(i), "a part");
+        auto sequence = sequence_of(part.Get("sequence"));
+        for (const StepPart& other : parts)
+            if (other.sequence == sequence) throw argument_error(env, "ERR_ARG_RANGE", "Expected different sequences, got one twice");
+        const auto ids = array_of<Napi::Int32Array>(part.Get("ids"), napi_int32_array, "ids");
+        if (ids.ElementLength() == 0) throw argument_error(env, "ERR_ARG_RANGE", "Expected at least one token, got none");
+        for (size_t t = 0; t < ids.ElementLength(); ++t)
+            if (ids.Data()[t] < 0 || ids.Data()[t] >= facts.vocabulary) throw argument_error(env, "ERR_ARG_RANGE", "Expected token ids inside the vocabulary, got " + std::to_string(ids.Data()[t]));
+        tokens += ids.ElementLength();
+        parts.push_back({std::move(sequence), {ids.Data(), ids.Data() + ids.ElementLength()}});
+    }
+    if (parts.empty() || parts.size() > static_cast<size_t>(kMostParts) || tokens > static_cast<size_t>(kMost))
+        throw argument_error(env, "ERR_ARG_RANGE", "Expected 1 to 1024 sequences with up to 2^24 tokens");
+    return parts;
+}
+
+// decoderForward(device, decoder, parts: { sequence, ids: Int32Array }[], allLogits, logits: Float32Array) → Promise<bytes of each sequence's cache>
 Napi::Value forward(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
-    const auto sequence = sequence_of(info[2]);
-    if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected ids to be an Int32Array");
-    const auto given = info[3].As<Napi::Int32Array>();
-    if (!given.ArrayBuffer().IsArrayBuffer() || (info[5].IsTypedArray() && !info[5].As<Napi::TypedArray>().ArrayBuffer().IsArrayBuffer()))
-        throw argument_error(env, "ERR_BUFFER_SHARED", "Expected ids and logits to own their memory, got shared memory");
-    auto ids = std::make_shared<std::vector<int32_t>>(given.Data(), given.Data() + given.ElementLength());
-    if (ids->empty() || ids->size() > static_cast<size_t>(kMost)) throw argument_error(env, "ERR_ARG_RANGE", "Expected 1 to 2^24 tokens");
-    for (const int32_t id : *ids)
-        if (id < 0 || id >= decoder->facts().vocabulary) throw argument_error(env, "ERR_ARG_RANGE", "Expected token ids inside the vocabulary, got " + std::to_string(id));
-    const bool all = info[4].ToBoolean();
-    if (!info[5].IsTypedArray() || info[5].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) throw argument_error(env, "ERR_ARG_TYPE", "Expected logits to be a Float32Array");
-    auto logits = info[5].As<Napi::Float32Array>();
-    if (logits.ElementLength() != (all ? ids->size() : 1) * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
+    size_t tokens = 0;
+    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), tokens));
+    const bool all = info[3].ToBoolean();
+    auto logits = array_of<Napi::Float32Array>(info[4], napi_float32_array, "logits");
+    if (logits.ElementLength() != (all ? tokens : parts->size()) * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
     float* out = logits.Data();
-    auto bytes = std::make_shared<int64_t>(0);
+    auto bytes = std::make_shared<std::vector<int64_t>>();
     return queue(info, stream,
-                 [&stream, decoder, sequence, ids, all, out, bytes] {
-                     decoder->forward(stream, *sequence, *ids, all, out);
-                     *bytes = sequence->bytes();
+                 [&stream, decoder, parts, all, out, bytes] {
+                     decoder->forward(stream, *parts, all, out);
+                     for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
+                     parts->clear();
                  },
-                 [bytes](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(*bytes)); }, {logits});
+                 [bytes](Napi::Env env) -> Napi::Value { return list_of(env, *bytes); }, {logits});
+}
+
+/** temperature, topK, topP, minP, a number in [0, 1), how many ids may be drawn. */
+DrawRules read_rules(const Napi::Value& js, int vocabulary) {
+    const auto rules = array_of<Napi::Float64Array>(js, napi_float64_array, "draw");
+    if (rules.ElementLength() != 6) throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected six rules of drawing");
+    const double *of = rules.Data(), temperature = of[0], top_k = of[1], top_p = of[2], min_p = of[3], uniform = of[4], named = of[5];
+    if (!(temperature >= 0 && temperature <= DBL_MAX && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && uniform >= 0 && uniform < 1 && named >= 1 && named <= vocabulary))
+        throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected a temperature >= 0, a topK >= 0, a topP in (0, 1], a minP in [0, 1], a number in [0, 1) and ids of the vocabulary");
+    return {temperature, top_p, min_p, uniform, static_cast<int32_t>(std::min(top_k, static_cast<double>(kMost))), static_cast<int32_t>(named)};
+}
+
+// decoderDraw(device, decoder, parts: { sequence, ids, draw: Float64Array }[]) → Promise<{ drawn: Int32Array, bytes }>
+Napi::Value draw(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto decoder = decoder_of(info[1]);
+    size_t tokens = 0;
+    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), tokens));
+    auto rules = std::make_shared<std::vector<DrawRules>>();
+    for (uint32_t i = 0; i < parts->size(); ++i) rules->push_back(read_rules(read_object(info[2].As<Napi::Array>().Get(i), "a part").Get("draw"), decoder->facts().vocabulary));
+    auto drawn = std::make_shared<std::vector<int32_t>>();
+    auto bytes = std::make_shared<std::vector<int64_t>>();
+    return queue(info, stream,
+                 [&stream, decoder, parts, rules, drawn, bytes] {
+                     *drawn = decoder->draw(stream, *parts, *rules);
+                     for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
+                     parts->clear();
+                 },
+                 [drawn, bytes](Napi::Env env) -> Napi::Value {
+                     Napi::Int32Array tokens = Napi::Int32Array::New(env, drawn->size());
+                     std::copy(drawn->begin(), drawn->end(), tokens.Data());
+                     Napi::Object result = Napi::Object::New(env);
+                     result.Set("drawn", tokens);
+                     result.Set("bytes", list_of(env, *bytes));
+                     return result;
+                 });
 }
 
 // truncateCacheSequence(device, sequence, length) → bytes of its cache
@@ -177,6 +247,25 @@ Napi::Value truncate(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
+// timeCacheAttention(device, { sequences, length, heads, kvHeads, headDim, int4, runs, repeats }) → Promise<number[]>: see cache_timing.h
+Napi::Value time_cache_attention(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const Napi::Object js = read_object(info[1], "the request");
+    CacheTiming what{};
+    what.sequences = static_cast<int>(read_integer(js, "sequences", 1, kMostParts));
+    what.length = fact(js, "length");
+    what.heads = fact(js, "heads");
+    what.kv_heads = fact(js, "kvHeads");
+    what.head_dim = static_cast<int>(read_integer(js, "headDim", 1, 256));
+    what.int4 = js.Get("int4").ToBoolean();
+    what.split = js.Get("runs").ToBoolean() ? KeySplit::kRuns : KeySplit::kTiles;
+    what.repeats = static_cast<int>(read_integer(js, "repeats", 1, 10000));
+    if (what.heads % what.kv_heads != 0) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected whole groups of heads");
+    auto times = std::make_shared<std::vector<float>>();
+    return queue(info, stream, [&stream, what, times] { *times = cache_attention_times(stream, what); },
+                 [times](Napi::Env env) -> Napi::Value { return list_of(env, *times); });
+}
+
 // disposeDecoder(decoder), disposeCacheSequence(sequence): twice is a no-op; a forward under way keeps them alive
 Napi::Value dispose_decoder(const Napi::CallbackInfo& info) {
     read_handle<DecoderHandle>(info[0], "decoder").decoder.reset();
@@ -190,8 +279,8 @@ Napi::Value dispose_sequence(const Napi::CallbackInfo& info) {
 }  // namespace
 
 std::vector<ExportedFunction> decoder_functions() {
-    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"truncateCacheSequence", truncate},
-            {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
+    return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"decoderDraw", draw}, {"truncateCacheSequence", truncate},
+            {"timeCacheAttention", time_cache_attention}, {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
 }
 
 }  // namespace intflash

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <string>
 
+#include "cublas_lt.h"
 #include "failure.h"
 
 namespace intflash {
@@ -39,8 +40,11 @@ std::shared_ptr<Device> Device::open(int ordinal) {
     return device;
 }
 
+Device::Device() = default;
+
 Device::~Device() {
     use();
+    cublas_lt_.reset();
     if (pool_ != nullptr) cudaMemPoolDestroy(pool_);
 }
 
@@ -61,6 +65,11 @@ void Device::add_stream(cudaStream_t stream) {
 void Device::remove_stream(cudaStream_t stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     streams_.erase(stream);
+}
+
+CublasLt* Device::cublas_lt() {
+    std::call_once(cublas_lt_asked_, [this] { cublas_lt_ = CublasLt::open(); });
+    return cublas_lt_.get();
 }
 
 void Device::lose() const { lost_contexts[static_cast<size_t>(ordinal_)] = true; }

@@ -10,6 +10,8 @@
 
 namespace intflash {
 
+class CublasLt;
+
 struct DeviceFacts {
     char name[256];
     int major, minor, processors, shared_bytes_per_block;
@@ -42,12 +44,15 @@ public:
     void add_stream(cudaStream_t stream);
     void remove_stream(cudaStream_t stream);
 
+    /** cuBLASLt on this device, loaded when first asked for; null where there is none. On a worker thread. */
+    CublasLt* cublas_lt();
+
     /** After a fault in a kernel the context of this process is gone for good, for every Device of this ordinal. */
     void lose() const;
     bool lost() const;
 
 private:
-    Device() = default;
+    Device();
 
     int ordinal_ = 0;
     DeviceFacts facts_{};
@@ -55,6 +60,8 @@ private:
     std::atomic<int64_t> live_bytes_{0}, pinned_bytes_{0};
     std::mutex mutex_;
     std::set<cudaStream_t> streams_;
+    std::once_flag cublas_lt_asked_;
+    std::unique_ptr<CublasLt> cublas_lt_;
 };
 
 }  // namespace intflash

@@ -1,6 +1,8 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "failure.h"
 
@@ -9,6 +11,9 @@ namespace {
 
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
+/** Above these cuBLASLt is worth the second that loading it may take; our products by rows serve fewer tokens. */
+constexpr int kLibraryTokens = 8;
+constexpr int64_t kLibraryWeights = 1 << 20;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
     auto buffer = worker.allocate(bytes);
@@ -24,28 +29,83 @@ void upload_rows(Stream& worker, void* to, size_t padded, const void* from, size
 
 }  // namespace
 
-LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols) {
-    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(padded_columns(cols_));
-    if (host.codes != nullptr) {
+LinearLayer::LinearLayer(Stream& worker, const HostWeights& host) : rows_(host.rows), cols_(host.cols), group_(host.group) {
+    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), columns = static_cast<size_t>(this->columns());
+    if (host.packed != nullptr) {
+        take_int4(worker, host);
+    } else if (host.codes != nullptr) {
         codes_ = worker.allocate(rows * columns);
         upload_rows(worker, codes_->as(), columns, host.codes, cols, rows);
         scales_ = upload(worker, host.scales, rows * sizeof(float));
     } else {
-        weights_ = worker.allocate(rows * columns * sizeof(float));
-        upload_rows(worker, weights_->as(), columns * sizeof(float), host.weights, cols * sizeof(float), rows);
+        take_floats(worker, host);
     }
     if (host.bias != nullptr) bias_ = upload(worker, host.bias, rows * sizeof(float));
     worker.synchronize();
 }
 
-void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+void LinearLayer::take_floats(Stream& worker, const HostWeights& host) {
+    const size_t rows = static_cast<size_t>(rows_), cols = static_cast<size_t>(cols_), padded = static_cast<size_t>(columns());
+    uint32_t low_bits = 0;
+    std::vector<uint32_t> bits(cols);
+    for (size_t row = 0; row < rows; ++row) {
+        std::memcpy(bits.data(), host.weights + row * cols, cols * sizeof(float));
+        for (const uint32_t x : bits) low_bits |= x;
+    }
+    is_bfloat16_ = (low_bits & 0xffffu) == 0;
+    const size_t size = is_bfloat16_ ? sizeof(uint16_t) : sizeof(float);
+    weights_ = worker.allocate(rows * padded * size);
+    if (!is_bfloat16_) return upload_rows(worker, weights_->as(), padded * size, host.weights, cols * size, rows);
+    std::vector<uint16_t> narrow(rows * cols);
+    for (size_t row = 0; row < rows; ++row) {
+        std::memcpy(bits.data(), host.weights + row * cols, cols * sizeof(float));
+        for (size_t c = 0; c < cols; ++c) narrow[row * cols + c] = static_cast<uint16_t>(bits[c] >> 16);
+    }
+    upload_rows(worker, weights_->as(), padded * size, narrow.data(), cols * size, rows);
+    worker.synchronize();  // `narrow` ends here
+}
+
+FloatWeights LinearLayer::float_weights() const {
+    return {is_bfloat16_ ? nullptr : weights_->as<float>(), is_bfloat16_ ? weights_->as<uint16_t>() : nullptr, bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
+}
+
+void LinearLayer::take_int4(Stream& worker, const HostWeights& host) {
+    const size_t rows = static_cast<size_t>(rows_), width = static_cast<size_t>(cols_) / 2, padded = static_cast<size_t>(columns()) / 2;
+    const size_t groups = static_cast<size_t>(cols_ / group_) * sizeof(float), padded_groups = static_cast<size_t>(columns() / group_) * sizeof(float);
+    const auto natural = worker.allocate(rows * padded);
+    codes_ = worker.allocate(rows * padded);
+    scales_ = worker.allocate(rows * padded_groups);
+    upload_rows(worker, natural->as(), padded, host.packed, width, rows);
+    upload_rows(worker, scales_->as(), padded_groups, host.scales, groups, rows);
+    check_cuda(launch_arrange_int4(natural->as<uint8_t>(), rows_, columns(), codes_->as<uint8_t>(), worker.handle()), "arrange INT4 weights");
+}
+
+bool LinearLayer::suits_library(int tokens) const { return is_int8() && tokens > kLibraryTokens && int64_t{rows_} * columns() >= kLibraryWeights; }
+
+ProductMemory LinearLayer::product_memory(Stream& worker, int tokens, int most_rows) {
+    ProductMemory memory{worker.device().cublas_lt(), nullptr, nullptr};
+    if (memory.library == nullptr) return memory;
+    memory.sums = worker.allocate(static_cast<size_t>(tokens) * static_cast<size_t>(most_rows) * sizeof(int32_t));
+    memory.workspace = worker.allocate(CublasLt::kWorkspaceBytes);
+    return memory;
+}
+
+void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const {
     const Int8Weights weights{codes_->as<int8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
+    if (memory.library != nullptr && suits_library(tokens)) {
+        const Int8Product product{weights.codes, input.codes, memory.sums->as<int32_t>(), rows_, tokens, columns()};
+        if (memory.library->multiply(product, memory.workspace->as(), stream))
+            return check_cuda(launch_finish_int8(weights, product.sums, input.scales, tokens, out, accumulate, stream), "finish an INT8 linear layer");
+    }
     check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
 }
 
 void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
-    const FloatWeights weights{weights_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
-    check_cuda(launch_linear_float(weights, input, tokens, out, accumulate, stream), "run a float32 linear layer");
+    if (group_ > 0) {
+        const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
+        return check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
+    }
+    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, stream), "run a float32 linear layer");
 }
 
 void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {
@@ -68,7 +128,7 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
         check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof nonfinite, stream), "clear the findings");
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
         check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
-        multiply(rows, tokens, result->as<float>(), false, stream);
+        multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, stream);
         check_cuda(cudaMemcpyAsync(&nonfinite, finding->as(), sizeof nonfinite, cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
         upload_rows(worker, floats->as(), padded, input, width, count);

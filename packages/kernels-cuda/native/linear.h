@@ -4,16 +4,26 @@
 #include <memory>
 
 #include "buffer.h"
+#include "cublas_lt.h"
 #include "linear_float.h"
+#include "linear_int4.h"
 #include "linear_int8.h"
 
 namespace intflash {
 
-/** Weights in the caller's memory; exactly one of `codes` and `weights` is given. Only read while a layer is being made. */
+/** Weights in the caller's memory; exactly one of `codes`, `packed` and `weights` is given. Only read while a layer is being made. */
 struct HostWeights {
     int rows, cols;
     const int8_t* codes = nullptr;
+    const uint8_t* packed = nullptr;  // INT4 codes, two a byte, low nibble first
+    int group = 0;                    // columns that share a scale of theirs
     const float *scales = nullptr, *weights = nullptr, *bias = nullptr;
+};
+
+/** Memory for products by cuBLASLt, and the library. */
+struct ProductMemory {
+    CublasLt* library = nullptr;  // null: our own kernels
+    std::shared_ptr<Buffer> sums, workspace;
 };
 
 /** All members but the facts are for the device's worker thread. */
@@ -24,22 +34,33 @@ public:
 
     int rows() const { return rows_; }
     int cols() const { return cols_; }
-    int columns() const { return padded_columns(cols_); }
-    bool is_int8() const { return codes_ != nullptr; }
-    /** [rows, columns()] of a float layer. */
-    const float* float_weights() const { return weights_->as<float>(); }
+    int columns() const { return group_ > 0 ? padded_int4_columns(cols_) : padded_columns(cols_); }
+    /** Takes codes; otherwise floats. */
+    bool is_int8() const { return codes_ != nullptr && group_ == 0; }
+    /** Of a float layer. */
+    bool is_float() const { return weights_ != nullptr; }
+    FloatWeights float_weights() const;
 
+    /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
+    bool suits_library(int tokens) const;
     /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
-    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
-    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. */
+    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
+    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. */
     void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
     void forward(Stream& worker, const float* input, int tokens, float* out) const;
 
+    /** Memory for `tokens` of the layers that suit the library, if it is there. */
+    static ProductMemory product_memory(Stream& worker, int tokens, int most_rows);
+
 private:
     void forward_part(Stream& worker, const float* input, int tokens, float* out) const;
 
-    int rows_, cols_;
+    void take_int4(Stream& worker, const HostWeights& host);
+    void take_floats(Stream& worker, const HostWeights& host);
+
+    int rows_, cols_, group_;
+    bool is_bfloat16_ = false;
     std::shared_ptr<Buffer> codes_, scales_, weights_, bias_;
 };
 

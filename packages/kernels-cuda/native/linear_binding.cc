@@ -25,7 +25,7 @@ void* array_of(const Napi::Value& value, napi_typedarray_type type, const char* 
     return static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
 }
 
-// createLinear(device, { rows, cols, codes?, scales?, weights?, bias? }) → handle; blocks until the weights are copied
+// createLinear(device, { rows, cols, codes?, packed?, group?, scales?, weights?, bias? }) → handle; blocks until the weights are copied
 Napi::Value create_linear(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Stream& stream = *device_of(info).stream;
@@ -37,6 +37,11 @@ Napi::Value create_linear(const Napi::CallbackInfo& info) {
     if (!js.Get("codes").IsUndefined()) {
         host.codes = static_cast<const int8_t*>(array_of(js.Get("codes"), napi_int8_array, "codes", count));
         host.scales = static_cast<const float*>(array_of(js.Get("scales"), napi_float32_array, "scales", host.rows));
+    } else if (!js.Get("packed").IsUndefined()) {
+        host.group = static_cast<int>(read_integer(js, "group", 32, 128));
+        if ((host.group & (host.group - 1)) != 0 || host.cols % host.group != 0) throw argument_error(env, "ERR_ARG_RANGE", "Expected groups of 32, 64 or 128 columns that make up a row");
+        host.packed = static_cast<const uint8_t*>(array_of(js.Get("packed"), napi_uint8_array, "packed", count / 2));
+        host.scales = static_cast<const float*>(array_of(js.Get("scales"), napi_float32_array, "scales", count / host.group));
     } else {
         host.weights = static_cast<const float*>(array_of(js.Get("weights"), napi_float32_array, "weights", count));
     }
@@ -59,6 +64,16 @@ Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     return env.Undefined();
 }
 
+// cublasLtVersion(device) → number; 0: there is none. Loads it.
+Napi::Value cublas_lt_version(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    size_t version = 0;
+    run_blocking(info.Env(), stream, [&] {
+        if (const CublasLt* library = stream.device().cublas_lt()) version = library->version();
+    });
+    return Napi::Number::New(info.Env(), static_cast<double>(version));
+}
+
 // disposeLinear(layer): twice is a no-op
 Napi::Value dispose_linear(const Napi::CallbackInfo& info) {
     read_handle<LinearHandle>(info[0], "layer").layer.reset();
@@ -74,7 +89,7 @@ std::shared_ptr<LinearLayer> linear_of(const Napi::Value& js) {
 }
 
 std::vector<ExportedFunction> linear_functions() {
-    return {{"createLinear", create_linear}, {"linearForward", linear_forward}, {"disposeLinear", dispose_linear}};
+    return {{"createLinear", create_linear}, {"linearForward", linear_forward}, {"disposeLinear", dispose_linear}, {"cublasLtVersion", cublas_lt_version}};
 }
 
 }  // namespace intflash

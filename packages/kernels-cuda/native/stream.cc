@@ -1,7 +1,10 @@
 #include "stream.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "buffer.h"
 #include "failure.h"
@@ -9,12 +12,46 @@
 namespace intflash {
 namespace {
 
+/** The streams of all environments. Never destroyed: nothing outlives the end of the process. */
+struct Registry {
+    std::mutex mutex;
+    std::vector<std::weak_ptr<Stream>> streams;
+};
+Registry& registry() {
+    static auto* const all = new Registry;
+    return *all;
+}
+
+/** process.exit() runs no clean-up hooks of the environment, but CUDA goes all the same: its calls must be over by then. */
+void stop_all() {
+    std::vector<std::shared_ptr<Stream>> streams;
+    {
+        const std::lock_guard<std::mutex> lock(registry().mutex);
+        for (const auto& weak : registry().streams)
+            if (auto stream = weak.lock()) streams.push_back(std::move(stream));
+    }
+    for (const auto& stream : streams) stream->stop(Stream::Queued::kAbandon);
+    for (const auto& stream : streams) stream->join();
+    new std::vector<std::shared_ptr<Stream>>(std::move(streams));  // left to the system
+}
+
+void keep_track(const std::shared_ptr<Stream>& fresh) {
+    const std::lock_guard<std::mutex> lock(registry().mutex);
+    auto& streams = registry().streams;
+    streams.erase(std::remove_if(streams.begin(), streams.end(), [](const auto& weak) { return weak.expired(); }), streams.end());
+    streams.push_back(fresh);
+    // Handlers run last first: this one, registered once CUDA has been used, runs before CUDA's.
+    static const int registered = std::atexit(stop_all);
+    static_cast<void>(registered);
+}
+
 std::exception_ptr disposed() { return std::make_exception_ptr(Failure("ERR_DISPOSED", "Expected an open CUDA stream, got one that was disposed")); }
 
 }  // namespace
 
 std::shared_ptr<Stream> Stream::open(std::shared_ptr<Device> device) {
     std::shared_ptr<Stream> stream(new Stream(std::move(device)));
+    keep_track(stream);
     stream->worker_ = std::thread([stream] { stream->work_loop(); });
     return stream;
 }
@@ -71,8 +108,12 @@ void Stream::stop(Queued queued) {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stopping_ = true;
-        if (queued == Queued::kDrop) dropped.swap(queue_);
+        if (queued != Queued::kRun) dropped.swap(queue_);
         changed_.notify_all();
+    }
+    if (queued == Queued::kAbandon) {
+        new std::deque<Job>(std::move(dropped));  // left to the system: nobody is there to hear of it
+        return;
     }
     for (Job& job : dropped) {
         job.work = nullptr;

@@ -22,7 +22,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
 public:
     using Work = std::function<void()>;
     using Done = std::function<void(std::exception_ptr)>;  // called on the worker thread
-    enum class Queued { kRun, kDrop };
+    enum class Queued { kRun, kDrop, kAbandon };  // what becomes of jobs not begun: run, told that they were dropped, left lying
 
     /** Whoever opens a stream must end it with `stop` and `join`: its thread keeps it alive. @throws Failure */
     static std::shared_ptr<Stream> open(std::shared_ptr<Device> device);

@@ -18,15 +18,16 @@ import {
   type NativeRequest,
 } from './native-addon.js';
 import { callNative, withAbortFlag } from './native-error.js';
-import { hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
+import { type CudaKernel, hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
 
 /**
  * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
  * Weights stay on the GPU. Other data that stays there goes through `openCudaDevice` instead.
  *
+ * `kernel` as in `CudaAttentionOptions`.
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
  */
-export function createCudaBackend(): Backend {
+export function createCudaBackend({ kernel = 'auto' }: { readonly kernel?: CudaKernel } = {}): Backend {
   const status = cudaStatus();
   const { addon } = loadNativeAddon();
   if (!addon || !status.available) {
@@ -39,8 +40,8 @@ export function createCudaBackend(): Backend {
   return {
     name: 'cuda',
     status: cudaStatus,
-    attention: async (plan, signal) => attend(addon, device, hostRequest(plan), signal),
-    attentionSync: (plan) => attendSync(addon, device, hostRequest(plan)),
+    attention: async (plan, signal) => attend(addon, device, hostRequest(plan, kernel), signal),
+    attentionSync: (plan) => attendSync(addon, device, hostRequest(plan, kernel)),
     quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan), signal),
     quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan)),
     cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,

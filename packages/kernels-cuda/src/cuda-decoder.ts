@@ -1,8 +1,10 @@
 import {
   type Decoder,
   type DecoderLayer,
+  type DecoderPart,
   type DecoderSequence,
   type DecoderSpec,
+  type DrawPart,
   IntFlashError,
   type Linear,
 } from '@int-flash/ops';
@@ -72,10 +74,45 @@ class CudaDecoder implements Decoder {
   }
 
   createSequence(cacheType: 'int8' | 'int4'): DecoderSequence {
-    const decoder = this.#handle;
-    if (!decoder) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    const decoder = this.#expectLive();
     const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4'));
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
+  }
+
+  async forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void> {
+    const decoder = this.#expectLive();
+    const sequences = sequencesOf(parts, decoder);
+    if (parts.length === 0 || logits.length !== parts.length * this.#vocabSize) {
+      throw new IntFlashError(
+        'ERR_SHAPE',
+        `Expected logits of one sequence or more, got ${parts.length} of them and ${logits.length} elements`,
+      );
+    }
+    const native = parts.map(({ ids }, i) => ({ sequence: sequences[i]!.expectLive(), ids }));
+    const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, false, logits));
+    sequences.forEach((sequence, i) => {
+      sequence.grew(parts[i]!.ids.length, bytes[i]!);
+    });
+  }
+
+  async drawBatch(parts: readonly DrawPart[]): Promise<Int32Array> {
+    const decoder = this.#expectLive();
+    const sequences = sequencesOf(parts, decoder);
+    const native = parts.map(({ ids, draw }, i) => ({
+      sequence: sequences[i]!.expectLive(),
+      ids,
+      draw: Float64Array.of(draw.temperature, draw.topK, draw.topP, draw.minP, draw.uniform, draw.vocabulary),
+    }));
+    const { drawn, bytes } = await awaitNative(() => this.#addon.decoderDraw(this.#device, decoder, native));
+    sequences.forEach((sequence, i) => {
+      sequence.grew(parts[i]!.ids.length, bytes[i]!);
+    });
+    return drawn;
+  }
+
+  #expectLive(): DecoderHandle {
+    if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live decoder, got one that was disposed');
+    return this.#handle;
   }
 
   dispose(): void {
@@ -85,10 +122,17 @@ class CudaDecoder implements Decoder {
   }
 }
 
+function sequencesOf(parts: readonly DecoderPart[], decoder: DecoderHandle): CudaSequence[] {
+  return parts.map(({ sequence }) => {
+    if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
+    throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
+  });
+}
+
 class CudaSequence implements DecoderSequence {
   readonly #addon: NativeAddon;
   readonly #device: DeviceHandle;
-  readonly #decoder: DecoderHandle;
+  readonly decoder: DecoderHandle;
   readonly #vocabSize: number;
   #handle: SequenceHandle | undefined;
   #length = 0;
@@ -103,7 +147,7 @@ class CudaSequence implements DecoderSequence {
   ) {
     this.#addon = addon;
     this.#device = device;
-    this.#decoder = decoder;
+    this.decoder = decoder;
     this.#handle = handle;
     this.#vocabSize = vocabSize;
   }
@@ -117,7 +161,7 @@ class CudaSequence implements DecoderSequence {
   }
 
   async forward(ids: Int32Array, logits: Float32Array): Promise<void> {
-    const sequence = this.#expectLive();
+    const sequence = this.expectLive();
     const all = logits.length !== this.#vocabSize || ids.length === 1;
     if (ids.length === 0 || logits.length !== this.#vocabSize * (all ? ids.length : 1)) {
       throw new IntFlashError(
@@ -125,14 +169,20 @@ class CudaSequence implements DecoderSequence {
         `Expected logits of one or of ${ids.length} tokens by ${this.#vocabSize}, got ${logits.length} elements`,
       );
     }
-    this.#bytes = await awaitNative(() =>
-      this.#addon.decoderForward(this.#device, this.#decoder, sequence, ids, all, logits),
+    const bytes = await awaitNative(() =>
+      this.#addon.decoderForward(this.#device, this.decoder, [{ sequence, ids }], all, logits),
     );
-    this.#length += ids.length;
+    this.grew(ids.length, bytes[0]!);
+  }
+
+  /** So many tokens more, and what the cache takes now. */
+  grew(tokens: number, bytes: number): void {
+    this.#length += tokens;
+    this.#bytes = bytes;
   }
 
   truncate(length: number): void {
-    const sequence = this.#expectLive();
+    const sequence = this.expectLive();
     this.#bytes = callNative(() => this.#addon.truncateCacheSequence(this.#device, sequence, length));
     this.#length = Math.min(this.#length, length);
   }
@@ -144,7 +194,7 @@ class CudaSequence implements DecoderSequence {
     this.#bytes = 0;
   }
 
-  #expectLive(): SequenceHandle {
+  expectLive(): SequenceHandle {
     if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live sequence, got one that was disposed');
     return this.#handle;
   }

@@ -1,4 +1,5 @@
 import {
+  checkBoolean,
   checkChoice,
   checkInteger,
   checkOptions,
@@ -23,13 +24,20 @@ import {
 } from './device-attention.js';
 import type { DeviceContext } from './device-context.js';
 import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
-import { type BufferHandle, type DeviceHandle, loadNativeAddon, type NativeAddon } from './native-addon.js';
+import {
+  type BufferHandle,
+  type CacheTimingRequest,
+  type DeviceHandle,
+  loadNativeAddon,
+  type NativeAddon,
+} from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
 import { BASELINES, type Baseline } from './native-request.js';
 import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
 import { bytesOf, type CudaDataType, judgeCounts } from './strided-memory.js';
 
 const DATA_TYPES = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'bool'] as const;
+const TIMING_KEYS = ['sequences', 'length', 'heads', 'kvHeads', 'headDim', 'int4', 'runs', 'repeats'] as const;
 const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
 
 /** Opens a GPU. @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_DEVICE_LOST`, `ERR_CUDA`. */
@@ -237,6 +245,29 @@ export class CudaDevice {
       checkInteger(repeats ?? null, 'repeats', 1, 1, 10_000);
     });
     return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
+  }
+
+  /** Milliseconds of each repeat of attention against KV caches, a token a sequence, the GPU's cache emptied before: for benchmarks. */
+  async timeCacheAttention(request: CacheTimingRequest): Promise<readonly number[]> {
+    readArguments(() => {
+      const { sequences, length, heads, kvHeads, headDim, int4, runs, repeats } = checkOptions(
+        request,
+        TIMING_KEYS,
+        'request',
+      );
+      checkBoolean(int4, 'int4', false);
+      checkBoolean(runs, 'runs', false);
+      for (const [name, value, most] of [
+        ['sequences', sequences, 1024],
+        ['length', length, 2 ** 24],
+        ['heads', heads, 65535],
+        ['kvHeads', kvHeads, 65535],
+        ['headDim', headDim, 256],
+        ['repeats', repeats, 10_000],
+      ] as const)
+        checkInteger(value ?? null, name, 1, 1, most);
+    });
+    return this.#call(() => this.#addon.timeCacheAttention(this.#handle, request));
   }
 
   /** Waits for what is queued, blocking, and stops the worker threads; twice is a no-op. Tensors must be disposed on their own. */

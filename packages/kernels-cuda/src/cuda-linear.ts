@@ -1,6 +1,5 @@
 import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
-import { widenInt4Linear } from '@int-flash/quant';
-import type { DeviceHandle, LinearHandle, NativeAddon } from './native-addon.js';
+import type { DeviceHandle, LinearHandle, NativeAddon, NativeLinear } from './native-addon.js';
 import { callNative } from './native-error.js';
 
 /** A linear layer whose weights lie on the GPU; inputs and outputs in host memory are copied on each call. */
@@ -12,19 +11,14 @@ export class CudaLinear implements Linear {
   #handle: LinearHandle | undefined;
 
   /** @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`, `ERR_OOM`. */
-  constructor(addon: NativeAddon, device: DeviceHandle, given: LinearWeights) {
-    const weights = widenInt4Linear(given);
+  constructor(addon: NativeAddon, device: DeviceHandle, weights: LinearWeights) {
     const { rows, cols, bias } = weights;
     this.rows = rows;
     this.cols = cols;
     this.#addon = addon;
     this.#device = device;
-    expectLength('weights', weights.type === 'int8' ? weights.codes : weights.weights, rows * cols);
-    if (weights.type === 'int8') expectLength('scales', weights.scales, rows);
     if (bias) expectLength('bias', bias, rows);
-    const arrays =
-      weights.type === 'int8' ? { codes: weights.codes, scales: weights.scales } : { weights: weights.weights };
-    this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...arrays }));
+    this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...nativeWeights(weights) }));
   }
 
   forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {
@@ -47,6 +41,26 @@ export class CudaLinear implements Linear {
       throw new IntFlashError('ERR_DISPOSED', 'Expected a live linear layer, got one that was disposed');
     return this.#handle;
   }
+}
+
+function nativeWeights(weights: LinearWeights): Omit<NativeLinear, 'rows' | 'cols' | 'bias'> {
+  const { type, rows, cols } = weights;
+  if (type === 'fp32') {
+    expectLength('weights', weights.weights, rows * cols);
+    return { weights: weights.weights };
+  }
+  if (type === 'int8') {
+    const { codes, scales } = weights;
+    expectLength('weights', codes, rows * cols);
+    expectLength('scales', scales, rows);
+    return { codes, scales };
+  }
+  const { packed, scales, group } = weights;
+  if (cols % group !== 0)
+    throw new IntFlashError('ERR_SHAPE', `Expected columns that are a multiple of group ${group}, got ${cols}`);
+  expectLength('packed', packed, (rows * cols) / 2);
+  expectLength('scales', scales, (rows * cols) / group);
+  return { packed, scales, group };
 }
 
 function expectLength(name: string, array: ArrayLike<number>, expected: number): void {

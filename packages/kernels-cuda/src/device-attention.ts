@@ -2,6 +2,7 @@ import {
   ATTENTION_OPTION_KEYS,
   type AttentionGeometry,
   type CausalAlignment,
+  checkChoice,
   checkInteger,
   checkOptions,
   checkSignal,
@@ -20,7 +21,14 @@ import { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
 import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
 import { withAbortFlag } from './native-error.js';
-import { type Baseline, geometryRequest, TYPE_NUMBERS } from './native-request.js';
+import {
+  type Baseline,
+  type CudaKernel,
+  geometryRequest,
+  KERNEL_NUMBERS,
+  KERNELS,
+  TYPE_NUMBERS,
+} from './native-request.js';
 
 export interface CudaAttentionInputs {
   readonly query: CudaTensor;
@@ -56,7 +64,14 @@ export interface CudaAttentionOptions {
   readonly cuSeqlensK?: ArrayLike<number>;
   readonly maxSeqlenQ?: number;
   readonly maxSeqlenK?: number;
+  /** Of `out`, float32 when absent; rounded half to even from float32 at the end. */
+  readonly outType?: FloatType;
   readonly stream?: CudaStream;
+  /**
+   * Who computes full-int8 and half-int8 of floats. `auto`: Hopper's kernels on compute capability 9.0 where they can (no softcap, no mask,
+   * half-int8 up to head dimension 128), else the portable ones. `hopper`: they, or `ERR_UNSUPPORTED`. docs/arithmetic.md has both.
+   */
+  readonly kernel?: CudaKernel;
   /** Honoured between kernels. */
   readonly signal?: AbortSignal;
   /** Further runs of the forward kernel and of the quantizers, for timing. */
@@ -66,6 +81,8 @@ export interface CudaAttentionOptions {
 export interface CudaAttentionResult {
   readonly out: CudaTensor;
   readonly lse?: CudaTensor;
+  /** Which kernels answered. */
+  readonly kernel: 'portable' | 'hopper';
   /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel and of the quantizers, by CUDA events. */
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
@@ -73,6 +90,8 @@ export interface CudaAttentionResult {
 }
 
 const CALL_KEYS = ['signal', 'repeats', 'stream'] as const;
+const DEVICE_KEYS = ['kernel', 'outType'] as const;
+const OUT_TYPES = ['float32', 'float16', 'bfloat16'] as const satisfies readonly FloatType[];
 
 export async function attendOnDevice(
   context: DeviceContext,
@@ -160,11 +179,13 @@ function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options:
 }
 
 function splitOptions(context: DeviceContext, options: object) {
-  const known = context.recording ? ATTENTION_OPTION_KEYS : [...ATTENTION_OPTION_KEYS, ...CALL_KEYS];
-  const { signal, repeats, stream, ...rest } = checkOptions(options, known, 'options');
+  const known = [...ATTENTION_OPTION_KEYS, ...DEVICE_KEYS, ...(context.recording ? [] : CALL_KEYS)];
+  const { signal, repeats, stream, kernel, outType, ...rest } = checkOptions(options, known, 'options');
   const call = {
+    outType: TYPE_NUMBERS[checkChoice(outType, 'outType', OUT_TYPES, 'float32')],
     repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
     stream: checkStream(stream, context.device),
+    kernel: KERNEL_NUMBERS[checkChoice(kernel, 'kernel', KERNELS, 'auto')],
   };
   return { signal: checkSignal(signal), call, rest };
 }
@@ -174,8 +195,9 @@ async function run(context: DeviceContext, { plan, request, signal }: Call): Pro
     context.addon.attention(context.device, { ...request, recording: context.recording, abortFlag }),
   );
   return {
-    out: madeTensor(context, answer.out!, 'float32', plan.outDims),
+    out: madeTensor(context, answer.out!, OUT_TYPES[request.outType ?? 0]!, plan.outDims),
     ...(answer.lse && { lse: madeTensor(context, answer.lse, 'float32', plan.lseDims) }),
+    kernel: answer.onHopper ? 'hopper' : 'portable',
     quantizeMs: answer.quantizeMs,
     forwardMs: answer.forwardMs,
     quantizeRepeatMs: answer.quantizeRepeatMs,

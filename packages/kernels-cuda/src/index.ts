@@ -13,6 +13,6 @@ export type {
   CudaQuantizedInputs,
 } from './device-attention.js';
 export type { CudaQuantizedTensor, QuantizeOptions } from './device-quantize.js';
-export type { Baseline } from './native-request.js';
+export type { Baseline, CudaKernel } from './native-request.js';
 export { type PinnedArrays, PinnedBuffer } from './pinned-buffer.js';
 export type { CudaDataType } from './strided-memory.js';

@@ -69,6 +69,7 @@ export interface NativeOperand {
 /** One attention call as native/read_request.cc reads it. */
 export interface NativeRequest {
   readonly precision: number;
+  readonly kernel?: number | undefined;
   readonly smoothK: boolean;
   readonly heads: number;
   readonly kvHeads: number;
@@ -101,6 +102,8 @@ export interface NativeRequest {
   readonly outElements: number;
   readonly lseElements: number;
   readonly returnLse: boolean;
+  /** As `type` of an operand; 0 when absent. Of an answer that stays on the device. */
+  readonly outType?: number | undefined;
   /** Host memory for the answer; without it the answer stays on the device. */
   readonly out?: Float32Array | undefined;
   readonly lse?: Float32Array | undefined;
@@ -126,11 +129,14 @@ export interface NativeQuantizeRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
-/** Weights of a linear layer: `codes` with `scales`, or `weights`. */
+/** Weights of a linear layer: `codes` or `packed` with `scales`, or `weights`. */
 export interface NativeLinear {
   readonly rows: number;
   readonly cols: number;
   readonly codes?: Int8Array | undefined;
+  readonly packed?: Uint8Array | undefined;
+  /** Columns that share a scale of `packed`. */
+  readonly group?: number | undefined;
   readonly scales?: Float32Array | undefined;
   readonly weights?: Float32Array | undefined;
   readonly bias?: Float32Array | undefined;
@@ -178,9 +184,24 @@ export interface NativeDecoder {
   readonly output: LinearHandle;
 }
 
+/** One token each of `sequences` sequences, attention alone: see native/cache_timing.h. */
+export interface CacheTimingRequest {
+  readonly sequences: number;
+  /** Tokens that each holds. */
+  readonly length: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly int4: boolean;
+  /** A block takes a run of 1,024 keys, not a tile of 128. */
+  readonly runs: boolean;
+  readonly repeats: number;
+}
+
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
+  readonly onHopper: boolean;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
   readonly quantizeRepeatMs: readonly number[];
@@ -271,18 +292,26 @@ export interface NativeAddon {
     out: Float32Array,
   ): void;
   disposeLinear(layer: LinearHandle): void;
+  /** As the library says it; 0: there is none. */
+  cublasLtVersion(device: DeviceHandle): number;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
   createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
-  /** @returns bytes of the sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
+  /** @returns bytes of each sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
   decoderForward(
     device: DeviceHandle,
     decoder: DecoderHandle,
-    sequence: SequenceHandle,
-    ids: Int32Array,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array }[],
     allLogits: boolean,
     logits: Float32Array,
-  ): Promise<number>;
+  ): Promise<number[]>;
+  /** `draw`: temperature, topK, topP, minP, uniform, vocabulary. */
+  decoderDraw(
+    device: DeviceHandle,
+    decoder: DecoderHandle,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array; readonly draw: Float64Array }[],
+  ): Promise<{ readonly drawn: Int32Array; readonly bytes: readonly number[] }>;
   truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
+  timeCacheAttention(device: DeviceHandle, request: CacheTimingRequest): Promise<number[]>;
   disposeDecoder(decoder: DecoderHandle): void;
   disposeCacheSequence(sequence: SequenceHandle): void;
   compare(

@@ -10,11 +10,11 @@ import type {
 } from '@int-flash/ops';
 import type { NativeOperand, NativeRequest } from './native-addon.js';
 
-/** As native/attention.h numbers them. `float64` is the oracle's. */
 /** What INT8 is measured against on the device; `flash-d` is float16 without the division at the end. */
 export const BASELINES = ['fp16', 'bf16', 'fp8', 'flash-d'] as const;
 export type Baseline = (typeof BASELINES)[number];
 
+/** As native/attention.h numbers them. `float64` is the oracle's. */
 const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
   'full-int8': 0,
   'half-int8': 1,
@@ -27,6 +27,10 @@ const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
   fp8: 8,
   'flash-d': 9,
 };
+/** Who computes full-int8 and half-int8 of floats: `auto` takes Hopper's kernels where they can, else the portable ones. */
+export const KERNELS = ['auto', 'portable', 'hopper'] as const;
+export type CudaKernel = (typeof KERNELS)[number];
+export const KERNEL_NUMBERS: Record<CudaKernel, number> = { auto: 0, portable: 1, hopper: 2 };
 export const TYPE_NUMBERS = { float32: 0, float16: 1, bfloat16: 2, int8: 3 } as const;
 
 /** The part of a request that does not depend on where the numbers live. */
@@ -62,9 +66,10 @@ export function geometryRequest(
 }
 
 /** Attention on host memory. */
-export function hostRequest(plan: AttentionPlan): NativeRequest {
+export function hostRequest(plan: AttentionPlan, kernel: CudaKernel): NativeRequest {
   return {
     ...geometryRequest(plan, plan.precision, plan.smoothK),
+    kernel: KERNEL_NUMBERS[kernel],
     query: floatOperand(plan.query),
     key: floatOperand(plan.key),
     value: floatOperand(plan.value),

@@ -85,12 +85,24 @@ const ATTENTION_OPTIONS = [
   'windowSize',
   'softcap',
   'returnLse',
+  'outType',
   'cuSeqlensQ',
   'maxSeqlenK',
   'signal',
   'repeats',
   'stream',
 ];
+
+const TIMING = {
+  sequences: 1,
+  length: 70,
+  heads: 2,
+  kvHeads: 1,
+  headDim: 64,
+  int4: false,
+  runs: false,
+  repeats: 1,
+};
 
 /** Every public function of this package that takes arguments, in groups, each argument and each option in turn. */
 export function publicPositions({ device, tensor, codes, scales, stream, event, graph }: Things) {
@@ -138,6 +150,12 @@ export function publicPositions({ device, tensor, codes, scales, stream, event, 
       { name: 'compare actual', call: (value) => device.compare(value, tensor) },
       { name: 'compare expected', call: (value) => device.compare(tensor, value) },
       { name: 'capture', call: (value) => device.capture(value) },
+      { name: 'timeCopy bytes', call: (value) => device.timeCopy(value, 1) },
+      { name: 'timeCacheAttention', call: (value) => device.timeCacheAttention(value) },
+      ...Object.keys(TIMING).map((name) => ({
+        name: `timeCacheAttention ${name}`,
+        call: (value: never) => device.timeCacheAttention({ ...TIMING, [name]: value }),
+      })),
     ],
     CudaTensor: [
       { name: 'view dims', call: (value) => tensor.view(value) },

@@ -1,9 +1,10 @@
-import type { LinearWeights } from '@int-flash/ops';
-import { fma32, quantizePerTokenInt8 } from '@int-flash/quant';
+import { fromFloat32, type Int4Group, type LinearWeights, toFloat32 } from '@int-flash/ops';
+import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createCudaBackend } from '../src/cuda-backend.js';
 import { cudaStatus } from '../src/cuda-status.js';
+import { loadNativeAddon } from '../src/native-addon.js';
 
 // REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
 const available = cudaStatus().available;
@@ -54,7 +55,7 @@ function unequalBits(a: Float32Array, b: Float32Array): number {
   return a.reduce((count, x, i) => count + Number(x !== b[i]), 0);
 }
 
-// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8) or 32 (fp32); each size has a neighbour that leaves a
+// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8; of 32 or 64 rows) or 32 (fp32); each size has a neighbour that leaves a
 // ragged tile. Columns: less than a 16-byte load, no multiple of the padding, and several steps of a tile's pipeline.
 const SHAPES = [
   [3, 5],
@@ -81,6 +82,26 @@ describe.skipIf(!available)('CUDA linear layers', () => {
     }
   });
 
+  it.each(SHAPES)('float weights that bfloat16 holds, %i x %i: half the memory, the same bits', (rows, cols) => {
+    const weights = toFloat32(fromFloat32(normals(rows * cols, 1), 'bfloat16'), 'bfloat16');
+    const before = backend.liveBytes();
+    const layer = backend.createLinear({ type: 'fp32', rows, cols, weights });
+    expect(backend.liveBytes() - before).toBe(2 * rows * 64 * Math.ceil(cols / 64));
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      expect(unequalBits(layer.forwardSync(input, tokens), floatOracle(weights, rows, cols, input))).toBe(0);
+    }
+    layer.dispose();
+  });
+
+  it('INT8, so many tokens that tiles are of 64 rows', () => {
+    const weights = int8Weights(300, 70, true);
+    const layer = backend.createLinear(weights);
+    const input = normals(4000 * 70, 3);
+    expect(unequalBits(layer.forwardSync(input, 4000), int8Oracle(weights, input))).toBe(0);
+    layer.dispose();
+  });
+
   it.each(SHAPES)('fp32 %i x %i: the bits of the native CPU’s arithmetic', (rows, cols) => {
     const weights = normals(rows * cols, 1);
     const layer = backend.createLinear({ type: 'fp32', rows, cols, weights });
@@ -91,6 +112,36 @@ describe.skipIf(!available)('CUDA linear layers', () => {
     layer.dispose();
   });
 
+  // 96 and 160 columns leave part of a block of 128 empty; 7 and 33 rows a ragged tile.
+  it.each(
+    [32, 64, 128].flatMap((group) =>
+      [
+        [7, group],
+        [33, 3 * group],
+        [64, 1024],
+      ].map(([rows, cols]) => [group, rows!, cols!] as const),
+    ),
+  )('INT4 in groups of %i, %i x %i: the bits of the float32 layer it stands for', (group, rows, cols) => {
+    const bias = normals(rows, 2);
+    const codes = quantizePerGroupInt4(normals(rows * cols, 1), cols, group as Int4Group);
+    codes.packed.set([0x88, 0x7f, 0x80, 0x0f], 0); // -8, which quantizers do not make but files may hold
+    const weights = { type: 'int4', rows, cols, bias, ...codes } as const;
+    const layer = backend.createLinear(weights);
+    const wide = widenInt4Linear(weights);
+    const twin = backend.createLinear(wide);
+    for (const tokens of TOKENS) {
+      const input = normals(tokens * cols, 3);
+      const out = layer.forwardSync(input, tokens);
+      expect(unequalBits(out, twin.forwardSync(input, tokens)), `${tokens} tokens`).toBe(0);
+      if (tokens === 1 && wide.type === 'fp32') {
+        const expected = floatOracle(wide.weights, rows, cols, input).map((y, row) => y + bias[row]!);
+        expect(unequalBits(out, expected)).toBe(0);
+      }
+    }
+    layer.dispose();
+    twin.dispose();
+  });
+
   it('gives a token the same bits alone and among others', () => {
     const weights = int8Weights(200, 320, true);
     const layer = backend.createLinear(weights);
@@ -99,6 +150,28 @@ describe.skipIf(!available)('CUDA linear layers', () => {
     for (const token of [0, 63, 64, 99]) {
       const alone = layer.forwardSync(input.slice(token * 320, (token + 1) * 320), 1);
       expect(unequalBits(alone, among.slice(token * 200, (token + 1) * 200))).toBe(0);
+    }
+    layer.dispose();
+  });
+
+  // 2^20 weights and more than 8 tokens are cuBLASLt's where it is there. 1,026 rows are no multiple of four, which it may refuse: ours then.
+  it.each([1028, 1026])('gives the same bits through cuBLASLt, if there is one: %i rows', (rows) => {
+    const addon = loadNativeAddon().addon!;
+    const device = addon.openDevice(0);
+    process.stderr.write(`cuBLASLt: ${addon.cublasLtVersion(device) || 'none'}\n`);
+    addon.closeDevice(device);
+    const cols = 1028;
+    const weights = int8Weights(rows, cols, true);
+    const layer = backend.createLinear(weights);
+    for (const tokens of [9, 64, 65, 200]) {
+      const input = normals(tokens * cols, 7);
+      const together = layer.forwardSync(input, tokens);
+      const apart = new Float32Array(tokens * rows);
+      for (let token = 0; token < tokens; token += 8) {
+        const end = Math.min(token + 8, tokens);
+        apart.set(layer.forwardSync(input.slice(token * cols, end * cols), end - token), token * rows);
+      }
+      expect(unequalBits(together, apart), `${tokens} tokens`).toBe(0);
     }
     layer.dispose();
   });

@@ -6,8 +6,7 @@ import { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import { type DeviceHandle, loadNativeAddon, type NativeAddon } from '../src/native-addon.js';
-
-const PRECISIONS = ['full-int8', 'half-int8', 'paper-int8', 'int4-qk'] as const;
+import { forwardVariants } from './forward-variants.js';
 
 describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
   let addon: NativeAddon;
@@ -31,9 +30,9 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
     const [HEADS, CAPACITY, DIM] = [2, 1152, 64];
     const lengths = [1, 63, 64, 65, 127, 129, 257, 1023];
 
-    it.each(PRECISIONS)(
-      '%s: NaN behind each sequence, 0xFF in shared memory',
-      async (precision) => {
+    it.each(forwardVariants(64))(
+      '$precision, $kernel: NaN behind each sequence, 0xFF in shared memory',
+      async (variant) => {
         for (const length of lengths) {
           const dims = [1, HEADS, CAPACITY, DIM];
           const inputs = makeInputs(
@@ -53,7 +52,7 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
             const [query, key, value] = tensors.map((tensor) => tensor.slice(2, 0, length));
             const { out, lse } = await device.attention(
               { query: query!, key: key!, value: value! },
-              { precision, returnLse: true, isCausal: length % 2 === 0 },
+              { ...variant, returnLse: true, isCausal: length % 2 === 0 },
             );
             return [out, lse!] as const;
           };
@@ -195,19 +194,19 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
       await device.trim();
     }, 120_000);
 
-    it.each(['full-int8', 'half-int8'] as const)(
-      '%s: 200,001 keys',
-      async (precision) => {
+    it.each(forwardVariants(64).slice(0, 4))(
+      '$precision, $kernel: 200,001 keys',
+      async (variant) => {
         const keys = 200_001;
         const upload = (rows: number, seed: number) =>
           device.upload({ type: 'float32', dims: [1, 2, rows, 64], data: random(2 * rows * 64, seed) });
         const [query, key, value] = [await upload(8, 3), await upload(keys, 4), await upload(keys, 5)];
-        const { out } = await device.attention({ query, key, value }, { precision });
+        const { out } = await device.attention({ query, key, value }, variant);
         const exact = await device.exactAttention({ query, key, value });
         // docs/arithmetic.md: 0.0155 and 0.0098 on N(0, 1); 16 rows scatter by a third of that
         const { relativeL2, odd } = await device.compare(out, exact.out);
         expect(odd).toBe(0);
-        expect(relativeL2).toBeLessThan(precision === 'full-int8' ? 0.02 : 0.015);
+        expect(relativeL2).toBeLessThan(variant.precision === 'full-int8' ? 0.02 : 0.015);
         for (const tensor of [query, key, value, out, exact.out]) tensor.dispose();
       },
       60_000,
@@ -240,14 +239,15 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
       );
       const failures: string[] = [];
       for (const [index, { headDim, queries, keys, isCausal }] of shapes.entries()) {
-        const precision = PRECISIONS[Math.floor(index / 2) % PRECISIONS.length]!;
+        const variants = forwardVariants(headDim);
+        const variant = variants[Math.floor(index / 2) % variants.length]!;
         const [query, key, value] = [
           pools[0]!.view([60, 4, queries, headDim]),
           pools[1]!.view([60, 2, keys, headDim]),
           pools[2]!.view([60, 2, keys, headDim]),
         ];
         const graph = await device.capture((recorder) =>
-          recorder.attention({ query, key, value }, { precision, isCausal, causalAlignment: 'bottom-right' }),
+          recorder.attention({ query, key, value }, { ...variant, isCausal, causalAlignment: 'bottom-right' }),
         );
         const { out } = graph.result;
         const first = await device.empty('float32', out.dims);
@@ -257,7 +257,10 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
           await graph.replay();
           if ((await differences(out, first)) !== 0) different++;
         }
-        if (different > 0) failures.push(`${precision} ${queries}x${keys} dim ${headDim}: ${different} of 1000`);
+        if (different > 0)
+          failures.push(
+            `${variant.precision} ${variant.kernel} ${queries}x${keys} dim ${headDim}: ${different} of 1000`,
+          );
         graph.dispose();
         first.dispose();
       }

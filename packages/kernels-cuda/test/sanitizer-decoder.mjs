@@ -1,6 +1,6 @@
 // Decoders of every padded head width for compute-sanitizer:
 //   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs
-// Prompts and single tokens, INT8 and fp32 linear layers, pages and tiles that begin and end everywhere; results are not judged here.
+// Prompts and single tokens, one sequence and several, INT8 and fp32 linear layers, pages and tiles that begin and end everywhere; results are not judged here.
 import { createCudaBackend } from '../dist/index.js';
 
 const backend = createCudaBackend();
@@ -13,12 +13,15 @@ function linear(kind, rows, cols) {
   return backend.createLinear({ type: 'int8', rows, cols, codes, scales: new Float32Array(rows).fill(0.01) });
 }
 
-for (const [kind, headDim, heads, kvHeads] of [
-  ['int8', 64, 6, 2],
-  ['fp32', 40, 2, 1],
-  ['int8', 128, 11, 1],
-  ['int8', 256, 2, 2],
+for (const [kind, headDim, heads, kvHeads, split] of [
+  ['int8', 64, 6, 2, 'tiles'],
+  ['int8', 64, 6, 2, 'runs'],
+  ['fp32', 40, 2, 1, 'runs'],
+  ['int8', 128, 11, 1, 'tiles'],
+  ['int8', 128, 4, 1, 'runs'],
+  ['int8', 256, 2, 2, 'runs'],
 ]) {
+  process.env.INTFLASH_KEY_SPLIT = split; // read when a decoder is made
   const [hiddenSize, intermediateSize, vocabSize, maxTokens] = [72, 100, 90, 600];
   const norm = { gain: numbers(hiddenSize, 0.3), bias: undefined };
   const layer = {
@@ -59,7 +62,20 @@ for (const [kind, headDim, heads, kvHeads] of [
       await sequence.forward(ids, new Float32Array(vocabSize));
       steps++;
     }
-    sequence.dispose();
+    // Beside others, keys split by tiles and by runs, tokens drawn on the device.
+    const others = [sequence, decoder.createSequence(cacheType), decoder.createSequence(cacheType)];
+    const part = (i, length) => ({
+      sequence: others[i],
+      ids: Int32Array.from({ length }, (_, t) => (t + i) % vocabSize),
+    });
+    const rules = { temperature: 0.8, topK: 20, topP: 0.9, minP: 0.01, uniform: 0.4, vocabulary: vocabSize - 3 };
+    await decoder.forwardBatch([part(1, 40), part(2, 3), part(0, 1)], new Float32Array(3 * vocabSize));
+    for (let i = 0; i < 4; i++) {
+      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: { ...rules, topK: 20 * (i % 2) } })));
+      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: { ...rules, topK: 0, topP: 1 } })));
+      steps += 2;
+    }
+    for (const one of others) one.dispose();
   }
   decoder.dispose();
   for (const one of [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown, output]) one.dispose();

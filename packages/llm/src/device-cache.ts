@@ -1,4 +1,4 @@
-import { type DecoderSequence, IntFlashError } from '@int-flash/ops';
+import { type Decoder, type DecoderSequence, type DrawRules, IntFlashError } from '@int-flash/ops';
 import type { ByteCount } from './kv-cache.js';
 import type { Pace } from './pace.js';
 
@@ -17,15 +17,17 @@ export class DeviceCache {
   readonly #vocabSize: number;
   readonly #maxTokens: number;
   readonly #count: ByteCount;
+  readonly type: 'int8' | 'int4';
   #counted = 0;
   #disposed = false;
 
   constructor(
     sequence: DecoderSequence,
-    shape: { readonly vocabSize: number; readonly maxTokens: number },
+    shape: { readonly type: 'int8' | 'int4'; readonly vocabSize: number; readonly maxTokens: number },
     count: ByteCount,
   ) {
     this.#sequence = sequence;
+    this.type = shape.type;
     this.#vocabSize = shape.vocabSize;
     this.#maxTokens = shape.maxTokens;
     this.#count = count;
@@ -47,12 +49,7 @@ export class DeviceCache {
   ): Promise<Float32Array> {
     const before = this.length;
     const chunk = givenChunk ?? (onLogits ? LOGITS_CHUNK : DEVICE_CHUNK);
-    if (before + ids.length > this.#maxTokens) {
-      throw new IntFlashError(
-        'ERR_SHAPE',
-        `Expected at most ${this.#maxTokens} tokens in the cache, got ${before + ids.length}`,
-      );
-    }
+    this.#expectRoom(ids.length);
     try {
       for (let first = 0; ; first += chunk) {
         const part = Int32Array.from(ids.slice(first, first + chunk));
@@ -67,6 +64,51 @@ export class DeviceCache {
       if (!this.#disposed) this.#cutBack(before);
       throw error;
     }
+  }
+
+  /**
+   * Runs one step over several, each a chunk of its tokens at most, and reads the weights once for all.
+   *
+   * @param parts Caches of one type.
+   * @returns The logits after each one's last token.
+   */
+  static async forwardTogether(
+    decoder: Decoder,
+    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[] }[],
+    pace: Pace,
+  ): Promise<Float32Array[]> {
+    for (const { cache, ids } of parts) cache.#expectRoom(ids.length);
+    const vocabSize = parts[0]!.cache.#vocabSize;
+    const logits = new Float32Array(parts.length * vocabSize);
+    const native = parts.map(({ cache, ids }) => ({ sequence: cache.#sequence, ids: Int32Array.from(ids) }));
+    await decoder.forwardBatch(native, logits);
+    for (const { cache } of parts) cache.#recount();
+    pace.throwIfAborted();
+    return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  /** The same step, and each one's next token drawn on the device. */
+  static async drawTogether(
+    decoder: Decoder,
+    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[]; readonly draw: DrawRules }[],
+    pace: Pace,
+  ): Promise<Int32Array> {
+    for (const { cache, ids } of parts) cache.#expectRoom(ids.length);
+    const native = parts.map(({ cache, ids, draw }) => ({
+      sequence: cache.#sequence,
+      ids: Int32Array.from(ids),
+      draw,
+    }));
+    const drawn = await decoder.drawBatch(native);
+    for (const { cache } of parts) cache.#recount();
+    pace.throwIfAborted();
+    return drawn;
+  }
+
+  #expectRoom(tokens: number): void {
+    const length = this.length + tokens;
+    if (length > this.#maxTokens)
+      throw new IntFlashError('ERR_SHAPE', `Expected at most ${this.#maxTokens} tokens in the cache, got ${length}`);
   }
 
   /** After a failure: on a device that is lost for good there is nothing to cut back, and the first error is the one to tell. */

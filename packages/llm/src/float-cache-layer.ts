@@ -1,4 +1,4 @@
-import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView, numberToFloat16Bits } from '@int-flash/ops';
+import { float32ToFloat16Bits, IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
 import type { KeyValueRows, KvCacheLayer, LayerState } from './kv-cache-layer.js';
 import { copyPageRows, rowOf } from './paged-rows.js';
 
@@ -80,7 +80,7 @@ export class FloatCacheLayer implements KvCacheLayer {
           `Expected keys and values of at most ${LARGEST_HALF} for a float16 cache, got ${x}`,
         );
       }
-      rows[to + d] = numberToFloat16Bits(x);
+      rows[to + d] = float32ToFloat16Bits(x);
     }
   }
 }

@@ -1,6 +1,6 @@
 import type { JudgedGeneration } from './generate-options.js';
 import { Random } from './random.js';
-import { logprobs, sample, type TokenLogprob } from './sampler.js';
+import { drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
 import { Session, type SessionOwner } from './session.js';
 import { Speculation } from './speculation.js';
 import { StopStrings } from './stop-strings.js';
@@ -129,11 +129,17 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     const ids = [...this.promptIds];
     const speculation = new Speculation(session, session.isExact ? this.#options.speculate : 0);
     const clock = new Stopwatch();
-    let logits = await session.forward(this.promptIds);
+    // A vocabulary may be padded to a round size: rows without a token are never drawn.
+    const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
+    const onDevice = session.canDraw && this.#options.logprobs === undefined;
+    const logitsBehind = () =>
+      answer.length === 0 ? session.forward(this.promptIds) : speculation.after(ids, maxTokens - answer.length);
     for (;;) {
-      // A vocabulary may be padded to a round size: rows without a token are never drawn.
-      const named = logits.subarray(0, Math.min(logits.length, tokenizer.vocabSize));
-      const tokenId = sample(named, rules, { prompt: this.promptIds, answer }, random);
+      const draw = onDevice ? drawRules(rules, vocabulary, random) : undefined;
+      const logits = draw ? undefined : await logitsBehind();
+      const tokenId = draw
+        ? await session.draw(answer.length === 0 ? this.promptIds : answer.slice(-1), draw)
+        : sample(logits!.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
       answer.push(tokenId);
       ids.push(tokenId);
       clock.lap();
@@ -141,7 +147,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
       const last = ended || answer.length >= maxTokens;
       const piece = detokenizer.push(tokenId) + (last ? detokenizer.flush() : '');
       const text = stopStrings.push(piece) + (last ? stopStrings.flush() : '');
-      const token = { tokenId, text, ...this.#logprobs(logits, tokenId) };
+      const token = { tokenId, text, ...(logits && this.#logprobs(logits, tokenId)) };
       if (last || stopStrings.found) {
         const finishReason = ended || stopStrings.found ? 'stop' : 'length';
         const counts = { promptTokens: this.promptIds.length, newTokens: answer.length };
@@ -152,7 +158,6 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
         return;
       }
       yield token;
-      logits = await speculation.after(ids, maxTokens - answer.length);
     }
   }
 

@@ -14,6 +14,8 @@ export interface KvCacheOptions {
   readonly maxTokens: number;
   /** Whether a token's bits depend on no more than {@link replayLength} says; false by default. */
   readonly isExact?: boolean;
+  /** Tokens of a prompt that are computed together, whole pages. */
+  readonly chunk?: number;
   /** What besides the tokens decides the content of pages that may be shared; undefined: none may. */
   readonly space?: string | undefined;
 }
@@ -136,7 +138,9 @@ export class KvCache {
     const start = end - ids.length;
     if (end <= this.#history.length) return;
     const isAlike =
-      start === 0 ? ids.length >= KV_PAGE_TOKENS || !this.#isCoded : end <= RUN_KEYS || ids.length === KV_PAGE_TOKENS;
+      start === 0
+        ? ids.length >= KV_PAGE_TOKENS || !this.#isCoded
+        : end <= RUN_KEYS || ids.length === this.#options.chunk;
     if (this.#common === start && isAlike) this.#common = end;
     this.#history.push(...ids);
     this.#calls.push(ids.length);
@@ -171,26 +175,46 @@ export class KvCache {
    * @returns Tokens of `next` that the cache holds now.
    */
   adopt(next: readonly number[]): number {
-    const { space } = this.#options;
+    const { chunk = KV_PAGE_TOKENS } = this.#options;
     const before = this.#history.length;
     const known = before + next.length;
-    if (space === undefined || this.length !== this.#nodes.length * KV_PAGE_TOKENS) return 0;
-    for (let end = this.length + KV_PAGE_TOKENS; end < known; end += KV_PAGE_TOKENS) {
-      const ids = this.#idsTo(end, next, before);
-      const node = this.#isShareable(end) ? this.#pool.prefixes?.find(space, this.#nodes, ids) : undefined;
-      if (!node) break;
-      this.#pool.pages.hold(node.page);
-      this.#push(node.page);
-      this.#nodes.push(node);
-      this.#lengths.fill(end);
-      this.#states = node.states.map(({ offsets, largest }) => ({ offsets, largest: largest.slice() }));
-      const fresh = end - this.#history.length;
-      if (fresh <= 0) continue;
-      this.#calls.push(fresh);
-      this.#history.push(...ids.slice(-fresh));
-      this.#common = end;
+    if (this.length !== this.#nodes.length * KV_PAGE_TOKENS) return 0;
+    // Among few keys a prompt may be cut anywhere; among more, the rest must be cut as it would be without the others.
+    const step = known <= RUN_KEYS ? KV_PAGE_TOKENS : chunk;
+    for (let end = this.length + step; end < known && this.#isShareable(end); end += step) {
+      const nodes = this.#findPages(end, next, before);
+      if (!nodes) break;
+      for (const node of nodes) this.#adoptPage(node, next, before);
     }
     return this.#history.length - before;
+  }
+
+  /** The published pages that lead from the last one of its own to `end`; undefined when one is missing. */
+  #findPages(end: number, next: readonly number[], before: number): PrefixNode[] | undefined {
+    const { space } = this.#options;
+    const { prefixes } = this.#pool;
+    if (space === undefined || !prefixes) return undefined;
+    const path = [...this.#nodes];
+    for (let at = this.length + KV_PAGE_TOKENS; at <= end; at += KV_PAGE_TOKENS) {
+      const node = prefixes.find(space, path, this.#idsTo(at, next, before));
+      if (!node) return undefined;
+      path.push(node);
+    }
+    return path.slice(this.#nodes.length);
+  }
+
+  #adoptPage(node: PrefixNode, next: readonly number[], before: number): void {
+    const end = this.length + KV_PAGE_TOKENS;
+    this.#pool.pages.hold(node.page);
+    this.#push(node.page);
+    this.#nodes.push(node);
+    this.#lengths.fill(end);
+    this.#states = node.states.map(({ offsets, largest }) => ({ offsets, largest: largest.slice() }));
+    const fresh = end - this.#history.length;
+    if (fresh <= 0) return;
+    this.#calls.push(fresh);
+    this.#history.push(...this.#idsTo(end, next, before).slice(-fresh));
+    this.#common = end;
   }
 
   /** Names the page that would be computed next, where others might want the very same one. */

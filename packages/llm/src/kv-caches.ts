@@ -41,11 +41,12 @@ export class KvCaches {
     return Math.min(this.#config.maxPositions, this.#pages(dtype) * KV_PAGE_TOKENS);
   }
 
-  /** @param isExact As {@link KvCache} has it; only such caches share pages. */
-  create(attention: AttentionChoice, dtype: KvCacheDtype, isExact: boolean): KvCache {
+  /** @param chunk Tokens of a prompt computed together. @param isExact As {@link KvCache} has it; only such caches share pages. */
+  create(attention: AttentionChoice, dtype: KvCacheDtype, chunk: number, isExact: boolean): KvCache {
     return new KvCache(this.#pool(dtype), {
       maxTokens: this.contextLength(dtype),
       isExact,
+      chunk,
       space: isExact ? attention : undefined,
     });
   }

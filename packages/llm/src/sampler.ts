@@ -1,3 +1,4 @@
+import type { DrawRules } from '@int-flash/ops';
 import type { Random } from './random.js';
 
 /** How the next token is drawn. Applied in the order of the fields. */
@@ -53,6 +54,18 @@ export function sample(logits: Float32Array, rules: SamplingRules, history: Samp
     if (rest < 0) return id;
   }
   return candidates[candidates.length - 1]!.id; // rounding left a crumb of probability behind the last one
+}
+
+/**
+ * The rules as a device draws by them, and the number that {@link sample} would have taken from `random`.
+ *
+ * @param vocabulary Ids below it may be drawn.
+ * @returns undefined where a rule wants the logits on the host: a bias or a penalty.
+ */
+export function drawRules(rules: SamplingRules, vocabulary: number, random: Random): DrawRules | undefined {
+  const { logitBias, repeatPenalty, presencePenalty, frequencyPenalty, temperature, topK, topP, minP } = rules;
+  if (logitBias.size > 0 || repeatPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0) return undefined;
+  return { temperature, topK, topP, minP, vocabulary, uniform: temperature === 0 ? 0 : random.next() };
 }
 
 /** The logits after bias and penalties, as a copy. */

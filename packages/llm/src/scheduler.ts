@@ -1,11 +1,12 @@
-import { KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type DrawRules, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { DEVICE_CHUNK } from './device-cache.js';
+import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
 import { KvCache } from './kv-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
 import { PageShare } from './page-share.js';
 import { FEW_QUERIES } from './replay.js';
-import { type BatchPart, PREFILL_CHUNK, type SequenceCache, type Transformer } from './transformer.js';
+import { PREFILL_CHUNK, type Transformer } from './transformer.js';
 
 /** Tokens that a sequence wants computed behind those in its cache. */
 export interface SequenceWork {
@@ -14,6 +15,8 @@ export interface SequenceWork {
   readonly attention: AttentionChoice;
   /** Tokens of a prompt that are computed together. */
   readonly chunk?: number | undefined;
+  /** A token is wanted, not its logits: see {@link BatchPart}. */
+  readonly draw?: DrawRules | undefined;
   /** Wants the logits of every token, as {@link Transformer.forward} tells them. */
   readonly onLogits?: ((logits: Float32Array, first: number) => void) | undefined;
   /** Wants the logits after each token at the end; there is one chunk of them. */
@@ -21,8 +24,8 @@ export interface SequenceWork {
 }
 
 export interface SubmittedWork {
-  /** After the last token, [vocabSize], or after each, [ids.length, vocabSize]; rejects with the signal's reason as soon as it aborts. */
-  readonly logits: Promise<Float32Array>;
+  /** Rejects with the signal's reason as soon as it aborts. */
+  readonly outcome: Promise<PartOutcome>;
   /** Resolves when the cache is no longer in use. */
   readonly released: Promise<void>;
 }
@@ -124,7 +127,7 @@ export class Scheduler {
     return chosen;
   }
 
-  async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<Float32Array>[]> {
+  async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<PartOutcome>[]> {
     const step = new Step(jobs.length);
     const pace = new Pace(step.signal);
     for (const job of jobs) job.step = step;
@@ -132,15 +135,15 @@ export class Scheduler {
     const [only] = jobs;
     if (only?.isAlone) return Promise.allSettled([this.#computeAlone(only, pace)]);
     try {
-      const logits = await this.#transformer.forwardBatch(parts, pace);
-      return logits.map((value) => ({ status: 'fulfilled', value }));
+      const outcomes = await this.#transformer.forwardBatch(parts, pace);
+      return outcomes.map((value) => ({ status: 'fulfilled', value }));
     } catch (reason) {
       if (parts.length === 1 || step.signal.aborted) return parts.map(() => ({ status: 'rejected', reason }));
     }
     // One of them is at fault. By itself each ends as it would have without the others.
-    const outcomes: PromiseSettledResult<Float32Array>[] = [];
+    const outcomes: PromiseSettledResult<PartOutcome>[] = [];
     for (const part of parts) {
-      const alone = this.#transformer.forwardBatch([part], pace).then(([logits]) => logits!);
+      const alone = this.#transformer.forwardBatch([part], pace).then(([outcome]) => outcome!);
       outcomes.push(...(await Promise.allSettled([alone])));
     }
     return outcomes;
@@ -151,7 +154,7 @@ export class Scheduler {
     return this.#transformer.forward(next, run, (logits, first) => work.onLogits?.(logits, at + first));
   }
 
-  async #handOut(jobs: readonly Job[], outcomes: readonly PromiseSettledResult<Float32Array>[]): Promise<void> {
+  async #handOut(jobs: readonly Job[], outcomes: readonly PromiseSettledResult<PartOutcome>[]): Promise<void> {
     const { vocabSize } = this.#transformer.config;
     const atOnce = Math.max(Math.floor(LOGITS_A_TURN / vocabSize), 1);
     let handedOut = 0;
@@ -163,7 +166,7 @@ export class Scheduler {
       else if (job.advance()) this.#queue.push(job);
       else {
         job.resolve(outcome.value);
-        if (++handedOut % atOnce === 0) await turn();
+        if (typeof outcome.value !== 'number' && ++handedOut % atOnce === 0) await turn();
       }
     }
   }
@@ -195,7 +198,7 @@ class Step {
 
 class Job implements SubmittedWork {
   readonly work: SequenceWork;
-  readonly logits: Promise<Float32Array>;
+  readonly outcome: Promise<PartOutcome>;
   readonly released: Promise<void>;
   /** Tokens computed so far. */
   at = 0;
@@ -207,7 +210,7 @@ class Job implements SubmittedWork {
   readonly #pages: KvCache | undefined;
   readonly #before: number;
   #isReplay = false;
-  #settle!: { resolve(logits: Float32Array): void; reject(reason: unknown): void };
+  #settle!: { resolve(outcome: PartOutcome): void; reject(reason: unknown): void };
   #onReleased!: () => void;
 
   constructor(work: SequenceWork, share: PageShare) {
@@ -215,7 +218,7 @@ class Job implements SubmittedWork {
     this.#share = share;
     this.#pages = work.cache instanceof KvCache ? work.cache : undefined;
     this.#before = this.#pages?.history.length ?? work.cache.length;
-    this.logits = new Promise((resolve, reject) => {
+    this.outcome = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
     this.released = new Promise((resolve) => {
@@ -268,10 +271,10 @@ class Job implements SubmittedWork {
     return this.at < ids.length;
   }
 
-  resolve(logits: Float32Array): void {
+  resolve(outcome: PartOutcome): void {
     this.isSettled = true;
     this.release();
-    this.#settle.resolve(logits);
+    this.#settle.resolve(outcome);
   }
 
   reject(reason: unknown): void {

@@ -1,9 +1,12 @@
+import type { DrawRules } from '@int-flash/ops';
+import { DeviceCache } from './device-cache.js';
+import type { PartOutcome, SequenceCache } from './device-step.js';
 import type { ByteCount } from './kv-cache.js';
 import { KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
-import type { Scheduler } from './scheduler.js';
-import type { SequenceCache, Transformer } from './transformer.js';
+import type { Scheduler, SequenceWork } from './scheduler.js';
+import type { Transformer } from './transformer.js';
 
 /** Who starts sessions and ends those that are still open when it is disposed itself. */
 export interface SessionOwner {
@@ -61,14 +64,31 @@ export class Session {
    * @throws the reason it was closed with.
    */
   async forward(ids: readonly number[], wanted: WantedLogits = 'last'): Promise<Float32Array> {
+    const onLogits = typeof wanted === 'function' ? wanted : undefined;
+    return (await this.#run(ids, { onLogits, wantsAll: wanted === 'all' })) as Float32Array;
+  }
+
+  /** Whether {@link draw} is possible: the cache is on a device that draws tokens itself. */
+  get canDraw(): boolean {
+    return this.#cache instanceof DeviceCache;
+  }
+
+  /** Computes the next tokens and draws what follows, without their logits in between. Otherwise as {@link forward}. */
+  async draw(ids: readonly number[], draw: DrawRules): Promise<number> {
+    return (await this.#run(ids, { draw })) as number;
+  }
+
+  async #run(
+    ids: readonly number[],
+    wanted: Pick<SequenceWork, 'draw' | 'onLogits' | 'wantsAll'>,
+  ): Promise<PartOutcome> {
     this.#ended.signal.throwIfAborted();
     const { attention, chunk } = this.#settings;
-    const onLogits = typeof wanted === 'function' ? wanted : undefined;
-    const work = { ids, cache: this.#cache, attention, chunk, onLogits, wantsAll: wanted === 'all' };
-    const { logits, released } = this.#owner.scheduler.submit(work, this.#ended.signal);
+    const work = { ids, cache: this.#cache, attention, chunk, ...wanted };
+    const { outcome, released } = this.#owner.scheduler.submit(work, this.#ended.signal);
     this.#released = released;
     try {
-      return await logits;
+      return await outcome;
     } finally {
       // An abort is told at once; the cache may be in use for the rest of the step.
       if (!this.#ended.signal.aborted) this.#released = undefined;

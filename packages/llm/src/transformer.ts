@@ -8,6 +8,7 @@ import {
 } from '@int-flash/ops';
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
+import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
 import type { ByteCount, KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
@@ -30,9 +31,6 @@ export const PREFILL_CHUNK = 128;
 const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
 const MIN_STEP = 16;
 
-/** One sequence's keys and values, in host memory or on the backend's device. */
-export type SequenceCache = KvCache | DeviceCache;
-
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
   /** Holds the tokens before, and these afterwards; cut back to where it was if the run fails. */
@@ -41,16 +39,6 @@ export interface ForwardRun {
   readonly pace: Pace;
   /** Tokens a chunk; {@link PREFILL_CHUNK} unless a test wants another. */
   readonly chunk?: number;
-}
-
-/** One sequence's share of a step over several: its next tokens, at most a chunk of them. */
-export interface BatchPart {
-  readonly ids: readonly number[];
-  /** As in {@link ForwardRun}. */
-  readonly cache: SequenceCache;
-  readonly attention: AttentionChoice;
-  /** Wants the logits after each of its tokens, not after the last only. */
-  readonly wantsAll?: boolean | undefined;
 }
 
 /** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
@@ -114,10 +102,10 @@ export class Transformer {
     const isCoded = dtype === 'int8' || dtype === 'int4';
     const decoder = attention === 'int8' && isCoded ? this.#deviceDecoder() : null;
     if (decoder && isCoded)
-      return new DeviceCache(decoder.createSequence(dtype), { vocabSize, maxTokens: maxPositions }, count);
+      return new DeviceCache(decoder.createSequence(dtype), { type: dtype, vocabSize, maxTokens: maxPositions }, count);
     // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
     const isExact = this.#backend.name !== 'cuda' && (isCoded || attention === 'fp32');
-    return this.caches.create(attention, dtype, isExact);
+    return this.caches.create(attention, dtype, PREFILL_CHUNK, isExact);
   }
 
   /** Tokens that the longest sequence may have: the model's positions, or what the cache's memory holds. */
@@ -168,21 +156,17 @@ export class Transformer {
    * Runs one step over several sequences: the linear layers read all their tokens at once, attention each sequence's own cache.
    * No row depends on another but through its own cache, so a sequence's logits are to the bit what they are without the others.
    *
-   * @returns For each part the logits after its last token, [vocabSize], or after each of them, [ids.length, vocabSize].
+   * @returns What each part wants.
    * @throws as {@link forward}; every cache is then as it was before.
    */
-  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<Float32Array[]> {
+  async forwardBatch(parts: readonly BatchPart[], pace: Pace): Promise<PartOutcome[]> {
     if (parts.some(({ ids }) => ids.length === 0)) throw noTokens();
     for (const { ids } of parts) this.#expectIds(ids);
     const before = parts.map(({ cache }) => cache.length);
     try {
       const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
-      const logits: Float32Array[] = [];
-      for (const { ids, cache, wantsAll } of parts)
-        logits.push(
-          cache instanceof DeviceCache ? await forwardOnDevice(cache, ids, pace, wantsAll) : fromHost.shift()!,
-        );
-      return logits;
+      const fromDevice = await stepOnDevice(() => this.#deviceDecoder()!, parts, pace);
+      return parts.map(({ cache }) => fromDevice.get(cache) ?? fromHost.shift()!);
     } catch (error) {
       parts.forEach(({ cache }, i) => {
         if (!cache.isDisposed) cache.truncate(before[i]!);
@@ -421,18 +405,6 @@ export class Transformer {
     await this.#projectNormed(this.#weights.outputNorm, this.#weights.output, hidden, tokens, logits, pace);
     return logits;
   }
-}
-
-async function forwardOnDevice(
-  cache: DeviceCache,
-  ids: readonly number[],
-  pace: Pace,
-  wantsAll: boolean | undefined,
-): Promise<Float32Array> {
-  if (!wantsAll) return cache.forward(ids, { pace });
-  const rows: Float32Array[] = [];
-  await cache.forward(ids, { pace, chunk: ids.length }, (logits) => rows.push(logits));
-  return rows[0]!;
 }
 
 /** The parts whose caches are in host memory, their rows one after another. */

@@ -1,117 +1,20 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { selectBackend, status } from '@int-flash/attention';
-import type { Backend, LinearWeights } from '@int-flash/ops';
-import { seededNormal, seededUniform } from '@int-flash/reference';
-import { describe, expect, it } from 'vitest';
+import type { Backend } from '@int-flash/ops';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint.js';
 import { DeviceCache } from '../src/device-cache.js';
-import { createLinear } from '../src/layers/linear.js';
 import type { ModelConfig } from '../src/model-config.js';
 import { loadWeights, type ModelWeights } from '../src/model-weights.js';
 import { Pace } from '../src/pace.js';
 import { Transformer } from '../src/transformer.js';
+import { differences, expectSameBits, randomWeights, SMALL, tokenIds, VARIANTS } from './random-decoder.js';
 
 // REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
 const available = status().backends.some(({ name, available }) => name === 'cuda' && available);
 const root = fileURLToPath(new URL('./goldens/', import.meta.url));
 const checkpoints = readdirSync(root).filter((name) => existsSync(`${root}${name}/config.json`));
-
-const SMALL: ModelConfig = {
-  architecture: 'llama',
-  vocabSize: 300,
-  hiddenSize: 96,
-  layers: 2,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 64,
-  intermediateSize: 200,
-  maxPositions: 2500,
-  norm: { type: 'rms', epsilon: 1e-5 },
-  position: { type: 'rope', rotaryDim: 64, theta: 10000, scaling: { type: 'default' } },
-  mlp: { type: 'gated', activation: 'silu', bias: false },
-  qkvBias: false,
-  attentionOutputBias: false,
-  qkNorm: false,
-  slidingWindows: [null, null],
-  tiedEmbeddings: true,
-  transposedWeights: false,
-  bosTokenId: undefined,
-  eosTokenIds: [],
-  quantization: undefined,
-};
-
-/** Heads of every padded width, groups that fill, exceed and split a block's rows, windows, norms of heads. */
-const VARIANTS: Record<string, Partial<ModelConfig>> = {
-  'head dim 64': {},
-  'head dim 40, one group': { headDim: 40, heads: 2, position: { ...SMALL.position, rotaryDim: 40 } as never },
-  'head dim 128, eleven queries a key': {
-    headDim: 128,
-    heads: 11,
-    kvHeads: 1,
-    position: { ...SMALL.position, rotaryDim: 128 } as never,
-  },
-  'head dim 256, partly turned': { headDim: 256, heads: 2, position: { ...SMALL.position, rotaryDim: 100 } as never },
-  'sliding windows and norms of heads': { slidingWindows: [200, 7], qkNorm: true },
-  'learned positions, layer norms, GELU': {
-    position: { type: 'learned' },
-    norm: { type: 'layer', epsilon: 1e-5 },
-    mlp: { type: 'plain', activation: 'gelu-tanh', bias: true },
-  },
-  'untied, plain silu': { tiedEmbeddings: false, mlp: { type: 'plain', activation: 'silu', bias: false } },
-  'exact GELU': { mlp: { type: 'plain', activation: 'gelu', bias: false } },
-};
-
-/** The same random weights on any backend. */
-function randomWeights(config: ModelConfig, backend: Backend, choice: 'int8' | 'fp32'): ModelWeights {
-  const normal = seededNormal(seededUniform(5));
-  const numbers = (count: number, size: number, around = 0) =>
-    Float32Array.from({ length: count }, () => around + size * normal());
-  const { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxPositions, mlp } = config;
-  const made: { dispose(): void }[] = [];
-  const linear = (rows: number, cols: number, bias = false, kind = choice) => {
-    const weights: LinearWeights = {
-      type: 'fp32',
-      rows,
-      cols,
-      weights: numbers(rows * cols, 1 / Math.sqrt(cols)),
-      bias: bias ? numbers(rows, 0.1) : undefined,
-    };
-    const layer = createLinear(backend, [weights], kind);
-    made.push(layer);
-    return layer;
-  };
-  const norm = () => ({
-    gain: numbers(hiddenSize, 0.1, 1),
-    bias: config.norm.type === 'layer' ? numbers(hiddenSize, 0.1) : undefined,
-  });
-  const embedding = numbers(vocabSize * hiddenSize, 1);
-  const layers = config.slidingWindows.map(() => ({
-    attentionNorm: norm(),
-    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize, mlp.bias),
-    queryNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
-    keyNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
-    attentionOutput: linear(hiddenSize, heads * headDim, mlp.bias),
-    mlpNorm: norm(),
-    mlpUp: linear(intermediateSize * (mlp.type === 'gated' ? 2 : 1), hiddenSize, mlp.bias),
-    mlpDown: linear(hiddenSize, intermediateSize, mlp.bias),
-  }));
-  const tied = { type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding, bias: undefined } as const;
-  const output = config.tiedEmbeddings
-    ? createLinear(backend, [tied], 'fp32')
-    : linear(vocabSize, hiddenSize, false, 'fp32');
-  made.push(output);
-  return {
-    embedding,
-    positions: config.position.type === 'learned' ? numbers(maxPositions * hiddenSize, 1) : undefined,
-    layers,
-    outputNorm: norm(),
-    output,
-    dispose: () => {
-      for (const layer of made) layer.dispose();
-    },
-  };
-}
 
 /** Logits after each of the pieces that `ids` is fed in. */
 async function run(
@@ -136,27 +39,12 @@ async function run(
     from += length;
   }
   expect(cache.length).toBe(from);
-  expect(count.bytes).toBeGreaterThan(0);
+  if (cache instanceof DeviceCache) expect(count.bytes).toBeGreaterThan(0); // pools count the others'
   cache.dispose();
   expect(count.bytes).toBe(0);
   model.dispose();
   weights.dispose();
   return all;
-}
-
-function tokenIds(count: number, vocabSize: number): number[] {
-  const uniform = seededUniform(9);
-  return Array.from({ length: count }, () => Math.floor(uniform() * vocabSize));
-}
-
-/** docs/arithmetic.md on both, so the same bits; what float64 leaves open (a last place of exp, a sum's order) never showed. */
-function expectSameBits(ours: Float32Array[], theirs: Float32Array[]) {
-  ours.forEach((logits, piece) => {
-    const expected = theirs[piece]!;
-    const worst = logits.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i]!)), 0);
-    expect(logits.every(Number.isFinite), `piece ${piece} is finite`).toBe(true);
-    expect(worst, `piece ${piece}: largest difference`).toBe(0);
-  });
 }
 
 describe.skipIf(!available)('a decoder on CUDA', () => {
@@ -167,30 +55,67 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
   // enough single tokens in a row for their graph, which later ones use again.
   const PIECES = [70, 1, 1, 1, 1, 8, 1, 129, 1, 1, 1, 1, 40, 5, 1];
 
+  interface Case {
+    readonly config: ModelConfig;
+    readonly choice: 'int8' | 'fp32' | 'int4';
+    readonly dtype: 'int8' | 'int4';
+    readonly pieces: readonly number[];
+  }
+
+  async function compare({ config, choice, dtype, pieces }: Case): Promise<number[]> {
+    const ids = tokenIds(
+      pieces.reduce((sum, length) => sum + length, 0),
+      config.vocabSize,
+    );
+    const logits: Float32Array[][] = [];
+    for (const backend of [cuda, cpu])
+      logits.push(await run(config, randomWeights(config, backend, choice), backend, ids, pieces, dtype));
+    return differences(logits[0]!, logits[1]!);
+  }
+
+  /** Where bits differ, the same model with its first layers only says from which layer on. */
+  async function expectTheCpusBits(given: Case) {
+    const found = await compare(given);
+    let where = '';
+    for (let layers = 1; layers < given.config.layers && found.some((difference) => difference !== 0); layers++) {
+      const config = { ...given.config, layers, slidingWindows: given.config.slidingWindows.slice(0, layers) };
+      where += `; with the first ${layers} alone: ${await compare({ ...given, config })}`;
+    }
+    expectSameBits(found, where);
+    expect(cuda.liveBytes()).toBe(0);
+  }
+
   describe.each(['int8', 'fp32'] as const)('%s linear layers', (choice) => {
     it.each(Object.keys(VARIANTS))('%s', async (name) => {
-      const config = { ...SMALL, ...VARIANTS[name] };
-      const ids = tokenIds(300, config.vocabSize);
-      const ours = await run(config, randomWeights(config, cuda, choice), cuda, ids, PIECES);
-      const theirs = await run(config, randomWeights(config, cpu, choice), cpu, ids, PIECES);
-      expectSameBits(ours, theirs);
-      expect(cuda.liveBytes()).toBe(0);
+      await expectTheCpusBits({ config: { ...SMALL, ...VARIANTS[name] }, choice, dtype: 'int8', pieces: PIECES });
     });
   });
 
-  it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {
-    const config = { ...SMALL, ...VARIANTS[name] };
-    const ids = tokenIds(300, config.vocabSize);
-    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, PIECES, 'int4');
-    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, PIECES, 'int4'));
+  it.each(['head dim 64', 'head dim 128, eleven queries a key'])('INT4 linear layers, %s', async (name) => {
+    const config = { ...SMALL, ...VARIANTS[name], intermediateSize: 192 };
+    await expectTheCpusBits({ config, choice: 'int4', dtype: 'int8', pieces: PIECES });
   });
 
-  it.each(['int8', 'int4'] as const)('a context of several runs of 1,024 keys, cache in %s', async (dtype) => {
-    const config = { ...SMALL, layers: 1, slidingWindows: [null] };
-    const pieces = [512, 511, 1, 1, 1, 700, 3, 510, 1, 1];
-    const ids = tokenIds(2300, config.vocabSize);
-    const ours = await run(config, randomWeights(config, cuda, 'int8'), cuda, ids, pieces, dtype);
-    expectSameBits(ours, await run(config, randomWeights(config, cpu, 'int8'), cpu, ids, pieces, dtype));
+  it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {
+    await expectTheCpusBits({ config: { ...SMALL, ...VARIANTS[name] }, choice: 'int8', dtype: 'int4', pieces: PIECES });
+  });
+
+  describe.each(['tiles', 'runs'])('a context of several runs of 1,024 keys, split in %s', (split) => {
+    beforeAll(() => {
+      process.env.INTFLASH_KEY_SPLIT = split;
+    });
+    afterAll(() => {
+      delete process.env.INTFLASH_KEY_SPLIT;
+    });
+    it.each(['int8', 'int4'] as const)('cache in %s', async (dtype) => {
+      const config = { ...SMALL, layers: 1, slidingWindows: [null] };
+      const pieces = [512, 511, 1, 1, 1, 1, 700, 3, 510, 1, 1];
+      await expectTheCpusBits({ config, choice: 'int8', dtype, pieces });
+    });
+    it.each(['head dim 128, eleven queries a key', 'head dim 256, partly turned'])('%s', async (name) => {
+      const config = { ...SMALL, ...VARIANTS[name] };
+      await expectTheCpusBits({ config, choice: 'int8', dtype: 'int8', pieces: [1000, 8, 30, 1, 1, 1, 1] });
+    });
   });
 
   it.each(checkpoints)('the checkpoint %s', async (name) => {
@@ -202,7 +127,7 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
         await run(checkpoint.config, await loadWeights(checkpoint, backend, 'int8'), backend, ids, [20, 1, 1, 9, 1]),
       );
     }
-    expectSameBits(logits[0]!, logits[1]!);
+    expectSameBits(differences(logits[0]!, logits[1]!));
   });
 
   it('all logits of a chunk are those of its tokens one by one', async () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Random } from '../src/random.js';
-import { adjustLogits, distribution, logprobs, type SamplingRules, sample } from '../src/sampler.js';
+import { adjustLogits, distribution, drawRules, logprobs, type SamplingRules, sample } from '../src/sampler.js';
 
 const OFF: SamplingRules = {
   logitBias: new Map(),
@@ -161,5 +161,29 @@ describe('Random', () => {
     const chiSquare = bins.reduce((sum, count) => sum + (count - 1000) ** 2 / 1000, 0);
     expect(chiSquare).toBeLessThan(103.4); // 99.9th percentile, 63 degrees of freedom
     expect(chiSquare).toBeGreaterThan(33); // 0.1th: too even is not random either
+  });
+});
+
+describe('rules for a device', () => {
+  it('carry the number that the sampler would have taken', () => {
+    const rules = { ...OFF, topK: 3, topP: 0.9 };
+    const draw = drawRules(rules, 5, new Random(4));
+    expect(draw).toEqual({ temperature: 1, topK: 3, topP: 0.9, minP: 0, vocabulary: 5, uniform: new Random(4).next() });
+  });
+
+  it('take none where the highest logit wins', () => {
+    const random = new Random(4);
+    expect(drawRules({ ...OFF, temperature: 0 }, 5, random)?.uniform).toBe(0);
+    expect(random.next()).toBe(new Random(4).next());
+  });
+
+  it('are none where the logits must be changed first', () => {
+    for (const rule of [
+      { logitBias: new Map([[1, 2]]) },
+      { repeatPenalty: 1.1 },
+      { presencePenalty: 0.1 },
+      { frequencyPenalty: 0.1 },
+    ])
+      expect(drawRules({ ...OFF, ...rule }, 5, new Random(4))).toBeUndefined();
   });
 });

@@ -1,12 +1,13 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BatchPart } from '../src/device-step.js';
 import { type GenerateOptions, type LanguageModel, loadModel } from '../src/index.js';
 import { KvCache } from '../src/kv-cache.js';
 import { KvCachePool } from '../src/kv-cache-pool.js';
 import { Random } from '../src/random.js';
 import { Scheduler } from '../src/scheduler.js';
-import type { BatchPart, Transformer } from '../src/transformer.js';
+import type { Transformer } from '../src/transformer.js';
 
 const folder = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
 const random = new Random(7);
@@ -119,7 +120,7 @@ describe('Scheduler', () => {
     const long = submit(new Array(300).fill(1));
     const other = submit(new Array(200).fill(2));
     const answers = [submit([3]), submit([4])];
-    await Promise.all([long, other, ...answers].map(({ logits }) => logits));
+    await Promise.all([long, other, ...answers].map(({ outcome }) => outcome));
     expect(fake.steps).toEqual([[128, 1, 1], [128], [128], [72, 44]]);
   });
 
@@ -127,7 +128,7 @@ describe('Scheduler', () => {
     const fake = new FakeTransformer();
     const submit = start(fake);
     const work = [40, 60, 28, 20].map((length) => submit(new Array(length).fill(1)));
-    await Promise.all(work.map(({ logits }) => logits));
+    await Promise.all(work.map(({ outcome }) => outcome));
     expect(fake.steps).toEqual([[40, 60, 28], [20]]);
   });
 
@@ -136,7 +137,7 @@ describe('Scheduler', () => {
     fake.fails = ({ ids }) => ids[0] === 13;
     const submit = start(fake);
     const work = [1, 13, 2].map((id) => submit([id]));
-    const ends = await Promise.allSettled(work.map(({ logits }) => logits));
+    const ends = await Promise.allSettled(work.map(({ outcome }) => outcome));
     expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
     await Promise.all(work.map(({ released }) => released));
   });
@@ -148,7 +149,7 @@ describe('Scheduler', () => {
     const doomed = submit([1], controller.signal);
     const neighbour = submit([2]);
     const queued = submit([3], AbortSignal.abort('too late'));
-    await expect(queued.logits).rejects.toBe('too late');
+    await expect(queued.outcome).rejects.toBe('too late');
     await queued.released;
     let isReleased = false;
     void doomed.released.then(() => {
@@ -156,9 +157,9 @@ describe('Scheduler', () => {
     });
     while (fake.steps.length === 0) await new Promise((resolve) => setImmediate(resolve));
     controller.abort('enough');
-    await expect(doomed.logits).rejects.toBe('enough');
+    await expect(doomed.outcome).rejects.toBe('enough');
     expect(isReleased).toBe(false);
-    await neighbour.logits;
+    await neighbour.outcome;
     await doomed.released;
   });
 });

@@ -50,8 +50,48 @@ export interface DecoderLayer {
 export interface Decoder {
   /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */
   createSequence(cacheType: 'int8' | 'int4'): DecoderSequence;
+  /**
+   * Runs one step over several of its sequences: weights are read once for all, and what a sequence gets does not depend on the others.
+   * A failed step leaves all of them as they were.
+   *
+   * @param parts  Different sequences with caches of one type, each with one token or more.
+   * @param logits [parts.length, vocabSize]: after the last token of each.
+   */
+  forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void>;
+  /**
+   * The same step, and the next token of each drawn where its logits are.
+   *
+   * @throws {IntFlashError} `ERR_NONFINITE`.
+   */
+  drawBatch(parts: readonly DrawPart[]): Promise<Int32Array>;
   /** Frees what it holds, its linear layers excepted; twice is a no-op. Sequences are disposed on their own. */
   dispose(): void;
+}
+
+/** How a token is drawn from logits: what temperature, then top-k, top-p and min-p leave of the probabilities. */
+export interface DrawRules {
+  /** Divides the logits; 0 = the first of the highest, and nothing below matters. */
+  readonly temperature: number;
+  /** Keep the k most probable; 0 = all. */
+  readonly topK: number;
+  /** Then the fewest whose probabilities reach p together; 1 = all. */
+  readonly topP: number;
+  /** Then those at least this part as probable as the most probable; 0 = all. */
+  readonly minP: number;
+  /** In [0, 1): where the token lies among their probabilities, the most probable first (ids in order where nothing was cut by k or p). */
+  readonly uniform: number;
+  /** Ids below it may be drawn. */
+  readonly vocabulary: number;
+}
+
+export interface DrawPart extends DecoderPart {
+  readonly draw: DrawRules;
+}
+
+/** A sequence's next tokens, each in [0, vocabSize). */
+export interface DecoderPart {
+  readonly sequence: DecoderSequence;
+  readonly ids: Int32Array;
 }
 
 /** One sequence and its cache. One call at a time. */

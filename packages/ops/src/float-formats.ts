@@ -1,4 +1,4 @@
-import { float16BitsToNumber, numberToFloat16Bits } from './float16-bits.js';
+import { float16BitsToNumber, float32ToFloat16Bits } from './float16-bits.js';
 
 /** Element types of the floating-point inputs. `float16` and `bfloat16` travel as their bits in a `Uint16Array`. */
 export type FloatType = 'float32' | 'float16' | 'bfloat16';
@@ -51,7 +51,7 @@ export function toFloat32(
 /** Rounds float32 to the 16-bit format `type`, ties to even. */
 export function fromFloat32(source: Float32Array, type: 'float16' | 'bfloat16'): Uint16Array {
   const out = new Uint16Array(source.length);
-  const convert = type === 'float16' ? numberToFloat16Bits : numberToBfloat16Bits;
+  const convert = type === 'float16' ? float32ToFloat16Bits : numberToBfloat16Bits;
   for (let i = 0; i < source.length; i++) out[i] = convert(source[i]!);
   return out;
 }

@@ -27,7 +27,16 @@ export {
   type LinearWeights,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';
-export type { Decoder, DecoderLayer, DecoderNorm, DecoderSequence, DecoderSpec } from './decoder.js';
+export type {
+  Decoder,
+  DecoderLayer,
+  DecoderNorm,
+  DecoderPart,
+  DecoderSequence,
+  DecoderSpec,
+  DrawPart,
+  DrawRules,
+} from './decoder.js';
 export {
   bfloat16BitsToNumber,
   type FloatType,
@@ -35,7 +44,7 @@ export {
   numberToBfloat16Bits,
   toFloat32,
 } from './float-formats.js';
-export { float16BitsToNumber, numberToFloat16Bits } from './float16-bits.js';
+export { float16BitsToNumber, float32ToFloat16Bits, numberToFloat16Bits } from './float16-bits.js';
 export {
   ERROR_CODES,
   type ErrorCode,

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   bfloat16BitsToNumber,
   float16BitsToNumber,
+  float32ToFloat16Bits,
   fromFloat32,
   numberToBfloat16Bits,
   numberToFloat16Bits,
@@ -24,6 +25,23 @@ function bfloat16(bits: number): number {
   if (exponent === 255) return fraction ? Number.NaN : sign * Infinity;
   return sign * (exponent === 0 ? fraction * 2 ** -133 : (1 + fraction / 128) * 2 ** (exponent - 127));
 }
+
+describe('float32ToFloat16Bits', () => {
+  it('rounds every float32 around every float16 as the library rounds', () => {
+    const bits = new Uint32Array(1);
+    const float = new Float32Array(bits.buffer);
+    const wrong: number[] = [];
+    for (const pattern of allBits) {
+      float[0] = binary16(pattern);
+      const center = bits[0]!;
+      for (const step of [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff]) {
+        bits[0] = center + step; // up to the next float16, the middle and its neighbours
+        if (!Object.is(float32ToFloat16Bits(float[0]!), numberToFloat16Bits(float[0]!))) wrong.push(bits[0]!);
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+});
 
 describe.each([
   {

@@ -5,17 +5,24 @@ import type { BenchRow, Spread } from './bench-model.js';
 export const BENCH_FORMATS = ['md', 'csv', 'json', 'jsonl'] as const;
 export type BenchFormat = (typeof BENCH_FORMATS)[number];
 
+/** Where the figures come from; tables leave it out. */
+export interface BenchOrigin {
+  readonly cpu: string;
+  readonly commit?: string | undefined;
+}
+
 /** All rows in one of the formats that llama-bench has. */
-export function benchOutput(rows: readonly BenchRow[], format: BenchFormat): string {
+export function benchOutput(rows: readonly BenchRow[], format: BenchFormat, origin: BenchOrigin): string {
+  const records = rows.map((row) => flat(row, origin));
   switch (format) {
     case 'md':
       return `${markdown(rows)}\n`;
     case 'csv':
-      return csv(rows);
+      return csv(records);
     case 'json':
-      return `${JSON.stringify(rows.map(flat), null, 2)}\n`;
+      return `${JSON.stringify(records, null, 2)}\n`;
     case 'jsonl':
-      return `${rows.map((row) => JSON.stringify(flat(row))).join('\n')}\n`;
+      return `${records.map((record) => JSON.stringify(record)).join('\n')}\n`;
   }
 }
 
@@ -46,17 +53,20 @@ function plusMinus({ mean, sd }: Spread): string {
   return `${mean.toFixed(2)} ± ${sd.toFixed(2)}`;
 }
 
-function csv(rows: readonly BenchRow[]): string {
-  const records = rows.map(flat);
+type BenchRecord = Record<string, string | number>;
+
+function csv(records: readonly BenchRecord[]): string {
   const keys = Object.keys(records[0]!);
   const cell = (value: string | number) =>
     typeof value === 'number' ? String(value) : `"${value.replaceAll('"', '""')}"`;
   return `${[keys.join(','), ...records.map((record) => keys.map((key) => cell(record[key]!)).join(','))].join('\n')}\n`;
 }
 
-function flat({ pp, tg, ttftMs, ...row }: BenchRow): Record<string, string | number> {
+function flat({ pp, tg, ttftMs, ...row }: BenchRow, { cpu, commit }: BenchOrigin): BenchRecord {
   const round = (value: number) => Math.round(value * 1000) / 1000;
   return {
+    ...(commit !== undefined && { commit }),
+    cpu,
     ...row,
     pp_ts: round(pp.mean),
     pp_ts_sd: round(pp.sd),

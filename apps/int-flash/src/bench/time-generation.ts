@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { LanguageModel } from '@int-flash/llm';
 import { seededUniform } from '@int-flash/reference';
 import type { GenerationTiming, TimingRequest } from '../runtime.js';
@@ -8,6 +9,7 @@ export async function timeGeneration(
   { batch, promptTokens, newTokens }: TimingRequest,
   signal: AbortSignal,
 ): Promise<GenerationTiming> {
+  setMaxListeners(0, signal); // one for each sequence, which Node would warn of on stderr
   const started = performance.now();
   const times = await Promise.all(
     Array.from({ length: batch }, async (_, sequence) => {

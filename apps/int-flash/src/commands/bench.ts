@@ -38,7 +38,7 @@ export function addBench(program: Command, app: App): void {
     .option('-b, --batch <list>', 'sequences at once, several with commas', integers(1, 1024), [1])
     .option(
       '--kv <list>',
-      `ways to keep keys and values, of ${KV_CACHE_CHOICES.join(', ')} (default: as --kv-cache-dtype)`,
+      `ways to keep keys and values, of ${KV_CACHE_CHOICES.join(', ')}; floats with fp32 attention (default: as --kv-cache-dtype)`,
       kvTypes,
     )
     .option('-r, --repeats <n>', 'measured runs of each, after one to warm up', integer(1, 1000), 3)
@@ -67,7 +67,9 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
     }
     return all;
   });
-  await app.terminal.write(benchOutput(rows, format));
+  await app.terminal.write(
+    benchOutput(rows, format, { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', commit: app.env.INT_FLASH_COMMIT }),
+  );
 }
 
 function load(
@@ -77,10 +79,12 @@ function load(
   kvCacheDtype: KvCacheDtype | undefined,
   signal: AbortSignal,
 ): Promise<Model> {
+  const isFloat = kvCacheDtype === 'fp32' || kvCacheDtype === 'fp16';
   const settings: LoadSettings = {
     backend,
-    attention,
+    attention: isFloat ? 'fp32' : attention, // INT8 attention would quantize all of it for every token
     linear,
+    prefixCache: false, // runs have the same prompts
     signal,
     ...(threads !== undefined && { threads }),
     ...(kvCacheDtype !== undefined && { kvCacheDtype }),

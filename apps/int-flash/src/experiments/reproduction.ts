@@ -5,10 +5,11 @@ import type { OnProgress } from '../progress-bar.js';
 import type { BackendChoice, Runtime } from '../runtime.js';
 import { VERSION } from '../version.js';
 import { type ErrorTable, measureErrors } from './error-table.js';
+import { type KvFitRow, measureKvFit } from './kv-cache-fit.js';
 import { type KvFormatTable, measureKvFormats } from './kv-cache-formats.js';
 import { type KvModelTable, measureKvModel } from './kv-cache-model.js';
 import type { Variant } from './measure-variant.js';
-import { type Claim, judgeClaims } from './paper-claims.js';
+import { type Claim, judgeCacheClaims, judgeClaims } from './paper-claims.js';
 import { measurePerChannel, type PerChannelRow } from './per-channel-claims.js';
 import { measureSpeed, type SpeedTable } from './speed-table.js';
 import { runStages } from './stages.js';
@@ -37,10 +38,11 @@ export interface KvCacheReport {
   readonly formats: KvFormatTable;
   readonly perChannel: readonly PerChannelRow[];
   readonly kvModel: KvModelTable | null;
+  readonly kvFit: readonly KvFitRow[] | null;
+  readonly claims: readonly Claim[];
 }
 
 export interface ReproductionReport extends KvCacheReport {
-  readonly claims: readonly Claim[];
   readonly speed: SpeedTable;
   /** Scale 1/√headDim, 4,096 keys. */
   readonly errors: ErrorTable;
@@ -81,11 +83,18 @@ const SCRIPT_VARIANTS: readonly Variant[] = [
   'flash-d',
 ];
 
-/** What a minute on two cores has room for: of texts, two windows of tokens, or half of one where there is no native code. */
+/**
+ * What a minute on two cores has room for: of texts, two windows of tokens, or half of one where there is no native code; of a cache, two of the
+ * shipped model's sequences in fp16, or less than one: then nothing is filled.
+ */
 function quickScope(backend: BackendChoice) {
   const isPortable = selectBackend(backend).name === 'portable';
-  return isPortable ? { characters: 2048, speedMs: 8000 } : { characters: 8192, speedMs: 15_000 };
+  return isPortable
+    ? { characters: 2048, speedMs: 8000, memoryBytes: 0 }
+    : { characters: 8192, speedMs: 15_000, memoryBytes: 2 ** 23 };
 }
+
+const FULL_MEMORY = 2 ** 25; // eight sequences in fp16
 
 /** Measures everything the report shows, none of it remembered from another run. */
 export async function reproduce(
@@ -152,7 +161,7 @@ export async function reproduce(
     ] as const,
     onProgress,
   );
-  const claims = judgeClaims({ speed, script, perChannel: kvCache.perChannel, kvModel: kvCache.kvModel });
+  const claims = judgeClaims({ ...kvCache, speed, script });
   return { ...kvCache, claims, speed, errors, script };
 }
 
@@ -162,7 +171,7 @@ export async function reproduceKvCache(
   { quick, backend, model, signal }: ReproductionSettings,
   onProgress: OnProgress,
 ): Promise<KvCacheReport> {
-  const [formats, perChannel, kvModel] = await runStages(
+  const [formats, perChannel, kvModel, kvFit] = await runStages(
     [
       {
         weight: 3,
@@ -180,10 +189,22 @@ export async function reproduceKvCache(
                 onPart,
               ),
       },
+      {
+        weight: quick ? 8 : 30,
+        run: async (onPart) =>
+          model === null
+            ? null
+            : measureKvFit(
+                runtime,
+                { folder: model, backend, signal, memoryBytes: quick ? quickScope(backend).memoryBytes : FULL_MEMORY },
+                onPart,
+              ),
+      },
     ] as const,
     onProgress,
   );
-  return { origin: describeOrigin(backend, quick), formats, perChannel, kvModel };
+  const claims = judgeCacheClaims({ perChannel, kvModel, kvFit });
+  return { origin: describeOrigin(backend, quick), formats, perChannel, kvModel, kvFit, claims };
 }
 
 function describeOrigin(choice: BackendChoice, quick: boolean): ReportOrigin {

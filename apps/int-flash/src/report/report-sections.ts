@@ -2,6 +2,7 @@ import type { KvCacheReport, ReportOrigin, ReproductionReport } from '../experim
 import {
   claimsTable,
   errorTable,
+  kvFitTable,
   kvFormatTable,
   kvModelTable,
   metricsTable,
@@ -17,7 +18,7 @@ export type ReportPart = (typeof REPORT_PARTS)[number];
 export type Report = ReproductionReport | KvCacheReport;
 
 export function isComplete(report: Report): report is ReproductionReport {
-  return 'claims' in report;
+  return 'speed' in report;
 }
 
 export function reportTitle(report: Report): string {
@@ -30,9 +31,11 @@ export function reportTables(report: Report): ReportTable[] {
     kvFormatTable(report.formats),
     perChannelTable(report.perChannel),
     ...(report.kvModel ? [kvModelTable(report.kvModel)] : []),
+    ...(report.kvFit ? [kvFitTable(report.kvFit)] : []),
   ];
-  if (!isComplete(report)) return cache;
-  const { claims, speed, errors, script } = report;
+  const { claims } = report;
+  if (!isComplete(report)) return [claimsTable(claims), ...cache];
+  const { speed, errors, script } = report;
   return [
     claimsTable(claims),
     speedTable(speed),

@@ -1,4 +1,5 @@
 import type { ErrorRow, ErrorTable } from '../experiments/error-table.js';
+import type { KvFitRow } from '../experiments/kv-cache-fit.js';
 import type { KvFormatTable } from '../experiments/kv-cache-formats.js';
 import type { KvModelTable } from '../experiments/kv-cache-model.js';
 import type { Variant } from '../experiments/measure-variant.js';
@@ -181,7 +182,17 @@ export function kvModelTable({ model, window, rows }: KvModelTable): ReportTable
   return {
     title: 'The cache in a model',
     note: `${model} on its held-out texts, ${window.toLocaleString('en-US')} tokens at a time. Bytes of one sequence's cache, as allocated.`,
-    head: ['attention', 'cache', 'text', 'tokens', 'perplexity', 'change', 'cache size', 'fp32 is larger by'],
+    head: [
+      'attention',
+      'cache',
+      'text',
+      'tokens',
+      'perplexity',
+      'against fp16',
+      'cache size',
+      'fp32 is larger by',
+      'fp16 is larger by',
+    ],
     rows: rows.map((row) => [
       row.attention,
       row.kvCacheDtype,
@@ -191,6 +202,24 @@ export function kvModelTable({ model, window, rows }: KvModelTable): ReportTable
       `${(100 * row.perplexityChange).toFixed(3)}%`,
       formatBytes(row.cacheBytes),
       `${row.smallerThanFp32.toFixed(2)}×`,
+      `${row.smallerThanFp16.toFixed(2)}×`,
+    ]),
+  };
+}
+
+export function kvFitTable(rows: readonly KvFitRow[]): ReportTable {
+  return {
+    title: 'Sequences that a memory holds',
+    note: 'Sequences of full length: held at once until no more went in, or counted by the bytes of their pages.',
+    head: ['model', 'cache', 'tokens of each', 'memory', 'sequences', 'of fp16', 'how'],
+    rows: rows.map((row) => [
+      row.model,
+      row.kvCacheDtype,
+      row.tokens.toLocaleString('en-US'),
+      formatBytes(row.memoryBytes),
+      String(row.sequences),
+      `${row.timesFp16.toFixed(2)}×`,
+      row.how,
     ]),
   };
 }

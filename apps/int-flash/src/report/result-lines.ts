@@ -25,5 +25,6 @@ export function resultLines(report: Report, commit: string | null): string {
     const { rows, ...read } = report.kvModel;
     add('kv-cache-model', rows, read);
   }
+  if (report.kvFit) add('kv-cache-fit', report.kvFit);
   return `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`;
 }

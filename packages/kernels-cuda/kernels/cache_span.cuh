@@ -1,0 +1,48 @@
+// What a block of a short query's kernels works on: rows of one KV head of one sequence.
+#pragma once
+#include <cfloat>
+
+#include "cache_attention.h"
+
+namespace intflash {
+
+constexpr unsigned kMaxGridZ = 65535;  // CUDA's limit
+
+/** blockIdx.y: the KV head; blockIdx.z: the sequence and the part of its rows. */
+struct Span {
+    CacheView cache;
+    int64_t query_row;  // of the KV head's first
+    int sequence, tokens, first_token, length, rows, first_row, row_count, first_tile, tiles;
+};
+
+__device__ __forceinline__ Span span_of(const CacheAttention& args, int part_rows) {
+    Span s;
+    s.sequence = blockIdx.z % args.step.count;
+    const StepSequence& sequence = args.step.sequences[s.sequence];
+    s.cache = view_of(sequence, args.cache);
+    s.tokens = sequence.tokens;
+    s.first_token = sequence.first;
+    s.length = sequence.start + s.tokens;
+    s.rows = s.tokens * (args.heads / args.kv_heads);
+    s.query_row = static_cast<int64_t>(s.first_token) * args.heads + static_cast<int64_t>(blockIdx.y) * s.rows;
+    s.first_row = static_cast<int>(blockIdx.z / args.step.count) * part_rows;
+    s.row_count = min(part_rows, s.rows - s.first_row);
+    const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, sequence.start - args.window_left);
+    s.first_tile = static_cast<int>(first_visible / kCacheTile);
+    s.tiles = (s.length + kCacheTile - 1) / kCacheTile;
+    return s;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
+    return value;
+}
+
+/** Where row `row` of the part at hand is written. */
+__device__ __forceinline__ float* out_row(const CacheAttention& args, const Span& s, int row) {
+    const int group = args.heads / args.kv_heads, i = s.first_row + row;
+    return args.out + (s.first_token + i / group) * args.out_stride + (blockIdx.y * group + i % group) * args.head_dim;
+}
+
+}  // namespace intflash

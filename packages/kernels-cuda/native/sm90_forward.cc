@@ -1,0 +1,69 @@
+#include "sm90_forward.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "failure.h"
+
+namespace intflash {
+
+bool Sm90Forward::available(const DeviceFacts& facts) {
+    constexpr bool kBuilt = std::string_view(INTFLASH_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
+    return kBuilt && facts.major == 9 && facts.minor == 0;
+}
+
+Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences)
+    : request_(request), portable_(table), processors_(stream.device().facts().processors) {
+    lay_out(stream, sequences);
+    const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
+    const auto blocks = static_cast<size_t>(q_blocks_), padded = static_cast<size_t>(request.padded);
+    args_.q_blocks = images_.query_codes = workspace(blocks * kQueryBlock * padded)->as<int8_t>();
+    args_.q_scales = images_.query_scales = workspace(blocks * kQueryBlock * sizeof(float))->as<float>();
+    args_.tiles = images_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(sm90_tile_bytes(request.padded, is_half())))->as<uint8_t>();
+    args_.channel_scale = images_.channel_scale = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
+    args_.next_item = workspace(sizeof(int32_t))->as<int32_t>();
+    args_.out = args.out;
+    args_.out_type = static_cast<int32_t>(out_type);
+    args_.lse = args.lse;
+    args_.out_strides = args.out_strides;
+    args_.lse_strides = args.lse_strides;
+    args_.window_left = args.window_left;
+    args_.window_right = args.window_right;
+    args_.sequence_count = args.sequence_count;
+    args_.heads = args.heads;
+    args_.kv_heads = args.kv_heads;
+    args_.head_dim_v = args.head_dim_v;
+    args_.max_q_len = args.max_q_len;
+    args_.bottom_right = args.bottom_right;
+    args_.scale = args.scale;
+}
+
+void Sm90Forward::lay_out(Stream& stream, const std::vector<Sequence>& sequences) {
+    std::vector<Sm90Sequence> own;
+    for (const Sequence& each : sequences) {
+        const int32_t q_blocks = (each.q_len + kQueryBlock - 1) / kQueryBlock;
+        own.push_back({each.q_start, each.k_start, q_blocks_, each.tile_base, each.q_len, each.k_len, q_blocks, each.tiles});
+        q_blocks_ += int64_t{q_blocks} * request_.query.heads;
+        tiles_ += int64_t{each.tiles} * request_.key.heads;
+        table_.max_q_blocks = std::max(table_.max_q_blocks, q_blocks);
+        table_.max_tiles = std::max(table_.max_tiles, each.tiles);
+        args_.max_k_len = std::max(args_.max_k_len, each.k_len);
+    }
+    table_.count = static_cast<int32_t>(own.size());
+    const auto& buffer = held_.emplace_back(stream.allocate(own.size() * sizeof(Sm90Sequence)));
+    if (!own.empty()) check_cuda(cudaMemcpyAsync(buffer->as(), own.data(), buffer->bytes(), cudaMemcpyHostToDevice, stream.handle()), "copy the sequence table");
+    table_.sequences = args_.sequences = buffer->as<Sm90Sequence>();
+}
+
+void Sm90Forward::quantize(cudaStream_t stream) const {
+    check_cuda(cudaMemsetAsync(request_.head_maxima.query, 0, request_.cleared_bytes, stream), "clear the maxima");
+    check_cuda(launch_sm90_quantize(request_, table_, images_, stream), "quantize for Hopper");
+    check_cuda(launch_judge_scores(request_.head_maxima, portable_, args_.heads, args_.kv_heads, 127, request_.query.dim, args_.scale, request_.findings, stream), "judge the scores");
+}
+
+void Sm90Forward::attend(cudaStream_t stream) const {
+    const auto launch = request_.padded == 64 ? launch_sm90_flash_fwd_d64 : request_.padded == 128 ? launch_sm90_flash_fwd_d128 : launch_sm90_flash_fwd_d256;
+    check_cuda(launch(args_, is_half(), processors_, stream), "run attention on Hopper");
+}
+
+}  // namespace intflash

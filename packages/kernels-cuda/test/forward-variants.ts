@@ -1,0 +1,26 @@
+import type { Precision } from '@int-flash/ops';
+import { cudaStatus } from '../src/cuda-status.js';
+import type { CudaKernel } from '../src/native-request.js';
+
+export interface ForwardVariant {
+  readonly precision: Precision;
+  readonly kernel: CudaKernel;
+}
+
+const isHopper = cudaStatus().isa === 'sm_90';
+
+/** Hopper's kernels where they exist, the portable ones beside them. half-int8 of head dimension 256 is the portable ones' everywhere. */
+export function forwardVariants(headDim: number): ForwardVariant[] {
+  const hopper = (precision: Precision): ForwardVariant => ({
+    precision,
+    kernel: isHopper && (precision === 'full-int8' || headDim <= 128) ? 'hopper' : 'portable',
+  });
+  return [
+    hopper('full-int8'),
+    { precision: 'full-int8', kernel: 'portable' },
+    hopper('half-int8'),
+    { precision: 'half-int8', kernel: 'portable' },
+    { precision: 'paper-int8', kernel: 'portable' },
+    { precision: 'int4-qk', kernel: 'portable' },
+  ];
+}

@@ -1,0 +1,189 @@
+import { makeInputs, seededNormal, seededUniform } from '@int-flash/reference';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { cudaStatus } from '../src/cuda-status.js';
+import type { CudaTensor } from '../src/cuda-tensor.js';
+import type { CudaAttentionOptions } from '../src/device-attention.js';
+
+const isHopper = cudaStatus().isa === 'sm_90';
+const FAMILIES = ['normal', 'sharp', 'kbias', 'vout', 'sink', 'sinkall'] as const;
+/** Relative L2 at 4,096 keys and head dimension 128, as in docs/arithmetic.md. */
+const TARGETS = {
+  'full-int8': { normal: 0.0155, sharp: 0.026, kbias: 0.0155, vout: 0.0155, sink: 0.0165, sinkall: 0.021 },
+  'half-int8': { normal: 0.0098, sharp: 0.021, kbias: 0.0098, vout: 0.0098, sink: 0.0135, sinkall: 0.0135 },
+} as const;
+
+describe.skipIf(!isHopper)('Hopper’s forward', () => {
+  let device: CudaDevice;
+  beforeAll(() => {
+    device = openCudaDevice();
+  });
+  afterAll(() => {
+    expect(device.liveBytes()).toBe(0);
+    device.dispose();
+  });
+
+  /** Uploads, runs, compares with float64, disposes. */
+  async function errorOf(
+    tensors: { data: Float32Array; dims: readonly number[] }[],
+    options: CudaAttentionOptions,
+  ): Promise<{ relativeL2: number; worst: number; odd: number; lseWorst: number; lseOdd: number }> {
+    const [query, key, value] = await Promise.all(
+      tensors.map(({ data, dims }) => device.upload({ type: 'float32', dims: [...dims], data })),
+    );
+    const inputs = { query: query!, key: key!, value: value! };
+    const { precision: _precision, kernel: _kernel, ...exactOptions } = options;
+    const got = await device.attention(inputs, { ...options, returnLse: true });
+    expect(got.kernel).toBe('hopper');
+    const exact = await device.exactAttention(inputs, { ...exactOptions, returnLse: true });
+    const out = await device.compare(got.out, exact.out);
+    const lse = await device.compare(got.lse!, exact.lse!);
+    for (const tensor of [query, key, value, got.out, got.lse, exact.out, exact.lse]) (tensor as CudaTensor).dispose();
+    return { ...out, lseWorst: lse.worst, lseOdd: lse.odd };
+  }
+
+  for (const precision of ['full-int8', 'half-int8'] as const) {
+    it.each(FAMILIES)(
+      `${precision} keeps its error on %s inputs`,
+      async (family) => {
+        const { query, key, value } = makeInputs(family, { heads: 4, queries: 4096, keys: 4096, headDim: 128 }, 1);
+        const { relativeL2, odd, lseOdd } = await errorOf([query, key, value], { precision, kernel: 'hopper' });
+        expect(odd + lseOdd).toBe(0);
+        expect(relativeL2).toBeLessThanOrEqual(TARGETS[precision][family]);
+        expect(relativeL2).toBeGreaterThan(1e-3);
+      },
+      60_000,
+    );
+  }
+
+  // Tiles of each kind: no value stands out, a few do (up to 16 a tile), many do.
+  it.each([
+    [0, 64],
+    [1, 64],
+    [16, 128],
+    [17, 128],
+    [40, 64],
+    [16, 256],
+    [128, 256],
+  ])(
+    '%i values of their own magnitude in every 128 keys, head dim %i',
+    async (count, headDim) => {
+      for (const [queries, keys] of [
+        [300, 300],
+        [65, 1000],
+        [1, 129],
+      ] as const) {
+        const { query, key, value } = makeInputs('normal', { heads: 2, queries, keys, headDim }, count + 1);
+        const values = value.data.map((x, i) => {
+          const token = Math.floor(i / headDim) % keys;
+          return (token * 37) % 128 < count ? x * 2 ** (-3 - 5 * ((token * 11) % 3)) : x;
+        });
+        for (const isCausal of [false, true]) {
+          const { relativeL2, odd, lseOdd, lseWorst } = await errorOf([query, key, { ...value, data: values }], {
+            isCausal,
+            causalAlignment: 'bottom-right',
+            kernel: 'hopper',
+          });
+          const name = `${queries}x${keys} causal ${isCausal}`;
+          expect(odd + lseOdd, name).toBe(0);
+          expect(relativeL2, name).toBeLessThan(queries === 1 ? 0.03 : 0.02);
+          expect(lseWorst, name).toBeLessThan(0.15);
+        }
+      }
+    },
+    60_000,
+  );
+
+  it('gives packed sequences the bits they have alone', async () => {
+    const lengths = [
+      [5, 5],
+      [192, 193],
+      [0, 7],
+      [64, 300],
+      [257, 1],
+      [3, 0],
+      [130, 640],
+    ] as const;
+    const starts = (which: 0 | 1) => {
+      const sums = [0];
+      for (const pair of lengths) sums.push(sums.at(-1)! + pair[which]);
+      return sums;
+    };
+    const [startsQ, startsK] = [starts(0), starts(1)];
+    const normal = seededNormal(seededUniform(3));
+    const upload = (tokens: number, heads: number) =>
+      device.upload({
+        type: 'float32',
+        dims: [tokens, heads, 72],
+        data: Float32Array.from({ length: tokens * heads * 72 }, normal),
+      });
+    const [query, key, value] = [
+      await upload(startsQ.at(-1)!, 4),
+      await upload(startsK.at(-1)!, 2),
+      await upload(startsK.at(-1)!, 2),
+    ];
+    for (const precision of ['full-int8', 'half-int8'] as const) {
+      const options = {
+        precision,
+        kernel: 'hopper',
+        isCausal: true,
+        causalAlignment: 'bottom-right',
+        tensorLayout: 'NHD',
+      } as const;
+      const packed = await device.attention(
+        { query, key, value },
+        { ...options, cuSeqlensQ: startsQ, cuSeqlensK: startsK },
+      );
+      const rows = (await packed.out.download()).data as Float32Array;
+      for (const [i, [queries, keys]] of lengths.entries()) {
+        if (queries === 0) continue;
+        const part = rows.slice(startsQ[i]! * 4 * 72, startsQ[i + 1]! * 4 * 72);
+        if (keys === 0) {
+          expect(part.every((x) => x === 0)).toBe(true);
+          continue;
+        }
+        const one = (tensor: CudaTensor, from: number, to: number) =>
+          tensor.slice(0, from, to).reshape([1, to - from, tensor.dims[1]!, 72]);
+        const alone = await device.attention(
+          {
+            query: one(query, startsQ[i]!, startsQ[i + 1]!),
+            key: one(key, startsK[i]!, startsK[i + 1]!),
+            value: one(value, startsK[i]!, startsK[i + 1]!),
+          },
+          options,
+        );
+        expect((await alone.out.download()).data, `sequence ${i}`).toEqual(part);
+        alone.out.dispose();
+      }
+      packed.out.dispose();
+    }
+    for (const tensor of [query, key, value]) tensor.dispose();
+  });
+
+  it('is refused where it does not exist, and left out where the choice is free', async () => {
+    const tensor = await device.upload({
+      type: 'float32',
+      dims: [1, 1, 8, 256],
+      data: new Float32Array(8 * 256).fill(1),
+    });
+    const inputs = { query: tensor, key: tensor, value: tensor };
+    const attnMask = { type: 'bool', dims: [8, 8], data: new Uint8Array(64).fill(1) };
+    const cases: [CudaAttentionOptions, string][] = [
+      [{ softcap: 5 }, 'softcap'],
+      [{ attnMask }, 'attnMask'],
+      [{ precision: 'half-int8' }, 'half-int8'],
+      [{ precision: 'paper-int8' }, 'full-int8'],
+      [{ precision: 'fp32' }, 'full-int8'],
+    ];
+    for (const [options, what] of cases) {
+      await expect(device.attention(inputs, { ...options, kernel: 'hopper' })).rejects.toMatchObject({
+        code: 'ERR_UNSUPPORTED',
+        message: expect.stringContaining(what),
+      });
+      const { out, kernel } = await device.attention(inputs, options);
+      expect(kernel).toBe('portable');
+      out.dispose();
+    }
+    tensor.dispose();
+  });
+});
