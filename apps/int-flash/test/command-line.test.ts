@@ -199,7 +199,12 @@ describe('int-flash inspect', () => {
       chatTemplate: true,
     });
     // 2 (keys, values) · 8 layers · 2 heads · 1024 tokens, a row 64 elements and, when quantized, a float32 scale
-    expect(report.kvCacheBytes).toEqual({ fp32: 32_768 * 256, int8: 32_768 * 68, int4: 32_768 * 36 });
+    expect(report.kvCacheBytes).toEqual({
+      fp32: 32_768 * 256,
+      fp16: 32_768 * 128,
+      int8: 32_768 * 68,
+      int4: 32_768 * 36,
+    });
     expect(report.specialTokens).toEqual(
       expect.arrayContaining([
         { id: 0, text: '<|bos|>', role: 'bos' },

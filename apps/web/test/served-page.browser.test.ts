@@ -38,9 +38,17 @@ describeInBrowser('int-flash serve', { timeout: 120_000 }, () => {
     await page.getByRole('dialog').getByLabel('Answer length').fill('900');
     await page.getByRole('button', { name: 'Save' }).click();
     await page.getByRole('textbox', { name: 'Message' }).fill('Tell me a story about a fox.');
+    // Pressed by the page itself the moment it is there: on a fast machine an answer is over before a test could find it.
+    await page.evaluate(() => {
+      const press = (_changes: MutationRecord[], observer: MutationObserver) => {
+        const button = document.querySelector<HTMLButtonElement>('button[aria-label="Stop the answer"]');
+        if (!button || !document.querySelector('article[data-state=streaming]')) return;
+        observer.disconnect();
+        button.click();
+      };
+      new MutationObserver(press).observe(document.body, { childList: true, subtree: true, attributes: true });
+    });
     await page.keyboard.press('Enter');
-    await page.locator('article[data-state=streaming]').waitFor();
-    await page.getByRole('button', { name: 'Stop the answer' }).click();
     await page.locator('article[data-state=stopped]').waitFor();
     const running = async () =>
       /^int_flash_\w*running\w* (\d+)$/m.exec(await (await fetch(`${server.url}metrics`)).text())?.[1];
