@@ -5,6 +5,8 @@ import { root } from '../process.mjs';
 import { barPlot } from './bar-plot.mjs';
 
 const RESULTS = 'docs/results';
+/** onnxruntime's, the two that compute attention without a causal mask. */
+const PEERS = ['ort-MultiHeadAttention', 'ort-Attention-23'];
 
 const TABLES = {
   'attention-error': () => errorTable('attention-error', 'relativeL2', { keys: 4096 }),
@@ -77,8 +79,10 @@ const TABLES = {
       rows[0],
     );
   },
-  'cpu-prefill': () => speedTable('prefill', ['full-int8', 'half-int8', 'paper-int8', 'fp32'], 'fp32'),
-  'cpu-decode': () => speedTable('decode', ['cache-int8', 'cache-int4', 'cache-fp32'], 'cache-fp32'),
+  'cpu-prefill': () =>
+    speedTable({ bench: 'prefill', causal: false }, ['full-int8', 'fp32', ...PEERS], 'ort-MultiHeadAttention', 'bestMs'),
+  'cpu-decode': () =>
+    speedTable({ bench: 'decode-cold' }, ['cache-int8', 'cache-int4', 'cache-fp32', ...PEERS], 'cache-fp32', 'ms'),
   'instruction-sets': () => {
     const [record] = read('cpu/isa-check.jsonl', { bench: 'isa-check' });
     const isMeant = ({ what, N, causal }) => what === 'prefill' && N === 2048 && !causal;
@@ -206,24 +210,26 @@ function scriptTable(distribution) {
   );
 }
 
-function speedTable(bench, variants, baseline) {
-  const all = read('cpu/attention.jsonl', { bench });
-  const rows = all.filter(({ commit, H, causal, Nq, Nk }) => {
-    const isSquare = bench === 'decode' || Nq === Nk;
-    return commit === all.at(-1).commit && H === 8 && isSquare && causal === (bench === 'decode');
-  });
-  const last = (where) => rows.findLast((row) => matches(row, where));
+/** Of the newest commit that was measured. `ms` names the time to show. */
+function speedTable(where, variants, baseline, ms) {
+  const all = read('cpu/attention.jsonl', where);
+  const rows = all.filter(({ commit }) => commit === all.at(-1).commit);
+  const [ours] = variants;
   return table(
-    ['keys', 'head dimension', ...variants.map((name) => `\`${name}\``), `\`${variants[0]}\` against \`${baseline}\``],
-    unique(rows, 'Nk').flatMap((Nk) =>
+    ['keys', 'head dimension', ...variants.map((name) => `\`${name}\``), `\`${ours}\` against \`${baseline}\``],
+    unique(rows, 'N').flatMap((N) =>
       unique(rows, 'D').map((D) => {
-        const ms = (variant) => last({ Nk, D, variant })?.ms;
-        const ratio = ms(baseline) / ms(variants[0]);
-        return [Nk, D, ...variants.map((variant) => milliseconds(ms(variant))), `${ratio.toFixed(2)}×`];
+        const time = (variant) => find(rows, { N, D, variant })[ms];
+        return [
+          N,
+          D,
+          ...variants.map((variant) => milliseconds(time(variant))),
+          `${(time(baseline) / time(ours)).toFixed(2)}×`,
+        ];
       }),
     ),
     rows[0],
-    'one sequence of 8 heads, float32 in and out',
+    `one sequence of ${rows[0].H} heads, float32 in and out`,
   );
 }
 
