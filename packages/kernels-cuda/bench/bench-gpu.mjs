@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { FORWARD_SHAPES } from './forward-shapes.mjs';
-import { normalBfloat16 } from './normal-inputs.mjs';
+import { median } from './median.mjs';
+import { normalInputs } from './normal-inputs.mjs';
 
 const SETS = 3;
 const VARIANTS = [
@@ -112,7 +113,7 @@ async function uploadSet(device, { B, H, Hkv, N, D }, seed) {
     device.upload({
       type: 'bfloat16',
       dims: [B, heads, N, D],
-      data: normalBfloat16(B * heads * N * D, 3 * seed + which),
+      data: normalInputs(B * heads * N * D, 3 * seed + which, 'bfloat16'),
     });
   return { query: await upload(H, 1), key: await upload(Hkv, 2), value: await upload(Hkv, 3) };
 }
@@ -160,10 +161,6 @@ async function endToEndTime(device, sets, options) {
 
 function commit() {
   return spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout?.trim() || 'unknown';
-}
-
-function median(values) {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
 function rounded(value, digits) {

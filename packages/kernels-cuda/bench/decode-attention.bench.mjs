@@ -3,6 +3,7 @@
 // `split`: how keys are shared out to blocks; decoders take runs as soon as there are enough of them for the GPU.
 //   node packages/kernels-cuda/bench/decode-attention.bench.mjs [--json]
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
+import { median } from './median.mjs';
 
 const json = process.argv.includes('--json');
 const { available, detail } = cudaStatus();
@@ -27,7 +28,6 @@ const LOADS = [
   [64, 8192],
 ];
 const REPEATS = 30;
-const median = (times) => [...times].sort((a, b) => a - b)[Math.floor(times.length / 2)];
 const device = openCudaDevice();
 const COPIED = 2 ** 29;
 const copyRate = (2 * COPIED) / median(await device.timeCopy(COPIED, REPEATS)) / 1e6;

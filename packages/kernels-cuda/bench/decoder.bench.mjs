@@ -7,6 +7,7 @@
 //   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--weights int8|int4] [--copy-rate 4.3e12]
 import { parseArgs } from 'node:util';
 import { createCudaBackend, cudaStatus } from '../dist/index.js';
+import { median } from './median.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -103,8 +104,6 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   };
   return { decoder, weightBytes, dispose };
 }
-
-const median = (times) => times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
 
 for (const name of backend ? options.models.split(',') : []) {
   const shape = SHAPES[name];

@@ -2,6 +2,8 @@
 // is first checked against float64. Bytes are those that cannot be avoided: Q once, K and V twice (what a channel needs of all its
 // tokens, then the codes), and what is written. 128 MiB an operand in float32: none of it stays in L2. Median of 20 after 2.
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
+import { median } from './median.mjs';
+import { normalInputs } from './normal-inputs.mjs';
 
 const SHAPES = [
   { batch: 4, heads: 32, tokens: 4096, headDim: 128 },
@@ -29,7 +31,7 @@ async function run() {
         [2, kvHeads],
         [3, kvHeads],
       ]) {
-        const data = narrow(normal(batch * count * tokens * headDim, seed), type);
+        const data = normalInputs(batch * count * tokens * headDim, seed, type);
         tensors.push(await device.upload({ type, dims: [batch, count, tokens, headDim], data }));
       }
       for (const precision of ['full-int8', 'half-int8']) {
@@ -77,37 +79,4 @@ async function checkSlice(device, [query, key, value], { tokens, headDim, precis
   got.out.dispose();
   exact.out.dispose();
   return odd === 0 ? relativeL2 : Number.NaN;
-}
-
-function median(values) {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
-}
-
-/** N(0, 1), the numbers of a million repeated. */
-function normal(count, seed) {
-  const fresh = new Float32Array(1 << 20);
-  let state = seed * 0x9e3779b9;
-  const uniform = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state >>> 8) / 2 ** 24;
-  };
-  for (let i = 0; i < fresh.length; i++)
-    fresh[i] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
-  const data = new Float32Array(count);
-  for (let i = 0; i < count; i += fresh.length) data.set(fresh.subarray(0, Math.min(fresh.length, count - i)), i);
-  return data;
-}
-
-/** float16 or bfloat16 bits, cut off rather than rounded: a benchmark's numbers may be any. */
-function narrow(data, type) {
-  if (type === 'float32') return data;
-  const bits = new Uint32Array(data.buffer);
-  const short = new Uint16Array(data.length);
-  for (let i = 0; i < short.length; i++) {
-    const x = bits[i];
-    const exponent = ((x >>> 23) & 255) - 112;
-    if (type === 'bfloat16') short[i] = x >>> 16;
-    else short[i] = exponent > 0 ? ((x >>> 16) & 0x8000) | (exponent << 10) | ((x >>> 13) & 0x3ff) : 0;
-  }
-  return short;
 }
