@@ -1,6 +1,6 @@
 // Time of attention against sequence length, ours and the peers', as one SVG that README shows.
 import * as Plot from '@observablehq/plot';
-import { parseHTML } from 'linkedom';
+import { lineNames, PICTURE_STYLE, plotSvg, svgFile } from '../../../tools/plot-svg.mjs';
 
 const NAMES = {
   'full-int8': 'int-flash, INT8 (default)',
@@ -21,13 +21,11 @@ export function drawSpeedPlot(results) {
       mask: causal ? 'causal' : 'not causal',
       dim: `head dimension ${D}`,
     }));
-  const { document } = parseHTML('<!doctype html><html><body></body></html>');
-  const svg = Plot.plot({
-    document,
+  const svg = plotSvg('Time of attention against sequence length, int-flash and onnxruntime-node', {
     width: 860,
     height: 620,
     marginLeft: 56,
-    style: { background: 'white', color: 'black', fontFamily: 'sans-serif' },
+    style: PICTURE_STYLE,
     x: {
       type: 'log',
       base: 2,
@@ -42,23 +40,8 @@ export function drawSpeedPlot(results) {
     marks: [
       Plot.frame({ stroke: '#ddd' }),
       Plot.line(points, { x: 'tokens', y: 'ms', fx: 'dim', fy: 'mask', stroke: 'way', strokeWidth: 2, marker: 'dot' }),
-      Plot.text(
-        Object.values(NAMES).map((way, i) => ({ way, i, dim: 'head dimension 64', mask: 'causal' })),
-        {
-          fx: 'dim',
-          fy: 'mask',
-          frameAnchor: 'top-left',
-          dx: 10,
-          dy: (d) => 10 + d.i * 15,
-          text: 'way',
-          fill: 'way',
-          fontWeight: 'bold',
-        },
-      ),
+      lineNames(Object.values(NAMES), { dim: 'head dimension 64', mask: 'causal' }),
     ],
   });
-  svg.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
-  svg.setAttribute('role', 'img');
-  svg.setAttribute('aria-label', 'Time of attention against sequence length, int-flash and onnxruntime-node');
-  return `${svg.outerHTML}\n`;
+  return svgFile(svg);
 }

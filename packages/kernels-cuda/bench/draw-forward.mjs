@@ -2,7 +2,7 @@
 //   node packages/kernels-cuda/bench/draw-forward.mjs
 import { readFileSync, writeFileSync } from 'node:fs';
 import * as Plot from '@observablehq/plot';
-import { parseHTML } from 'linkedom';
+import { lineNames, PICTURE_STYLE, plotSvg, svgFile } from '../../../tools/plot-svg.mjs';
 
 const root = new URL('../../../', import.meta.url);
 const NAMES = {
@@ -14,15 +14,14 @@ const NAMES = {
 };
 const WAYS = Object.values(NAMES);
 const COLORS = ['#0b6e4f', '#8bc34a', '#5c8a8a', '#d1495b', '#edae49'];
-const STYLE = { background: 'white', color: 'black', fontFamily: 'sans-serif' };
 
 const lines = readFileSync(new URL('docs/results/h200/attention-forward.jsonl', root), 'utf8')
   .split('\n')
   .filter(Boolean)
   .map((line) => JSON.parse(line));
 const gpu = lines[0].gpu;
-write('gpu-forward-speed', speedPlot(), `Attention forward on ${gpu}: TOPS against sequence length`);
-write('gpu-forward-error', errorPlot(), `Attention forward on ${gpu}: error against time at 4,096 tokens`);
+write('gpu-forward-speed', speedPlot());
+write('gpu-forward-error', errorPlot());
 
 /** Kernels alone, batch 4 and 32 heads where nothing else is said; a peer's time stands on every line of its shape. */
 function speedPlot() {
@@ -42,12 +41,11 @@ function speedPlot() {
         .map(([name, ms]) => point(line, name, (line.tops * line.ms) / ms)),
     );
   const points = [...own.map((line) => point(line, line.variant, line.tops)), ...peers];
-  return Plot.plot({
-    document: page(),
+  return plotSvg(`Attention forward on ${gpu}: TOPS against sequence length`, {
     width: 980,
     height: 560,
     marginLeft: 56,
-    style: STYLE,
+    style: PICTURE_STYLE,
     x: { type: 'log', base: 2, label: 'tokens', tickFormat: (n) => (n >= 1024 ? `${n / 1024}k` : `${n}`) },
     y: { label: 'TOPS', grid: true, domain: [0, 1200] },
     color: { domain: WAYS, range: COLORS },
@@ -65,20 +63,7 @@ function speedPlot() {
         marker: 'dot',
         sort: 'tokens',
       }),
-      Plot.text(
-        WAYS.map((way, i) => ({ way, i, dim: 'head dimension 64', mask: 'not causal' })),
-        {
-          fx: 'dim',
-          fy: 'mask',
-          frameAnchor: 'top-left',
-          dx: 10,
-          dy: (d) => 10 + d.i * 15,
-          text: 'way',
-          fill: 'way',
-          z: null,
-          fontWeight: 'bold',
-        },
-      ),
+      lineNames(WAYS, { dim: 'head dimension 64', mask: 'not causal' }),
     ],
   });
 }
@@ -89,12 +74,11 @@ function errorPlot() {
       (line) => line.entry === 'kernel' && line.N === 4096 && line.D === 128 && line.H === line.Hkv && !line.causal,
     )
     .map(({ variant, ms, relL2 }) => ({ variant, ms, relL2 }));
-  return Plot.plot({
-    document: page(),
+  return plotSvg(`Attention forward on ${gpu}: error against time at 4,096 tokens`, {
     width: 720,
     height: 360,
     marginLeft: 64,
-    style: STYLE,
+    style: PICTURE_STYLE,
     x: { label: 'ms, batch 4, 32 heads, 4,096 tokens, head dimension 128', grid: true, zero: true, nice: true },
     y: { type: 'log', label: 'relative L2 against float64', grid: true },
     marks: [
@@ -104,17 +88,6 @@ function errorPlot() {
   });
 }
 
-/** A document for one figure. */
-function page() {
-  return parseHTML('<!doctype html><html><body></body></html>').document;
-}
-
-function write(name, figure, title) {
-  figure.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
-  figure.setAttribute('role', 'img');
-  figure.setAttribute('aria-label', title);
-  writeFileSync(
-    new URL(`docs/images/${name}.svg`, root),
-    `${figure.outerHTML.replace('  height: intrinsic;\n', '')}\n`,
-  );
+function write(name, svg) {
+  writeFileSync(new URL(`docs/images/${name}.svg`, root), svgFile(svg));
 }
