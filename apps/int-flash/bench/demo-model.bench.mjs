@@ -3,9 +3,9 @@
 //   node apps/int-flash/bench/demo-model.bench.mjs [--backend cpu|portable]
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import os from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const model = 'models/int-flash-demo';
@@ -20,9 +20,7 @@ const VARIANTS = [
 /** INT8 attention with an INT8 cache may cost this much perplexity; the INT4 cache is measured without a promise. */
 const PROMISED = 1.01;
 
-const commit =
-  spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown';
-const cpu = os.cpus()[0]?.model.trim() ?? 'unknown';
+const { commit, cpu } = measuredOn();
 const lines = [];
 let broken = false;
 

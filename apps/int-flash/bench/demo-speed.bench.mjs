@@ -1,11 +1,10 @@
 // How fast the demo model reads a prompt and writes tokens in INT8, against the same runtime in float32 (attention, cache and linear layers), in turns
 // in one process. Prints the ratios and, without --quick, writes docs/results/cpu/demo-speed.jsonl. Build first.
 //   node apps/int-flash/bench/demo-speed.bench.mjs [--quick]
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { loadModel } from '@int-flash/llm';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const quick = process.argv.includes('--quick');
@@ -32,14 +31,13 @@ for (let round = 0; round <= rounds; round++) {
     times.decode[name].push((decode.all - decode.first) / (decode.tokens - 1));
   }
 }
+const origin = measuredOn();
 const lines = Object.entries(times).map(([what, { int8, fp32 }]) => {
   const tokens = what === 'prefill' ? promptTokens : 1;
   const perSecond = (values) => (1000 * tokens) / median(values);
   return {
     bench: 'demo-speed',
-    commit:
-      spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown',
-    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    ...origin,
     backend: models.int8.status().backend.isa,
     what,
     int8TokensPerSecond: perSecond(int8),

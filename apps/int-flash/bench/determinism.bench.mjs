@@ -4,9 +4,9 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import os from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { loadModel } from '../../../packages/llm/dist/index.js';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const model = `${root}models/int-flash-demo`;
@@ -51,11 +51,9 @@ function digestsElsewhere(threads) {
 }
 
 const differing = (some, others) => some.filter((value, i) => value !== others[i]).length;
-const commit =
-  spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown';
 const loaded = await loadModel(model, { prefixCache: false });
 const { name, isa } = loaded.status().backend;
-const origin = { commit, cpu: os.cpus()[0]?.model.trim() ?? 'unknown', backend: `${name} (${isa})` };
+const origin = { ...measuredOn(), backend: `${name} (${isa})` };
 const lines = [];
 
 function record(promise, what, value, of) {

@@ -3,11 +3,10 @@
 //   npm run bench [-- --peers] [-- --quick] [-- --only prefill,decode,threads,linear] [-- --lengths 2048,4096]
 // Every answer is checked before it is timed. Medians, and the quickest of the rounds (*AtBest), which a busy machine spoils less. Without --quick the measurements replace the same
 // sections' in docs/results/cpu/attention.jsonl, and with --peers the plot beside it is drawn anew.
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { createCpuBackend, createPortableBackend, supportedIsas } from '@int-flash/kernels-cpu';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 import { decodeSpeed } from './decode-speed.mjs';
 import { linearSpeed } from './linear-speed.mjs';
 import { loadPeers } from './onnxruntime-peers.mjs';
@@ -46,9 +45,7 @@ const machine = {
   settled: quiet,
 };
 const conditions = {
-  commit:
-    spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown',
-  cpu: cpus()[0]?.model.trim() ?? 'unknown',
+  ...measuredOn(),
   threads,
   backend: `${backend.name}:${backend.status().isa}`,
 };

@@ -8,6 +8,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { FORWARD_SHAPES } from './forward-shapes.mjs';
 import { median } from './median.mjs';
@@ -44,6 +45,7 @@ async function run() {
   const peers = peerTimes(shapes);
   const device = openCudaDevice();
   const lines = [];
+  const commit = given.commit ?? measuredOn().commit;
   process.stdout.write(`${device.name}, ${status.detail}\n`);
   process.stdout.write(
     'B H Hkv N D causal variant kernel: ms TOPS x-cuDNN | end to end: ms x-cuDNN | rel. L2 | quantizers ms\n',
@@ -65,7 +67,7 @@ async function run() {
       ])
         lines.push({
           bench: 'attention-forward',
-          commit: given.commit ?? commit(),
+          commit,
           gpu: device.name,
           variant,
           entry,
@@ -157,10 +159,6 @@ async function endToEndTime(device, sets, options) {
   for (let i = 0; i < 9; i++) times.push((await graph.replay()).ms / sets.length);
   graph.dispose();
   return median(times);
-}
-
-function commit() {
-  return spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout?.trim() || 'unknown';
 }
 
 function rounded(value, digits) {
