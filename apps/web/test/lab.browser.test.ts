@@ -43,8 +43,9 @@ describeInBrowser('the attention lab', () => {
   });
 
   it('asks for at least one kind of arithmetic', async () => {
-    for (const box of await page.getByRole('group', { name: 'Arithmetic' }).getByRole('checkbox').all())
-      await box.uncheck();
+    const boxes = page.getByRole('group', { name: 'Arithmetic' }).getByRole('checkbox');
+    await boxes.first().waitFor(); // all() does not wait: on a busy machine the tab is not drawn yet
+    for (const box of await boxes.all()) await box.uncheck();
     await expect.poll(() => page.getByRole('button', { name: 'Run on the server' }).isDisabled()).toBe(true);
   });
 });
