@@ -10,8 +10,10 @@ export default defineConfig({
   test: {
     pool: 'forks', // native addons are not safe to load into several threads of one process
     maxWorkers: Math.min(Math.max(availableParallelism(), 2), 8),
-    testTimeout: 30_000,
-    expect: { poll: { timeout: 10_000 } }, // of a busy machine: what is polled for takes milliseconds on an idle one
+    // Of a slow, busy machine: on an idle one tests and hooks take seconds at most, and what is polled for milliseconds.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    expect: { poll: { timeout: 20_000 } },
     passWithNoTests: true,
     projects: [
       {

@@ -5,7 +5,7 @@ import { BENCH_SHAPES, loadingBytes } from '../src/bench/bench-shapes.js';
 import { timeGeneration } from '../src/bench/time-generation.js';
 import type { TimingRequest } from '../src/runtime.js';
 import { modelFolder, runFake } from './fake-app.js';
-import { runCommand } from './run-command.js';
+import { interruptAtWork, runCommand } from './run-command.js';
 
 describe('bench', () => {
   it('times every cache, context and batch, once more than it counts', async () => {
@@ -126,8 +126,8 @@ describe('the command', () => {
 
   it('ends with exit code 130 on Ctrl-C', async () => {
     const { code, stdout } = await runCommand(['bench', '-p', '900', '-n', '100', '-r', '1000'], {
-      onSpawn: (child) => void setTimeout(() => child.kill('SIGINT'), 5000),
+      onSpawn: (child) => interruptAtWork(child, 3000),
     });
     expect({ code, stdout }).toEqual({ code: 130, stdout: '' });
-  }, 60_000);
+  }, 120_000);
 });

@@ -1,8 +1,11 @@
+import { once } from 'node:events';
 import type { Engine, EngineToken } from '../src/serve/engine.js';
 
 export interface MockOptions {
   /** Milliseconds a token takes; 0 = none at all, but a turn of the event loop. */
   readonly tokenMs?: number;
+  /** The second token of every answer, and with it all behind it, comes when this resolves: what a test does meanwhile may take its time. */
+  readonly held?: Promise<unknown>;
   readonly contextLength?: number;
   /** Thrown in place of the token of this number. */
   readonly failAt?: { readonly token: number; readonly error: unknown };
@@ -20,7 +23,7 @@ const CACHE_BYTES = 1024;
 
 /** A model of 256 tokens, the bytes, that says the same to everybody and takes as long as it is told. */
 export function mockEngine(options: MockOptions = {}): MockEngine {
-  const { tokenMs = 0, contextLength = 1024, failAt, text = (i) => `w${i} ` } = options;
+  const { tokenMs = 0, held: hold, contextLength = 1024, failAt, text = (i) => `w${i} ` } = options;
   let held = 0;
   let drawn = 0;
   let isDisposed = false;
@@ -49,6 +52,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
         for (let i = 0; i < maxTokens; i++) {
           // A signal on each sleep would cost more than the mock is to cost.
           await new Promise((resolve) => (tokenMs > 0 ? setTimeout(resolve, tokenMs) : setImmediate(resolve)));
+          if (i > 0 && hold) await Promise.race([hold, once(signal, 'abort')]);
           signal.throwIfAborted();
           if (failAt?.token === i) throw failAt.error;
           drawn++;

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 /** The built command; the tests' build step comes before the tests. */
@@ -19,6 +20,30 @@ export interface CommandSettings {
   readonly onSpawn?: (child: ChildProcess) => void;
   /** Called with all of stdout so far whenever more of it has come. */
   readonly onStdout?: (soFar: string, child: ChildProcess) => void;
+}
+
+/**
+ * Sends Ctrl-C so many milliseconds after the process began to listen for it: how long Node takes to get there is the machine's
+ * affair. Where the system does not tell who listens, it is given ten seconds.
+ */
+export function interruptAtWork(child: ChildProcess, ms: number): void {
+  const since = performance.now();
+  const poll = setInterval(() => {
+    const listens = catchesInterrupt(child.pid!) ?? performance.now() - since > 10_000;
+    if (!listens && child.exitCode === null && child.signalCode === null) return;
+    clearInterval(poll);
+    setTimeout(() => child.kill('SIGINT'), ms);
+  }, 20);
+}
+
+/** Whether the process has a handler for SIGINT, as Linux tells: a mask of caught signals, in hexadecimal, the lowest bit signal 1. */
+function catchesInterrupt(pid: number): boolean | undefined {
+  try {
+    const [, mask] = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))!;
+    return (BigInt(`0x${mask}`) & 2n) !== 0n;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Runs the built command as a user does: a process of its own, pipes instead of a terminal. */

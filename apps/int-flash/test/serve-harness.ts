@@ -98,8 +98,8 @@ export function events(text: string): any[] {
     .map((data) => (data === '[DONE]' ? data : JSON.parse(data)));
 }
 
-/** Waits for something that is to become true soon. */
-export async function until(isTrue: () => boolean, ms = 5000): Promise<void> {
+/** Waits for something that is to become true: soon, but on a machine that is slow and busy. */
+export async function until(isTrue: () => boolean, ms = 20_000): Promise<void> {
   const end = performance.now() + ms;
   while (!isTrue()) {
     if (performance.now() > end) throw new Error(`not true within ${ms} ms: ${isTrue}`);

@@ -20,6 +20,15 @@ async function serve(mock: MockOptions, settings: Partial<ServeSettings> = {}) {
   return { engine, served };
 }
 
+/** For {@link MockOptions.held}. */
+function hold() {
+  let release = () => {};
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  return { held, release };
+}
+
 /** A request whose connection the test holds. */
 function start(server: Served, body: Record<string, unknown>) {
   let response: IncomingMessage | undefined;
@@ -32,27 +41,30 @@ function start(server: Served, body: Record<string, unknown>) {
 
 describe('the queue', () => {
   it('runs so many, keeps so many waiting, and refuses the next at once', async () => {
-    const { served } = await serve({ tokenMs: 20 }, { maxRunning: 2, maxWaiting: 2 });
-    const accepted = [1, 2, 3, 4].map(() => ask(served, CHAT, { body: chat({ max_tokens: 30 }) }));
+    const { held, release } = hold();
+    const { served } = await serve({ held }, { maxRunning: 2, maxWaiting: 2 });
+    const accepted = [1, 2, 3, 4].map(() => ask(served, CHAT, { body: chat() }));
     await until(() => served.state.admission.running === 2 && served.state.admission.waiting === 2);
-    const asked = performance.now();
+    // Answered while nothing else can end. Within 20 ms on idle cores: `npm run soak`.
     const refused = await ask(served, CHAT, { body: chat({ user: 'x'.repeat(1_000_000) }) });
-    expect(performance.now() - asked).toBeLessThan(500); // the promise is 20 ms on idle cores
     expect(refused.status).toBe(429);
     expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
     expect(refused.json().error).toMatchObject({ type: 'rate_limit_error', code: 'queue_full' });
+    release();
     expect((await Promise.all(accepted)).map(({ status }) => status)).toEqual([200, 200, 200, 200]);
     expect(served.state.admission).toMatchObject({ running: 0, waiting: 0 });
   });
 
   it('refuses who waited too long', async () => {
-    const { served } = await serve({ tokenMs: 20 }, { maxRunning: 1, waitMs: 100 });
-    const first = ask(served, CHAT, { body: chat({ max_tokens: 30 }) });
+    const { held, release } = hold();
+    const { served } = await serve({ held }, { maxRunning: 1, waitMs: 100 });
+    const first = ask(served, CHAT, { body: chat() });
     await until(() => served.state.admission.running === 1);
     const second = await ask(served, CHAT, { body: chat() });
     expect(second.status).toBe(503);
     expect(second.json().error.code).toBe('queue_timeout');
     expect(second.headers['retry-after']).toBe('5');
+    release();
     expect((await first).status).toBe(200);
   });
 
@@ -88,19 +100,25 @@ describe('a client that hangs up', () => {
     ['running, whole', {}, 0],
     ['waiting', { stream: true }, 1],
   ])('is worked for no longer: %s', async (_, body, running) => {
-    const { served, engine } = await serve({ tokenMs: 5 }, { maxRunning: 1 });
-    const other = running ? ask(served, CHAT, { body: chat({ max_tokens: 60 }) }) : undefined;
+    const { held, release } = hold();
+    const { served, engine } = await serve({ tokenMs: 5, ...(running ? { held } : {}) }, { maxRunning: 1 });
+    const other = running ? ask(served, CHAT, { body: chat() }) : undefined;
     if (other) await until(() => engine.held().sequences === 1);
     const { outgoing } = start(served, chat({ max_tokens: 1000, ...body }));
     await until(() => (running ? served.state.admission.waiting === 1 : engine.drawn > 3));
     outgoing.destroy();
-    await until(() => served.state.admission.waiting === 0 && engine.held().sequences === running, 1000);
+    await until(() => served.state.admission.waiting === 0 && engine.held().sequences === running);
+    expect(engine.drawn).toBeLessThan(1000);
+    release();
     if (other) expect((await other).status).toBe(200);
     await until(() => served.state.requestsUnderWay === 0);
   });
 
   it('leaves nothing behind, 60 times at random moments', async () => {
     const { served, engine } = await serve({ tokenMs: 1 }, { maxRunning: 8, maxWaiting: 64 });
+    const first = start(served, chat({ max_tokens: 900 }));
+    await until(() => engine.drawn > 0);
+    first.outgoing.destroy();
     await Promise.all(
       Array.from({ length: 60 }, async (_, i) => {
         const { outgoing } = start(served, chat({ max_tokens: 900, stream: i % 2 === 0, n: 1 + (i % 3) }));
@@ -132,12 +150,12 @@ describe('a slow reader', () => {
     });
     // 256 KB here, and what the system's sockets hold.
     expect(engine.drawn * 4000).toBeLessThan(16e6);
-    await until(() => engine.held().sequences === 0, 5000);
+    await until(() => engine.held().sequences === 0);
     await until(() => served.state.requestsUnderWay === 0);
   });
 
   it('that wakes up in time gets everything', async () => {
-    const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 5000 });
+    const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 60_000 });
     const { response } = start(served, chat({ max_tokens: 2000, stream: true }));
     await until(() => response() !== undefined);
     await new Promise((resolve) => setTimeout(resolve, 200));
@@ -150,26 +168,26 @@ describe('a slow reader', () => {
 
 describe('the end', () => {
   it('finishes what is under way and refuses the rest', async () => {
-    const { served, engine } = await serve({ tokenMs: 10 }, { maxRunning: 1 });
-    const running = ask(served, CHAT, { body: chat({ max_tokens: 30, stream: true }) });
+    const { held, release } = hold();
+    const { served, engine } = await serve({ held }, { maxRunning: 1 });
+    const running = ask(served, CHAT, { body: chat({ stream: true }) });
     await until(() => engine.drawn > 0);
     const waiting = ask(served, CHAT, { body: chat() });
     await until(() => served.state.admission.waiting === 1);
-    const closed = served.close(5000);
+    const closed = served.close(60_000);
     expect((await waiting).status).toBe(503);
+    release();
     expect((await running).text).toContain('[DONE]');
     await closed;
     await expect(ask(served, '/health')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
   });
 
   it('cuts streams off when time is up, with an error as their last event', async () => {
-    const { served, engine } = await serve({ tokenMs: 10 });
-    const stream = ask(served, CHAT, { body: chat({ max_tokens: 900, stream: true }) });
-    const whole = ask(served, CHAT, { body: chat({ max_tokens: 900 }) });
-    await until(() => engine.drawn > 3);
-    const started = performance.now();
+    const { served, engine } = await serve({ held: new Promise(() => {}) }); // nothing ends by itself
+    const stream = ask(served, CHAT, { body: chat({ stream: true }) });
+    const whole = ask(served, CHAT, { body: chat() });
+    await until(() => engine.drawn === 2);
     await served.close(200);
-    expect(performance.now() - started).toBeLessThan(2000);
     expect(events((await stream).text).at(-1).error).toMatchObject({
       type: 'service_unavailable',
       code: 'shutting_down',

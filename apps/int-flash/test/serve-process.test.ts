@@ -5,7 +5,8 @@ import { DEMO_MODEL } from './run-command.js';
 import { ask, CHAT, chat, events, open } from './serve-harness.js';
 
 const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
-const STREAM = chat({ stream: true, max_tokens: 900, ignore_eos: true });
+/** Longer than what a test does meanwhile, on a machine that is slow and busy, too. */
+const STREAM = chat({ stream: true, max_tokens: 900, n: 8, ignore_eos: true });
 
 interface Running {
   readonly port: number;
@@ -46,9 +47,9 @@ async function launch(args: readonly string[] = [], env: NodeJS.ProcessEnv = {})
 }
 
 /** Starts a long stream; resolves when tokens come. */
-async function stream(server: Running): Promise<{ whole: Promise<string> }> {
+async function stream(server: Running, body: object = STREAM): Promise<{ whole: Promise<string> }> {
   return new Promise((resolve, reject) => {
-    const outgoing = open(server, CHAT, { body: STREAM }, (response) => {
+    const outgoing = open(server, CHAT, { body }, (response) => {
       let text = '';
       const whole = new Promise<string>((done) => {
         response.on('close', () => done(text));
@@ -63,7 +64,7 @@ async function stream(server: Running): Promise<{ whole: Promise<string> }> {
   });
 }
 
-describe('the process', { timeout: 60_000 }, () => {
+describe('the process', { timeout: 180_000 }, () => {
   it.each(['SIGTERM', 'SIGINT'] as const)('ends at %s when nothing is under way, silently', async (signal) => {
     const server = await launch();
     expect((await ask(server, CHAT, { body: chat() })).status).toBe(200);
@@ -73,9 +74,9 @@ describe('the process', { timeout: 60_000 }, () => {
   });
 
   it('finishes what is under way, then ends', async () => {
-    const server = await launch(['--drain', '30']);
-    const whole = ask(server, CHAT, { body: { ...STREAM, max_tokens: 60 } });
-    await stream(server).then(({ whole: other }) => {
+    const server = await launch(['--drain', '120']);
+    const whole = ask(server, CHAT, { body: { ...STREAM, n: 1, max_tokens: 60 } });
+    await stream(server, { ...STREAM, n: 1 }).then(({ whole: other }) => {
       server.child.kill('SIGTERM');
       return other;
     });
@@ -90,7 +91,7 @@ describe('the process', { timeout: 60_000 }, () => {
     const asked = performance.now();
     server.child.kill('SIGTERM');
     expect((await server.ended).code).toBe(0);
-    expect(performance.now() - asked).toBeLessThan(6000); // the promise is 2 s on idle cores
+    expect(performance.now() - asked).toBeLessThan(15_000); // the promise is 2 s on idle cores: `npm run soak`
     expect(events(await whole).at(-1)).toMatchObject({ error: { code: 'shutting_down' } });
     expect(server.output.stderr).toBe('');
   });
@@ -103,7 +104,7 @@ describe('the process', { timeout: 60_000 }, () => {
     const asked = performance.now();
     server.child.kill('SIGTERM');
     expect((await server.ended).code).toBe(143);
-    expect(performance.now() - asked).toBeLessThan(6000); // the promise is 2 s on idle cores
+    expect(performance.now() - asked).toBeLessThan(15_000); // the promise is 2 s on idle cores: `npm run soak`
     expect(server.output.stderr).toBe('');
   });
 

@@ -19,7 +19,7 @@ async function violations(page: Page): Promise<string[]> {
   });
 }
 
-describeInBrowser('accessibility', { timeout: 60_000 }, () => {
+describeInBrowser('accessibility', { timeout: 120_000 }, () => {
   let server: PageServer;
   let browser: Browser;
 
@@ -47,12 +47,16 @@ describeInBrowser('accessibility', { timeout: 60_000 }, () => {
     expect(await violations(page), 'conversation').toEqual([]);
     server.settings.refusal = { status: 503, error: { message: 'Busy' } };
     await ask(page, 'Hello');
+    await page.getByRole('alert').waitFor();
     server.settings.refusal = undefined;
     expect(await violations(page), 'refusal').toEqual([]);
     await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByRole('dialog').waitFor();
     expect(await violations(page), 'settings').toEqual([]);
     await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'hidden' });
     await page.getByRole('tab', { name: 'Attention lab' }).click();
+    await page.getByRole('heading', { name: 'Attention lab' }).waitFor();
     expect(await violations(page), 'lab').toEqual([]);
     await page.getByRole('button', { name: 'Run on the server' }).click();
     await page.getByRole('cell', { name: '12.3' }).waitFor();

@@ -28,13 +28,17 @@ describeInBrowser('the chat', () => {
   it('shows an answer as Markdown, with its length and pace, and which model on what gave it', async () => {
     server.settings.answer = ['I am **bold** and\n\n', '- listed\n\n', '```js\nlet code;\n```\n'];
     await ask(page, 'Hello!');
-    expect(await answer().locator('strong').textContent()).toBe('bold');
-    expect(await answer().locator('li').first().textContent()).toBe('listed');
-    expect(await answer().locator('pre code').textContent()).toBe('let code;');
-    expect(await answer().locator('.facts').textContent()).toMatch(/^3 tokens[\d.]+ tokens\/sfirst after \d+ ms$/);
-    expect(await page.locator('.answering').textContent()).toContain('test-model · int8 · portable, 1 thread');
-    expect(await page.locator('.context').textContent()).toContain('4% of its context'); // 20 of the prompt and 3 of the answer, of 512;
-    expect(await page.getByRole('status').first().textContent()).toContain('The model said: I am **bold**');
+    await expect.poll(() => answer().locator('strong').textContent()).toBe('bold');
+    await expect.poll(() => answer().locator('li').first().textContent()).toBe('listed');
+    await expect.poll(() => answer().locator('pre code').textContent()).toBe('let code;');
+    await expect
+      .poll(() => answer().locator('.facts').textContent())
+      .toMatch(/^3 tokens[\d.]+ tokens\/sfirst after \d+ ms$/);
+    await expect
+      .poll(() => page.locator('.answering').textContent())
+      .toContain('test-model · int8 · portable, 1 thread');
+    await expect.poll(() => page.locator('.context').textContent()).toContain('4% of its context'); // 20 of the prompt and 3 of the answer, of 512;
+    await expect.poll(() => page.getByRole('status').first().textContent()).toContain('The model said: I am **bold**');
   });
 
   it('sends the conversation so far, with the sampling that the model’s makers advise', async () => {
@@ -55,7 +59,7 @@ describeInBrowser('the chat', () => {
   });
 
   it.each(['button', 'Escape'])('stops an answer by %s, and the server hears of it', async (how) => {
-    server.settings.answer = Array.from({ length: 1000 }, (_, index) => `${index} `);
+    server.settings.answer = Array.from({ length: 5000 }, (_, index) => `${index} `); // longer than any test
     server.settings.pauseMs = 20;
     await page.getByRole('textbox', { name: 'Message' }).fill('Count');
     await page.keyboard.press('Enter');
@@ -64,13 +68,13 @@ describeInBrowser('the chat', () => {
     if (how === 'button') await page.getByRole('button', { name: 'Stop the answer' }).click();
     else await page.keyboard.press('Escape');
     await expect.poll(() => server.hungUp).toBe(1);
-    expect(await answer().getAttribute('data-state')).toBe('stopped');
-    expect(await answer().locator('.facts').textContent()).toContain('stopped');
+    await expect.poll(() => answer().getAttribute('data-state')).toBe('stopped');
+    await expect.poll(() => answer().locator('.facts').textContent()).toContain('stopped');
     expect(await page.getByRole('textbox', { name: 'Message' }).inputValue()).toBe('A draft');
     expect(server.asked.length).toBe(1);
     server.settings.answer = ['On we go.'];
     await ask(page, 'And now?');
-    expect(await answer().locator('.markdown').textContent()).toBe('On we go.');
+    await expect.poll(() => answer().locator('.markdown').textContent()).toBe('On we go.');
   });
 
   it('answers again in place of the last answer', async () => {
@@ -78,7 +82,7 @@ describeInBrowser('the chat', () => {
     server.settings.answer = ['Another'];
     await page.getByRole('button', { name: 'Answer again' }).click();
     await answer().getByText('Another').waitFor();
-    expect(await page.locator('article').count()).toBe(1);
+    await expect.poll(() => page.locator('article').count()).toBe(1);
     expect(server.asked[1]).toEqual(server.asked[0]);
   });
 
@@ -114,6 +118,7 @@ describeInBrowser('the chat', () => {
     await page.getByRole('button', { name: 'Settings' }).click();
     await page.getByLabel('Temperature').fill('9');
     await page.getByRole('button', { name: 'Save' }).click();
+    await page.getByRole('dialog').locator('input:invalid').waitFor();
     expect(await page.getByRole('dialog').isVisible()).toBe(true);
     await page.keyboard.press('Escape');
     await page.getByRole('dialog').waitFor({ state: 'hidden' });
@@ -126,8 +131,8 @@ describeInBrowser('the chat', () => {
     for (const text of ['One', 'Two', 'Three']) await ask(page, text);
     const { messages } = server.asked.at(-1) as { messages: { content: string }[] };
     expect(messages.map(({ content }) => content)).toEqual(['Two', 'Hello there.', 'Three']);
-    expect(await page.locator('.fold').textContent()).toContain('no longer sees');
-    expect(await page.locator('.message.forgotten').count()).toBe(2);
+    await expect.poll(() => page.locator('.fold').textContent()).toContain('no longer sees');
+    await expect.poll(() => page.locator('.message.forgotten').count()).toBe(2);
   });
 
   it('shows what the server refused, and goes on', async () => {
@@ -137,7 +142,7 @@ describeInBrowser('the chat', () => {
       headers: { 'retry-after': '7' },
     };
     await ask(page, 'Hello');
-    expect(await page.getByRole('alert').textContent()).toBe('The queue is full Try again in 7 s.');
+    await expect.poll(() => page.getByRole('alert').textContent()).toBe('The queue is full Try again in 7 s.');
     server.settings.refusal = undefined;
     await page.getByRole('button', { name: 'Answer again' }).click();
     await answer().getByText('Hello there.').waitFor();
@@ -146,15 +151,15 @@ describeInBrowser('the chat', () => {
   it('keeps what came before the stream failed', async () => {
     server.settings.breakWith = 'The server is shutting down';
     await ask(page, 'Hello');
-    expect(await answer().locator('.markdown').textContent()).toBe('Hello there.');
-    expect(await page.getByRole('alert').textContent()).toBe('The server is shutting down');
+    await expect.poll(() => answer().locator('.markdown').textContent()).toBe('Hello there.');
+    await expect.poll(() => page.getByRole('alert').textContent()).toBe('The server is shutting down');
   });
 
   it('starts afresh', async () => {
     await ask(page, 'Hello');
     await page.getByRole('button', { name: 'New chat' }).click();
     await page.locator('.welcome').waitFor();
-    expect(await page.locator('.message').count()).toBe(0);
+    await expect.poll(() => page.locator('.message').count()).toBe(0);
   });
 
   it('keeps nothing: a reload forgets, and the browser has stored nothing', async () => {
@@ -168,7 +173,7 @@ describeInBrowser('the chat', () => {
     expect(stored).toEqual({ local: 0, session: 0, databases: 0, cookies: '' });
     await page.reload();
     await page.locator('.welcome').waitFor();
-    expect(await page.locator('.message').count()).toBe(0);
+    await expect.poll(() => page.locator('.message').count()).toBe(0);
   });
 
   it('continues text when the model has no chat template', async () => {
@@ -176,7 +181,7 @@ describeInBrowser('the chat', () => {
     await page.reload();
     await ask(page, 'Once upon a time');
     expect(server.asked[0]).toMatchObject({ prompt: 'Once upon a time', stream: true });
-    expect(await answer().locator('.markdown').textContent()).toBe('Hello there.');
+    await expect.poll(() => answer().locator('.markdown').textContent()).toBe('Hello there.');
   });
 
   it('works with the keyboard alone', async () => {
@@ -191,8 +196,8 @@ describeInBrowser('the chat', () => {
       }
       throw new Error(`Expected Tab to reach ${name}`);
     };
-    await page.getByRole('textbox', { name: 'Message' }).waitFor();
-    await page.keyboard.type('Hello'); // the page opens with the cursor in the box
+    await page.locator('#message:focus').waitFor(); // the page opens with the cursor in the box
+    await page.keyboard.type('Hello');
     await page.keyboard.press('Shift+Enter');
     await page.keyboard.type('there');
     await page.keyboard.press('Enter');
@@ -203,11 +208,12 @@ describeInBrowser('the chat', () => {
     await page.getByRole('dialog').waitFor();
     await page.keyboard.press('Escape');
     await page.getByRole('dialog').waitFor({ state: 'hidden' });
-    expect((await focused()).trim()).toBe('Settings'); // back where it was opened
+    await expect.poll(async () => (await focused()).trim()).toBe('Settings'); // back where it was opened
+    server.settings.answer = ['Once more.'];
     await tabTo('Answer again');
     await page.keyboard.press('Enter');
-    await expect.poll(() => server.asked.length).toBe(2);
-    await page.locator('article[data-state=done]').waitFor();
+    await page.locator('article[data-state=done]').getByText('Once more.').waitFor();
+    expect(server.asked.length).toBe(2);
     await tabTo('Chat');
     await page.keyboard.press('ArrowRight');
     await page.getByRole('heading', { name: 'Attention lab' }).waitFor();
@@ -220,13 +226,14 @@ describeInBrowser('the chat', () => {
     const paper = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
     await page.emulateMedia({ colorScheme: 'dark' });
     await page.reload();
+    await page.getByRole('button', { name: 'Use light colours' }).waitFor();
     const dark = await paper();
     await page.getByRole('button', { name: 'Use light colours' }).click();
     await page.getByRole('button', { name: 'Use dark colours' }).waitFor();
-    expect(await paper()).not.toBe(dark);
+    await expect.poll(paper).not.toBe(dark);
     await page.getByRole('button', { name: 'Use dark colours' }).click();
     await page.getByRole('button', { name: 'Use light colours' }).waitFor();
-    expect(await paper()).toBe(dark);
+    await expect.poll(paper).toBe(dark);
   });
 });
 
@@ -241,7 +248,7 @@ describeInBrowser('a server with a key', () => {
     await page.getByLabel('API key').fill('right');
     await page.getByRole('button', { name: 'Continue' }).click();
     await ask(page, 'Hello');
-    expect(await page.locator('article .markdown').textContent()).toBe('Hello there.');
+    await expect.poll(() => page.locator('article .markdown').textContent()).toBe('Hello there.');
     expect(await page.evaluate(() => localStorage.length + sessionStorage.length)).toBe(0);
     expect(trespasses).toEqual({ outside: [], violations: [], events: [] });
     await browser.close();
@@ -254,7 +261,7 @@ describeInBrowser('a server with a key', () => {
     await page.getByRole('textbox', { name: 'Message' }).waitFor();
     await server.stop();
     await ask(page, 'Hello?');
-    expect(await page.getByRole('alert').textContent()).toContain('does not answer');
+    await expect.poll(() => page.getByRole('alert').textContent()).toContain('does not answer');
     await browser.close();
   });
 });

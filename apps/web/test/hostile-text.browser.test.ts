@@ -6,7 +6,7 @@ import { PageServer } from './page-server';
 
 const PIECE = 3; // characters an event: the page draws half a tag and half a link, as it would while a model writes one
 
-describeInBrowser('hostile text', { timeout: 120_000 }, () => {
+describeInBrowser('hostile text', { timeout: 300_000 }, () => {
   let server: PageServer;
   let browser: Browser;
 
@@ -49,11 +49,10 @@ describeInBrowser('hostile text', { timeout: 120_000 }, () => {
       server.settings.answer = text.match(new RegExp(`[^]{1,${PIECE}}`, 'g'))!;
       await ask(page, text);
     }
-    expect(await page.locator('article[data-state=done]').count()).toBe(strings.length);
+    await expect.poll(() => page.locator('article[data-state=done]').count()).toBe(strings.length);
     expect(trespasses).toEqual({ outside: [], violations: [], events: [] });
     // What the user wrote is there to the character; the model's text is text, whatever it looks like.
-    const said = await page.locator('.said').allTextContents();
-    expect(said).toEqual(strings.map((text) => text.trim()));
+    await expect.poll(() => page.locator('.said').allTextContents()).toEqual(strings.map((text) => text.trim()));
     const elements = await page
       .locator('.markdown *')
       .evaluateAll((all) => [...new Set(all.map((element) => element.localName))].sort());
@@ -93,7 +92,7 @@ describeInBrowser('hostile text', { timeout: 120_000 }, () => {
     const { page, context, trespasses } = await openPage(browser, server.url);
     server.settings.answer = ['>'.repeat(10_000), ' x'];
     await ask(page, 'deep');
-    expect(await page.locator('article[data-state=done]').textContent()).toContain('x');
+    await expect.poll(() => page.locator('article[data-state=done]').textContent()).toContain('x');
     expect(trespasses.events).toEqual([]);
     await context.close();
   });

@@ -21,13 +21,15 @@ describeInBrowser('int-flash serve', { timeout: 120_000 }, () => {
     await page.getByRole('dialog').getByLabel('Temperature').fill('0');
     await page.getByRole('button', { name: 'Save' }).click();
     await ask(page, 'Hello! Who are you?');
-    expect(await page.locator('article .markdown').textContent()).toMatch(/^I am /); // what it says at temperature 0
-    expect(await page.locator('article .facts').textContent()).toMatch(/\d+ tokens.*tokens\/s/);
+    await expect.poll(() => page.locator('article .markdown').textContent()).toMatch(/^I am /); // what it says at temperature 0
+    await expect.poll(() => page.locator('article .facts').textContent()).toMatch(/\d+ tokens.*tokens\/s/);
     const status = (await (await fetch(`${server.url}api/status`)).json()) as {
       model: string;
       backend: { name: string };
     };
-    expect(await page.locator('.answering').textContent()).toContain(`${status.model} · int8 · ${status.backend.name}`);
+    await expect
+      .poll(() => page.locator('.answering').textContent())
+      .toContain(`${status.model} · int8 · ${status.backend.name}`);
     expect(trespasses).toEqual({ outside: [], violations: [], events: [] });
     await context.close();
   });
@@ -66,7 +68,7 @@ describeInBrowser('int-flash serve', { timeout: 120_000 }, () => {
     expect(await error('fp32 no quantization')).toBeLessThan(1e-5);
     expect(await error('full INT8')).toBeLessThan(0.03); // docs/arithmetic.md
     expect(await error('paper INT8')).toBeGreaterThan(0.1);
-    expect(await page.locator('.point').count()).toBe(5);
+    await expect.poll(() => page.locator('.point').count()).toBe(5);
     expect(trespasses).toEqual({ outside: [], violations: [], events: [] });
     await context.close();
   });

@@ -1,4 +1,3 @@
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BatchPart } from '../src/device-step.js';
@@ -82,11 +81,24 @@ describe('sequences that share steps', () => {
   });
 
   it('lets the event loop turn while many are drawn', { timeout: 60_000 }, async () => {
-    const delay = monitorEventLoopDelay({ resolution: 5 });
-    delay.enable();
-    await Promise.all(Array.from({ length: 64 }, (_, i) => trace(prompts[i % 8]!, { ...GREEDY, maxTokens: 8 })));
-    delay.disable();
-    expect(delay.percentile(99) / 1e6).toBeLessThan(200); // the promise is 50 ms on idle cores: `npm run soak`
+    // Counted in turns, not in milliseconds, which are the machine's too: the promise of 50 ms is held by `npm run soak`.
+    let isDone = false;
+    let drawn = 0;
+    let most = 0;
+    const watch = () => {
+      most = Math.max(most, drawn);
+      drawn = 0;
+      if (!isDone) setImmediate(watch);
+    };
+    watch();
+    await Promise.all(
+      Array.from({ length: 64 }, async (_, i) => {
+        for await (const _ of model.generate(prompts[i % 8]!, { ...GREEDY, maxTokens: 8 })) drawn++;
+      }),
+    );
+    isDone = true;
+    expect(most).toBeGreaterThan(0);
+    expect(most).toBeLessThanOrEqual(2 ** 15 / model.config.vocabSize); // scheduler.ts: logits a turn
   });
 });
 
