@@ -22,6 +22,14 @@ export class Stopped extends Error {
   }
 }
 
+/** What an error of stdout makes of the work: a reader that has gone ends it quietly, text that could not be written is a failure. */
+export function fateOfOutput(error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  return code !== undefined && READER_GONE.includes(code) ? new Stopped(EXIT.ok) : error;
+}
+
+const READER_GONE = ['EPIPE', 'EOF', 'ECONNRESET', 'ERR_STREAM_DESTROYED'];
+
 const ALL_COMMANDS = 'Run int-flash --help for all of them; int-flash demo is the one to start with.';
 
 /** Says what went wrong in one line and a hint, and returns the exit code. `INT_FLASH_DEBUG` adds the stack. */

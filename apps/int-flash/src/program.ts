@@ -10,17 +10,21 @@ import { addPerplexity } from './commands/perplexity.js';
 import { addQuantize } from './commands/quantize.js';
 import { addReproduce } from './commands/reproduce.js';
 import { addServe } from './commands/serve.js';
-import { EXIT, reportFailure } from './failures.js';
+import { EXIT, fateOfOutput, reportFailure } from './failures.js';
 import { VERSION } from './version.js';
 
 /** Runs one command line and returns the exit code; never throws. @param args without node and the script */
 export async function main(args: readonly string[], app: App): Promise<number> {
+  const { terminal, env } = app;
+  const report = (error: unknown) => reportFailure(error, terminal, Boolean(env.INT_FLASH_DEBUG));
   try {
     await createProgram(app).parseAsync(args, { from: 'user' });
-    return EXIT.ok;
   } catch (error) {
-    return reportFailure(error, app.terminal, Boolean(app.env.INT_FLASH_DEBUG));
+    const code = report(error);
+    if (code !== EXIT.ok) return code;
   }
+  await terminal.flushed();
+  return terminal.closed.aborted ? report(fateOfOutput(terminal.closed.reason)) : EXIT.ok;
 }
 
 function createProgram(app: App): Command {

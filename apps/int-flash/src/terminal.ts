@@ -25,7 +25,7 @@ export class Terminal {
   /** Colours for stdout and stderr; each is plain when that stream is no terminal or NO_COLOR is set. */
   readonly paint: Paint;
   readonly notePaint: Paint;
-  /** Aborts when the reader of stdout has gone, as in `| head`. */
+  /** Aborts with the error when stdout takes no more: its reader has gone, as in `| head`, or its disk is full. */
   readonly closed: AbortSignal;
 
   constructor(streams: TerminalStreams, env: NodeJS.ProcessEnv = {}) {
@@ -36,7 +36,7 @@ export class Terminal {
     this.notePaint = paintFor(wantsColor(streams.stderr, env));
     const controller = new AbortController();
     this.closed = controller.signal;
-    streams.stdout.on('error', () => controller.abort());
+    streams.stdout.on('error', (error) => controller.abort(error));
     streams.stderr.on('error', () => {}); // nobody is left to tell
   }
 
@@ -49,6 +49,15 @@ export class Terminal {
   async write(text: string): Promise<void> {
     if (this.closed.aborted || this.stdout.write(text)) return;
     await once(this.stdout, 'drain', { signal: this.closed }).catch(() => {}); // closed: the work is being stopped anyway
+  }
+
+  /** Resolves when stdout has taken all that was written, or never will. */
+  async flushed(): Promise<void> {
+    if (this.closed.aborted) return;
+    await new Promise<void>((resolve) => {
+      this.closed.addEventListener('abort', () => resolve(), { once: true });
+      this.stdout.write('', () => setImmediate(resolve)); // an error is told a moment after the callback
+    });
   }
 
   async writeLine(text = ''): Promise<void> {

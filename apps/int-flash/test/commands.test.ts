@@ -136,6 +136,24 @@ describe('failures', () => {
   });
 });
 
+describe('stdout', () => {
+  const failing = (code: string) => Object.assign(new Error(`${code}: write`), { code });
+
+  it.each([['generate', 'Hi', '--model', model], ['chat', '--model', model], ['demo', '--model', model], ['--help']])(
+    'that takes nothing, as on a full disk: %s fails',
+    async (...args) => {
+      const run = await runFake(args, { stdoutError: failing('ENOSPC'), stdin: 'Hi\n' });
+      expect(run).toMatchObject({ code: 1, alive: 0 });
+      expect(run.stderr).toMatch(/^ENOSPC: write$/m);
+    },
+  );
+
+  it('that nobody reads ends the command quietly', async () => {
+    const run = await runFake(['generate', 'Hi', '--model', model], { stdoutError: failing('EPIPE') });
+    expect(run).toMatchObject({ code: 0, stderr: '', alive: 0 });
+  });
+});
+
 describe('Ctrl-C', () => {
   it('ends an answer with exit code 130, nothing on stderr, and the model disposed', async () => {
     const onToken = (count: number) => {

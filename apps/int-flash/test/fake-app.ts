@@ -1,7 +1,7 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PassThrough } from 'node:stream';
+import { PassThrough, Transform } from 'node:stream';
 import { IntFlashError } from '@int-flash/ops';
 import type { App } from '../src/app.js';
 import { main } from '../src/program.js';
@@ -16,6 +16,8 @@ export interface FakeOptions {
   readonly chatTemplate?: boolean;
   readonly contextLength?: number;
   readonly stdin?: string;
+  /** What each write to stdout fails with. */
+  readonly stdoutError?: NodeJS.ErrnoException;
   readonly env?: NodeJS.ProcessEnv;
   readonly runtime?: Partial<Runtime>;
   /** Called with each measurement that is asked for. */
@@ -45,7 +47,11 @@ export function modelFolder(): string {
 
 /** Runs one command line in this process against a model that says what the test wants. */
 export async function runFake(args: readonly string[], options: FakeOptions = {}): Promise<RunResult> {
-  const streams = { stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough() };
+  const { stdoutError } = options;
+  const stdout = stdoutError
+    ? new Transform({ transform: (_chunk, _encoding, done) => done(stdoutError) })
+    : new PassThrough();
+  const streams = { stdin: new PassThrough(), stdout, stderr: new PassThrough() };
   const text = { stdout: '', stderr: '' };
   streams.stdout.on('data', (chunk) => {
     text.stdout += chunk;

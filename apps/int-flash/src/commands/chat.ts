@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { answer } from '../answer.js';
 import type { App } from '../app.js';
-import { EXIT, Stopped, UsageError } from '../failures.js';
+import { fateOfOutput, Stopped, UsageError } from '../failures.js';
 import { loadModel } from '../load.js';
 import { messageLines } from '../message-lines.js';
 import {
@@ -57,7 +57,7 @@ async function chat(app: App, options: ChatOptions): Promise<void> {
       const asked = withRoom(model, [...messages, { role: 'user', content: text }], options.maxTokens);
       const content = await reply(app, options, model, asked, loadMs);
       messages = [...asked, { role: 'assistant', content }];
-      if (terminal.closed.aborted) throw new Stopped(EXIT.ok);
+      if (terminal.closed.aborted) throw fateOfOutput(terminal.closed.reason);
     }
   } finally {
     await model.dispose();
