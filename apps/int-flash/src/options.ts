@@ -105,11 +105,11 @@ export function speculateOption(): Option {
 export function withSamplingOptions(command: Command): Command {
   return command
     .option('--system <text>', 'a system message to start the conversation with')
-    .option('--seed <n>', 'same seed, same text', integer(0, 2 ** 32 - 1))
+    .option('--seed <n>', 'same seed, same text', integer(0, Number.MAX_SAFE_INTEGER))
     .option('--max-tokens <n>', 'stop after so many tokens', integer(1, 1_000_000))
     .option('--temperature <x>', '0 takes the likeliest token every time', number(0, 100))
     .option('--top-k <n>', 'sample among the k likeliest; 0 is all', integer(0, 1_000_000))
-    .option('--top-p <x>', 'sample among the likeliest that hold this much probability', number(0, 1))
+    .option('--top-p <x>', 'sample among the likeliest that hold this much probability', positive(1))
     .option('--min-p <x>', 'leave out tokens below this fraction of the likeliest', number(0, 1))
     .option('--repeat-penalty <x>', 'above 1 avoids tokens already written', number(0.01, 100))
     .option('--stop <text>', 'end before this text; may be given several times', collect)
@@ -141,6 +141,21 @@ export function number(min: number, max: number): (text: string) => number {
     }
     return value;
   };
+}
+
+/** A number above 0. */
+function positive(max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!(value > 0 && value <= max)) throw new InvalidArgumentError(`Expected a number above 0, at most ${max}.`);
+    return value;
+  };
+}
+
+/** A file or folder; an empty text would be the working folder. */
+export function path(text: string): string {
+  if (text === '') throw new InvalidArgumentError('Expected a path.');
+  return text;
 }
 
 function choice(flags: string, description: string, choices: readonly string[], fallback?: string): Option {

@@ -85,6 +85,12 @@ describe('int-flash generate', () => {
     expect(other.stdout).not.toBe(first.stdout);
   });
 
+  it('tells a seed of its own that gives the same text again', async () => {
+    const drawn = JSON.parse((await generate('--json', '--temperature', '1')).stdout);
+    const again = await generate('--json', '--temperature', '1', '--seed', String(drawn.seed));
+    expect(JSON.parse(again.stdout)).toMatchObject({ seed: drawn.seed, text: drawn.text });
+  });
+
   it('keeps stdout to the text: what --json reports, and nothing else', async () => {
     const [plain, json] = await Promise.all([generate('--seed', '3'), generate('--seed', '3', '--json')]);
     expect(plain).toMatchObject({

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -9,7 +9,11 @@ import { SPEED_KEYS, SPEED_VARIANTS } from '../src/experiments/speed-table.js';
 import { htmlReport } from '../src/report/html-report.js';
 import { markdownReport } from '../src/report/markdown-report.js';
 import { resultLines } from '../src/report/result-lines.js';
+import { runFake } from './fake-app.js';
 import { runCommand } from './run-command.js';
+
+/** Where the system has no place for a folder: Linux says ENOENT in /proc, others when they read the name. */
+const NOWHERE = existsSync('/proc') ? '/proc' : '\0';
 
 /** Mean relative errors that reproduce the paper to the digit: FP8 1, INT8 1 − what it claims. */
 function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
@@ -222,6 +226,21 @@ describe('the command', () => {
     expect({ code, stdout }).toEqual({ code: 130, stdout: '' });
     expect(existsSync(join(out, 'report.md'))).toBe(false);
   }, 60_000);
+
+  it.each([
+    ['a file in its way', (at: string) => ['--out', join(at, 'file')], 2, /^ERR_USAGE: Expected a folder, got a file/],
+    ['a file above it', (at: string) => ['--out', join(at, 'file', 'deep')], 2, /^ERR_USAGE: Expected a folder/],
+    ['no text for a path', () => ['--out', ''], 2, /^ERR_USAGE: .*Expected a path/],
+    ['a folder for its results', (at: string) => ['--results', at, '--out', join(at, 'x')], 2, /Expected a file/],
+    ['a place where nothing can be', () => ['--out', join(NOWHERE, 'x', 'y')], 1, /^E[A-Z]+: /],
+  ])('says before its work that it cannot write: %s', async (_, args, code, message) => {
+    const at = mkdtempSync(join(tmpdir(), 'int-flash-report-'));
+    writeFileSync(join(at, 'file'), '');
+    const run = await runFake(['reproduce', ...args(at)]); // whose runtime measures nothing, but owns up to being asked
+    expect(run).toMatchObject({ code, stdout: '' });
+    expect(run.stderr).toMatch(message);
+    expect(readFileSync(join(at, 'file'), 'utf8')).toBe('');
+  });
 
   it.each([
     [['reproduce', 'speed'], /Allowed choices are all, kv-cache/],

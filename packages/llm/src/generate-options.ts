@@ -140,7 +140,7 @@ export function judgeGenerateOptions(
       frequencyPenalty: number('frequencyPenalty', 0, -100, 100),
       temperature: number('temperature', modelTemperature, 0, 100),
       topK: checkInteger(given.topK, 'topK', model.topK ?? 0, 0, MAX_COUNT),
-      topP: number('topP', model.topP || 1, Number.MIN_VALUE, 1),
+      topP: judgeTopP(given.topP, model.topP || 1),
       minP: number('minP', model.minP ?? 0, 0, 1),
     },
     maxTokens: checkInteger(
@@ -159,6 +159,13 @@ export function judgeGenerateOptions(
     ignoreEos: checkBoolean(given.ignoreEos, 'ignoreEos', false),
     speculate: checkInteger(given.speculate, 'speculate', 0, 0, FEW_QUERIES - 1),
   };
+}
+
+/** Nothing at all holds no probability: 0 is no choice. */
+function judgeTopP(given: unknown, fallback: number): number {
+  const topP = checkNumber(given, 'topP', fallback, 0, 1);
+  if (topP === 0) throw new IntFlashError('ERR_ARG_RANGE', 'Expected topP to be above 0, at most 1, got 0');
+  return topP;
 }
 
 function judgeSequence(given: Record<string, unknown>, defaults: SequenceDefaults): JudgedSequence {

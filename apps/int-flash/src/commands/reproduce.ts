@@ -1,11 +1,11 @@
-import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { Argument, type Command, Option } from 'commander';
 import type { App } from '../app.js';
 import { shippedModel } from '../model-folder.js';
-import { type OutputOptions, withOutputOptions } from '../options.js';
+import { type OutputOptions, path, withOutputOptions } from '../options.js';
+import { claimFile, claimFolder } from '../output-place.js';
 import { withProgressBar } from '../progress-bar.js';
-
 import { markdownReport } from '../report/markdown-report.js';
 import { REPORT_PARTS, type ReportPart } from '../report/report-sections.js';
 import { resultLines } from '../report/result-lines.js';
@@ -27,10 +27,11 @@ export function addReproduce(program: Command, app: App): void {
     .addArgument(new Argument('[part]', 'what to measure').choices(REPORT_PARTS).default('all'))
     .option('--quick', 'about a minute on two cores instead of some minutes: fewer rows and seeds, shorter texts')
     .addOption(new Option('--backend <name>', 'where to compute').choices(BACKEND_CHOICES).default('auto'))
-    .option('--out <folder>', 'where report.md, report.html and report.json go', 'int-flash-report')
+    .option('--out <folder>', 'where report.md, report.html and report.json go', path, 'int-flash-report')
     .option(
       '--results <file>',
       'also write the measurements of accuracy, a line of JSON each, as docs/results/cpu/accuracy.jsonl keeps them',
+      path,
     );
   withOutputOptions(command).action((part: ReportPart, options: ReproduceOptions) =>
     stoppable(app.terminal, (signal) => run(app, part, options, signal)),
@@ -44,7 +45,8 @@ async function run(
   signal: AbortSignal,
 ): Promise<void> {
   const folder = resolve(options.out);
-  await mkdir(folder, { recursive: true }); // before minutes of work, not after
+  await claimFolder(folder);
+  if (options.results !== undefined) await claimFile(options.results);
   const quiet = options.quiet === true || options.json === true;
   const settings = { quick: options.quick === true, backend: options.backend, model: shippedModel() ?? null, signal };
   const started = performance.now();
@@ -58,10 +60,8 @@ async function run(
   const { htmlReport } = await import('../report/html-report.js'); // brings a plotting library along
   await writeFile(join(folder, 'report.html'), htmlReport(report));
   await writeFile(join(folder, 'report.json'), json);
-  if (options.results !== undefined) {
-    await mkdir(dirname(resolve(options.results)), { recursive: true });
+  if (options.results !== undefined)
     await writeFile(options.results, resultLines(report, env.INT_FLASH_COMMIT ?? null));
-  }
   await terminal.write(options.json ? json : markdown);
   if (!quiet) {
     const took = formatSeconds(performance.now() - started);

@@ -1,0 +1,34 @@
+import { constants } from 'node:fs';
+import { access, mkdir, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { UsageError } from './failures.js';
+
+/**
+ * Makes sure, before minutes of work, that files can be written into a folder. Creates it where it is absent.
+ *
+ * @throws the system's error, or {@link UsageError} where something else has that name.
+ */
+export async function claimFolder(folder: string): Promise<void> {
+  await makeFolder(folder);
+  await access(folder, constants.W_OK);
+}
+
+/** The same of one file, which is not created yet. */
+export async function claimFile(file: string): Promise<void> {
+  const there = await stat(file).catch(() => undefined);
+  if (there?.isDirectory()) throw new UsageError(`Expected a file, got a folder: ${file}`);
+  if (there) await access(file, constants.W_OK);
+  else await claimFolder(dirname(resolve(file)));
+}
+
+/** `mkdir` with `recursive` never comes back where the system says that a folder in a present one cannot be, as below /proc. */
+async function makeFolder(folder: string): Promise<void> {
+  const there = await stat(folder).catch(() => undefined);
+  if (there?.isDirectory()) return;
+  if (there) throw new UsageError(`Expected a folder, got a file: ${folder}`);
+  const parent = dirname(folder);
+  if (parent !== folder) await makeFolder(parent);
+  await mkdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error; // somebody else made it meanwhile
+  });
+}
