@@ -10,6 +10,10 @@ export class PhaseError extends Error {
   name = 'PhaseError';
 }
 
+const PASSED_ON = ['SIGTERM', 'SIGHUP'];
+/** What shells say of a process that a signal ended. */
+const STATUS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
 /** One short line on stderr, so that a slow phase is not silence. */
 export function say(line) {
   process.stderr.write(`${line}\n`);
@@ -36,16 +40,20 @@ export function run(file, args, { inherit = false, env = {}, cwd = root, shell =
   const chunks = [];
   child.stdout?.on('data', (chunk) => chunks.push(chunk));
   child.stderr?.on('data', (chunk) => chunks.push(chunk));
-  // Ctrl-C reaches the child too; waiting for it lets it restore the terminal and choose the exit status.
+  // Ctrl-C reaches the child too; waiting for it lets it restore the terminal and choose the exit status. What else ends this process
+  // is sent to it alone, and would leave the child behind.
   const wait = () => {};
+  const pass = (signal) => child.kill(signal);
   process.on('SIGINT', wait);
+  for (const signal of PASSED_ON) process.on(signal, pass);
   return new Promise((resolve) => {
     const finish = (status, extra = '') => {
       process.off('SIGINT', wait);
+      for (const signal of PASSED_ON) process.off(signal, pass);
       resolve({ status, output: Buffer.concat(chunks).toString('utf8') + extra });
     };
     child.on('error', (error) => finish(127, `${error.message}\n`));
-    child.on('close', (code, signal) => finish(code ?? (signal === 'SIGINT' ? 130 : 1)));
+    child.on('close', (code, signal) => finish(code ?? STATUS[signal] ?? 1));
   });
 }
 
