@@ -1,3 +1,5 @@
+import { rest } from './event-loop-turns.js';
+
 const SLICE_MS = 8;
 
 /**
@@ -17,9 +19,9 @@ export class Pace {
     return performance.now() - this.#sliceStart > SLICE_MS;
   }
 
-  /** Lets the event loop run once, then throws `signal.reason` if a signal was aborted. */
+  /** Lets the event loop run, then throws `signal.reason` if a signal was aborted. */
   async rest(): Promise<void> {
-    await new Promise<void>((resolve) => setImmediate(resolve));
+    await rest();
     this.#sliceStart = performance.now();
     this.throwIfAborted();
   }

@@ -47,13 +47,13 @@ export interface TokenLogprob {
 export function sample(logits: Float32Array, rules: SamplingRules, history: SampleHistory, random: Random): number {
   const scores = adjustLogits(logits, rules, history);
   if (rules.temperature === 0) return indexOfMax(scores);
-  const candidates = distribution(scores, rules);
+  const { kept, weights, mass } = cut(scores, rules);
   let rest = random.next();
-  for (const { id, probability } of candidates) {
-    rest -= probability;
+  for (const id of kept) {
+    rest -= weights[id]! / mass;
     if (rest < 0) return id;
   }
-  return candidates[candidates.length - 1]!.id; // rounding left a crumb of probability behind the last one
+  return kept[kept.length - 1]!; // rounding left a crumb of probability behind the last one
 }
 
 /**
@@ -89,15 +89,19 @@ export function adjustLogits(
 
 /** What temperature, top-k, top-p and min-p leave of adjusted logits; the most probable first (ties by id) if any of them cuts. */
 export function distribution(scores: Float32Array, rules: SamplingRules): Candidate[] {
-  const { temperature, topK, topP, minP } = rules;
-  const maximum = scores[indexOfMax(scores)]!;
-  const weights = Float64Array.from(scores, (score) => weigh(score, maximum, temperature));
+  const { kept, weights, mass } = cut(scores, rules);
+  return kept.map((id) => ({ id, probability: weights[id]! / mass }));
+}
+
+/** {@link distribution} before it is normalised: the ids that stay, every id's weight, and the weight of those that stay. */
+function cut(scores: Float32Array, rules: SamplingRules): { kept: number[]; weights: Float64Array; mass: number } {
+  const { topK, topP, minP } = rules;
+  const weights = weightsOf(scores, rules.temperature);
   let kept =
     topK > 0 ? highestByCount(weights, topK) : topP < 1 ? highestByMass(weights, topP) : idsFrom(weights, MIN_VALUE);
   if (topK > 0 && topP < 1) kept = cutByMass(kept, weights, topP);
   if (minP > 0) kept = kept.filter((id) => weights[id]! >= minP); // the highest weight is 1
-  const mass = total(kept, weights);
-  return kept.map((id) => ({ id, probability: weights[id]! / mass }));
+  return { kept, weights, mass: total(kept, weights) };
 }
 
 /**
@@ -107,14 +111,7 @@ export function distribution(scores: Float32Array, rules: SamplingRules): Candid
  */
 export function logprobs(logits: Float32Array, id: number, top: number): { logprob: number; top: TokenLogprob[] } {
   const norm = logSumExp(logits);
-  const maximum = logits[indexOfMax(logits)]!;
-  const best =
-    top > 0
-      ? highestByCount(
-          Float64Array.from(logits, (logit) => weigh(logit, maximum, 1)),
-          top,
-        )
-      : [];
+  const best = top > 0 ? highestByCount(weightsOf(logits, 1), top) : [];
   return {
     logprob: logits[id]! - norm,
     top: best.map((tokenId) => ({ tokenId, logprob: logits[tokenId]! - norm })),
@@ -136,6 +133,14 @@ function indexOfMax(values: Float32Array): number {
   return best;
 }
 
+/** e^((score − highest) / temperature) of every score. A plain loop: this runs for every token of every answer, on the event loop. */
+function weightsOf(scores: Float32Array, temperature: number): Float64Array {
+  const maximum = scores[indexOfMax(scores)]!;
+  const weights = new Float64Array(scores.length);
+  for (let id = 0; id < scores.length; id++) weights[id] = weigh(scores[id]!, maximum, temperature);
+  return weights;
+}
+
 function weigh(score: number, maximum: number, temperature: number): number {
   if (score === maximum) return 1; // also where both are infinite, or the temperature overflows the difference
   return Math.exp((score - maximum) / temperature);
@@ -155,7 +160,8 @@ function highestByCount(weights: Float64Array, count: number): number[] {
 }
 
 function highestByMass(weights: Float64Array, part: number): number[] {
-  const mass = weights.reduce((sum, weight) => sum + weight, 0);
+  let mass = 0;
+  for (let id = 0; id < weights.length; id++) mass += weights[id]!;
   for (const threshold of THRESHOLDS) {
     const ids = idsFrom(weights, threshold);
     if (total(ids, weights) >= part * mass || threshold === MIN_VALUE)
@@ -185,5 +191,7 @@ function sortDown(ids: number[], weights: Float64Array): number[] {
 }
 
 function total(ids: readonly number[], weights: Float64Array): number {
-  return ids.reduce((sum, id) => sum + weights[id]!, 0);
+  let sum = 0;
+  for (const id of ids) sum += weights[id]!;
+  return sum;
 }

@@ -1,6 +1,7 @@
 import { type DrawRules, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { DEVICE_CHUNK } from './device-cache.js';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
+import { turn } from './event-loop-turns.js';
 import { KvCache } from './kv-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
@@ -46,6 +47,8 @@ export class Scheduler {
   readonly #transformer: Transformer;
   readonly #queue: Job[] = [];
   readonly #share = new PageShare((cache) => this.#queue.some(({ work }) => work.cache === cache));
+  /** Of what is between steps; each step has its own. */
+  readonly #pace = new Pace();
   #isRunning = false;
 
   constructor(transformer: Transformer) {
@@ -89,13 +92,17 @@ export class Scheduler {
   async #run(): Promise<void> {
     this.#isRunning = true;
     for (;;) {
-      await turn(); // whoever got logits in the last step may be back with the next token
+      await this.#pause(); // whoever got logits in the last step may be back with the next token
       const jobs = this.#schedule();
       if (jobs.length === 0) break;
       const outcomes = await this.#compute(jobs);
       await this.#handOut(jobs, outcomes);
     }
     this.#isRunning = false;
+  }
+
+  #pause(): Promise<void> {
+    return this.#pace.isDue ? this.#pace.rest() : turn();
   }
 
   /** Takes the jobs of the next step out of the queue: some, if there are any. */
@@ -166,7 +173,7 @@ export class Scheduler {
       else if (job.advance()) this.#queue.push(job);
       else {
         job.resolve(outcome.value);
-        if (typeof outcome.value !== 'number' && ++handedOut % atOnce === 0) await turn();
+        if (typeof outcome.value !== 'number' && ++handedOut % atOnce === 0) await this.#pause();
       }
     }
   }
@@ -304,9 +311,4 @@ class Job implements SubmittedWork {
       this.#pages !== undefined && onLogits === undefined && !wantsAll && (chunk ?? PREFILL_CHUNK) === PREFILL_CHUNK
     );
   }
-}
-
-/** Lets timers, I/O and signals have their turn. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

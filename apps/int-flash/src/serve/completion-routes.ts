@@ -79,7 +79,10 @@ async function complete(
   try {
     const { engine } = state;
     state.admission.expectRoom();
-    const { request, prompts, format } = ask(engine, await readJsonBody(incoming));
+    const body = await readJsonBody(incoming);
+    await state.turns.enter();
+    controller.signal.throwIfAborted();
+    const { request, prompts, format } = ask(engine, body);
     const run = planRun(engine, request, prompts, controller.signal);
     const leave = await state.admission.enter(run.choices.length, controller.signal);
     try {

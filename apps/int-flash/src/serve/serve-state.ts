@@ -3,6 +3,7 @@ import { unavailable } from './api-error.js';
 import type { Engine, EngineCache } from './engine.js';
 import { ServeMetrics } from './serve-metrics.js';
 import type { ServeSettings } from './serve-settings.js';
+import { TurnTaking } from './turn-taking.js';
 
 export type ServePhase = 'loading' | 'ready' | 'draining' | 'failed';
 
@@ -11,6 +12,8 @@ export class ServeState {
   readonly settings: ServeSettings;
   readonly admission: Admission;
   readonly metrics = new ServeMetrics();
+  /** Where requests that arrived together take turns to be judged. */
+  readonly turns = new TurnTaking();
   /** Told of failures that are the server's own. */
   readonly report: (error: unknown) => void;
   /** Called once when the engine can never answer again. */
