@@ -161,7 +161,7 @@ export async function reproduce(
     ] as const,
     onProgress,
   );
-  const claims = judgeClaims({ ...kvCache, speed, script });
+  const claims = judgeClaims({ ...kvCache, speed, errors, script });
   return { ...kvCache, claims, speed, errors, script };
 }
 

@@ -55,24 +55,22 @@ function verdict(holds: boolean | null, text: string | null): string {
 export function speedTable(speed: SpeedTable): ReportTable {
   const of = (keys: number, variant: (typeof SPEED_VARIANTS)[number]) =>
     speed.rows.find((row) => row.keys === keys && row.variant === variant);
-  const notes = [
-    ...new Set(speed.rows.flatMap(({ variant, keys, note }) => (note ? [`${variant} at ${keys}: ${note}`] : []))),
-  ];
-  const missing = notes.filter((note) => !note.startsWith('fp8'));
-  const fp8 = speed.rows.find(({ variant, note }) => variant === 'fp8' && note)?.note;
+  const name = (variant: (typeof SPEED_VARIANTS)[number]) =>
+    variant === 'fp16' ? speed.baselineType : variant === 'paper-int8' ? "full-int8, the paper's" : variant;
+  const missing = SPEED_VARIANTS.flatMap((variant) => {
+    const first = speed.rows.find((row) => row.variant === variant && row.note);
+    if (!first) return [];
+    const from = first.keys === SPEED_KEYS[0] ? '' : ` from ${first.keys.toLocaleString('en-US')} tokens on`;
+    return [`${name(variant)}${from}: ${first.note}.`];
+  });
   return {
     title: 'Speed',
     note: [
       `${speed.device}; batch ${speed.batch}, heads ${speed.heads}, head dimension ${speed.headDim}, not causal.`,
       `Milliseconds of ${speed.timed}. FP16 is ${speed.baseline}.`,
-      ...(fp8 ? [`FP8: ${fp8}.`] : []),
-      ...missing.map((note) => `${note}.`),
+      ...missing,
     ].join(' '),
-    head: [
-      'tokens',
-      ...SPEED_VARIANTS.map((variant) => (variant === 'fp16' ? speed.baselineType : variant)),
-      `full-int8 / ${speed.baselineType}`,
-    ],
+    head: ['tokens', ...SPEED_VARIANTS.map(name), `full-int8 / ${speed.baselineType}`],
     rows: SPEED_KEYS.map((keys) => {
       const [int8, fp16] = [of(keys, 'full-int8')?.ms, of(keys, 'fp16')?.ms];
       return [
