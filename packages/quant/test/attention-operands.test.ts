@@ -101,6 +101,21 @@ describe('smoothK', () => {
 });
 
 describe('hadamardRotate', () => {
+  it.each([2, 4, 8, 80, 96, 128, 256])('adds and subtracts stage by stage, to the bit: %i dimensions', (dim) => {
+    // Numbers of many sizes, so that another order of the additions would round otherwise.
+    const input = Float32Array.from({ length: 3 * dim }, (_, i) => Math.sin(12.9898 * i) * 2 ** ((37 * i) % 60));
+    const block = hadamardBlock(dim);
+    const work = Float64Array.from(input);
+    for (let half = 1; half < block; half *= 2) {
+      for (let i = 0; i < work.length; i++) {
+        if ((i % block) & half) continue;
+        const [a, b] = [work[i]!, work[i + half]!];
+        [work[i], work[i + half]] = [a + b, a - b];
+      }
+    }
+    expect([...hadamardRotate(input, dim)]).toEqual([...work].map((x) => Math.fround(x * (1 / Math.sqrt(block)))));
+  });
+
   it('rotates in the largest power-of-two block that divides dim', () => {
     expect([1, 8, 80, 96, 128, 7].map(hadamardBlock)).toEqual([1, 8, 16, 32, 128, 1]);
     expect([...hadamardRotate(Float32Array.of(1, 0, 0, 1), 4)]).toEqual([1, 0, 0, 1]);
