@@ -49,13 +49,15 @@ export function timesAsLong(slow, fast) {
 
 /**
  * Waits until no thread of this process computes but this one: onnxruntime's spin for a while after a call, on the cores that the next
- * candidate needs. It does not sleep meanwhile: a core that was idle is slow for its first milliseconds.
+ * candidate needs. The system counts what another thread used only every few milliseconds, so a shorter look would see nothing. It does
+ * not sleep meanwhile: a core that was idle is slow for its first milliseconds.
  */
 export function quiet() {
-  for (let tries = 0; tries < 200; tries++) {
+  const LOOK_MS = 9; // two ticks of a 250 Hz clock
+  for (let tries = 0; tries < 20; tries++) {
     const before = process.cpuUsage();
     const start = performance.now();
-    while (performance.now() - start < 1);
+    while (performance.now() - start < LOOK_MS);
     const { user, system } = process.cpuUsage(before);
     if ((user + system) / 1000 < 1.2 * (performance.now() - start)) return;
   }
