@@ -154,14 +154,14 @@ void AttentionJob::gather_statistics(int64_t task) {
     Head& head = head_[index];
     HeadStats stats{0};
     if (!is_value) {
-        for (int d = 0; d < kMaxHeadDim; d++) head.pack.key_mean[d] = 0.0f;
+        for (int64_t d = 0; d < round_up(spec_.head_dim, 16); d++) head.pack.key_mean[d] = 0.0f;
         if (!smoothing()) return;
         const RowSource rows = rows_at(spec_.key, s, h, sequence_[s].k_start, spec_.head_dim);
         spec_.kernels->channel_stats(rows, sequence_[s].k_len, head.pack.key_mean, nullptr, &stats);
         raise(&head.key_bits, stats.max_bits);
         return;
     }
-    for (int d = 0; d < kMaxHeadDim; d++) head.pack.channel[d] = head.channel_max[d] = 1.0f;
+    for (int64_t d = 0; d < round_up(spec_.head_dim_v, 16); d++) head.pack.channel[d] = head.channel_max[d] = 1.0f;
     if (spec_.value.type == ElementType::kInt8) {
         const float* scale = spec_.value_scale.data;
         const bool per_head = spec_.value_scale.strides.token == 0;
@@ -287,6 +287,22 @@ void AttentionJob::compute_block(int64_t task) {
     }
 }
 
+// task: head of a sequence, from its statistics to its output.
+void AttentionJob::compute_head(int64_t task) {
+    if (aborted_) return;
+    gather_statistics(2 * task);
+    gather_statistics(2 * task + 1);
+    const int64_t s = task / spec_.kv_heads, h = task % spec_.kv_heads;
+    const int64_t chunks = first_chunk_[s + 1] - first_chunk_[s], first_chunk = first_chunk_[s] * spec_.kv_heads + h * chunks;
+    for (int64_t chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
+        pack_chunk(2 * chunk);
+        pack_chunk(2 * chunk + 1);
+    }
+    const int64_t group = spec_.heads / spec_.kv_heads;
+    const int64_t blocks = first_block_[s + 1] - first_block_[s], first_block = first_block_[s] * spec_.heads + h * group * blocks;
+    for (int64_t block = first_block; block < first_block + group * blocks; block++) compute_block(block);
+}
+
 bool AttentionJob::run(Failure* failure) {
     const int64_t heads = spec_.sequences * spec_.kv_heads;
     const int64_t chunks = first_chunk_[spec_.sequences] * spec_.kv_heads;
@@ -294,14 +310,25 @@ bool AttentionJob::run(Failure* failure) {
     double work = 0;
     for (int64_t s = 0; s < spec_.sequences; s++) work += static_cast<double>(sequence_[s].q_len) * static_cast<double>(sequence_[s].k_len);
     work *= static_cast<double>(spec_.heads) * (spec_.head_dim + spec_.head_dim_v);
-    constexpr double kWorthAThread = 250e3;  // multiply-adds; about ten microseconds, several times what waking a thread costs
+    // In multiply-adds. Reading, quantizing and writing a number takes as long as about 150 of them.
+    double rows = 0;
+    for (int64_t s = 0; s < spec_.sequences; s++) rows += static_cast<double>(sequence_[s].q_len) * spec_.heads + static_cast<double>(sequence_[s].k_len) * spec_.kv_heads;
+    work += rows * (spec_.head_dim + spec_.head_dim_v) * 75;
+    constexpr double kWorthAThread = 1.2e6;  // about four microseconds, what handing work to a waiting thread costs
     const int threads = work / kWorthAThread < spec_.threads ? (work < 2 * kWorthAThread ? 1 : static_cast<int>(work / kWorthAThread)) : spec_.threads;
 
     auto statistics = [this](int64_t task) { gather_statistics(task); };
     auto packing = [this](int64_t task) { pack_chunk(task); };
     auto computing = [this](int64_t task) { compute_block(task); };
-    parallel_for(threads, heads * 2, statistics);
-    if (!aborted_) parallel_for(threads, chunks * 2, packing);
+    auto whole_head = [this](int64_t head) { compute_head(head); };
+    // Short sequences: handing out work three times would cost more than it saves.
+    const bool short_heads = heads >= threads && work / static_cast<double>(heads) < 8e6;
+    if (short_heads) {
+        parallel_for(threads, heads, whole_head);
+    } else {
+        parallel_for(threads, heads * 2, statistics);
+        if (!aborted_) parallel_for(threads, chunks * 2, packing);
+    }
     uint32_t key_bits = 0, value_bits = 0;
     for (int64_t i = 0; i < heads; i++) {
         const uint32_t key = head_[i].key_bits.load(), value = head_[i].value_bits.load();
@@ -318,7 +345,7 @@ bool AttentionJob::run(Failure* failure) {
     if (!nonfinite_ && static_cast<double>(from_bits(key_bits)) > kMaxScore) {
         return failure->set("ERR_OVERFLOW", "Expected |key| of at most 2^100, got %g", static_cast<double>(from_bits(key_bits)));
     }
-    if (!nonfinite_ && !aborted_) parallel_for(threads, blocks, computing);
+    if (!nonfinite_ && !aborted_ && !short_heads) parallel_for(threads, blocks, computing);
     if (aborted_) return failure->set("ERR_ABORTED", "Expected to finish, got aborted");
     if (out_of_memory_) {
         failure->bytes = sizeof(Scratch);

@@ -12,9 +12,10 @@ namespace int_flash {
 namespace {
 
 // ── §1 ──
-template <bool kIntScores>
-INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s, BlockResult* result) {
-    const int dim = args.head_dim;
+template <bool kIntScores, int kDim>
+INT_FLASH_OUTLINE void load_queries(const BlockArgs& args, Scratch* s, BlockResult* result) {
+    const int dim = kDim > 0 ? kDim : args.head_dim;
+    const int words = kIntScores ? dim / kGranule : dim;
     const float max_code = args.precision == Precision::kInt4Qk ? 7.0f : 127.0f;
     const int padded = static_cast<int>(round_up(args.rows, kRowGroup));
     result->max_query_scale = 0.0f;
@@ -29,9 +30,11 @@ INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s,
             continue;
         }
         float scale;
+        int32_t sum = 0;
         const float* row = s->row;
         if (args.query.type == ElementType::kInt8) {
             copy_codes(code_row(args.query, i), dim, s->codes);
+            sum = sum_of_codes(s->codes, dim);
             scale = args.query_scale[i * args.query_scale_stride];
         } else {
             row = row_floats(args.query, i, s->row);
@@ -42,14 +45,14 @@ INT_FLASH_INLINE void load_queries(const BlockArgs& args, int words, Scratch* s,
                     if ((bits_of(row[d]) & 0x7fffffffu) >= kInfinityBits) result->bad_column = d;
             }
             scale = symmetric_scale(bits, max_code);
-            if constexpr (kIntScores) encode_row(row, dim, scale, s->codes);
+            if constexpr (kIntScores) sum = encode_and_sum(row, dim, scale, s->codes);
         }
         result->max_query_scale = scale > result->max_query_scale ? scale : result->max_query_scale;
         if constexpr (kIntScores) {
             widen_row(s->codes, dim, out);  // up to 8 codes past the row's end, where the next row follows
             s->natural_scale[i] = scale * args.scale;
             s->row_scale[i] = s->natural_scale[i] * kLog2E;
-            s->score_start[i] = offset_start(s->codes, dim);
+            s->score_start[i] = offset_start(sum);
         } else {
             memcpy(out, row, static_cast<size_t>(words) * 4);
             s->natural_scale[i] = args.scale;
@@ -68,7 +71,7 @@ INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGr
     const float* row_scale = s->row_scale + first;
     const float* natural_scale = s->natural_scale + first;
     const int32_t* start = s->score_start + first;
-    float* x = s->exponent;
+    float* x = group->exponent;
     Simd::Partial top[kRowGroup];
     for (int r = 0; r < kRowGroup; r++) top[r] = Simd::excluded();
     for (int k = group->begin / kBlock * kBlock; k < group->end; k += kBlock) {
@@ -134,7 +137,7 @@ INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, RowGroup
         const RowExponent row{head.key_scale + group->tile_start, head.tau + group->tile_start, s->row_scale[i], s->natural_scale[i], args.softcap};
         const ptrdiff_t element = i * args.mask.query_stride + static_cast<ptrdiff_t>(group->tile_start) * args.mask.key_stride;
         const RowMask mask{args.mask.type, static_cast<const char*>(args.mask.data) + element * size, args.mask.key_stride};
-        group->top[r] = masked_exponents<kIntScores>(s->scores + r * kTileKeys, row, mask, group->spans[r], s->exponent + r * kTileKeys);
+        group->top[r] = masked_exponents<kIntScores>(s->scores + r * kTileKeys, row, mask, group->spans[r], group->exponent + r * kTileKeys);
     }
 }
 
@@ -151,27 +154,33 @@ INT_FLASH_INLINE void settle_top(const BlockArgs& args, RowGroup* group, const S
 }
 
 template <bool kIntWeights>
-INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, uint32_t* words, Scratch* s) {
+INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, Scratch* s) {
     const float levels = levels_of(args.precision);
     const int first = group->index * kRowGroup;
     const float* inverse_weight = args.head->inverse_weight + group->tile_start;
     float sums[kRowGroup];
     settle_top(args, group, s);
     if (group->whole && !masked) {
-        whole_weights<kIntWeights>(s->exponent, group->top, levels, inverse_weight, words, sums);
+        whole_weights<kIntWeights>(group->exponent, group->top, levels, inverse_weight, group->weights, sums);
     } else {
         const int from = Simd::kOffsetProducts && kIntWeights ? 0 : group->begin & ~15;
         const int to = Simd::kOffsetProducts && kIntWeights ? kTileKeys : (group->end + 15) & ~15;
         for (int r = 0; r < kRowGroup; r++)
-            sums[r] = weights_of<kIntWeights>(s->exponent + r * kTileKeys, group->top[r], masked, group->spans[r], from, to, levels, inverse_weight,
-                                              words + r * kTileKeys);
+            sums[r] = weights_of<kIntWeights>(group->exponent + r * kTileKeys, group->top[r], masked, group->spans[r], from, to, levels, inverse_weight,
+                                              group->weights + r * kTileKeys);
     }
     absorb_four(group->top, sums, s->running_max + first, s->row_sum + first, &group->rescale);
 }
 
 // ── §4 ──
-template <bool kIntWeights, bool kKeepProducts, class Beside>
-INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, const RowGroup& group, const uint32_t* weights, Scratch* s, Beside&& beside) {
+INT_FLASH_INLINE void absorb_product(float* o, const Rescale4* rescale, int r, Simd::Partial product) {
+    const Simd::Partial alpha = Simd::spread_float(rescale->alpha + r), beta = Simd::spread_float(rescale->beta + r);
+    Simd::store_floats(o, Simd::multiply_add(product, beta, Simd::multiply(Simd::load_floats(o), alpha)));
+}
+
+template <bool kIntWeights, bool kKeepProducts>
+INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, const RowGroup& group, Scratch* s) {
+    const uint32_t* weights = group.weights;
     float* out = s->out + group.index * kRowGroup * width;
     const Rescale4* rescale = &group.rescale;
     const int64_t tile_start = group.tile_start;
@@ -181,9 +190,7 @@ INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, cons
     with_vectors(block, [&](auto vectors) INT_FLASH_LAMBDA {
         constexpr int kVectors = decltype(vectors)::value;
         const auto accumulate = [=](int r, int v, Simd::Partial product) INT_FLASH_LAMBDA {
-            float* o = out + r * width + c + v * Simd::kLanes;
-            const Simd::Partial alpha = Simd::spread_float(rescale->alpha + r), beta = Simd::spread_float(rescale->beta + r);
-            Simd::store_floats(o, Simd::multiply_add(product, beta, Simd::multiply(Simd::load_floats(o), alpha)));
+            absorb_product(out + r * width + c + v * Simd::kLanes, rescale, r, product);
         };
         if constexpr (kIntWeights) {
             const int first = begin / kGranule, steps = (end + kGranule - 1) / kGranule - first;
@@ -198,8 +205,7 @@ INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, cons
                 [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
                     if constexpr (kKeepProducts) Simd::store_ints(s->products + r * kMaxHeadDim + c + v * Simd::kLanes, sum);
                     accumulate(r, v, Simd::to_floats(sum));
-                },
-                beside);
+                });
         } else {
             const float* values = static_cast<const float*>(head.values) + c * head.padded + (tile_start + begin) * block;
             register_tile<FloatOp, kRowGroup, kVectors>(
@@ -209,42 +215,50 @@ INT_FLASH_INLINE void product_block(const HeadPack& head, int width, int c, cons
 }
 
 template <bool kIntWeights, bool kKeepProducts>
-INT_FLASH_OUTLINE void products_of_group(const HeadPack& head, int width, const RowGroup& group, const uint32_t* weights, Scratch* s) {
-    for (int c = 0; c < width; c += kBlock) product_block<kIntWeights, kKeepProducts>(head, width, c, group, weights, s, NothingBeside{});
+INT_FLASH_OUTLINE void products_of_group(const HeadPack& head, int width, const RowGroup& group, Scratch* s) {
+    for (int c = 0; c < width; c += kBlock) product_block<kIntWeights, kKeepProducts>(head, width, c, group, s);
 }
 
 // One group's products and the next one's weights, both of whole tiles.
 template <class S = Simd>
-INT_FLASH_OUTLINE void products_beside_weights(const BlockArgs& args, int width, const RowGroup& group, const uint32_t* weights, RowGroup* next,
-                                               uint32_t* next_weights, Scratch* s) {
+INT_FLASH_OUTLINE void products_beside_weights(const BlockArgs& args, int width, const RowGroup& group, RowGroup* next, Scratch* s) {
+    const HeadPack& head = *args.head;
     const int first = next->index * kRowGroup;
-    float sums[kRowGroup];
     settle_top(args, next, s);
-    WeightsBeside beside(s->exponent, next->top, levels_of(args.precision), args.head->inverse_weight + next->tile_start, next_weights);
-    product_block<true, false>(*args.head, width, 0, group, weights, s, beside);
-    beside.template sums<S>(sums);
+    const uint32_t* values = static_cast<const uint32_t*>(head.values) + group.tile_start / kGranule * kBlock;
+    float* out = s->out + group.index * kRowGroup * width;
+    const Rescale4* rescale = &group.rescale;
+    S::products_and_weights(values, group.weights, next->exponent, next->top, levels_of(args.precision), head.inverse_weight + next->tile_start,
+                            next->weights, [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
+                                absorb_product(out + r * width + v * Simd::kLanes, rescale, r, Simd::to_floats(sum));
+                            });
+    const auto parts = [next](int r) INT_FLASH_LAMBDA { return Simd::load(next->exponent + r * kTileKeys); };
+    float sums[kRowGroup];
+    S::fold_four(parts(0), parts(1), parts(2), parts(3), sums);
     absorb_four(next->top, sums, s->running_max + first, s->row_sum + first, &next->rescale);
-    for (int c = kBlock; c < width; c += kBlock) product_block<true, false>(*args.head, width, c, group, weights, s, NothingBeside{});
+    for (int c = kBlock; c < width; c += kBlock) product_block<true, false>(head, width, c, group, s);
 }
 
 // ── §5 ──
-template <bool kIntWeights>
-INT_FLASH_INLINE void store_block(const BlockArgs& args, int width, Scratch* s) {
+template <bool kIntWeights, int kDim>
+INT_FLASH_OUTLINE void store_block(const BlockArgs& args, Scratch* s) {
+    const int dim = kDim > 0 ? kDim : args.head_dim_v;
+    const int width = static_cast<int>(round_up(dim, Simd::kLanes));
     const float levels = levels_of(args.precision);
     const float* mean = args.head->key_mean;
     float* channel = s->float_tile;
-    for (int d = 0; d < args.head_dim_v; d++) channel[d] = args.head->channel[d] / levels;
+    for (int d = 0; d < dim; d++) channel[d] = args.head->channel[d] / levels;
     for (int i = 0; i < args.rows; i++) {
         float* out = args.out + i * args.out_stride;
         const float* o = s->out + i * width;
         const float sum = s->row_sum[i];
         const bool empty = s->running_max[i] == -INFINITY;
         if (empty) {
-            memset(out, 0, static_cast<size_t>(args.head_dim_v) * 4);
+            memset(out, 0, static_cast<size_t>(dim) * 4);
         } else if constexpr (kIntWeights) {
-            for (int d = 0; d < args.head_dim_v; d++) out[d] = o[d] * (channel[d] / sum);
+            for (int d = 0; d < dim; d++) out[d] = o[d] * (channel[d] / sum);
         } else {
-            for (int d = 0; d < args.head_dim_v; d++) out[d] = o[d] / sum;
+            for (int d = 0; d < dim; d++) out[d] = o[d] / sum;
         }
         if (!args.lse) continue;
         double lse = -INFINITY;
@@ -340,15 +354,15 @@ INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGrou
     }
 }
 
-// Three stages a group: scores, weights, products. The next group's scores come before this one's products, and its weights beside them
-// where the CPU has registers for both: what does not wait for one another overlaps.
+// Three stages a group: scores, weights, products. While one group is multiplied, the weights of the next are made beside it where the CPU
+// has registers for both, and the scores of the one after it are there already: no stage waits for the end of the one before.
 template <bool kIntScores, bool kIntWeights>
 static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* result) {
     const HeadPack& head = *args.head;
     const int words = kIntScores ? args.head_dim / kGranule : args.head_dim;
     const int width = static_cast<int>(round_up(args.head_dim_v, Simd::kLanes));
     const bool masked = args.softcap > 0.0f || args.mask.type != MaskType::kNone;
-    load_queries<kIntScores>(args, words, s, result);
+    with_dim(args.head_dim, [&](auto dim) { load_queries<kIntScores, decltype(dim)::value>(args, s, result); });
     if (result->bad_row >= 0) return;
     memset(s->out, 0, sizeof(float) * static_cast<size_t>(round_up(args.rows, kRowGroup) * width));
 
@@ -362,35 +376,38 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
         }
     };
     GroupCursor cursor(args);
-    RowGroup groups[2];
-    int current = 0;
-    bool more = cursor.next(&groups[0]);
-    if (more) {
-        score(&groups[0]);
-        weights_of_group<kIntWeights>(args, masked, &groups[0], s->weights[0], s);
-    }
-    while (more) {
-        RowGroup *group = &groups[current], *next = &groups[1 - current];
-        uint32_t *weights = s->weights[current], *next_weights = s->weights[1 - current];
-        current = 1 - current;
-        more = cursor.next(next);
-        if (more) score(next);
+    RowGroup groups[3];
+    int64_t begun = 0;  // groups whose scores are there
+    const auto begin = [&]() {
+        RowGroup* group = &groups[begun % 3];
+        if (!cursor.next(group)) return false;
+        group->exponent = s->exponent[begun % 2];
+        group->weights = s->weights[begun % 2];
+        score(group);
+        begun++;
+        return true;
+    };
+    if (begin()) weights_of_group<kIntWeights>(args, masked, &groups[0], s);
+    begin();
+    for (int64_t done = 0; done < begun; done++) {
+        RowGroup *group = &groups[done % 3], *next = &groups[(done + 1) % 3];
+        const bool more = done + 1 < begun;
+        begin();
         if constexpr (kIntWeights && Simd::kWeightsBeside) {
-            static_assert(kTileKeys / kGranule == WeightsBeside::kSteps || !Simd::kWeightsBeside, "a step of weights for every step of products");
-            if (more && !masked && !args.checksums && group->whole && next->whole) {
-                products_beside_weights(args, width, *group, weights, next, next_weights, s);
+            if (more && !masked && !args.checksums && group->whole && next->whole && width >= kBlock) {
+                products_beside_weights(args, width, *group, next, s);
                 continue;
             }
         }
         if (args.checksums && kIntWeights) {
-            products_of_group<kIntWeights, true>(head, width, *group, weights, s);
+            products_of_group<kIntWeights, true>(head, width, *group, s);
             add_product_checksums(args, *group, s);
         } else {
-            products_of_group<kIntWeights, false>(head, width, *group, weights, s);
+            products_of_group<kIntWeights, false>(head, width, *group, s);
         }
-        if (more) weights_of_group<kIntWeights>(args, masked, next, next_weights, s);
+        if (more) weights_of_group<kIntWeights>(args, masked, next, s);
     }
-    if (!*args.aborted) store_block<kIntWeights>(args, width, s);
+    if (!*args.aborted) with_dim(args.head_dim_v, [&](auto dim) { store_block<kIntWeights, decltype(dim)::value>(args, s); });
 }
 
 void attention_block(const BlockArgs& args, Scratch* scratch, BlockResult* result) {

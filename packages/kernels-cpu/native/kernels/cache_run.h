@@ -45,7 +45,7 @@ int32_t word_row_offset(const uint32_t* words, int dim) {
     if (!Simd::kOffsetScores) return 0;
     int8_t codes[kMaxHeadDim];
     memcpy(codes, words, static_cast<size_t>(dim));
-    return offset_start(codes, dim);
+    return offset_start(sum_of_codes(codes, dim));
 }
 
 // Two codes a byte, low nibble first, to one code a byte.
@@ -167,9 +167,9 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             const int from = span.begin & ~15, to = span.end;
             score_keys(keys, from, to - from, queries[i], dim, values_soon, s->scores + from);
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
-            const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent) : plain_exponents<true>(s->scores, row, span, s->exponent);
+            const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent[0]) : plain_exponents<true>(s->scores, row, span, s->exponent[0]);
             const int padded_end = (to + 15) & ~15;
-            const float sum = weights_of<true>(s->exponent, top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
+            const float sum = weights_of<true>(s->exponent[0], top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
             weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, keys_soon, s->products);
             values_soon = keys_soon = nullptr;
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
@@ -204,8 +204,8 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
                 Simd::store(scores + j, sum);
             }
             const RowExponent row{s->key_scale, s->tau, 0.0f, args->natural_scale[i], args->softcap};
-            const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent) : plain_exponents<false>(scores, row, span, s->exponent);
-            const float sum = weights_of<false>(s->exponent, top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights[0]);
+            const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent[0]) : plain_exponents<false>(scores, row, span, s->exponent[0]);
+            const float sum = weights_of<false>(s->exponent[0], top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights[0]);
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
             const float* p = reinterpret_cast<const float*>(s->weights[0]);
             float* product = reinterpret_cast<float*>(s->products);

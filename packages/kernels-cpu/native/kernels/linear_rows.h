@@ -60,7 +60,7 @@ void linear_int8(const LinearArgs& args, Scratch* scratch) {
         if (Simd::kOffsetScores) {
             for (int r = 0; r < count; r++) {
                 const int8_t* codes = reinterpret_cast<const int8_t*>(static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token + r) * args.input_words);
-                starts[r] = offset_start(codes, args.cols);
+                starts[r] = offset_start(sum_of_codes(codes, args.cols));
             }
         }
         for (int block = args.first_row; block < args.last_row; block += kBlock) {

@@ -14,9 +14,10 @@ INT_FLASH_INLINE void store_key_columns(uint32_t* packed, int words, int64_t tok
         for (int j = 0; j < 16; j++) out[g * kBlock + j] = rows[j * stride + g] ^ flip;
 }
 
-void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, int64_t begin, int64_t end,
-               HeadPack* head, Scratch* scratch, HeadStats* stats, float* max_scale) {
-    const int dim = rows.dim;
+template <int kDim>
+INT_FLASH_OUTLINE void pack_keys_of(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, int64_t begin,
+                                    int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats, float* max_scale) {
+    const int dim = kDim > 0 ? kDim : rows.dim;
     const bool is_float = precision == Precision::kFp32;
     const int words = is_float ? dim : dim / kGranule;
     const float max_code = precision == Precision::kInt4Qk ? 7.0f : 127.0f;
@@ -27,6 +28,12 @@ void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_strid
     float largest = 0.0f;
     const int64_t last = end < head->tokens ? end : round_up(end, kBlock);  // scores are computed by whole key blocks
     for (int64_t first = begin; first < last; first += 16) {
+        if (first >= end) {
+            uint32_t* out = static_cast<uint32_t*>(head->keys) + (first / kBlock * words) * kBlock + first % kBlock;
+            for (int g = 0; g < words; g++) memset(out + g * kBlock, 0, 64);
+            memset(head->key_scale + first, 0, 64);
+            continue;
+        }
         for (int64_t token = first; token < first + 16; token++) {
             uint32_t* out = block + (token - first) * kStride;
             float scale;
@@ -63,12 +70,28 @@ void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_strid
     *max_scale = largest;
 }
 
-// Copies `width` words, one a channel, of step `step` (a token or a granule of tokens) into the channel blocks.
-INT_FLASH_INLINE void store_value_words(uint32_t* packed, int64_t steps, int64_t step, const uint32_t* words, int width) {
+void pack_keys(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, int64_t begin, int64_t end,
+               HeadPack* head, Scratch* scratch, HeadStats* stats, float* max_scale) {
+    with_dim(rows.dim, [&](auto dim) {
+        pack_keys_of<decltype(dim)::value>(rows, scales, scale_stride, precision, begin, end, head, scratch, stats, max_scale);
+    });
+}
+
+// Calls store(channel, out) for every 16 channels of step `step` (a token or a granule of tokens): their words go to `out`.
+template <class Store>
+INT_FLASH_INLINE void store_value_words(uint32_t* packed, int64_t steps, int64_t step, int width, Store store) {
     for (int c = 0; c < width; c += kBlock) {
         const int block = width - c < kBlock ? width - c : kBlock;
         uint32_t* out = packed + c * steps + step * block;
-        for (int d = 0; d < block; d += Simd::kLanes) Simd::store_words(out + d, Simd::load_words(words + c + d));
+        for (int d = 0; d < block; d += 16) {
+            if (Simd::kLanes == 16 || d + 16 <= block) {
+                store(c + d, out + d);
+                continue;
+            }
+            uint32_t words[16];
+            store(c + d, words);
+            memcpy(out + d, words, static_cast<size_t>(block - d) * sizeof *words);
+        }
     }
 }
 
@@ -88,15 +111,18 @@ INT_FLASH_INLINE void pack_float_values(const RowSource& rows, Precision precisi
         } else {
             memset(row, 0, sizeof(float) * static_cast<size_t>(width));
         }
-        store_value_words(static_cast<uint32_t*>(head->values), head->padded, token, reinterpret_cast<const uint32_t*>(row), width);
+        store_value_words(static_cast<uint32_t*>(head->values), head->padded, token, width, [row](int channel, uint32_t* out) INT_FLASH_LAMBDA {
+            Simd::store(reinterpret_cast<float*>(out), Simd::load(row + channel));
+        });
         head->tau[token] = 0.0f;
         head->inverse_weight[token] = token < end ? 1.0f : 0.0f;
     }
 }
 
-void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, const float* channel_max,
-                 int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
-    const int dim = rows.dim;
+template <int kDim>
+INT_FLASH_OUTLINE void pack_values_of(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision,
+                                      const float* channel_max, int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
+    const int dim = kDim > 0 ? kDim : rows.dim;
     const int width = static_cast<int>(round_up(dim, Simd::kLanes));
     // Past the end, products read up to a whole granule and weights a whole block of 16, except where products start from a tile's sums.
     const int64_t last = end < head->tokens ? end : Simd::kOffsetProducts ? head->padded : round_up(end, kBlock);
@@ -104,7 +130,6 @@ void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_str
     if (precision == Precision::kHalfInt8 || precision == Precision::kFp32)
         return pack_float_values(rows, precision, begin, end, last, head, scratch, stats);
     constexpr int kCodeRow = kMaxHeadDim + 64;  // distance of the rows in Scratch::codes
-    alignas(64) uint32_t words[kMaxHeadDim + 16];
     alignas(64) float weight[kTileKeys];
     for (int64_t tile = begin; tile < last; tile += kTileKeys) {
         int32_t* sums = head->value_sums + tile / kTileKeys * width;
@@ -127,18 +152,31 @@ void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_str
                     weight[j + g] = encode_value(row, dim, precision, channel_max, codes);
                 }
             }
-            for (int d = 0; d < width; d += 16) Simd::interleave(scratch->codes + d, kCodeRow, words + d);
-            store_value_words(static_cast<uint32_t*>(head->values), head->padded / kGranule, (tile + j) / kGranule, words, width);
+            store_value_words(static_cast<uint32_t*>(head->values), head->padded / kGranule, (tile + j) / kGranule, width,
+                              [codes = scratch->codes](int channel, uint32_t* out) INT_FLASH_LAMBDA { Simd::interleave(codes + channel, kCodeRow, out); });
             if (Simd::kOffsetProducts) {
                 for (int g = 0; g < kGranule; g++)
                     for (int d = 0; d < width; d++) sums[d] += 128 * scratch->codes[g * kCodeRow + d];
             }
         }
         const int visible = end - tile < kTileKeys ? static_cast<int>(end - tile) : kTileKeys;
-        for (int j = 0; j < count; j++) head->tau[tile + j] = log2_weight(weight[j]);
-        for (int j = 0; j < visible; j++) head->inverse_weight[tile + j] = 1.0f / weight[j];
-        for (int j = visible; j < count; j++) head->inverse_weight[tile + j] = 0.0f;
+        for (int j = 0; j < count; j += 16) {
+            if (j >= visible) {
+                memset(head->tau + tile + j, 0, 64);
+                memset(head->inverse_weight + tile + j, 0, 64);
+                continue;
+            }
+            Simd::read_weights(weight + j, head->inverse_weight + tile + j, head->tau + tile + j);
+            for (int i = visible; i < j + 16; i++) head->inverse_weight[tile + i] = 0.0f;
+        }
     }
+}
+
+void pack_values(const RowSource& rows, const float* scales, ptrdiff_t scale_stride, Precision precision, const float* channel_max,
+                 int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
+    with_dim(rows.dim, [&](auto dim) {
+        pack_values_of<decltype(dim)::value>(rows, scales, scale_stride, precision, channel_max, begin, end, head, scratch, stats);
+    });
 }
 
 }  // namespace

@@ -7,6 +7,15 @@ namespace {
 
 constexpr int kGranule = Simd::kGranule;
 
+// Calls f with the head dimension as a constant where it is a common one, and with 0 for the others: loops over a row without ends to
+// see to are several times as fast.
+template <class F>
+INT_FLASH_INLINE auto with_dim(int dim, F f) {
+    if (dim == 64) return f(Constant<64>{});
+    if (dim == 128) return f(Constant<128>{});
+    return f(Constant<0>{});
+}
+
 INT_FLASH_INLINE size_t element_bytes(ElementType type) {
     return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2;
 }
@@ -60,6 +69,18 @@ INT_FLASH_INLINE void encode_row(const float* row, int dim, float scale, int8_t*
     for (int d = 0; d < dim; d += 16) Simd::store_codes(codes + d, Simd::div(Simd::load(row + d), s));
 }
 
+// The same, and the sum of the codes. Float addition is exact here, and what was stored in pieces is not read again at once.
+INT_FLASH_INLINE int32_t encode_and_sum(const float* row, int dim, float scale, int8_t* codes) {
+    const Simd::Floats s = Simd::splat(scale), magic = Simd::splat(kRoundMagic);
+    Simd::Floats sum = Simd::splat(0.0f);
+    for (int d = 0; d < dim; d += 16) {
+        const Simd::Floats x = Simd::div(Simd::load(row + d), s);
+        Simd::store_codes(codes + d, x);
+        sum = Simd::add(sum, Simd::sub(Simd::add(x, magic), magic));
+    }
+    return static_cast<int32_t>(Simd::fold(sum));
+}
+
 // Codes (padded to 16 with zeros) to words.
 INT_FLASH_INLINE void widen_row(const int8_t* codes, int dim, uint32_t* words) {
     for (int d = 0; d < dim; d += 16) Simd::widen(words + d / kGranule, codes + d);
@@ -70,19 +91,22 @@ INT_FLASH_INLINE void copy_codes(const int8_t* source, int dim, int8_t* codes) {
     for (int d = dim; d % 16 != 0; d++) codes[d] = 0;
 }
 
-INT_FLASH_INLINE int32_t offset_start(const int8_t* codes, int dim) {
-    if (!Simd::kOffsetScores) return 0;
+INT_FLASH_INLINE int32_t sum_of_codes(const int8_t* codes, int dim) {
     int32_t sum = 0;
     for (int d = 0; d < dim; d++) sum += codes[d];
-    return -128 * sum;
+    return sum;
 }
 
-void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
+// What a score starts at where keys are stored with an offset of 128.
+INT_FLASH_INLINE int32_t offset_start(int32_t sum) { return Simd::kOffsetScores ? -128 * sum : 0; }
+
+template <int kDim>
+INT_FLASH_OUTLINE void channel_stats_of(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
     alignas(64) float buffer[kMaxHeadDim + 16];
     alignas(64) double sums[kMaxHeadDim + 16];
     alignas(64) double run[kMaxHeadDim + 16];  // of the tile's tokens so far: docs/arithmetic.md, Smooth-K
     alignas(64) uint32_t largest[kMaxHeadDim + 16];
-    const int dim = rows.dim;
+    const int dim = kDim > 0 ? kDim : rows.dim;
     for (int d = 0; d < dim; d++) sums[d] = run[d] = 0.0, largest[d] = 0;
     for (int64_t token = 0; token < tokens; token++) {
         const float* row = row_floats(rows, token, buffer);
@@ -102,6 +126,10 @@ void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* ma
         if (maximum) maximum[d] = float_of(largest[d]);
         stats->max_bits = largest[d] > stats->max_bits ? largest[d] : stats->max_bits;
     }
+}
+
+void channel_stats(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
+    with_dim(rows.dim, [&](auto dim) { channel_stats_of<decltype(dim)::value>(rows, tokens, mean, maximum, stats); });
 }
 
 // Quantizes one row of V into `codes` and returns its weight w (1 where the precision has none). `row` and `channel_max` are padded to 16.

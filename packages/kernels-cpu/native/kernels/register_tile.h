@@ -2,8 +2,6 @@
 // Every product of this package (Q·Kᵀ, P·V, linear layers, in INT8 and float) is this loop with another Op.
 // Accumulators are named, not indexed: g++ keeps an array of them in memory, at a third of the speed.
 #pragma once
-#include <type_traits>
-
 #include "../kernel_table.h"
 
 namespace int_flash {
@@ -40,17 +38,10 @@ struct FloatOp {
     INT_FLASH_INLINE Sum dot(Sum sum, Sum packed, Sum word) { return Simd::multiply_add(word, packed, sum); }
 };
 
-// Nothing to do beside the products of a step.
-struct NothingBeside {
-    static constexpr int kEvery = 1;
-    void operator()(int, int) const {}
-};
-
 // sum[r][v] = start(r, v) + Σ over `steps` of packed[step][v] · words[r][step]; each goes to finish(r, v, sum).
-// beside(s, s % kEvery) is other work for step s; `steps` is then a multiple of kEvery.
-template <class Op, int kRows, int kVectors, class Start, class Finish, class Beside = NothingBeside>
+template <class Op, int kRows, int kVectors, class Start, class Finish>
 INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uint32_t* words, ptrdiff_t row_words, int steps,
-                                    Start start, Finish finish, Beside&& beside = {}) {
+                                    Start start, Finish finish) {
     static_assert((kRows == 1 || kRows == 4) && kVectors >= 1 && kVectors <= 4, "named accumulators below");
     using Sum = typename Op::Sum;
     constexpr bool k4 = kRows == 4;
@@ -102,15 +93,8 @@ INT_FLASH_INLINE void register_tile(const typename Op::Packed* packed, const uin
         }
     };
     // Unrolled no further: g++ would copy every sum from one register to another at each exit of the loop.
-    constexpr int kEvery = std::remove_reference_t<Beside>::kEvery;
     INT_FLASH_UNROLL(1)
-    for (int s = 0; s < steps; s += kEvery) {
-        INT_FLASH_UNROLL(4)
-        for (int u = 0; u < kEvery; u++) {
-            step(s + u);
-            beside(s + u, u);
-        }
-    }
+    for (int s = 0; s < steps; s++) step(s);
     INT_FLASH_RELOAD();
     finish(0, 0, c00);
     if constexpr (V > 1) finish(0, 1, c01);

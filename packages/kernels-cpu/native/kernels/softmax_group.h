@@ -18,7 +18,9 @@ struct RowGroup {
     TileSpan spans[kRowGroup];
     int begin, end;      // keys of the tile that some row sees
     bool whole;          // every row sees the whole tile
-    float top[kRowGroup];
+    float* exponent;     // four rows of x
+    uint32_t* weights;   // four rows of P as words
+    alignas(16) float top[kRowGroup];
     Rescale4 rescale;
 };
 
@@ -72,37 +74,6 @@ INT_FLASH_OUTLINE void whole_weights(const float* x, const float* top, float lev
         }
     }
 }
-
-// whole_weights in steps of 16 keys of a row, to be done beside the products of another group: those leave vector units idle, and a
-// weight is a long chain of operations.
-class WeightsBeside {
-public:
-    static constexpr int kEvery = kRowGroup;
-    static constexpr int kSteps = kTileKeys / 16 * kRowGroup;
-
-    INT_FLASH_METHOD WeightsBeside(const float* x, const float* top, float levels, const float* inverse_weight, uint32_t* words)
-        : x_(x), top_(top), inverse_weight_(inverse_weight), words_(words), levels_(levels) {
-        for (Simd::Floats& sum : sum_) sum = Simd::splat(0.0f);
-    }
-    INT_FLASH_METHOD void operator()(int step, int row) {
-        const int j = step / kRowGroup * 16;
-        const Simd::Floats p = Simd::exp2(Simd::sub(Simd::load(x_ + row * kTileKeys + j), Simd::splat(top_[row])));
-        sum_[row] = Simd::fma(p, Simd::load(inverse_weight_ + j), sum_[row]);
-        Simd::store_weights(weight_words<true>(words_ + row * kTileKeys, j), p, Simd::splat(levels_));
-    }
-    template <class S>
-    INT_FLASH_METHOD void sums(float* out) const {
-        S::fold_four(sum_[0], sum_[1], sum_[2], sum_[3], out);
-    }
-
-private:
-    const float* x_;
-    const float* top_;
-    const float* inverse_weight_;
-    uint32_t* words_;
-    float levels_;
-    Simd::Floats sum_[kRowGroup];
-};
 
 // Four times absorb(). A row without a visible key has top -Infinity and sum 0: whatever its factors are, they change nothing.
 INT_FLASH_INLINE void absorb_four(const float* top, const float* sum, float* running_max, float* row_sum, Rescale4* rescale) {

@@ -3,13 +3,14 @@
 #pragma once
 #include <stddef.h>
 
+#include "avx512_beside.h"
 #include "avx512_rows.h"
 #include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd : QuadX86, Avx512Rows {
+struct Simd : QuadX86, Avx512Rows, Avx512Beside {
     static constexpr const char* kName = "avx512-vnni";
     static constexpr int kLanes = 16, kVectors = 4;
     static constexpr int kGranule = 4;
