@@ -17,9 +17,8 @@ const PRECISION_CODES: Record<Precision, number> = {
   fp32: 4,
 };
 const TYPE_CODES: Record<FloatType | 'int8', number> = { float32: 0, float16: 1, bfloat16: 2, int8: 3 };
-const MASK_CODES = { none: 0, bool: 1, float32: 2 } as const;
+const MASK_CODES = { bool: 1, float32: 2 } as const; // 0: none
 const CACHE_CODES = { fp32: 0, int8: 1, int4: 2, fp16: 3 } as const;
-const NO_STRIDES: RowStrides = { batch: 0, head: 0, token: 0 };
 
 /** Index in `supportedIsas()`, and the number of threads. */
 export interface Placement {
@@ -33,43 +32,46 @@ export interface Placement {
 export function attentionArguments(plan: AttentionPlan | QuantizedAttentionPlan, placement: Placement): unknown[] {
   const coded = 'queryScale' in plan ? plan : undefined;
   const type = (name: 'query' | 'key' | 'value') => TYPE_CODES[coded ? 'int8' : (plan as AttentionPlan)[name].type];
-  const mask = plan.mask;
-  const parameters = Float64Array.of(
-    placement.isa,
-    placement.threads,
-    PRECISION_CODES[plan.precision],
-    !coded && (plan as AttentionPlan).smoothK ? 1 : 0,
-    plan.heads,
-    plan.kvHeads,
-    plan.headDim,
-    plan.headDimV,
-    plan.scale,
-    plan.softcap,
-    plan.windowLeft,
-    plan.windowRight,
-    plan.diagonal === 'bottom-right' ? 1 : 0,
-    plan.sequences.length,
-    type('query'),
-    type('key'),
-    type('value'),
-    ...flat(plan.query.strides),
-    ...flat(plan.key.strides),
-    ...flat(plan.value.strides),
-    ...flat(plan.outStrides),
-    ...flat(plan.lseStrides),
-    ...flat(coded?.queryScale.strides),
-    ...flat(coded?.keyScale.strides),
-    ...flat(coded?.valueScale.strides),
-    ...flat(coded?.valueChannelScale?.strides),
-    MASK_CODES[mask?.type ?? 'none'],
-    mask?.strides.batch ?? 0,
-    mask?.strides.head ?? 0,
-    mask?.strides.query ?? 0,
-    mask?.strides.key ?? 0,
-    placement.checksums ? 1 : 0,
-  );
+  const { mask, sequences } = plan;
+  const out = new Float64Array(ATTENTION_PARAMETERS);
+  out[0] = placement.isa;
+  out[1] = placement.threads;
+  out[2] = PRECISION_CODES[plan.precision];
+  out[3] = !coded && (plan as AttentionPlan).smoothK ? 1 : 0;
+  out[4] = plan.heads;
+  out[5] = plan.kvHeads;
+  out[6] = plan.headDim;
+  out[7] = plan.headDimV;
+  out[8] = plan.scale;
+  out[9] = plan.softcap;
+  out[10] = plan.windowLeft;
+  out[11] = plan.windowRight;
+  out[12] = plan.diagonal === 'bottom-right' ? 1 : 0;
+  out[13] = sequences.length;
+  out[14] = type('query');
+  out[15] = type('key');
+  out[16] = type('value');
+  setStrides(out, 17, plan.query.strides);
+  setStrides(out, 20, plan.key.strides);
+  setStrides(out, 23, plan.value.strides);
+  setStrides(out, 26, plan.outStrides);
+  setStrides(out, 29, plan.lseStrides);
+  if (coded) {
+    setStrides(out, 32, coded.queryScale.strides);
+    setStrides(out, 35, coded.keyScale.strides);
+    setStrides(out, 38, coded.valueScale.strides);
+    if (coded.valueChannelScale) setStrides(out, 41, coded.valueChannelScale.strides);
+  }
+  if (mask) {
+    out[44] = MASK_CODES[mask.type];
+    out[45] = mask.strides.batch;
+    out[46] = mask.strides.head;
+    out[47] = mask.strides.query;
+    out[48] = mask.strides.key;
+  }
+  out[49] = placement.checksums ? 1 : 0;
   return [
-    parameters,
+    out,
     spanArray(plan),
     plan.query.data,
     plan.key.data,
@@ -82,16 +84,24 @@ export function attentionArguments(plan: AttentionPlan | QuantizedAttentionPlan,
   ];
 }
 
-function spanArray({ sequences }: AttentionGeometry): Float64Array {
-  const spans = new Float64Array(sequences.length * 4);
-  sequences.forEach(({ qStart, qLen, kStart, kLen }, i) => {
-    spans.set([qStart, qLen, kStart, kLen], i * 4);
-  });
-  return spans;
+const ATTENTION_PARAMETERS = 50;
+
+function setStrides(out: Float64Array, at: number, { batch, head, token }: RowStrides): void {
+  out[at] = batch;
+  out[at + 1] = head;
+  out[at + 2] = token;
 }
 
-function flat({ batch, head, token }: RowStrides = NO_STRIDES): [number, number, number] {
-  return [batch, head, token];
+function spanArray({ sequences }: AttentionGeometry): Float64Array {
+  const spans = new Float64Array(sequences.length * 4);
+  let at = 0;
+  for (const { qStart, qLen, kStart, kLen } of sequences) {
+    spans[at++] = qStart;
+    spans[at++] = qLen;
+    spans[at++] = kStart;
+    spans[at++] = kLen;
+  }
+  return spans;
 }
 
 /** Parameters of the addon's `cacheAttention`, written into `out`: a decode step makes one call a layer, without garbage. */

@@ -211,7 +211,12 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>, judge
   judgeHeadDim('value', value.dim);
 
   const outDims = [...operands.query.dims.slice(0, -1), value.dim];
-  judgeExtent({ ...operands, out: { dims: outDims } }, query.batch);
+  judgeExtent('query', operands.query.dims);
+  judgeExtent('key', operands.key.dims);
+  judgeExtent('value', operands.value.dims);
+  judgeExtent('out', outDims);
+  if (query.batch > MAX_BATCH)
+    throw new IntFlashError('ERR_OVERFLOW', `Expected a batch of at most 2^20, got ${query.batch}`);
   if (!varlen) judgeNoMaxSeqlen(given);
 
   const sequences: readonly SequenceSpan[] = varlen
@@ -247,16 +252,12 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>, judge
  * Zero strides let a small buffer stand for any number of rows, so the buffer's length bounds nothing: without these limits a few
  * bytes could ask for terabytes of output or a billion sequences.
  */
-function judgeExtent(shapes: Record<string, { readonly dims: readonly number[] }>, batch: number): void {
-  for (const [name, { dims }] of Object.entries(shapes)) {
-    const elements = dims.reduce((total, dim) => total * dim, 1);
-    if (elements > MAX_ELEMENTS)
-      throw new IntFlashError(
-        'ERR_OVERFLOW',
-        `Expected ${name} of at most 2^33 elements, got dims [${dims.join(', ')}]`,
-      );
+function judgeExtent(name: string, dims: readonly number[]): void {
+  let elements = 1;
+  for (const dim of dims) elements *= dim;
+  if (elements > MAX_ELEMENTS) {
+    throw new IntFlashError('ERR_OVERFLOW', `Expected ${name} of at most 2^33 elements, got dims [${dims.join(', ')}]`);
   }
-  if (batch > MAX_BATCH) throw new IntFlashError('ERR_OVERFLOW', `Expected a batch of at most 2^20, got ${batch}`);
 }
 
 function judgeNoMaxSeqlen(given: Record<string, unknown>): void {

@@ -3,16 +3,17 @@ import { IntFlashError } from './int-flash-error.js';
 /**
  * Rejects memory that another thread or a later call could change or take away while it is being read.
  *
+ * @param field Put after `name` in messages.
  * @throws {IntFlashError} `ERR_BUFFER_SHARED` (SharedArrayBuffer), `ERR_BUFFER_RESIZABLE` (constructed with maxByteLength),
  *   `ERR_BUFFER_DETACHED` (transferred away).
  */
-export function checkBuffer(view: ArrayBufferView, name: string): void {
+export function checkBuffer(view: ArrayBufferView, name: string, field = ''): void {
   const buffer = view.buffer;
-  if (Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]') {
-    // not instanceof: it may come from another realm
+  if (!(buffer instanceof ArrayBuffer) && Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]') {
+    // not by instanceof: it may come from another realm
     throw new IntFlashError(
       'ERR_BUFFER_SHARED',
-      `Expected ${name} to own its memory, got a view of a SharedArrayBuffer`,
+      `Expected ${name}${field} to own its memory, got a view of a SharedArrayBuffer`,
       {
         hint: 'Copy it first: new Float32Array(shared).',
       },
@@ -22,16 +23,20 @@ export function checkBuffer(view: ArrayBufferView, name: string): void {
   if (plain.resizable === true) {
     throw new IntFlashError(
       'ERR_BUFFER_RESIZABLE',
-      `Expected ${name} in a buffer of fixed length, got a resizable ArrayBuffer`,
+      `Expected ${name}${field} in a buffer of fixed length, got a resizable ArrayBuffer`,
       {
         hint: 'Copy it first with slice().',
       },
     );
   }
   if (isDetached(plain)) {
-    throw new IntFlashError('ERR_BUFFER_DETACHED', `Expected ${name} to hold its memory, got a detached buffer`, {
-      hint: 'It was transferred to another thread; keep a copy on this side.',
-    });
+    throw new IntFlashError(
+      'ERR_BUFFER_DETACHED',
+      `Expected ${name}${field} to hold its memory, got a detached buffer`,
+      {
+        hint: 'It was transferred to another thread; keep a copy on this side.',
+      },
+    );
   }
 }
 

@@ -8,7 +8,8 @@ export function checkOptions(options: unknown, known: readonly string[], name: s
   if (
     typeof options !== 'object' ||
     options === null ||
-    Object.prototype.toString.call(options) !== '[object Object]'
+    (Object.getPrototypeOf(options) !== Object.prototype &&
+      Object.prototype.toString.call(options) !== '[object Object]')
   ) {
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an object, got ${describe(options)}`);
   }

@@ -91,7 +91,7 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
     const allowed = (types ?? (Object.keys(CONSTRUCTORS) as DataType[])).join(', ');
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name}.type to be one of ${allowed}, got ${describe(type)}`);
   }
-  const judgedDims = judgeIntegers(dims, `${name}.dims`);
+  const judgedDims = judgeIntegers(dims, name, 'dims');
   const kind = typedArrayKind(data);
   if (!ArrayBuffer.isView(data) || kind === undefined || !CONSTRUCTORS[type as DataType].includes(kind)) {
     const expected = CONSTRUCTORS[type as DataType].join(' or ');
@@ -100,7 +100,7 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
       `Expected ${name}.data to be a ${expected} for type ${type}, got ${describe(data)}`,
     );
   }
-  checkBuffer(data, `${name}.data`);
+  checkBuffer(data, name, '.data');
   const typed: TensorData =
     kind === 'Float16Array' ? new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2) : (data as TensorData);
   const perByte = type === 'int4' ? 2 : 1;
@@ -117,7 +117,7 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
   }
   if (type === 'int4')
     throw new IntFlashError('ERR_UNSUPPORTED', `Expected ${name} of type int4 to be contiguous, got strides`);
-  const judgedStrides = judgeIntegers(strides, `${name}.strides`);
+  const judgedStrides = judgeIntegers(strides, name, 'strides');
   if (judgedStrides.length !== judgedDims.length) {
     throw new IntFlashError(
       'ERR_SHAPE',
@@ -139,24 +139,34 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
   return { type: type as DataType, dims: judgedDims, data: typed, strides: judgedStrides };
 }
 
-function judgeIntegers(value: unknown, name: string): number[] {
-  if (!Array.isArray(value))
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an array of integers, got ${describe(value)}`);
-  if (value.length > 8)
-    throw new IntFlashError('ERR_SHAPE', `Expected ${name} to have at most 8 entries, got ${value.length}`);
-  return Array.from(value, (entry: unknown) => {
+// Every call passes here: names are put together only for an error, and the loops make no garbage.
+function judgeIntegers(value: unknown, name: string, field: string): number[] {
+  if (!Array.isArray(value)) {
+    throw new IntFlashError(
+      'ERR_ARG_TYPE',
+      `Expected ${name}.${field} to be an array of integers, got ${describe(value)}`,
+    );
+  }
+  const count = value.length;
+  if (count > 8)
+    throw new IntFlashError('ERR_SHAPE', `Expected ${name}.${field} to have at most 8 entries, got ${count}`);
+  const judged: number[] = [];
+  for (let i = 0; i < count; i++) {
+    const entry: unknown = value[i];
     if (typeof entry !== 'number' || !Number.isInteger(entry) || entry < 0) {
       throw new IntFlashError(
         'ERR_ARG_RANGE',
-        `Expected ${name} to hold non-negative integers, got ${describe(entry)}`,
+        `Expected ${name}.${field} to hold non-negative integers, got ${describe(entry)}`,
       );
     }
-    return entry;
-  });
+    judged.push(entry);
+  }
+  return judged;
 }
 
 function product(dims: readonly number[], name: string): number {
-  const count = dims.reduce((total, dim) => total * dim, 1);
+  let count = 1;
+  for (const dim of dims) count *= dim;
   if (!Number.isSafeInteger(count)) {
     throw new IntFlashError(
       'ERR_OVERFLOW',
