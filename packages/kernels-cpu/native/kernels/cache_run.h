@@ -66,21 +66,23 @@ INT_FLASH_INLINE TileSpan run_span(const CacheRunArgs& args, int i, int64_t tile
 
 // Scales and weights of the tile's n keys, zeros behind them up to a whole block of 16; returns the largest key scale.
 INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, Scratch* s) {
+    constexpr int kStep = 32;  // weights that Simd::read_weights takes
     Simd::Floats largest = Simd::splat(0.0f);
-    int j = 0;
-    for (; j + 16 <= n; j += 16) {
-        const Simd::Floats scales = Simd::load(key_scale + j);
-        Simd::store(s->key_scale + j, scales);
-        largest = Simd::max(scales, largest);
-        Simd::read_weights(value_scale + j, s->inverse_weight + j, s->tau + j);
-    }
-    if (j < n) {
-        alignas(64) float keys[16], values[16];
-        for (int i = 0; i < 16; i++) keys[i] = j + i < n ? key_scale[j + i] : 0.0f, values[i] = j + i < n ? value_scale[j + i] : 1.0f;
-        Simd::store(s->key_scale + j, Simd::load(keys));
-        largest = Simd::max(Simd::load(keys), largest);
+    const auto read = [&](const float* keys, const float* values, int j) INT_FLASH_LAMBDA {
+        for (int i = 0; i < kStep; i += 16) {
+            const Simd::Floats scales = Simd::load(keys + i);
+            Simd::store(s->key_scale + j + i, scales);
+            largest = Simd::max(scales, largest);
+        }
         Simd::read_weights(values, s->inverse_weight + j, s->tau + j);
-        for (int i = n; i < j + 16; i++) s->inverse_weight[i] = s->tau[i] = 0.0f;
+    };
+    int j = 0;
+    for (; j + kStep <= n; j += kStep) read(key_scale + j, value_scale + j, j);
+    if (j < n) {
+        alignas(64) float keys[kStep], values[kStep];
+        for (int i = 0; i < kStep; i++) keys[i] = j + i < n ? key_scale[j + i] : 0.0f, values[i] = j + i < n ? value_scale[j + i] : 1.0f;
+        read(keys, values, j);
+        for (int i = n; i < j + kStep; i++) s->inverse_weight[i] = s->tau[i] = 0.0f;
     }
     return Simd::largest(largest);
 }
@@ -135,6 +137,16 @@ INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, cons
     S::weigh_rows(reinterpret_cast<const int8_t*>(rows), dim, n, weights, dim, soon, products);
 }
 
+constexpr ptrdiff_t kSmallTile = 16 << 10;  // bytes of a tile's keys and values; a third of a first-level cache
+
+INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
+#if defined(__GNUC__)
+    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(data) + byte);
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 void cache_run_int(CacheRunArgs* args, Scratch* s) {
     const int dim = args->head_dim;
     const int words = static_cast<int>(round_up(dim, 64)) / kGranule;
@@ -156,22 +168,28 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
         const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
-        // The first query's passes fetch ahead: its scores the values of this tile, its products the keys of the next. Past the run's end
-        // too: the head's next run is most likely this thread's next task.
-        const bool more = tile_start + 2 * kTileKeys <= args->readable;
-        const void* values_soon = values.data;
-        const void* keys_soon = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
+        // The first query's passes fetch ahead. Where two tiles fit the first-level cache they fetch the next tile's rows, keys under keys
+        // and values under values; else its scores the values of this tile, its products the keys of the next. Past the run's end too: the
+        // head's next run is most likely this thread's next task.
+        const bool more = tile_start + 2 * kTileKeys <= args->readable, small = 2 * kTileKeys * keys.row_bytes <= kSmallTile;
+        const void* next_keys = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
+        const void* scores_soon = small ? next_keys : values.data;
+        const void* products_soon = small && more ? values.data + kTileKeys * values.row_bytes : next_keys;
+        if (more) {
+            fetch_ahead(args->key_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
+            fetch_ahead(args->value_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
+        }
         for (int i = 0; i < args->rows; i++) {
             const TileSpan span = run_span(*args, i, tile_start, n);
             if (span.end == 0) continue;
             const int from = span.begin & ~15, to = span.end;
-            score_keys(keys, from, to - from, queries[i], dim, values_soon, s->scores + from);
+            score_keys(keys, from, to - from, queries[i], dim, scores_soon, s->scores + from);
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent[0]) : plain_exponents<true>(s->scores, row, span, s->exponent[0]);
             const int padded_end = (to + 15) & ~15;
             const float sum = weights_of<true>(s->exponent[0], top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
-            weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, keys_soon, s->products);
-            values_soon = keys_soon = nullptr;
+            weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, products_soon, s->products);
+            scores_soon = products_soon = nullptr;
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
             for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);

@@ -160,14 +160,15 @@ INT_FLASH_OUTLINE void pack_values_of(const RowSource& rows, const float* scales
             }
         }
         const int visible = end - tile < kTileKeys ? static_cast<int>(end - tile) : kTileKeys;
-        for (int j = 0; j < count; j += 16) {
+        for (int j = visible; j < kTileKeys && j < visible + 32; j++) weight[j] = 1.0f;
+        for (int j = 0; j < count; j += 32) {
             if (j >= visible) {
-                memset(head->tau + tile + j, 0, 64);
-                memset(head->inverse_weight + tile + j, 0, 64);
+                memset(head->tau + tile + j, 0, 128);
+                memset(head->inverse_weight + tile + j, 0, 128);
                 continue;
             }
             Simd::read_weights(weight + j, head->inverse_weight + tile + j, head->tau + tile + j);
-            for (int i = visible; i < j + 16; i++) head->inverse_weight[tile + i] = 0.0f;
+            for (int i = visible; i < j + 32; i++) head->inverse_weight[tile + i] = 0.0f;
         }
     }
 }

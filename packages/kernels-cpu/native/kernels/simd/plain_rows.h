@@ -10,9 +10,9 @@ namespace {
 struct PlainRows {
     static constexpr bool kInt4Rows = false;  // INT4 rows are unpacked into bytes first
 
-    // inverse[j] = 1 / w and tau[j] = log2 w for the next 16 weights w.
+    // inverse[j] = 1 / w and tau[j] = log2 w for the next 32 weights w.
     INT_FLASH_INLINE void read_weights(const float* given, float* inverse, float* tau) {
-        for (int j = 0; j < 16; j++) {
+        for (int j = 0; j < 32; j++) {
             const float weight = given[j] > kMinGivenWeight ? given[j] : kMinGivenWeight;
             inverse[j] = 1.0f / weight;
             tau[j] = log2_weight(weight);
