@@ -67,7 +67,7 @@ int64_t longest(const std::vector<Sequence>& sequences, bool query) {
 }
 
 bool read_sequences(ArgumentReader* args, size_t index, Arguments* out) {
-    const ArrayView spans = args->array(index, "spans", {napi_float64_array});
+    const ArrayView spans = args->view(index, "spans", napi_float64_array);
     if (!args->ok()) return false;
     const size_t count = static_cast<size_t>(out->spec.sequences);
     if (spans.length != count * 4) return args->failure()->set("ERR_SHAPE", "Expected spans to hold %zu entries, got %zu", count * 4, spans.length);
@@ -102,7 +102,7 @@ bool read_scale(ArgumentReader* args, ParameterReader* p, size_t index, size_t s
 // Arguments `first` onwards: parameters, spans, query, key, value, qScale, kScale, vScale, vChannelScale, mask.
 bool read_arguments(ArgumentReader* args, size_t first, Arguments* out) {
     Failure* failure = args->failure();
-    ParameterReader p(args->array(first, "parameters", {napi_float64_array}), kParameterCount, failure);
+    ParameterReader p(args->view(first, "parameters", napi_float64_array), kParameterCount, failure);
     AttentionSpec& s = out->spec;
     if (!p.ok()) return false;
     s.kernels = kernels_at(&p, kIsa);

@@ -19,10 +19,10 @@ const char* type_name(napi_typedarray_type type) {
     }
 }
 
-bool is_resizable(napi_env env, napi_value buffer) {
+bool is_resizable(napi_env env, napi_value buffer, napi_value key) {
     napi_value value;
     bool resizable = false;
-    if (napi_get_named_property(env, buffer, "resizable", &value) != napi_ok) return false;
+    if (!key || napi_get_property(env, buffer, key, &value) != napi_ok) return false;
     napi_valuetype type;
     if (napi_typeof(env, value, &type) != napi_ok || type != napi_boolean) return false;  // Node before 20 knows no such buffers
     napi_get_value_bool(env, value, &resizable);
@@ -72,7 +72,8 @@ ArrayView ArgumentReader::array(size_t index, const char* name, std::initializer
         failure_->set("ERR_BUFFER_DETACHED", "Expected %s to hold its memory, got a detached buffer", name);
         return {};
     }
-    if (is_resizable(env, buffer)) {
+    if (!resizable_key_) napi_create_string_utf8(env, "resizable", NAPI_AUTO_LENGTH, &resizable_key_);
+    if (is_resizable(env, buffer, resizable_key_)) {
         failure_->set("ERR_BUFFER_RESIZABLE", "Expected %s in a buffer of fixed length, got a resizable ArrayBuffer", name);
         return {};
     }

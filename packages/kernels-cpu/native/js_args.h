@@ -34,6 +34,7 @@ public:
 private:
     const Napi::CallbackInfo& info_;
     Failure* failure_;
+    napi_value resizable_key_ = nullptr;  // made once a call
 };
 
 // Numbers of a call, in a Float64Array: reading properties of an object would cost more than a short attention.

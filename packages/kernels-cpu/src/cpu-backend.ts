@@ -19,6 +19,7 @@ import { type NativeAddon, nativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import {
   APPEND_PARAMETERS,
+  AttentionParameters,
   appendParameters,
   attentionArguments,
   CACHE_PARAMETERS,
@@ -81,6 +82,7 @@ class CpuBackend implements Backend {
   readonly #addon: NativeAddon;
   readonly #isa: string;
   readonly #placement: Placement;
+  readonly #attentionParameters = new AttentionParameters();
   readonly #cacheParameters = new Float64Array(CACHE_PARAMETERS);
   readonly #appendParameters = new Float64Array(APPEND_PARAMETERS);
 
@@ -165,7 +167,7 @@ class CpuBackend implements Backend {
     const out = uncleared(product(plan.outDims));
     const lse = plan.returnLse ? new Float32Array(product(plan.lseDims)) : undefined;
     try {
-      this.#addon.attention(...attentionArguments(plan, this.#placement), out, lse);
+      this.#addon.attention(...attentionArguments(plan, this.#placement, this.#attentionParameters), out, lse);
     } catch (error) {
       throw typedError(error);
     }
@@ -180,7 +182,7 @@ class CpuBackend implements Backend {
     signal?.addEventListener('abort', abort, { once: true });
     try {
       const lseLength = plan.returnLse ? product(plan.lseDims) : -1;
-      const args = attentionArguments(plan, this.#placement);
+      const args = attentionArguments(plan, this.#placement, this.#attentionParameters);
       return await this.#addon.attentionAsync(id, ...args, product(plan.outDims), lseLength);
     } catch (error) {
       if ((error as { code?: unknown }).code === 'ERR_ABORTED' && signal?.aborted) throw signal.reason;
@@ -194,7 +196,7 @@ class CpuBackend implements Backend {
 /** The addon writes every element before anybody sees one, and clearing a large output takes as long as quantizing the input. */
 function uncleared(length: number): Float32Array {
   const bytes = 4 * length;
-  if (bytes < 2 ** 16 || bytes > 2 ** 31) return new Float32Array(length);
+  if (bytes < 2 ** 18 || bytes > 2 ** 31) return new Float32Array(length);
   return new Float32Array(Buffer.allocUnsafeSlow(bytes).buffer);
 }
 

@@ -28,12 +28,42 @@ export interface Placement {
   readonly checksums?: boolean;
 }
 
-/** All arguments of the addon's `attention` up to the mask: the other half of native/attention_binding.cc. */
-export function attentionArguments(plan: AttentionPlan | QuantizedAttentionPlan, placement: Placement): unknown[] {
+/** Arrays that a backend's calls fill anew: the addon reads them before a call returns, and a short one would notice the garbage. */
+export class AttentionParameters {
+  readonly numbers = new Float64Array(ATTENTION_PARAMETERS);
+  readonly #oneSpan = new Float64Array(SPAN);
+
+  /** [qStart, qLen, kStart, kLen] of each sequence. */
+  spans({ sequences }: AttentionGeometry): Float64Array {
+    const spans = sequences.length === 1 ? this.#oneSpan : new Float64Array(sequences.length * SPAN);
+    let at = 0;
+    for (const { qStart, qLen, kStart, kLen } of sequences) {
+      spans[at++] = qStart;
+      spans[at++] = qLen;
+      spans[at++] = kStart;
+      spans[at++] = kLen;
+    }
+    return spans;
+  }
+}
+
+const ATTENTION_PARAMETERS = 50;
+const SPAN = 4;
+
+/**
+ * All arguments of the addon's `attention` up to the mask: the other half of native/attention_binding.cc.
+ *
+ * @param parameters Overwritten; part of what is returned.
+ */
+export function attentionArguments(
+  plan: AttentionPlan | QuantizedAttentionPlan,
+  placement: Placement,
+  parameters: AttentionParameters = new AttentionParameters(),
+): unknown[] {
   const coded = 'queryScale' in plan ? plan : undefined;
   const type = (name: 'query' | 'key' | 'value') => TYPE_CODES[coded ? 'int8' : (plan as AttentionPlan)[name].type];
   const { mask, sequences } = plan;
-  const out = new Float64Array(ATTENTION_PARAMETERS);
+  const out = parameters.numbers.fill(0);
   out[0] = placement.isa;
   out[1] = placement.threads;
   out[2] = PRECISION_CODES[plan.precision];
@@ -72,7 +102,7 @@ export function attentionArguments(plan: AttentionPlan | QuantizedAttentionPlan,
   out[49] = placement.checksums ? 1 : 0;
   return [
     out,
-    spanArray(plan),
+    parameters.spans(plan),
     plan.query.data,
     plan.key.data,
     plan.value.data,
@@ -84,24 +114,10 @@ export function attentionArguments(plan: AttentionPlan | QuantizedAttentionPlan,
   ];
 }
 
-const ATTENTION_PARAMETERS = 50;
-
 function setStrides(out: Float64Array, at: number, { batch, head, token }: RowStrides): void {
   out[at] = batch;
   out[at + 1] = head;
   out[at + 2] = token;
-}
-
-function spanArray({ sequences }: AttentionGeometry): Float64Array {
-  const spans = new Float64Array(sequences.length * 4);
-  let at = 0;
-  for (const { qStart, qLen, kStart, kLen } of sequences) {
-    spans[at++] = qStart;
-    spans[at++] = qLen;
-    spans[at++] = kStart;
-    spans[at++] = kLen;
-  }
-  return spans;
 }
 
 /** Parameters of the addon's `cacheAttention`, written into `out`: a decode step makes one call a layer, without garbage. */

@@ -62,14 +62,14 @@ function readAttention(inputs: unknown, options: unknown, judge: TensorJudge): A
     value: judge(value, 'value', FLOAT_TYPES),
   };
   const { geometry, strides } = judgeGeometry(operands, given, judge);
-  return {
-    ...geometry,
+  // Not a spread: of so many fields it takes as long as a short attention.
+  return Object.assign(geometry, {
     precision: checkChoice(given.precision, 'precision', PRECISIONS, 'full-int8'),
     smoothK: checkBoolean(given.smoothK, 'smoothK', true),
     query: floatOperand(operands.query, strides.query),
     key: floatOperand(operands.key, strides.key),
     value: floatOperand(operands.value, strides.value),
-  };
+  });
 }
 
 /**
@@ -114,8 +114,7 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
     );
   }
   const channel = fields.vChannelScale;
-  return {
-    ...geometry,
+  return Object.assign(geometry, {
     precision,
     query: { data: operands.query.data as Int8Array, strides: strides.query },
     key: { data: operands.key.data as Int8Array, strides: strides.key },
@@ -139,7 +138,7 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
             batched,
             0,
           ),
-  };
+  });
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {
@@ -210,7 +209,8 @@ function judgeGeometry(operands: Operands, given: Record<string, unknown>, judge
   judgeHeadDim('query', query.dim);
   judgeHeadDim('value', value.dim);
 
-  const outDims = [...operands.query.dims.slice(0, -1), value.dim];
+  const outDims = operands.query.dims.slice();
+  outDims[rank - 1] = value.dim;
   judgeExtent('query', operands.query.dims);
   judgeExtent('key', operands.key.dims);
   judgeExtent('value', operands.value.dims);

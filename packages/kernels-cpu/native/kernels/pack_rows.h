@@ -38,7 +38,7 @@ INT_FLASH_OUTLINE void pack_keys_of(const RowSource& rows, const float* scales, 
             uint32_t* out = block + (token - first) * kStride;
             float scale;
             if (token >= end) {
-                memset(out, 0, static_cast<size_t>(words) * 4);
+                for (int g = 0; g < words; g += 16) Simd::store(reinterpret_cast<float*>(out + g), Simd::splat(0.0f));
                 head->key_scale[token] = 0.0f;
                 continue;
             }
@@ -124,11 +124,12 @@ INT_FLASH_OUTLINE void pack_values_of(const RowSource& rows, const float* scales
                                       const float* channel_max, int64_t begin, int64_t end, HeadPack* head, Scratch* scratch, HeadStats* stats) {
     const int dim = kDim > 0 ? kDim : rows.dim;
     const int width = static_cast<int>(round_up(dim, Simd::kLanes));
-    // Past the end, products read up to a whole granule and weights a whole block of 16, except where products start from a tile's sums.
-    const int64_t last = end < head->tokens ? end : Simd::kOffsetProducts ? head->padded : round_up(end, kBlock);
+    // Past the end, products read up to a whole granule, except where they start from a tile's sums, and scores whole key blocks.
+    const bool ends = end == head->tokens;
+    const int64_t last = !ends ? end : Simd::kOffsetProducts ? head->padded : round_up(end, kGranule);
     stats->max_bits = 0;
     if (precision == Precision::kHalfInt8 || precision == Precision::kFp32)
-        return pack_float_values(rows, precision, begin, end, last, head, scratch, stats);
+        return pack_float_values(rows, precision, begin, end, ends ? round_up(end, kBlock) : end, head, scratch, stats);
     constexpr int kCodeRow = kMaxHeadDim + 64;  // distance of the rows in Scratch::codes
     alignas(64) float weight[kTileKeys];
     for (int64_t tile = begin; tile < last; tile += kTileKeys) {
@@ -161,7 +162,7 @@ INT_FLASH_OUTLINE void pack_values_of(const RowSource& rows, const float* scales
         }
         const int visible = end - tile < kTileKeys ? static_cast<int>(end - tile) : kTileKeys;
         for (int j = visible; j < kTileKeys && j < visible + 32; j++) weight[j] = 1.0f;
-        for (int j = 0; j < count; j += 32) {
+        for (int j = 0; j < round_up(visible, kBlock); j += 32) {
             if (j >= visible) {
                 memset(head->tau + tile + j, 0, 128);
                 memset(head->inverse_weight + tile + j, 0, 128);
