@@ -194,6 +194,7 @@ describe('reports', () => {
     for (const line of parsed)
       expect(line).toMatchObject({ commit: 'abc', cpu: 'a cpu', backend: 'cpu (avx2)', quick: true });
     expect(parsed.filter(({ bench }) => bench === 'attention-error-script')).toHaveLength(21);
+    expect(parsed.filter(({ bench }) => bench === 'claim')).toHaveLength(report.claims.length);
     expect(parsed.find(({ bench }) => bench === 'kv-cache-model')).toMatchObject({ model: 'a <model>', window: 1024 });
   });
 });

@@ -1,6 +1,6 @@
 import { isComplete, type Report } from './report-sections.js';
 
-/** What a report says about accuracy as docs/results keeps it: a measurement a line, each with where it comes from. Times have benchmarks of their own. */
+/** What a report says about accuracy as docs/results keeps it: a measurement a line, each with where it comes from. Times have benchmarks of their own; of them only what a claim needs is here. */
 export function resultLines(report: Report, commit: string | null): string {
   const { cpu, threads, backend, quick } = report.origin;
   const origin = { ...(commit && { commit }), cpu, threads, backend, ...(quick && { quick }) };
@@ -8,6 +8,7 @@ export function resultLines(report: Report, commit: string | null): string {
   const add = (bench: string, rows: readonly object[], shape: object = {}) => {
     for (const row of rows) lines.push({ bench, ...origin, ...shape, ...row });
   };
+  add('claim', report.claims, { part: isComplete(report) ? 'all' : 'kv-cache' });
   if (isComplete(report)) {
     const { errors, script } = report;
     for (const [bench, table] of [
