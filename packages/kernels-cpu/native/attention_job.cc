@@ -287,17 +287,20 @@ void AttentionJob::compute_block(int64_t task) {
     }
 }
 
+// task: as gather_statistics; its chunks are packed right after, while the cache still holds them.
+void AttentionJob::prepare_operand(int64_t task) {
+    if (aborted_) return;
+    gather_statistics(task);
+    const int64_t s = task / 2 / spec_.kv_heads, h = task / 2 % spec_.kv_heads;
+    const int64_t chunks = first_chunk_[s + 1] - first_chunk_[s], first_chunk = first_chunk_[s] * spec_.kv_heads + h * chunks;
+    for (int64_t chunk = first_chunk; chunk < first_chunk + chunks; chunk++) pack_chunk(2 * chunk + task % 2);
+}
+
 // task: head of a sequence, from its statistics to its output.
 void AttentionJob::compute_head(int64_t task) {
-    if (aborted_) return;
-    gather_statistics(2 * task);
-    gather_statistics(2 * task + 1);
+    prepare_operand(2 * task);
+    prepare_operand(2 * task + 1);
     const int64_t s = task / spec_.kv_heads, h = task % spec_.kv_heads;
-    const int64_t chunks = first_chunk_[s + 1] - first_chunk_[s], first_chunk = first_chunk_[s] * spec_.kv_heads + h * chunks;
-    for (int64_t chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
-        pack_chunk(2 * chunk);
-        pack_chunk(2 * chunk + 1);
-    }
     const int64_t group = spec_.heads / spec_.kv_heads;
     const int64_t blocks = first_block_[s + 1] - first_block_[s], first_block = first_block_[s] * spec_.heads + h * group * blocks;
     for (int64_t block = first_block; block < first_block + group * blocks; block++) compute_block(block);
@@ -319,12 +322,15 @@ bool AttentionJob::run(Failure* failure) {
 
     auto statistics = [this](int64_t task) { gather_statistics(task); };
     auto packing = [this](int64_t task) { pack_chunk(task); };
+    auto operand = [this](int64_t task) { prepare_operand(task); };
     auto computing = [this](int64_t task) { compute_block(task); };
     auto whole_head = [this](int64_t head) { compute_head(head); };
     // Short sequences: handing out work three times would cost more than it saves.
     const bool short_heads = heads >= threads && work / static_cast<double>(heads) < 8e6;
     if (short_heads) {
         parallel_for(threads, heads, whole_head);
+    } else if (heads * 2 >= threads * 4) {
+        parallel_for(threads, heads * 2, operand);
     } else {
         parallel_for(threads, heads * 2, statistics);
         if (!aborted_) parallel_for(threads, chunks * 2, packing);

@@ -75,6 +75,7 @@ private:
     void gather_statistics(int64_t task);
     void pack_chunk(int64_t task);
     void compute_block(int64_t task);
+    void prepare_operand(int64_t task);
     void compute_head(int64_t task);
     bool report_nonfinite(Failure* failure) const;
     bool smoothing() const;

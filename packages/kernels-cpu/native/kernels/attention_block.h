@@ -11,6 +11,8 @@
 namespace int_flash {
 namespace {
 
+constexpr int kRowsAhead = 4;  // rows of queries and of the output come from memory
+
 // ── §1 ──
 template <bool kIntScores, int kDim>
 INT_FLASH_OUTLINE void load_queries(const BlockArgs& args, Scratch* s, BlockResult* result) {
@@ -38,6 +40,7 @@ INT_FLASH_OUTLINE void load_queries(const BlockArgs& args, Scratch* s, BlockResu
             scale = args.query_scale[i * args.query_scale_stride];
         } else {
             row = row_floats(args.query, i, s->row);
+            if (row != s->row && i + kRowsAhead < args.rows) fetch_ahead(row + kRowsAhead * args.query.token_stride, sizeof(float) * static_cast<size_t>(dim));
             const uint32_t bits = largest_magnitude_bits(row, dim);
             if (bits >= kInfinityBits && result->bad_row < 0) {
                 result->bad_row = i;
@@ -250,6 +253,7 @@ INT_FLASH_OUTLINE void store_block(const BlockArgs& args, Scratch* s) {
     for (int d = 0; d < dim; d++) channel[d] = args.head->channel[d] / levels;
     for (int i = 0; i < args.rows; i++) {
         float* out = args.out + i * args.out_stride;
+        if (i + kRowsAhead < args.rows) fetch_ahead<true>(out + kRowsAhead * args.out_stride, sizeof(float) * static_cast<size_t>(dim));
         const float* o = s->out + i * width;
         const float sum = s->row_sum[i];
         const bool empty = s->running_max[i] == -INFINITY;

@@ -139,14 +139,6 @@ INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, cons
 
 constexpr ptrdiff_t kSmallTile = 16 << 10;  // bytes of a tile's keys and values; a third of a first-level cache
 
-INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
-#if defined(__GNUC__)
-    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(data) + byte);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
 void cache_run_int(CacheRunArgs* args, Scratch* s) {
     const int dim = args->head_dim;
     const int words = static_cast<int>(round_up(dim, 64)) / kGranule;

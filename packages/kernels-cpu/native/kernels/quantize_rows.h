@@ -45,6 +45,16 @@ INT_FLASH_INLINE const float* row_floats(const RowSource& rows, int64_t token, f
     return buffer;
 }
 
+// Brings what will soon be read, or written, nearer.
+template <bool kWrite = false>
+INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
+#if defined(__GNUC__)
+    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(data) + byte, kWrite);
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 INT_FLASH_INLINE const int8_t* code_row(const RowSource& rows, int64_t token) {
     return static_cast<const int8_t*>(rows.data) + token * rows.token_stride;
 }
@@ -100,7 +110,7 @@ INT_FLASH_INLINE int32_t sum_of_codes(const int8_t* codes, int dim) {
 // What a score starts at where keys are stored with an offset of 128.
 INT_FLASH_INLINE int32_t offset_start(int32_t sum) { return Simd::kOffsetScores ? -128 * sum : 0; }
 
-template <int kDim>
+template <int kDim, class S = Simd>
 INT_FLASH_OUTLINE void channel_stats_of(const RowSource& rows, int64_t tokens, float* mean, float* maximum, HeadStats* stats) {
     alignas(64) float buffer[kMaxHeadDim + 16];
     alignas(64) double sums[kMaxHeadDim + 16];
@@ -108,7 +118,21 @@ INT_FLASH_OUTLINE void channel_stats_of(const RowSource& rows, int64_t tokens, f
     alignas(64) uint32_t largest[kMaxHeadDim + 16];
     const int dim = kDim > 0 ? kDim : rows.dim;
     for (int d = 0; d < dim; d++) sums[d] = run[d] = 0.0, largest[d] = 0;
-    for (int64_t token = 0; token < tokens; token++) {
+    int64_t token = 0;
+    if constexpr (S::kChannelsOfRows) {
+        for (; rows.type == ElementType::kFloat32 && dim % 64 == 0 && token < tokens; token += kTileKeys) {
+            const int n = tokens - token < kTileKeys ? static_cast<int>(tokens - token) : kTileKeys;
+            const float* row = static_cast<const float*>(rows.data) + token * rows.token_stride;
+            for (int d = 0; d < dim; d += 64) {
+                if (mean) {
+                    S::template channels_of_rows<true>(row + d, rows.token_stride, n, sums + d, largest + d);
+                } else {
+                    S::template channels_of_rows<false>(row + d, rows.token_stride, n, sums + d, largest + d);
+                }
+            }
+        }
+    }
+    for (; token < tokens; token++) {
         const float* row = row_floats(rows, token, buffer);
         if (mean) {
             for (int d = 0; d < dim; d++) run[d] += static_cast<double>(row[d]);

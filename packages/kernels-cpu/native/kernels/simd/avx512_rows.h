@@ -11,6 +11,7 @@ namespace int_flash {
 namespace {
 
 struct Avx512Rows {
+    static constexpr bool kChannelsOfRows = true;
     static constexpr bool kInt4Rows = true;  // score_int4_rows and weigh_int4_rows exist
 
     // Row i of the 16 at hand; past the last one that is there, the last one again.
@@ -76,6 +77,27 @@ struct Avx512Rows {
         if (dim == 64) return score_all<1>(rows, stride, n, words, start, dim, next, scores);
         if (dim == 128) return score_all<2>(rows, stride, n, words, start, dim, next, scores);
         score_all<0>(rows, stride, n, words, start, dim, next, scores);
+    }
+
+    // Adds n rows' channels [0, 64) to `sums`, row after row, and raises `largest` to their magnitudes as bits. All in registers.
+    template <bool kSum>
+    INT_FLASH_INLINE void channels_of_rows(const float* row, ptrdiff_t stride, int n, double* sums, uint32_t* largest) {
+        const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+        __m512d s0 = _mm512_setzero_pd(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+        __m512i m0 = _mm512_loadu_si512(largest), m1 = _mm512_loadu_si512(largest + 16), m2 = _mm512_loadu_si512(largest + 32), m3 = _mm512_loadu_si512(largest + 48);
+        const auto add = [=](const float* p, __m512d& low, __m512d& high, __m512i& m) INT_FLASH_LAMBDA {
+            const __m512 x = _mm512_loadu_ps(p);
+            m = _mm512_max_epu32(m, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+            if constexpr (kSum) {
+                low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
+                high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+            }
+        };
+        for (int j = 0; j < n; j++, row += stride) add(row, s0, s1, m0), add(row + 16, s2, s3, m1), add(row + 32, s4, s5, m2), add(row + 48, s6, s7, m3);
+        _mm512_storeu_si512(largest, m0), _mm512_storeu_si512(largest + 16, m1), _mm512_storeu_si512(largest + 32, m2), _mm512_storeu_si512(largest + 48, m3);
+        if constexpr (!kSum) return;
+        const auto store = [sums](int d, __m512d s) INT_FLASH_LAMBDA { _mm512_storeu_pd(sums + d, _mm512_add_pd(_mm512_loadu_pd(sums + d), s)); };
+        store(0, s0), store(8, s1), store(16, s2), store(24, s3), store(32, s4), store(40, s5), store(48, s6), store(56, s7);
     }
 
     INT_FLASH_INLINE void prefetch_rows(const char* rows, int first, int count, ptrdiff_t row_bytes) {

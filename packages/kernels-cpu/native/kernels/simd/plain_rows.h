@@ -8,6 +8,7 @@ namespace int_flash {
 namespace {
 
 struct PlainRows {
+    static constexpr bool kChannelsOfRows = false;    // channel_stats as plain loops
     static constexpr bool kInt4Rows = false;  // INT4 rows are unpacked into bytes first
 
     // inverse[j] = 1 / w and tau[j] = log2 w for the next 32 weights w.
