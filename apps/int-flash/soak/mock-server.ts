@@ -16,7 +16,8 @@ const state = new ServeState({ ...SERVE_DEFAULTS, port: 0, ...settings }, () => 
 });
 const server = await startHttpServer(state, loadWebPage());
 state.start(engine);
-process.on('message', () => {
+process.on('message', (what) => {
+  if (what === 'collected stats') globalThis.gc!();
   process.send!({
     rss: process.memoryUsage.rss(),
     cpuMs: cpuMs(),

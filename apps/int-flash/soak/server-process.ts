@@ -18,19 +18,23 @@ export interface ServerStats {
 export interface MockServer {
   readonly port: number;
   stats(): Promise<ServerStats>;
+  /** The same, with what is garbage collected first: what is left is kept by something. */
+  collectedStats(): Promise<ServerStats>;
   stop(): Promise<void>;
 }
 
 export async function startMockServer(settings: Readonly<Record<string, number>>): Promise<MockServer> {
   const path = fileURLToPath(new URL('mock-server.js', import.meta.url));
-  const child = fork(path, [JSON.stringify(settings)], { execArgv: [] });
+  const child = fork(path, [JSON.stringify(settings)], { execArgv: ['--expose-gc'] });
   const [{ port }] = (await once(child, 'message')) as [{ port: number }];
+  const ask = async (what: 'stats' | 'collected stats') => {
+    child.send(what);
+    return (await once(child, 'message'))[0] as ServerStats;
+  };
   return {
     port,
-    stats: async () => {
-      child.send('stats');
-      return (await once(child, 'message'))[0] as ServerStats;
-    },
+    stats: () => ask('stats'),
+    collectedStats: () => ask('collected stats'),
     stop: async () => {
       child.disconnect();
       await once(child, 'exit');
