@@ -227,7 +227,7 @@ template <class S = Simd>
 INT_FLASH_OUTLINE void products_beside_weights(const BlockArgs& args, int width, const RowGroup& group, RowGroup* next, Scratch* s) {
     const HeadPack& head = *args.head;
     const int first = next->index * kRowGroup;
-    settle_top(args, next, s);
+    if (args.precision == Precision::kPaperInt8) settle_top(args, next, s);  // else: every row of a whole tile has seen a key
     const uint32_t* values = static_cast<const uint32_t*>(head.values) + group.tile_start / kGranule * kBlock;
     float* out = s->out + group.index * kRowGroup * width;
     const Rescale4* rescale = &group.rescale;
