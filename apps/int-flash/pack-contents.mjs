@@ -14,6 +14,8 @@ const MODEL_FILES = [
   'MODEL_CARD.md',
   'LICENSE.md',
   'ATTRIBUTION.txt',
+  'eval_sgd.txt', // what `reproduce` measures perplexity on
+  'eval_oz.txt',
 ];
 const model = { from: '../../models/int-flash-demo/', to: './model/int-flash-demo/' };
 const page = { from: '../web/dist/', to: './web/' };
