@@ -104,7 +104,7 @@ INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGr
     if (group->whole) {
         Simd::largest_of_four(top[0], top[1], top[2], top[3], group->top);
     } else {
-        for (int r = 0; r < kRowGroup; r++) group->top[r] = trim_exponents(x + r * kTileKeys, group->spans[r]);
+        for (int r = 0; r < kRowGroup; r++) group->top[r] = trim_exponents(x + r * kTileKeys, group->spans[r], group->begin, group->end);
     }
 }
 
@@ -164,7 +164,9 @@ INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGr
     float sums[kRowGroup];
     settle_top(args, group, s);
     if (group->whole && !masked) {
-        whole_weights<kIntWeights>(group->exponent, group->top, levels, inverse_weight, group->weights, sums);
+        weights_of_four<kIntWeights, false>(group->exponent, group->top, 0, kTileKeys, levels, inverse_weight, group->weights, sums);
+    } else if (Simd::kRowsAtOnce == kRowGroup && !masked) {
+        weights_of_four<kIntWeights, true>(group->exponent, group->top, group->begin, group->end, levels, inverse_weight, group->weights, sums);
     } else {
         const int from = Simd::kOffsetProducts && kIntWeights ? 0 : group->begin & ~15;
         const int to = Simd::kOffsetProducts && kIntWeights ? kTileKeys : (group->end + 15) & ~15;

@@ -24,11 +24,11 @@ struct RowGroup {
     Rescale4 rescale;
 };
 
-// Excludes what lies outside `span` from the blocks of x that it touches; returns the largest x.
-INT_FLASH_INLINE float trim_exponents(float* x, TileSpan span) {
+// Excludes what lies outside `span` from the blocks of 16 exponents in [begin, end), which it lies in; returns the largest x.
+INT_FLASH_INLINE float trim_exponents(float* x, TileSpan span, int begin, int end) {
     const Simd::Floats excluded = Simd::splat(-INFINITY);
     Simd::Floats largest = excluded;
-    for (int j = span.begin & ~15; j < span.end; j += 16) {
+    for (int j = begin & ~15; j < end; j += 16) {
         Simd::Floats e = Simd::load(x + j);
         if (j < span.begin || j + 16 > span.end) {
             e = Simd::keep(e, span.begin - j, span.end - j, excluded);
@@ -39,9 +39,10 @@ INT_FLASH_INLINE float trim_exponents(float* x, TileSpan span) {
     return Simd::largest(largest);
 }
 
-// weights_of for four rows that see the whole tile.
-template <bool kIntWeights, class S = Simd>
-INT_FLASH_OUTLINE void whole_weights(const float* x, const float* top, float levels, const float* inverse_weight, uint32_t* words, float* sums) {
+// weights_of for four rows and the blocks of 16 keys in [begin, end): of a tile that all of them see whole, or with exponents of -Infinity.
+template <bool kIntWeights, bool kExclude, class S = Simd>
+INT_FLASH_OUTLINE void weights_of_four(const float* x, const float* top, int begin, int end, float levels, const float* inverse_weight, uint32_t* words,
+                                       float* sums) {
     constexpr int kRows = S::kRowsAtOnce;
     const Simd::Floats scale = Simd::splat(levels);
     for (int first = 0; first < kRowGroup; first += kRows) {
@@ -49,13 +50,16 @@ INT_FLASH_OUTLINE void whole_weights(const float* x, const float* top, float lev
         uint32_t* out = words + first * kTileKeys;
         Simd::Floats m[kRows], sum[kRows];
         for (int r = 0; r < kRows; r++) m[r] = Simd::splat(top[first + r]), sum[r] = Simd::splat(0.0f);
-        for (int j = 0; j < kTileKeys; j += 16) {
+        for (int j = begin & ~15; j < end; j += 16) {
             Simd::Floats p[kRows];
             for (int r = 0; r < kRows; r++) p[r] = Simd::sub(Simd::load(rows + r * kTileKeys + j), m[r]);
             if constexpr (kRows == 4) {
                 S::exp2_four(p);
             } else {
                 p[0] = Simd::exp2(p[0]);
+            }
+            if constexpr (kExclude) {
+                for (int r = 0; r < kRows; r++) p[r] = Simd::zero_excluded(p[r], Simd::load(rows + r * kTileKeys + j));
             }
             const Simd::Floats w = Simd::load(inverse_weight + j);
             for (int r = 0; r < kRows; r++) sum[r] = Simd::fma(p[r], w, sum[r]);
