@@ -11,4 +11,5 @@ for source in attention_job cache_append cache_attention call_memory cpu_feature
 done
 aarch64-linux-gnu-g++ "${flags[@]}" -march=armv8.2-a+dotprod -c kernels/neon_dot.cc -o "$out/neon_dot.o"
 aarch64-linux-gnu-g++ "${flags[@]}" ../test/isa-harness.cc "$out"/*.o -o "$out/isa-harness" -static -pthread
-qemu-aarch64 -cpu max "$out/isa-harness"
+qemu-aarch64 -cpu max "$out/isa-harness" | tee "$out/said"
+node ../../../tools/record-check.mjs "arm64 emulated" <"$out/said"

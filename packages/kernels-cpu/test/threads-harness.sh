@@ -18,4 +18,5 @@ done
 "$cxx" "${flags[@]}" "${avx2[@]}" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -c kernels/avx512_vnni.cc -o "$out/avx512_vnni.o"
 "$cxx" "${flags[@]}" -c ../test/threads-harness.cc -o "$out/threads-harness.o"
 "$cxx" "${flags[@]}" "$out"/*.o -o "$out/threads-harness" -pthread
-TSAN_OPTIONS=halt_on_error=0:exitcode=66 ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1 "$out/threads-harness"
+TSAN_OPTIONS=halt_on_error=0:exitcode=66 ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1 "$out/threads-harness" | tee "$out/said"
+node ../../../tools/record-check.mjs "${1:-thread} sanitizer" <"$out/said"
