@@ -310,13 +310,16 @@ bool AttentionJob::run(Failure* failure) {
     const int64_t heads = spec_.sequences * spec_.kv_heads;
     const int64_t chunks = first_chunk_[spec_.sequences] * spec_.kv_heads;
     const int64_t blocks = first_block_[spec_.sequences] * spec_.heads;
-    double work = 0;
-    for (int64_t s = 0; s < spec_.sequences; s++) work += static_cast<double>(sequence_[s].q_len) * static_cast<double>(sequence_[s].k_len);
-    work *= static_cast<double>(spec_.heads) * (spec_.head_dim + spec_.head_dim_v);
-    // In multiply-adds. Reading, quantizing and writing a number takes as long as about 150 of them.
-    double rows = 0;
-    for (int64_t s = 0; s < spec_.sequences; s++) rows += static_cast<double>(sequence_[s].q_len) * spec_.heads + static_cast<double>(sequence_[s].k_len) * spec_.kv_heads;
-    work += rows * (spec_.head_dim + spec_.head_dim_v) * 75;
+    // In multiply-adds, of a key/value head of the longest sequence and of all. Reading, quantizing and writing a number takes as long as
+    // about 150 of them.
+    double most = 0, work = 0;
+    const double group = static_cast<double>(spec_.heads / spec_.kv_heads);
+    for (int64_t s = 0; s < spec_.sequences; s++) {
+        const auto queries = static_cast<double>(sequence_[s].q_len), keys = static_cast<double>(sequence_[s].k_len);
+        const double head = (queries * keys * group + (queries * group + keys) * 75) * (spec_.head_dim + spec_.head_dim_v);
+        most = std::fmax(most, head);
+        work += head * spec_.kv_heads;
+    }
     constexpr double kWorthAThread = 1.2e6;  // about four microseconds, what handing work to a waiting thread costs
     const int threads = work / kWorthAThread < spec_.threads ? (work < 2 * kWorthAThread ? 1 : static_cast<int>(work / kWorthAThread)) : spec_.threads;
 
@@ -326,7 +329,7 @@ bool AttentionJob::run(Failure* failure) {
     auto computing = [this](int64_t task) { compute_block(task); };
     auto whole_head = [this](int64_t head) { compute_head(head); };
     // Short sequences: handing out work three times would cost more than it saves.
-    const bool short_heads = heads >= threads && work / static_cast<double>(heads) < 8e6;
+    const bool short_heads = heads >= threads && most < 8e6;
     if (short_heads) {
         parallel_for(threads, heads, whole_head);
     } else if (heads * 2 >= threads * 4) {
