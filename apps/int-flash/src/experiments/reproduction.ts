@@ -90,7 +90,7 @@ const SCRIPT_VARIANTS: readonly Variant[] = [
 function quickScope(backend: BackendChoice) {
   const isPortable = selectBackend(backend).name === 'portable';
   return isPortable
-    ? { characters: 2048, speedMs: 8000, memoryBytes: 0 }
+    ? { characters: 2048, speedMs: 4000, memoryBytes: 0 }
     : { characters: 8192, speedMs: 15_000, memoryBytes: 2 ** 23 };
 }
 

@@ -26,7 +26,7 @@ export function linePlot({ title, x, y }: PlotText, points: readonly PlotPoint[]
     height: LINES_HEIGHT,
     x: { type: 'log', base: 2, label: x, ticks: xs, tickFormat: (value: number) => value.toLocaleString('en-US') },
     y: { type: 'log', label: y, grid: true },
-    marks: [Plot.line(points, { x: 'x', y: 'y', stroke: 'series', strokeWidth: 2, marker: 'dot' })],
+    marks: [Plot.line(points, { x: 'x', y: 'y', stroke: 'series', z: 'series', strokeWidth: 2, marker: 'dot' })],
   });
 }
 
