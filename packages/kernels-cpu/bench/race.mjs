@@ -2,6 +2,7 @@
 
 const REPEAT_MS = 4; // a candidate's turn lasts about so long, in as many calls as fit
 const MOST_REPEATS = 400;
+const WARM_MS = 60; // of calls before anything is timed: until then JavaScript is not compiled, least of all for the shortest calls
 
 export const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -16,6 +17,7 @@ export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled
   const repeats = new Map();
   for (const [name, run] of entries) {
     await run(0);
+    for (const start = performance.now(); performance.now() - start < WARM_MS; ) await milliseconds(run, 1, 1);
     const once = await milliseconds(run, 1, 1);
     repeats.set(name, Math.max(1, Math.min(MOST_REPEATS, Math.round(REPEAT_MS / once))));
   }
