@@ -2,7 +2,8 @@
 
 const REPEAT_MS = 4; // a candidate's turn lasts about so long, in as many calls as fit
 const MOST_REPEATS = 400;
-const WARM_MS = 60; // of calls before anything is timed: until then JavaScript is not compiled, least of all for the shortest calls
+const WARM_ROUNDS = 4; // of WARM_MS a candidate, before anything is timed: JavaScript is compiled by then, for all candidates in turn
+const WARM_MS = 20;
 
 export const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -15,9 +16,11 @@ export const median = (values) => [...values].sort((a, b) => a - b)[values.lengt
 export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled = undefined) {
   const entries = Object.entries(candidates);
   const repeats = new Map();
+  for (let round = 0; round < WARM_ROUNDS; round++) {
+    for (const [, run] of entries)
+      for (const start = performance.now(); performance.now() - start < WARM_MS; ) await milliseconds(run, 1, 0);
+  }
   for (const [name, run] of entries) {
-    await run(0);
-    for (const start = performance.now(); performance.now() - start < WARM_MS; ) await milliseconds(run, 1, 1);
     const once = await milliseconds(run, 1, 1);
     repeats.set(name, Math.max(1, Math.min(MOST_REPEATS, Math.round(REPEAT_MS / once))));
   }
