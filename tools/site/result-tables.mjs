@@ -95,12 +95,7 @@ const TABLES = {
     );
   },
   'cpu-prefill': () =>
-    speedTable(
-      { bench: 'prefill', causal: false },
-      ['full-int8', 'fp32', ...PEERS],
-      'ort-MultiHeadAttention',
-      'bestMs',
-    ),
+    speedTable({ bench: 'prefill', causal: false }, ['full-int8', 'fp32', ...PEERS], 'ort-MultiHeadAttention', 'ms'),
   'cpu-decode': () =>
     speedTable({ bench: 'decode-cold' }, ['cache-int8', 'cache-int4', 'cache-fp32', ...PEERS], 'cache-fp32', 'ms'),
   'instruction-sets': () => {

@@ -14,9 +14,9 @@ const NAMES = {
 export function drawSpeedPlot(results) {
   const points = results
     .filter(({ bench, variant }) => bench === 'prefill' && NAMES[variant])
-    .map(({ N, D, causal, variant, bestMs }) => ({
+    .map(({ N, D, causal, variant, ms }) => ({
       tokens: N,
-      ms: bestMs,
+      ms,
       way: NAMES[variant],
       mask: causal ? 'causal' : 'not causal',
       dim: `head dimension ${D}`,
