@@ -328,8 +328,7 @@ bool AttentionJob::run(Failure* failure) {
     auto operand = [this](int64_t task) { prepare_operand(task); };
     auto computing = [this](int64_t task) { compute_block(task); };
     auto whole_head = [this](int64_t head) { compute_head(head); };
-    // Short sequences: handing out work three times would cost more than it saves.
-    const bool short_heads = heads >= threads && most < 8e6;
+    const bool short_heads = heads >= threads && most < 8e6;  // handing out work three times would cost more than it saves
     if (short_heads) {
         parallel_for(threads, heads, whole_head);
     } else if (heads * 2 >= threads * 4) {
