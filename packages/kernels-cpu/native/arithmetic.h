@@ -35,6 +35,16 @@ constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |y| 
 constexpr uint32_t kInfinityBits = 0x7f800000u;
 constexpr uint32_t kLowestExponentBits = 0xc2fa0000u;  // -125
 
+// Brings what will soon be read, or written, nearer.
+template <bool kWrite = false>
+INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
+#if defined(__GNUC__)
+    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(data) + byte, kWrite);
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 INT_FLASH_INLINE uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

@@ -45,16 +45,6 @@ INT_FLASH_INLINE const float* row_floats(const RowSource& rows, int64_t token, f
     return buffer;
 }
 
-// Brings what will soon be read, or written, nearer.
-template <bool kWrite = false>
-INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
-#if defined(__GNUC__)
-    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(data) + byte, kWrite);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
 INT_FLASH_INLINE const int8_t* code_row(const RowSource& rows, int64_t token) {
     return static_cast<const int8_t*>(rows.data) + token * rows.token_stride;
 }
@@ -120,7 +110,8 @@ INT_FLASH_OUTLINE void channel_stats_of(const RowSource& rows, int64_t tokens, f
     for (int d = 0; d < dim; d++) sums[d] = run[d] = 0.0, largest[d] = 0;
     int64_t token = 0;
     if constexpr (S::kChannelsOfRows) {
-        for (; rows.type == ElementType::kFloat32 && dim % 64 == 0 && token < tokens; token += kTileKeys) {
+        const bool fits = rows.type == ElementType::kFloat32 && dim % 64 == 0;
+        for (; fits && token < tokens; token += kTileKeys) {
             const int n = tokens - token < kTileKeys ? static_cast<int>(tokens - token) : kTileKeys;
             const float* row = static_cast<const float*>(rows.data) + token * rows.token_stride;
             for (int d = 0; d < dim; d += 64) {

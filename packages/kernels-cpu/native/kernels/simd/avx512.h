@@ -115,7 +115,6 @@ struct Simd : QuadX86, Avx512Rows, Avx512Beside {
     INT_FLASH_INLINE Ints load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
     INT_FLASH_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
     INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
-    INT_FLASH_INLINE void store_words(uint32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);

@@ -101,9 +101,7 @@ struct Avx512Rows {
     }
 
     INT_FLASH_INLINE void prefetch_rows(const char* rows, int first, int count, ptrdiff_t row_bytes) {
-        if (!rows) return;
-        const char* begin = rows + first * row_bytes;
-        for (ptrdiff_t byte = 0; byte < count * row_bytes; byte += 64) _mm_prefetch(begin + byte, _MM_HINT_T0);
+        if (rows) fetch_ahead(rows + first * row_bytes, static_cast<size_t>(count * row_bytes));
     }
 
     INT_FLASH_INLINE void store_quarters(int32_t* out, ptrdiff_t step, __m512i a) {

@@ -176,7 +176,6 @@ struct Simd : PlainRows {
         vst1q_s32(p, x.lo);
         vst1q_s32(p + 4, x.hi);
     }
-    INT_FLASH_INLINE void store_words(uint32_t* p, Ints x) { store_ints(reinterpret_cast<int32_t*>(p), x); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);

@@ -126,7 +126,6 @@ struct Simd : PlainRows {
         return r;
     }
     INT_FLASH_INLINE void store_ints(int32_t* p, Ints a) { memcpy(p, a.lane, sizeof a.lane); }
-    INT_FLASH_INLINE void store_words(uint32_t* p, Ints a) { memcpy(p, a.lane, sizeof a.lane); }
     INT_FLASH_INLINE Ints spread(const uint32_t* p) {
         int32_t word;
         memcpy(&word, p, 4);
