@@ -1,4 +1,4 @@
-import { rest } from './event-loop-turns.js';
+import { eventLoopRest } from '@int-flash/ops';
 
 const SLICE_MS = 8;
 
@@ -21,7 +21,7 @@ export class Pace {
 
   /** Lets the event loop run, then throws `signal.reason` if a signal was aborted. */
   async rest(): Promise<void> {
-    await rest();
+    await eventLoopRest();
     this.#sliceStart = performance.now();
     this.throwIfAborted();
   }

@@ -1,7 +1,6 @@
-import { type DrawRules, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type DrawRules, eventLoopTurn, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { DEVICE_CHUNK } from './device-cache.js';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
-import { turn } from './event-loop-turns.js';
 import { KvCache } from './kv-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
@@ -102,7 +101,7 @@ export class Scheduler {
   }
 
   #pause(): Promise<void> {
-    return this.#pace.isDue ? this.#pace.rest() : turn();
+    return this.#pace.isDue ? this.#pace.rest() : eventLoopTurn();
   }
 
   /** Takes the jobs of the next step out of the queue: some, if there are any. */

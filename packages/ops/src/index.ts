@@ -37,6 +37,7 @@ export type {
   DrawPart,
   DrawRules,
 } from './decoder.js';
+export { eventLoopRest, eventLoopTurn } from './event-loop-turns.js';
 export {
   bfloat16BitsToNumber,
   type FloatType,

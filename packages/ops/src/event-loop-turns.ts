@@ -5,12 +5,12 @@ const REST_TURNS = 32;
 const MAX_REST_MS = 8;
 
 /** Lets timers, I/O and signals have their turn. */
-export function turn(): Promise<void> {
+export function eventLoopTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Lets them have what they need, as far as that is little. */
-export async function rest(): Promise<void> {
+export async function eventLoopRest(): Promise<void> {
   const end = performance.now() + MAX_REST_MS;
-  for (let i = 0; i < REST_TURNS && performance.now() < end; i++) await turn();
+  for (let i = 0; i < REST_TURNS && performance.now() < end; i++) await eventLoopTurn();
 }

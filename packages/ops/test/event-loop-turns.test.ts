@@ -1,6 +1,6 @@
 import { connect, createServer } from 'node:net';
 import { expect, it } from 'vitest';
-import { rest } from '../src/event-loop-turns.js';
+import { eventLoopRest } from '../src/event-loop-turns.js';
 
 it('hears many who connect together in one rest', async () => {
   const server = createServer();
@@ -13,7 +13,7 @@ it('hears many who connect together in one rest', async () => {
   const { port } = server.address() as { port: number };
   const sockets = Array.from({ length: 20 }, () => connect(port, '127.0.0.1').on('error', () => {}));
   let rests = 0;
-  for (; accepted < sockets.length; rests++) await rest();
+  for (; accepted < sockets.length; rests++) await eventLoopRest();
   expect(rests).toBeLessThan(sockets.length); // one turn each would be one connection each
   for (const socket of sockets) socket.destroy();
   await new Promise((resolve) => server.close(resolve));
@@ -28,7 +28,7 @@ it('ends when others take long', async () => {
     if (!isDone) setImmediate(work);
   };
   setImmediate(work);
-  await rest();
+  await eventLoopRest();
   isDone = true;
   expect(turns).toBeGreaterThan(0);
   expect(turns).toBeLessThanOrEqual(4); // of 3 ms each in 8
