@@ -15,15 +15,37 @@ template <class P> struct PieceCodes {
         if constexpr (P::kWide) *static_cast<uint32_t*>(target) = words[0];
         else *static_cast<uint2*>(target) = make_uint2(words[0], words[1]);
     }
+    /** For what is not read again soon: it is the first to leave L2. */
+    __device__ __forceinline__ void store_once(void* target) const {
+        if constexpr (P::kWide) __stcs(static_cast<uint32_t*>(target), words[0]);
+        else __stcs(static_cast<uint2*>(target), make_uint2(words[0], words[1]));
+    }
 };
 
-template <class P> __device__ __forceinline__ PieceCodes<P> encode_piece(const float (&x)[P::kPiece], const Divisor& scale) {
+/** Four floats within ±127.49 to the nearest codes, ties to even; `a` in the lowest byte. */
+__device__ __forceinline__ uint32_t nearest_codes(float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 860  // two instructions there; sm_80 would convert each float by itself
+    uint32_t high, all;
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(high) : "r"(__float2int_rn(d)), "r"(__float2int_rn(c)));
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(all) : "r"(__float2int_rn(b)), "r"(__float2int_rn(a)), "r"(high));
+    return all;
+#else
+    return pack_codes(rounded_bits(a), rounded_bits(b), rounded_bits(c), rounded_bits(d));
+#endif
+}
+
+template <class P> __device__ __forceinline__ PieceCodes<P> nearest_piece(const float (&x)[P::kPiece]) {
     PieceCodes<P> codes;
 #pragma unroll
-    for (int w = 0; w < P::kPiece / 4; ++w)
-        codes.words[w] = pack_codes(rounded_bits(divide(x[4 * w], scale)), rounded_bits(divide(x[4 * w + 1], scale)),
-                                    rounded_bits(divide(x[4 * w + 2], scale)), rounded_bits(divide(x[4 * w + 3], scale)));
+    for (int w = 0; w < P::kPiece / 4; ++w) codes.words[w] = nearest_codes(x[4 * w], x[4 * w + 1], x[4 * w + 2], x[4 * w + 3]);
     return codes;
+}
+
+template <class P> __device__ __forceinline__ PieceCodes<P> encode_piece(const float (&x)[P::kPiece], const Divisor& scale) {
+    float quotients[P::kPiece];
+#pragma unroll
+    for (int e = 0; e < P::kPiece; ++e) quotients[e] = divide(x[e], scale);
+    return nearest_piece<P>(quotients);
 }
 
 }  // namespace intflash
