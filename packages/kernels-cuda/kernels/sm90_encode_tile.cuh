@@ -1,92 +1,217 @@
 // Hopper's quantizers: 128 keys and values into a tile, sorted into slots.
 #pragma once
-#include "sm90_quantize_job.cuh"
+#include "byte_transpose.cuh"
+#include "sm90_tile_facts.cuh"
 
 namespace intflash {
 
-/** What a block knows of its tile. */
-struct alignas(16) TileFacts {  // read 16 bytes at a time
-    float divisor[kMaxHeadDim];   // 1 / channel's largest |v|
-    float mean[kMaxHeadDim];      // of K's channels; 0 without smooth-K
-    float magnitude[kTileKeys];   // of a key: its largest |k|
-    float weight[kTileKeys];      // of its value: largest |v / channel's maximum|
-    uint32_t rank[kTileKeys];     // by which keys are sorted into slots; no two alike
-    float value_step[kTileKeys];  // of a slot: 127 / value weight
-    int slot[kTileKeys];          // of a key
-    int key[kTileKeys];           // of a slot
-    float part_scale[8], part_step[8];  // of the slots' eighths, and their reciprocals
-    unsigned long long best;
-    int outliers;
+/** Short rows are kept in shared memory while their tile is encoded, others read again from L2: that leaves room for more blocks. */
+template <class P> constexpr bool kKept = Blocks<P>::kRowBytes <= 128;
+template <class P, bool kHalf> constexpr int kEncodeBytes = kKept<P> ? 2 * kTileKeys * Blocks<P>::kRowBytes : kTileKeys * P::kD * (kHalf ? 2 : 1);
+
+/** A tile's rows of one operand, a batch of rounds at a time. */
+template <class P> struct TileRows : SourceRows<P> {
+    using Lanes = RowLanes<P>;
+    static constexpr int kBatch = kKept<P> ? 1 : 4;
+    const uint8_t* kept;
+    __device__ __forceinline__ TileRows(const Operand& operand, int64_t first, int count, const uint8_t* kept) : SourceRows<P>(operand, first, count), kept(kept) {}
+
+    /** Calls work(row, its two pieces, their type) for the thread's rows. kLast: nobody reads them again. */
+    template <bool kLast, class F> __device__ __forceinline__ void each(const Lanes& lanes, F work) const {
+        if constexpr (kKept<P>) {
+            with_type<P>(this->operand.type, [&](ElementType type) {
+                const uint8_t* source = kept + lanes.first_row * Blocks<P>::kRowBytes + lanes.lane * 16;
+#pragma unroll 1
+                for (int round = 0; round < Lanes::kRounds; ++round, source += Lanes::kGroups * Blocks<P>::kRowBytes)
+                    work(lanes.row(round), reinterpret_cast<const uint4*>(source)[0], reinterpret_cast<const uint4*>(source)[Lanes::kLanes], type);
+            });
+        } else if (this->whole()) {
+            with_type<P>(this->operand.type, [&](ElementType type) {
+                const char* source = this->address(lanes.first_row, lanes.channel(0));
+                const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
+#pragma unroll 1
+                for (int begin = 0; begin < Lanes::kRounds; begin += kBatch) {
+                    uint4 raw[kBatch][2];
+#pragma unroll
+                    for (int i = 0; i < kBatch; ++i, source += step)
+#pragma unroll
+                        for (int part = 0; part < 2; ++part) raw[i][part] = kLast ? load_once(source + part * Lanes::kLanes * 16) : __ldg(reinterpret_cast<const uint4*>(source + part * Lanes::kLanes * 16));
+#pragma unroll
+                    for (int i = 0; i < kBatch; ++i) work(lanes.row(begin + i), raw[i][0], raw[i][1], type);
+                }
+            });
+        } else {
+#pragma unroll 1
+            for (int round = 0; round < Lanes::kRounds; ++round) {
+                const int row = lanes.row(round);
+                work(row, this->piece(row, lanes.channel(0)), this->piece(row, lanes.channel(1)), this->operand.type);
+            }
+        }
+    }
 };
 
-__device__ __forceinline__ bool fits(float weight, float shared_weight) { return weight <= shared_weight && weight > 0.5f * shared_weight; }
+/** The lane's channels of something that a block knows of each. */
+template <class P> struct OwnChannels {
+    float x[2][P::kPiece];
+    __device__ __forceinline__ OwnChannels(const float* all, const RowLanes<P>& lanes) {
+#pragma unroll
+        for (int part = 0; part < 2; ++part)
+#pragma unroll
+            for (int e = 0; e < P::kPiece; e += 4) {
+                const float4 four = *reinterpret_cast<const float4*>(all + lanes.channel(part) + e);
+                x[part][e] = four.x, x[part][e + 1] = four.y, x[part][e + 2] = four.z, x[part][e + 3] = four.w;
+            }
+    }
+};
+
+/** Largest |k - mean| of each key into facts.magnitude; what is wrong with K into the findings. */
+template <class P> __device__ __forceinline__ void measure_keys(TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& mean, Findings* findings) {
+    using Lanes = RowLanes<P>;
+    constexpr float kSurely = kLargestOperand / 2;  // where no |k - mean| and no |mean| is larger, no |k| is too large
+    const Lanes lanes;
+    float most = 0.f;
+#pragma unroll
+    for (int part = 0; part < 2; ++part)
+#pragma unroll
+        for (int e = 0; e < P::kPiece; ++e) most = max_or_nan(most, mean.x[part][e]);
+    rows.template each<false>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
+        float largest = 0.f;
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            float x[P::kPiece];
+            widen<P>(x, part == 0 ? first : second, type);
+#pragma unroll
+            for (int e = 0; e < P::kPiece; ++e) largest = max_or_nan(largest, x[e] - mean.x[part][e]);
+        }
+        most = max_or_nan(most, row < rows.count ? largest : 0.f);
+        uint32_t bits = min(__float_as_uint(largest), 0x7f7fffffu);  // of NaN too: the answer is refused then, but every slot must get a key
+#pragma unroll
+        for (int step = 1; step < Lanes::kLanes; step *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
+        if (lanes.lane == 0) facts.magnitude[row] = row < rows.count ? __uint_as_float(bits) : 0.f;
+    });
+    if (most <= kSurely) return;
+    uint32_t top = 0;
+    rows.template each<false>(lanes, [&](int, const uint4& first, const uint4& second, ElementType type) { top = raise_magnitude<P>(raise_magnitude<P>(top, first), second); });
+    top = wide_magnitude<P>(top, rows.operand.type);
+    if (__uint_as_float(top) <= kLargestOperand) return;
+    if (top < 0x7f800000u) atomicMax(&findings->large_key, top);
+    else atomicOr(&findings->bad_key, 1u);
+}
+
+/** Weight of each value, its largest |v / channel's maximum|, into facts.weight. */
+template <class P> __device__ __forceinline__ void weigh_values(TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& divisor) {
+    using Lanes = RowLanes<P>;
+    const Lanes lanes;
+    rows.template each<false>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
+        float weight = kMinWeight;
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            float x[P::kPiece];
+            widen<P>(x, part == 0 ? first : second, type);
+#pragma unroll
+            for (int e = 0; e < P::kPiece; ++e) weight = fmaxf(weight, fabsf(x[e]) * divisor.x[part][e]);
+        }
+        weight = row_max<Lanes::kLanes>(weight);
+        if (lanes.lane == 0) facts.weight[row] = row < rows.count ? fminf(weight, FLT_MAX) : 0.f;
+    });
+}
 
 /**
- * The value weight that most keys share within a factor of two, and how many keys it does not fit. With too many of those the tile keeps a
- * weight and a scale a key.
+ * V's part of the image on its way through shared memory: rows of slots, of kWords words. The threads that read there at once want a word each of
+ * eight chunks of kRows rows: the words of chunk c are turned on by 4c, so that these lie in banks of their own.
  */
-__device__ __forceinline__ TileKind classify(TileFacts& facts, int keys, float& shared_weight) {
-    uint32_t most = 0, least = ~0u;
+template <int kWords> __device__ __forceinline__ uint32_t turned(uint32_t chunk, uint32_t word) { return (word + 4 * chunk) % kWords; }
+
+/** Codes of V + 128 by slot positions. */
+template <class P> __device__ __forceinline__ void stage_codes(const TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
+    const RowLanes<P> lanes;
+    rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
+        const uint32_t position = slot_position(facts.slot[row]);
+        const float step = facts.value_step[row];
 #pragma unroll
-    for (int i = 0; i < kTileKeys; i += 32) {
-        const int key = i + threadIdx.x % 32;
-        const uint32_t bits = __float_as_uint(facts.weight[key]);
-        if (key < keys) most = max(most, bits), least = min(least, bits);
+        for (int part = 0; part < 2; ++part) {
+            float x[P::kPiece];
+            widen<P>(x, part == 0 ? first : second, type);
+#pragma unroll
+            for (int e = 0; e < P::kPiece; ++e) x[e] = x[e] * divisor.x[part][e] * step;
+            PieceCodes<P> codes = nearest_piece<P>(x);
+#pragma unroll
+            for (uint32_t& word : codes.words) word ^= 0x80808080u;
+            codes.store(staging + position * (P::kD / 4) + turned<P::kD / 4>(position / 16, lanes.channel(part) / 4));
+        }
+    });
+}
+/** From there to channels, four of them and 16 positions a thread at a time; eight threads write a line. */
+template <int kD, int kThreads> __device__ __forceinline__ void write_codes(const uint32_t* staging, uint8_t* image) {
+#pragma unroll 1
+    for (uint32_t item = threadIdx.x; item < kD / 4 * 8; item += kThreads) {
+        const uint32_t chunk = item % 8, quad = item / 8;
+        const uint32_t* source = staging + chunk * 16 * (kD / 4) + turned<kD / 4>(chunk, quad);
+        uint32_t out[4][4];  // [channel][word]
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            uint32_t rows[4], columns[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) rows[i] = source[(4 * w + i) * (kD / 4)];
+            transpose_bytes(rows, columns);
+#pragma unroll
+            for (int c = 0; c < 4; ++c) out[c][w] = columns[c];
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+            store_once(image + panel_offset(4 * quad + c, chunk * 16, kD, kTileKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
     }
-    shared_weight = __uint_as_float(__reduce_max_sync(~0u, most));
-    if (fits(__uint_as_float(__reduce_min_sync(~0u, least)), shared_weight)) return TileKind::kPlain;  // all fit the largest, as they nearly always do
-
-    const int key = threadIdx.x / 2, half = threadIdx.x % 2;
-    const float own = facts.weight[key];
-    int count = 0;
-    for (int other = half; other < keys; other += 2) count += fits(facts.weight[other], own);
-    count += __shfl_xor_sync(~0u, count, 1);
-    if (half == 0 && key < keys) atomicMax(&facts.best, static_cast<unsigned long long>(count) << 32 | __float_as_uint(own));
-    __syncthreads();
-    shared_weight = __uint_as_float(static_cast<uint32_t>(facts.best));
-    if (half == 0 && key < keys && !fits(own, shared_weight)) atomicAdd(&facts.outliers, 1);
-    __syncthreads();
-    return facts.outliers <= kOutlierSlots ? TileKind::kOutliers : TileKind::kColumns;
 }
 
-/** Keys into slots by magnitude, outliers last. Magnitudes alike but for their last seven bits count as alike; the earlier key comes first. */
-__device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, TileKind kind, float shared_weight) {
-    const int key = threadIdx.x / 2, half = threadIdx.x % 2;
-    const bool outlier = kind == TileKind::kOutliers && key < keys && !fits(facts.weight[key], shared_weight);
-    const uint32_t own = (__float_as_uint(facts.magnitude[key]) & ~127u) | static_cast<uint32_t>(key) | (outlier ? 1u << 31 : 0u);
-    if (half == 0) facts.rank[key] = own;
-    __syncthreads();
-    int before = 0;
-#pragma unroll 8
-    for (int i = 0; i < kTileKeys / 8; ++i) {
-        const uint4 others = reinterpret_cast<const uint4*>(facts.rank)[2 * i + half];
-        before += (others.x < own) + (others.y < own) + (others.z < own) + (others.w < own);
-    }
-    before += __shfl_xor_sync(~0u, before, 1);
-    if (half == 0) facts.slot[key] = before, facts.key[before] = key;
-    __syncthreads();
+/** V in float16 by slots; what is wrong with it into the findings. */
+template <class P> __device__ __forceinline__ void stage_halves(const TileFacts& facts, const TileRows<P>& rows, uint32_t* staging, Findings* findings) {
+    const RowLanes<P> lanes;
+    uint32_t top = 0;
+    rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
+        top = raise_magnitude<P>(raise_magnitude<P>(top, first), second);
+        const uint32_t slot = facts.slot[row];
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            const uint4& raw = part == 0 ? first : second;
+            uint32_t* target = staging + slot * (P::kD / 2) + turned<P::kD / 2>(slot / 8, lanes.channel(part) / 2);
+            if (!P::kWide && type == ElementType::kFloat16) {
+                *reinterpret_cast<uint4*>(target) = raw;
+                continue;
+            }
+            float x[P::kPiece];
+            widen<P>(x, raw, type);
+            uint32_t words[P::kPiece / 2];
+#pragma unroll
+            for (int w = 0; w < P::kPiece / 2; ++w) {
+                const __half2 both = __floats2half2_rn(x[2 * w], x[2 * w + 1]);
+                words[w] = *reinterpret_cast<const uint32_t*>(&both);
+            }
+            if constexpr (P::kWide) *reinterpret_cast<uint2*>(target) = make_uint2(words[0], words[1]);
+            else *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+        }
+    });
+    const uint32_t bits = wide_magnitude<P>(top, rows.operand.type);
+    if (__uint_as_float(bits) <= kLargestFloat16) return;
+    if (bits < 0x7f800000u) atomicMax(&findings->large_value, bits);
+    else atomicOr(&findings->bad_value, 1u);
 }
-
-/** Scales of the slots' eighths; without half values the low slots share one, and so do the high ones. All threads call it. */
-template <bool kHalf> __device__ __forceinline__ void find_part_scales(TileFacts& facts) {
-    const int part = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp an eighth
-    const auto scale = [](uint32_t most) { return fmaxf(__uint_as_float(most) / 127.f, kMinScale); };
-    uint32_t bits = 0;
-    if constexpr (kHalf) {
-        bits = __float_as_uint(facts.magnitude[facts.key[part * kEighthSlots + lane % kEighthSlots]]);
-    } else {
-        const bool low = part < kLowSlots / kEighthSlots;
-        for (int slot = (low ? 0 : kLowSlots) + lane; slot < (low ? kLowSlots : kTileKeys); slot += 32) bits = max(bits, __float_as_uint(facts.magnitude[facts.key[slot]]));
+/** Two channels and eight slots a thread at a time. */
+template <int kD, int kThreads> __device__ __forceinline__ void write_halves(const uint32_t* staging, uint8_t* image) {
+#pragma unroll 1
+    for (uint32_t item = threadIdx.x; item < kD / 2 * 16; item += kThreads) {
+        const uint32_t pair = item / 8 % (kD / 2), chunk = item % 8 + item / (kD / 2 * 8) * 8;
+        const uint32_t* source = staging + chunk * 8 * (kD / 2) + turned<kD / 2>(chunk, pair);
+        uint32_t out[2][4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            const uint32_t even = source[2 * w * (kD / 2)], odd = source[(2 * w + 1) * (kD / 2)];
+            out[0][w] = __byte_perm(even, odd, 0x5410), out[1][w] = __byte_perm(even, odd, 0x7632);
+        }
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+            store_once(image + panel_offset(2 * pair + c, chunk * 16, kD, 2 * kTileKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
     }
-    bits = __reduce_max_sync(~0u, bits);
-    if (lane == 0) facts.part_scale[part] = scale(bits), facts.part_step[part] = 1.f / scale(bits);
-    __syncthreads();
 }
-static_assert(kTileKeys / kEighthSlots == kQuantizeWarps && kLowSlots % kEighthSlots == 0, "a warp an eighth");
-
-/** Where the caller's rows fit into shared memory twice over they are kept there, else read again. */
-template <class P> constexpr bool kKept = 2 * kTileKeys * RowLanes<P>::kRowBytes <= 128 * 1024;
-template <class P, bool kHalf> constexpr int kDynamicBytes = kKept<P> ? 2 * kTileKeys * RowLanes<P>::kRowBytes : kTileKeys * RowLanes<P>::kRowBytes;
 
 template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const QuantizeJob& job, const HeadPlace& at, int64_t head, int tile_index, uint8_t* memory) {
     constexpr int kD = P::kD;
@@ -97,20 +222,19 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     const Sm90Sequence& sequence = at.sequence;
     const int thread = threadIdx.x, keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
     const int64_t first_row = sequence.k_start + int64_t{tile_index} * kTileKeys;
-    const int64_t key_at = row_offset(key, at.batch, at.head, first_row), value_at = row_offset(value, at.batch, at.head, first_row);
-    uint8_t *key_rows = memory, *value_rows = memory + kTileKeys * Lanes::kRowBytes;
+    const TileRows<P> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
+    const TileRows<P> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory + kTileKeys * Blocks<P>::kRowBytes);
     if (kKept<P> && keys > 0) {
-        fetch_rows<P>(key_rows, key, key_at, keys);
-        fetch_rows<P>(value_rows, value, value_at, keys);
+        fetch_rows<P, kTileKeys, true>(memory, key_rows);
+        fetch_rows<P, kTileKeys, true>(memory + kTileKeys * Blocks<P>::kRowBytes, value_rows);
     }
     commit_copies();
-    if (request.statistics.means != nullptr) wait_until(HeadProgress(job, head).means_ready, 1);
-    if (!kHalf) wait_until(HeadProgress(job, head).value_tiles, sequence.tiles);
+    if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
     if (thread < kD) {
         float c = !kHalf && thread < value.dim ? __ldcg(request.statistics.maxima + head * kD + thread) : 0.f;
         c = c > 0.f ? fmaxf(c, kMinScale) : 1.f;
         facts.divisor[thread] = 1.f / c;
-        facts.mean[thread] = request.statistics.means != nullptr ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
+        facts.mean[thread] = job.gathers_key ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
         if (tile_index == 0) job.channel_scale[head * kD + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
     }
     if (thread == 0) facts.best = 0, facts.outliers = 0;
@@ -120,136 +244,41 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
 
     uint8_t* tile = job.tiles + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
     const Lanes lanes;
-    const auto piece = [&](const Operand& operand, const uint8_t* rows, int64_t from, int row, int channel) -> uint4 {
-        if constexpr (kKept<P>) return *reinterpret_cast<const uint4*>(rows + row * Lanes::kRowBytes + channel * (P::kWide ? 4 : 2));
-        return row < keys && channel < operand.dim ? load_piece<P::kWide>(operand, from + row * operand.strides.token + channel, aligned_rows(operand)) : make_uint4(0, 0, 0, 0);
-    };
-    const auto smooth = [&](float(&x)[P::kPiece], int channel) {
-#pragma unroll
-        for (int e = 0; e < P::kPiece; ++e) x[e] -= facts.mean[channel + e];
-    };
-
-#pragma unroll 2
-    for (int round = 0; round < Lanes::kRounds; ++round) {
-        const int row = lanes.row(round);
-        uint32_t largest = 0, raw_largest = 0;  // as bits: NaN above all
-        float weight = kMinWeight;
-        bool large_half = false;
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-            const int channel = lanes.channel(part);
-            float x[P::kPiece];
-            widen<P>(x, piece(key, key_rows, key_at, row, channel), key.type);
-#pragma unroll
-            for (int e = 0; e < P::kPiece; ++e) raw_largest = max(raw_largest, __float_as_uint(fabsf(x[e])));
-            smooth(x, channel);
-#pragma unroll
-            for (int e = 0; e < P::kPiece; ++e) largest = max(largest, __float_as_uint(fabsf(x[e])));
-            widen<P>(x, piece(value, value_rows, value_at, row, channel), value.type);
-            if constexpr (kHalf) {
-                large_half |= !all_within(x, kLargestFloat16);
-                if (large_half) report(x, kLargestFloat16, &request.findings->bad_value, &request.findings->large_value);
-            } else {
-#pragma unroll
-                for (int e = 0; e < P::kPiece; ++e) weight = fmaxf(weight, fabsf(x[e]) * facts.divisor[channel + e]);
-            }
-        }
-        if (!(__uint_as_float(raw_largest) <= kLargestOperand)) {
-            if (raw_largest < 0x7f800000u) atomicMax(&request.findings->large_key, raw_largest);
-            else atomicOr(&request.findings->bad_key, 1u);
-        }
-        largest = min(largest, 0x7f7fffffu);  // the answer is refused then, but every slot must get a key
-#pragma unroll
-        for (int step = 1; step < Lanes::kLanes; step *= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, step));
-        if constexpr (!kHalf) weight = row_max<Lanes::kLanes>(weight);
-        if (lanes.lane == 0) {
-            const bool present = row < keys;
-            facts.magnitude[row] = present ? __uint_as_float(largest) : 0.f;
-            facts.weight[row] = kHalf ? 1.f : present ? fminf(weight, FLT_MAX) : 0.f;
-        }
-    }
+    const OwnChannels<P> mean(facts.mean, lanes);
+    measure_keys<P>(facts, key_rows, mean, request.findings);
+    if constexpr (!kHalf) weigh_values<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes));
     __syncthreads();
 
     float shared_weight = 1.f;
-    const TileKind kind = kHalf ? TileKind::kPlain : classify(facts, keys, shared_weight);
-    sort_into_slots(facts, keys, kind, shared_weight);
+    const TileKind kind = kHalf ? TileKind::kPlain : classify<Blocks<P>::kThreads>(facts, keys, shared_weight);
+    sort_into_slots<Blocks<P>::kThreads>(facts, keys, kind, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
-    find_part_scales<kHalf>(facts);
-    const auto scale_of = [&](int row, int slot) { return own_scale ? fmaxf(facts.magnitude[row] / 127.f, kMinScale) : facts.part_scale[slot / kEighthSlots]; };
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
-    if (thread < kTileKeys) facts.value_step[thread] = facts.key[thread] < keys ? 127.f / weight_of(facts.key[thread]) : 0.f;
+    if (!kHalf && thread < kTileKeys) facts.value_step[thread] = thread < keys ? 127.f / weight_of(thread) : 0.f;
+    find_scales<kHalf>(facts, keys, own_scale);
+    const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kEighthSlots]; };
 
-#pragma unroll 2
-    for (int round = 0; round < Lanes::kRounds; ++round) {
-        const int row = lanes.row(round), slot = facts.slot[row];
-        float step = own_scale ? 1.f / scale_of(row, slot) : facts.part_step[slot / kEighthSlots];
-        if (row >= keys) step = 0.f;  // codes of absent keys are zeros, with or without a mean
+    key_rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
+        const int slot = facts.slot[row];
+        const float step = facts.key_step[row];
+        const int offset = panel_offset(slot, lanes.channel(0), kTileKeys, kD);
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
-            const int channel = lanes.channel(part);
             float x[P::kPiece];
-            widen<P>(x, piece(key, key_rows, key_at, row, channel), key.type);
-            smooth(x, channel);
-            PieceCodes<P> codes;
+            widen<P>(x, part == 0 ? first : second, type);
 #pragma unroll
-            for (int w = 0; w < P::kPiece / 4; ++w)
-                codes.words[w] = pack_codes(rounded_bits(x[4 * w] * step), rounded_bits(x[4 * w + 1] * step), rounded_bits(x[4 * w + 2] * step), rounded_bits(x[4 * w + 3] * step));
-            codes.store(tile + panel_offset(slot, channel, kTileKeys, kD));
+            for (int e = 0; e < P::kPiece; ++e) x[e] = (x[e] - mean.x[part][e]) * step;
+            nearest_piece<P>(x).store_once(tile + (part == 0 ? offset : Lanes::second_part(offset, kTileKeys)));
         }
-    }
-    __syncthreads();
+    });
+    if (kKept<P>) __syncthreads();  // K's rows make room for V's codes
 
-    // V's part of the image, in place of K's rows: two channels a thread, 16 slots at a time; then out in whole lines.
-    const auto value_pair = [&](int row, int channel) -> float2 {
-        if constexpr (kKept<P>) return pair_at<P>(value_rows, row, channel, value.type);
-        if (row >= keys || channel >= value.dim) return make_float2(0.f, 0.f);
-        const int64_t from = value_at + row * value.strides.token + channel;
-        return make_float2(load_one(value, from), load_one(value, from + 1));
-    };
-    for (int item = thread; item < kD / 2 * (kTileKeys / 16); item += kQuantizeThreads) {
-        const int channel = item % (kD / 2) * 2, group = item / (kD / 2);
-        const int4* group_keys = reinterpret_cast<const int4*>(facts.key + group * 16);
-        int row[16];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) row[4 * i] = group_keys[i].x, row[4 * i + 1] = group_keys[i].y, row[4 * i + 2] = group_keys[i].z, row[4 * i + 3] = group_keys[i].w;
-        if constexpr (kHalf) {
-            uint32_t words[2][8];
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const float2 a = value_pair(row[2 * i], channel), b = value_pair(row[2 * i + 1], channel);
-                const __half2 low = __floats2half2_rn(a.x, b.x), high = __floats2half2_rn(a.y, b.y);
-                words[0][i] = *reinterpret_cast<const uint32_t*>(&low), words[1][i] = *reinterpret_cast<const uint32_t*>(&high);
-            }
-#pragma unroll
-            for (int c = 0; c < 2; ++c)
-#pragma unroll
-                for (int i = 0; i < 8; i += 4)
-                    *reinterpret_cast<uint4*>(memory + panel_offset(channel + c, 2 * (group * 16 + 2 * i), kD, 2 * kTileKeys)) =
-                        make_uint4(words[c][i], words[c][i + 1], words[c][i + 2], words[c][i + 3]);
-        } else {
-            const float2 divisor = *reinterpret_cast<const float2*>(facts.divisor + channel);
-            uint32_t words[2][4];
-#pragma unroll
-            for (int w = 0; w < 4; ++w) {  // the slots at positions 4w .. 4w + 3
-                uint32_t bits[2][4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const int slot = 2 * w + (i & 1) + 8 * (i >> 1);
-                    const float2 v = value_pair(row[slot], channel);
-                    const float step = facts.value_step[group * 16 + slot];
-                    bits[0][i] = rounded_bits(v.x * divisor.x * step), bits[1][i] = rounded_bits(v.y * divisor.y * step);
-                }
-#pragma unroll
-                for (int c = 0; c < 2; ++c) words[c][w] = pack_codes(bits[c][0], bits[c][1], bits[c][2], bits[c][3]) ^ 0x80808080u;  // + 128
-            }
-#pragma unroll
-            for (int c = 0; c < 2; ++c) *reinterpret_cast<uint4*>(memory + panel_offset(channel + c, group * 16, kD, kTileKeys)) = make_uint4(words[c][0], words[c][1], words[c][2], words[c][3]);
-        }
-    }
+    uint32_t* staging = reinterpret_cast<uint32_t*>(memory);
+    if constexpr (kHalf) stage_halves<P>(facts, value_rows, staging, request.findings);
+    else stage_codes<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes), staging);
     __syncthreads();
-#pragma unroll 4
-    for (int offset = thread * 16; offset < sm90_value_bytes(kD, kHalf); offset += kQuantizeThreads * 16)
-        *reinterpret_cast<uint4*>(tile + kTileKeys * kD + offset) = *reinterpret_cast<const uint4*>(memory + offset);
+    if constexpr (kHalf) write_halves<kD, Blocks<P>::kThreads>(staging, tile + kTileKeys * kD);
+    else write_codes<kD, Blocks<P>::kThreads>(staging, tile + kTileKeys * kD);
 
     uint8_t* meta = tile + sm90_columns_offset(kD, kHalf);
     if (thread < kTileKeys) {

@@ -10,130 +10,157 @@
 namespace intflash {
 namespace {
 
-constexpr int kBlocksAhead = 420;  // between a head's two kinds of blocks: as many as run at a time; with more of them K and V would have left L2
+/** Blocks between the last that gathers of a head and the first that encodes it: as many as run at a time on 132 processors. With many more K and V would have left L2. */
+template <class P> constexpr int kBlocksAhead = 140 * Blocks<P>::kResident;
+/** Short blocks come last, while the last long ones run: so many that encode queries. */
+constexpr int kLastBlocks = 132;
 
-/** load_piece of what nobody reads again: it is the first to leave L2. */
-template <class P> __device__ __forceinline__ uint4 load_once(const Operand& operand, int64_t at, bool aligned) {
-    if (aligned) return __ldcs(reinterpret_cast<const uint4*>(static_cast<const char*>(operand.data) + at * (P::kWide ? 4 : 2)));
-    return load_piece<P::kWide>(operand, at, false);
+/** f32(largest / 127), at least 2^-126. */
+__device__ __forceinline__ float query_scale(float largest) {
+    constexpr float kInverse = 1.f / 127.f;
+    constexpr Divisor kBy127 = {127.f, kInverse, static_cast<float>((1. - 127. * kInverse) * kInverse)};
+    float scale = divide(largest, kBy127);
+    if (!(largest >= 0x1p-80f)) scale = __fdiv_rn(largest, 127.f);  // divide's remainder would not be exact
+    return fmaxf(scale, kMinScale);
 }
 
-/** 128 queries of a head, two blocks of the image: per-token codes, the bits of quant's quantizePerTokenInt8. */
-template <class P> __device__ __forceinline__ void encode_queries(const QuantizeJob& job, const HeadPlace& at, int head, int chunk) {
-    using Lanes = RowLanes<P>;
+/**
+ * The nearest codes of x / scale, rounded to float32 in between. Numbers of 16 bits have at most 11 significant ones: where the quotient of two is
+ * near a border between codes it is the border, which two operations find as well as four. Of all pairs of such numbers, `scale` within 2^±60
+ * and its reciprocal off by up to two units in the last place.
+ */
+template <class P> __device__ __forceinline__ void encode_queries(PieceCodes<P> (&codes)[2], float (&x)[2][P::kPiece], float scale) {
+    if (scale < kTinyDivisor || scale > 1.f / kTinyDivisor) {
+        const float factor = scale < kTinyDivisor ? kScaleUp : 1.f / kScaleUp;
+        scale *= factor;
+#pragma unroll
+        for (int part = 0; part < 2; ++part)
+#pragma unroll
+            for (int e = 0; e < P::kPiece; ++e) x[part][e] *= factor;
+    }
+    if constexpr (P::kWide) {
+        const Divisor by = divisor(scale);
+#pragma unroll
+        for (int part = 0; part < 2; ++part) codes[part] = encode_piece<P>(x[part], by);
+    } else {
+        float inverse;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+        const float rest = fmaf(-scale, inverse, 1.f) * inverse;
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+#pragma unroll
+            for (int e = 0; e < P::kPiece; ++e) x[part][e] = fmaf(x[part][e], inverse, x[part][e] * rest);
+            codes[part] = nearest_piece<P>(x[part]);
+        }
+    }
+}
+
+/** A block's queries of a head, whole blocks of the image: per-token codes, the bits of quant's quantizePerTokenInt8. */
+template <class P> __device__ __forceinline__ void encode_query_rows(const QuantizeJob& job, const HeadPlace& at, int head, int chunk) {
+    constexpr int kRows = Blocks<P>::kQueryRows;
+    using Lanes = RowLanes<P, kRows>;
     constexpr int kBatch = Lanes::kRounds < 4 ? Lanes::kRounds : 4;
     const Operand& query = job.request.query;
     const Sm90Sequence& sequence = at.sequence;
-    const int first = chunk * kTileKeys, rows = sequence.q_blocks * kQueryBlock;
-    if (first >= rows) return;
-    const int64_t block = sequence.q_block_base + static_cast<int64_t>(head) * sequence.q_blocks + chunk * (kTileKeys / kQueryBlock);
-    const int64_t from = row_offset(query, at.batch, head, sequence.q_start + first);
-    const bool aligned = aligned_rows(query);
+    const int first = chunk * kRows;
+    if (first >= sequence.q_len) return;
     const Lanes lanes;
-    float largest_scale = 0.f;
+    // A warp's rows are all of one block of the image, which ends with zeros.
+    const int own_block = first / kQueryBlock + lanes.first_row / kQueryBlock, in_block = lanes.first_row % kQueryBlock;
+    if (own_block >= sequence.q_blocks) return;
+    const int64_t block = sequence.q_block_base + static_cast<int64_t>(head) * sequence.q_blocks + own_block;
+    int8_t* image = job.query_codes + block * (kQueryBlock * P::kD);
+    float* scales = job.query_scales + block * kQueryBlock + in_block;
+    const SourceRows<P> rows(query, row_offset(query, at.batch, head, sequence.q_start + first), sequence.q_len - first);
+    uint32_t top = 0;
+    const auto encode = [&](int round, const uint4& low, const uint4& high, ElementType type) {
+        uint32_t bits = wide_magnitude<P>(raise_magnitude<P>(raise_magnitude<P>(0, low), high), type);
+#pragma unroll
+        for (int step = 1; step < Lanes::kLanes; step *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
+        top = max(top, bits);
+        const float scale = query_scale(__uint_as_float(bits));
+        if (lanes.lane == 0) scales[round * Lanes::kGroups] = scale;
+        float x[2][P::kPiece];
+        widen<P>(x[0], low, type), widen<P>(x[1], high, type);
+        PieceCodes<P> codes[2];
+        encode_queries<P>(codes, x, scale);
+        const int offset = panel_offset(in_block + round * Lanes::kGroups, lanes.channel(0), kQueryBlock, P::kD);
+        codes[0].store_once(image + offset), codes[1].store_once(image + Lanes::second_part(offset, kQueryBlock));
+    };
+    if (rows.template whole<kRows>()) {
+        with_type<P>(query.type, [&](ElementType type) {
+            const char* source = rows.address(lanes.first_row, lanes.channel(0));
+            const int64_t step = Lanes::kGroups * query.strides.token * Blocks<P>::kSize;
 #pragma unroll 1
-    for (int begin = 0; begin < Lanes::kRounds; begin += kBatch) {
-        uint4 raw[kBatch][2];
+            for (int begin = 0; begin < Lanes::kRounds; begin += kBatch) {
+                uint4 raw[kBatch][2];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i)
+                for (int i = 0; i < kBatch; ++i, source += step)
 #pragma unroll
-            for (int part = 0; part < 2; ++part) {
-                const int row = lanes.row(begin + i), channel = lanes.channel(part);
-                raw[i][part] = first + row < sequence.q_len && channel < query.dim ? load_once<P>(query, from + row * query.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);
+                    for (int part = 0; part < 2; ++part) raw[i][part] = load_once(source + part * Lanes::kLanes * 16);
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) encode(begin + i, raw[i][0], raw[i][1], type);
             }
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            const int row = lanes.row(begin + i);
-            uint32_t top = 0;  // bits of the largest magnitude, NaN above all
-#pragma unroll
-            for (int part = 0; part < 2; ++part) {
-                const uint32_t words[4] = {raw[i][part].x, raw[i][part].y, raw[i][part].z, raw[i][part].w};
-#pragma unroll
-                for (int w = 0; w < 4; ++w) top = P::kWide ? max(top, words[w] & 0x7fffffffu) : __vmaxu2(top, words[w] & 0x7fff7fffu);
-            }
-            float x[2][P::kPiece];
-            float largest;
-            if constexpr (P::kWide) {
-                largest = __uint_as_float(top);
-            } else {
-                const uint32_t most = max(top & 0xffffu, top >> 16);
-                largest = query.type == ElementType::kFloat16 ? __half2float(__ushort_as_half(static_cast<unsigned short>(most))) : __uint_as_float(most << 16);
-            }
-            uint32_t bits = __float_as_uint(largest);
-#pragma unroll
-            for (int step = 1; step < Lanes::kLanes; step *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
-            largest = __uint_as_float(bits);
-            if (!(largest <= FLT_MAX)) atomicOr(&job.request.findings->bad_query, 1u);
-            float scale = fmaxf(__fdiv_rn(largest, 127.f), kMinScale);
-            if (first + row < sequence.q_len) largest_scale = fmaxf(largest_scale, scale);
-            const int in_block = row % kQueryBlock;
-            const int64_t own_block = block + row / kQueryBlock;
-            const bool stored = first + row < rows;
-            if (stored && lanes.lane == 0) job.query_scales[own_block * kQueryBlock + in_block] = scale;
-#pragma unroll
-            for (int part = 0; part < 2; ++part) widen<P>(x[part], raw[i][part], query.type);
-            if (scale < kTinyDivisor) {
-                scale *= kScaleUp;
-#pragma unroll
-                for (int part = 0; part < 2; ++part)
-#pragma unroll
-                    for (int e = 0; e < P::kPiece; ++e) x[part][e] *= kScaleUp;
-            }
-            const Divisor by = divisor(scale);
-            int8_t* image = job.query_codes + own_block * (kQueryBlock * P::kD);
-#pragma unroll
-            for (int part = 0; part < 2; ++part)
-                if (stored) encode_piece<P>(x[part], by).store(image + panel_offset(in_block, lanes.channel(part), kQueryBlock, P::kD));
-        }
+        });
+    } else {
+#pragma unroll 1
+        for (int round = 0; round < Lanes::kRounds; ++round) encode(round, rows.piece(lanes.row(round), lanes.channel(0)), rows.piece(lanes.row(round), lanes.channel(1)), query.type);
     }
-    note_max(job.request.head_maxima.query + static_cast<int64_t>(at.batch) * query.heads + head, largest_scale);
+    if (top > 0x7f7fffffu) atomicOr(&job.request.findings->bad_query, 1u);
+    note_max(job.request.head_maxima.query + static_cast<int64_t>(at.batch) * query.heads + head, lanes.first_row < rows.count ? query_scale(__uint_as_float(top)) : 0.f);
 }
 
-/** One image or one tile's statistics a block, in the order of heads. */
-template <class P, bool kHalf> __global__ void __launch_bounds__(kQuantizeThreads, 3) quantize_all(const __grid_constant__ QuantizeJob job) {
+/** One image or some tiles' statistics a block, in the order of heads. */
+template <class P, bool kHalf> __global__ void __launch_bounds__(Blocks<P>::kThreads, Blocks<P>::kResident) quantize_all(const __grid_constant__ QuantizeJob job) {
     extern __shared__ __align__(128) uint8_t memory[];
-    const int gathering = job.gather_key + job.gather_value, encoding = job.encode_tiles + job.encode_queries;
-    const int step = blockIdx.x / (gathering + encoding), within = blockIdx.x - step * (gathering + encoding);
-    if (within < gathering) {
-        if (step >= job.heads) return;
-        const HeadPlace at(job, step);
-        if (within < job.gather_key) gather_key<P>(job, at, step, within, memory);
-        else gather_value<P>(job, at, step, within - job.gather_key, memory);
+    const int per_head = job.gather + job.encode_queries + job.encode_tiles;
+    const int step = blockIdx.x / per_head;
+    int item = blockIdx.x - step * per_head;
+    if (item < job.gather) {
+        if (step < job.heads) gather_channels<P>(job, HeadPlace(job, step), step, item, memory);
         return;
     }
-    const int head = step - job.lag, item = within - gathering;
-    if (head < 0) return;
+    item -= job.gather;
+    const bool queries = item < job.encode_queries;
+    const int head = step - (queries ? job.query_lag : job.lag);
+    if (head < 0 || head >= job.heads) return;
     const HeadPlace at(job, head);
-    if (item < job.encode_tiles) {
-        if (item == 0 || item < at.sequence.tiles) encode_tile<P, kHalf>(job, at, head, item, memory);
+    if (queries) {
+        const int group = job.request.query.heads / job.request.key.heads, chunks = job.encode_queries / group;
+        encode_query_rows<P>(job, at, at.head * group + item / chunks, item % chunks);
         return;
     }
-    const int group = job.request.query.heads / job.request.key.heads, chunks = job.encode_queries / group, query = item - job.encode_tiles;
-    encode_queries<P>(job, at, at.head * group + query / chunks, query % chunks);
+    item -= job.encode_queries;
+    if (item == 0 || item < at.sequence.tiles) encode_tile<P, kHalf>(job, at, head, item, memory);
 }
 
-template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, cudaStream_t stream) {
-    constexpr int bytes = kDynamicBytes<P, kHalf>;
+template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, int tiles, int query_blocks, cudaStream_t stream) {
+    constexpr int bytes = std::max(kGatherBytes<P>, kEncodeBytes<P, kHalf>);
     if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kHalf>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
-    const int64_t per_head = int64_t{job.gather_key} + job.gather_value + job.encode_tiles + job.encode_queries;
-    job.lag = job.gather_key + job.gather_value == 0 ? 0 : static_cast<int32_t>(std::min<int64_t>(job.heads, (kBlocksAhead + per_head - 1) / per_head));
-    const int64_t blocks = per_head * (job.heads + job.lag);
+    const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
+    job.encode_tiles = tiles;
+    job.gather = job.gathers_key || job.gathers_value ? rounded_up(tiles, Blocks<P>::kGatherTiles) : 0;
+    job.encode_queries = job.request.query.heads / job.request.key.heads * rounded_up(query_blocks, Blocks<P>::kQueryRows / kQueryBlock);
+    const int64_t per_head = int64_t{job.gather} + job.encode_tiles + job.encode_queries;
+    job.lag = job.gather == 0 ? 0 : std::min(job.heads, rounded_up(std::max(kBlocksAhead<P> - job.encode_queries, 0), per_head));
+    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 ? 0 : rounded_up(kLastBlocks, job.encode_queries)));
+    const int64_t blocks = per_head * (job.heads + job.query_lag);
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-    quantize_all<P, kHalf><<<static_cast<unsigned>(blocks), kQuantizeThreads, bytes, stream>>>(job);
+    quantize_all<P, kHalf><<<static_cast<unsigned>(blocks), Blocks<P>::kThreads, bytes, stream>>>(job);
     return cudaGetLastError();
 }
 
 }  // namespace
 
 cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream) {
-    const int tiles = std::max(table.max_tiles, 1), chunks = (table.max_q_blocks * kQueryBlock + kTileKeys - 1) / kTileKeys;
     const QuantizeJob job{request, table, images.query_codes, images.query_scales, images.tiles, images.channel_scale, table.count * request.key.heads,
-                  request.statistics.means != nullptr ? tiles : 0, request.mode == ValueMode::kHalf ? 0 : table.max_tiles, tiles, request.query.heads / request.key.heads * chunks, 0};
+                          0, 0, 0, request.statistics.means != nullptr, request.mode != ValueMode::kHalf, 0, 0};
+    const int tiles = std::max(table.max_tiles, 1);
     if (job.heads == 0) return cudaSuccess;
     cudaError_t status = cudaSuccess;
     const cudaError_t launched = with_pieces(request.padded, request.key.type == ElementType::kFloat32, [&](auto pieces) {
         using P = decltype(pieces);
-        status = request.mode == ValueMode::kHalf ? launch_all<P, true>(job, stream) : launch_all<P, false>(job, stream);
+        status = request.mode == ValueMode::kHalf ? launch_all<P, true>(job, tiles, table.max_q_blocks, stream) : launch_all<P, false>(job, tiles, table.max_q_blocks, stream);
     });
     return status != cudaSuccess ? status : launched;
 }

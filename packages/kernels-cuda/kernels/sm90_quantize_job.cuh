@@ -8,7 +8,16 @@
 
 namespace intflash {
 
-constexpr int kQuantizeThreads = 256, kQuantizeWarps = kQuantizeThreads / 32;
+/** How the work is cut into blocks. */
+template <class P> struct Blocks {
+    static constexpr int kSize = P::kWide ? 4 : 2, kRowBytes = P::kD * kSize;
+    // A tile under way is to stay in L2 until it is encoded: so many at a time that all of them fit, with enough threads for each.
+    static constexpr int kThreads = P::kD == 256 ? 512 : 256, kWarps = kThreads / 32;
+    /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
+    static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
+    // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
+    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = P::kD == 64 ? 256 : 128;
+};
 
 struct QuantizeJob {
     QuantizeRequest request;
@@ -18,15 +27,15 @@ struct QuantizeJob {
     uint8_t* tiles;
     float* channel_scale;
     int32_t heads;         // KV heads of all sequences
-    int32_t gather_key, gather_value, encode_tiles, encode_queries;  // blocks of a head
-    int32_t lag;           // heads between its gathering and its encoding blocks
+    int32_t gather, encode_tiles, encode_queries;  // blocks of a head
+    bool gathers_key, gathers_value;
+    int32_t lag, query_lag;  // by how many heads the tiles' and the queries' encoding blocks come after the gathering ones
 };
 
 /** Counters of one head in Statistics::arrivals. */
 struct HeadProgress {
-    uint32_t *key_tiles, *value_tiles, *means_ready;
-    __device__ __forceinline__ HeadProgress(const QuantizeJob& job, int64_t head)
-        : key_tiles(job.request.statistics.arrivals + head), value_tiles(key_tiles + job.heads), means_ready(value_tiles + job.heads) {}
+    uint32_t *blocks, *ready;
+    __device__ __forceinline__ HeadProgress(const QuantizeJob& job, int64_t head) : blocks(job.request.statistics.arrivals + head), ready(blocks + job.heads) {}
 };
 
 __device__ __forceinline__ uint32_t acquire(const uint32_t* counter) {
@@ -34,12 +43,12 @@ __device__ __forceinline__ uint32_t acquire(const uint32_t* counter) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
     return value;
 }
-/** All threads of the block have done their part: one more arrival. @returns how many came before, in every thread */
+/** All threads of the block have done their part: one more arrival. @returns how many came before, in every thread, which then see what those blocks wrote */
 __device__ __forceinline__ uint32_t arrive(uint32_t* counter) {
     __shared__ uint32_t before;
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) before = atomicAdd(counter, 1u);
+    // The barrier hands the other threads' writes on to this one's release, and what it acquires on to them.
+    if (threadIdx.x == 0) asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     __syncthreads();
     return before;
 }
@@ -57,36 +66,99 @@ struct HeadPlace {
     __device__ __forceinline__ HeadPlace(const QuantizeJob& job, int flat) : batch(flat / job.request.key.heads), head(flat - batch * job.request.key.heads) { sequence = job.table.sequences[batch]; }
 };
 
-/** How a warp covers rows: kGroups at once, a lane with two pieces of its row. */
-template <class P> struct RowLanes {
-    static constexpr int kLanes = P::kD / P::kPiece / 2, kGroups = 32 / kLanes, kRounds = kTileKeys / kQuantizeWarps / kGroups, kRowBytes = P::kD * (P::kWide ? 4 : 2);
+/** How a block covers kRows rows: a warp kGroups at once, a lane with two pieces of its row. */
+template <class P, int kRows = kTileKeys> struct RowLanes {
+    static constexpr int kLanes = P::kD / P::kPiece / 2, kGroups = 32 / kLanes, kWarpRows = kRows / Blocks<P>::kWarps, kRounds = kWarpRows / kGroups;
     int lane, first_row;
-    __device__ __forceinline__ RowLanes() : lane(threadIdx.x % kLanes), first_row(threadIdx.x / 32 * (kTileKeys / kQuantizeWarps) + threadIdx.x % 32 / kLanes) {}
+    __device__ __forceinline__ RowLanes() : lane(threadIdx.x % kLanes), first_row(threadIdx.x / 32 * kWarpRows + threadIdx.x % 32 / kLanes) {}
     __device__ __forceinline__ int row(int round) const { return first_row + round * kGroups; }
     __device__ __forceinline__ int channel(int part) const { return (part * kLanes + lane) * P::kPiece; }
+    /** Where the codes of the lane's second piece lie in an image of `rows` rows, if those of the first lie at `offset`. */
+    static __device__ __forceinline__ int second_part(int offset, int rows) { return P::kD == 256 ? offset + rows * 128 : offset ^ P::kD / 2; }
 };
 
-/** 128 rows of an operand on their way to shared memory, zeros where there are none. */
-template <class P> __device__ __forceinline__ void fetch_rows(uint8_t* target, const Operand& operand, int64_t first, int rows) {
-    constexpr int kPieces = P::kD / P::kPiece;
-    const bool aligned = aligned_rows(operand);
-#pragma unroll 4
-    for (int item = threadIdx.x; item < kTileKeys * kPieces; item += kQuantizeThreads) {
-        const int row = item / kPieces, channel = item % kPieces * P::kPiece;
-        const bool present = row < rows && channel < operand.dim;
-        const int64_t at = present ? first + row * operand.strides.token + channel : first;
-        if (aligned) copy_async_16(shared_address_of(target) + item * 16, static_cast<const char*>(operand.data) + at * (P::kWide ? 4 : 2), present);
-        else *reinterpret_cast<uint4*>(target + item * 16) = present ? load_piece<P::kWide>(operand, at, false) : make_uint4(0, 0, 0, 0);
-    }
+/** Calls run(type) from a place of its own for each type: with the call inlined the type is a constant, and widening in loops takes no branch. */
+template <class P, class F> __device__ __forceinline__ void with_type(ElementType type, F run) {
+    if constexpr (P::kWide) run(ElementType::kFloat32);
+    else if (type == ElementType::kFloat16) run(ElementType::kFloat16);
+    else run(ElementType::kBfloat16);
 }
 
-/** Two neighbouring channels of a row kept in shared memory. */
-template <class P> __device__ __forceinline__ float2 pair_at(const uint8_t* rows, int row, int channel, ElementType type) {
-    const uint8_t* at = rows + row * RowLanes<P>::kRowBytes + channel * (P::kWide ? 4 : 2);
-    if constexpr (P::kWide) return *reinterpret_cast<const float2*>(at);
-    const uint32_t bits = *reinterpret_cast<const uint32_t*>(at);
-    if (type == ElementType::kFloat16) return __half22float2(*reinterpret_cast<const __half2*>(&bits));
-    return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+// What is read once more soon should stay in L2: everything else is marked as the first to leave.
+__device__ __forceinline__ uint4 load_once(const char* source) { return __ldcs(reinterpret_cast<const uint4*>(source)); }
+__device__ __forceinline__ void store_once(void* target, const uint4& value) { __stcs(static_cast<uint4*>(target), value); }
+/** A policy for copy_once_async_16. */
+__device__ __forceinline__ uint64_t first_to_leave() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+__device__ __forceinline__ void copy_once_async_16(uint32_t target, const void* source, uint64_t policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "l"(policy) : "memory");
+}
+
+/** Rows of an operand from `first` on; of those only `count` are there, and channels only up to operand.dim. */
+template <class P> struct SourceRows {
+    const Operand& operand;
+    int64_t first;
+    int count;
+    bool aligned;
+    __device__ __forceinline__ SourceRows(const Operand& operand, int64_t first, int count) : operand(operand), first(first), count(count), aligned(aligned_rows(operand)) {}
+    /** True when kRows rows can be loaded 16 bytes at a time without a look at what is there. */
+    template <int kRows = kTileKeys> __device__ __forceinline__ bool whole() const { return aligned && count >= kRows && operand.dim == P::kD; }
+    __device__ __forceinline__ const char* address(int row, int channel) const { return static_cast<const char*>(operand.data) + (first + row * operand.strides.token + channel) * Blocks<P>::kSize; }
+    __device__ __forceinline__ uint4 piece(int row, int channel) const {
+        return row < count && channel < operand.dim ? load_piece<P::kWide>(operand, first + row * operand.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);
+    }
+};
+
+/** kRows rows on their way to shared memory, zeros where there are none. kLast: nobody reads them again. */
+template <class P, int kRows, bool kLast> __device__ __forceinline__ void fetch_rows(uint8_t* target, const SourceRows<P>& rows) {
+    constexpr int kPieces = P::kD / P::kPiece, kStep = Blocks<P>::kThreads / kPieces, kRowBytes = Blocks<P>::kRowBytes;
+    const int first = threadIdx.x / kPieces, piece = threadIdx.x % kPieces, channel = piece * P::kPiece;
+    const uint32_t own = shared_address_of(target) + first * kRowBytes + piece * 16;
+    if (rows.template whole<kRows>()) {
+        const char* source = rows.address(first, channel);
+        const uint64_t policy = kLast ? first_to_leave() : 0;
+        const int64_t step = kStep * rows.operand.strides.token * Blocks<P>::kSize;
+#pragma unroll
+        for (int i = 0; i < kRows / kStep; ++i, source += step) {
+            if constexpr (kLast) copy_once_async_16(own + i * kStep * kRowBytes, source, policy);
+            else copy_async_16(own + i * kStep * kRowBytes, source);
+        }
+        return;
+    }
+#pragma unroll 1
+    for (int row = first; row < kRows; row += kStep) *reinterpret_cast<uint4*>(target + row * kRowBytes + piece * 16) = rows.piece(row, channel);
+}
+
+/** A channel of a row kept in shared memory. */
+template <class P> __device__ __forceinline__ float channel_at(const uint8_t* rows, int row, int channel, ElementType type) {
+    const uint8_t* at = rows + row * Blocks<P>::kRowBytes + channel * Blocks<P>::kSize;
+    if constexpr (P::kWide) return *reinterpret_cast<const float*>(at);
+    const unsigned short bits = *reinterpret_cast<const unsigned short*>(at);
+    return type == ElementType::kFloat16 ? __half2float(__ushort_as_half(bits)) : __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+/** Raises `top`, bits of magnitudes (two a word if of 16 bits), to the numbers of two words. As bits they order as the numbers do, NaN above all. */
+template <class P> __device__ __forceinline__ uint32_t raise_magnitude(uint32_t top, uint32_t a, uint32_t b) {
+    if constexpr (P::kWide) return max(max(top, a & 0x7fffffffu), b & 0x7fffffffu);
+    else return __vimax3_u16x2(top, a & 0x7fff7fffu, b & 0x7fff7fffu);
+}
+template <class P> __device__ __forceinline__ uint32_t raise_magnitude(uint32_t top, const uint4& raw) { return raise_magnitude<P>(raise_magnitude<P>(top, raw.x, raw.y), raw.z, raw.w); }
+
+/** Bits as float32 of the larger magnitude in a word of raise_magnitude. */
+template <class P> __device__ __forceinline__ uint32_t wide_magnitude(uint32_t top, ElementType type) {
+    if constexpr (P::kWide) return top;
+    const uint32_t most = max(top & 0xffffu, top >> 16);
+    return type == ElementType::kFloat16 ? __float_as_uint(__half2float(__ushort_as_half(static_cast<unsigned short>(most)))) : most << 16;
+}
+
+/** max(a, |b|), NaN if either is: one instruction. */
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(fabsf(b)));
+    return most;
 }
 
 }  // namespace intflash
