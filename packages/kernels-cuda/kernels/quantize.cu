@@ -17,7 +17,7 @@ size_t place_workspace(QuantizeRequest& request, const SequenceTable& table, int
     // Cleared: what the kernels raise or count up.
     request.head_maxima.query = static_cast<uint32_t*>(take(true, sequences * static_cast<size_t>(request.query.heads), 4));
     request.head_maxima.key = static_cast<uint32_t*>(take(true, heads, 4));
-    request.statistics.arrivals = static_cast<uint32_t*>(take(true, 3 * heads, 4));
+    request.statistics.arrivals = static_cast<uint32_t*>(take(true, 2 * heads, 4));
     request.statistics.maxima = static_cast<float*>(take(is_float(request.value) && request.mode != ValueMode::kHalf, heads * padded, 4));
     request.cleared_bytes = at;
     request.statistics.means = static_cast<float*>(take(request.smooth_k, heads * padded, 4));

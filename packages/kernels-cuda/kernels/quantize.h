@@ -46,7 +46,7 @@ enum class ValueMode : int32_t { kTokenLevel, kPerTensor, kHalf };
 /** Statistics of channels, in the workspace. */
 struct Statistics {
     double* partial_sums;  // [tile][padded]: a tile's sum of K, tokens in order
-    uint32_t* arrivals;    // [3][sequence][kv head]: blocks that have summed up tiles of K; on Hopper also of V, and whether the means are there
+    uint32_t* arrivals;    // [2][sequence][kv head]: blocks that have done their part; on Hopper also whether means and maxima are there
     float* means;          // [sequence][kv head][padded]: what smooth-K subtracts; null without it
     float* maxima;         // [sequence][kv head][padded]: max |v| of a channel; null for codes and for half-int8, which need none
 };
@@ -92,6 +92,9 @@ cudaError_t launch_inspect(const Operand& query, const Operand& key, const Opera
 /** Notes the worst score bound beyond 2^100; `codes` is 127 where the maxima are of scales, 1 where they are of magnitudes. */
 cudaError_t launch_judge_scores(const HeadMaxima& maxima, const SequenceTable& table, int heads, int kv_heads, double codes, int head_dim, float scale,
                                 Findings* findings, cudaStream_t stream);
+
+/** The same for what Hopper's quantizers found; clears the workspace's start for the next time, which saves a launch before them. */
+cudaError_t launch_judge_and_clear(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
 
 /** lse += scale · (q · mean), float64: what smooth-K took out of the log-sum-exp. */
 cudaError_t launch_restore_lse(const Operand& query, const SequenceTable& table, int padded, const float* means, int kv_heads, float scale, float* lse,

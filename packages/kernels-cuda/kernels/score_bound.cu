@@ -1,6 +1,8 @@
 // The refusals of docs/arithmetic.md: magnitudes of what stays float, and the bound of a head's scores.
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "float_pieces.cuh"
 
 namespace intflash {
@@ -28,8 +30,7 @@ __global__ void __launch_bounds__(kThreads) inspect(const Operand operand, const
     if (maxima != nullptr) note_max(maxima + static_cast<int64_t>(at.batch) * operand.heads + at.head, largest);
 }
 
-__global__ void __launch_bounds__(kThreads) judge_scores(const HeadMaxima maxima, int64_t count, int heads, int group, double codes, int head_dim, double factor,
-                                                         Findings* findings) {
+__device__ void judge(const HeadMaxima& maxima, int64_t count, int heads, int group, double codes, int head_dim, double factor, Findings* findings) {
     for (int64_t i = threadIdx.x; i < count; i += kThreads) {
         const int64_t batch = i / heads, head = i % heads;
         const double query = codes * __uint_as_float(maxima.query[i]);
@@ -39,6 +40,23 @@ __global__ void __launch_bounds__(kThreads) judge_scores(const HeadMaxima maxima
         if (!(bound <= 0x1p100)) atomicMax(reinterpret_cast<unsigned long long*>(&findings->score_bound), static_cast<unsigned long long>(__double_as_longlong(bound)));
     }
 }
+
+__global__ void __launch_bounds__(kThreads) judge_scores(const HeadMaxima maxima, int64_t count, int heads, int group, double codes, int head_dim, double factor,
+                                                         Findings* findings) {
+    judge(maxima, count, heads, group, codes, head_dim, factor, findings);
+}
+
+/** The first block judges; all clear `all` pieces of 16 bytes, of which the first `judged` are the maxima. */
+__global__ void __launch_bounds__(kThreads) judge_and_clear(const HeadMaxima maxima, int64_t count, int heads, int group, int head_dim, double factor, Findings* findings,
+                                                            uint4* pieces, int64_t judged, int64_t all) {
+    for (int64_t i = judged + int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all; i += int64_t{gridDim.x} * kThreads) pieces[i] = make_uint4(0, 0, 0, 0);
+    if (blockIdx.x > 0) return;
+    judge(maxima, count, heads, group, 127, head_dim, factor, findings);
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < judged; i += kThreads) pieces[i] = make_uint4(0, 0, 0, 0);
+}
+
+double natural_to_binary(float scale) { return static_cast<double>(scale) * 1.4426950408889634; }
 
 }  // namespace
 
@@ -54,8 +72,19 @@ cudaError_t launch_inspect(const Operand& query, const Operand& key, const Opera
 
 cudaError_t launch_judge_scores(const HeadMaxima& maxima, const SequenceTable& table, int heads, int kv_heads, double codes, int head_dim, float scale, Findings* findings,
                                 cudaStream_t stream) {
-    judge_scores<<<1, kThreads, 0, stream>>>(maxima, static_cast<int64_t>(table.count) * heads, heads, heads / kv_heads, codes, head_dim,
-                                             static_cast<double>(scale) * 1.4426950408889634, findings);
+    judge_scores<<<1, kThreads, 0, stream>>>(maxima, static_cast<int64_t>(table.count) * heads, heads, heads / kv_heads, codes, head_dim, natural_to_binary(scale), findings);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_judge_and_clear(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream) {
+    const HeadMaxima& maxima = request.head_maxima;
+    const int heads = request.query.heads;
+    const auto judged = (reinterpret_cast<uintptr_t>(request.statistics.arrivals) - reinterpret_cast<uintptr_t>(maxima.query)) / sizeof(uint4);
+    const auto all = request.cleared_bytes / sizeof(uint4);
+    const size_t blocks = std::min<size_t>(1 + (all - judged) / (4 * kThreads), 128);
+    judge_and_clear<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(maxima, static_cast<int64_t>(table.count) * heads, heads, heads / request.key.heads, request.query.dim,
+                                                                            natural_to_binary(request.scale), request.findings, reinterpret_cast<uint4*>(maxima.query),
+                                                                            static_cast<int64_t>(judged), static_cast<int64_t>(all));
     return cudaGetLastError();
 }
 

@@ -20,7 +20,7 @@ struct Sm90Images {
     float* channel_scale;  // [sequence][kv head][D], for the forward's epilogue: the channel's maximum / 127, or 1 with half values
 };
 
-/** Q, K and V, all of 16 or all of 32 bits, in one launch; `request.mode` is kTokenLevel or kHalf, its statistics' workspace cleared. */
+/** Q, K and V, all of 16 or all of 32 bits, in one launch; `request.mode` is kTokenLevel or kHalf, its statistics' workspace cleared, as launch_judge_and_clear leaves it. */
 cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream);
 
 }  // namespace intflash

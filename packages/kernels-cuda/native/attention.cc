@@ -165,8 +165,13 @@ void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& reque
     quantize_.findings = sheet_->on_device(place_);
     const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
     place_workspace(quantize_, table_, tiles_, held_.emplace_back(stream.allocate(statistics_bytes))->as<uint8_t>());
-    if (on_hopper_) sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, out_type_, table_, sequences);
-    else plan_portable(stream, request);
+    if (on_hopper_) {
+        // Each run leaves it cleared for the next.
+        check_cuda(cudaMemsetAsync(quantize_.head_maxima.query, 0, quantize_.cleared_bytes, stream.handle()), "clear the maxima");
+        sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, out_type_, table_, sequences);
+    } else {
+        plan_portable(stream, request);
+    }
 }
 
 void AttentionOperation::plan_portable(Stream& stream, const AttentionRequest& request) {

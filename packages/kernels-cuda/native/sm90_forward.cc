@@ -56,9 +56,8 @@ void Sm90Forward::lay_out(Stream& stream, const std::vector<Sequence>& sequences
 }
 
 void Sm90Forward::quantize(cudaStream_t stream) const {
-    check_cuda(cudaMemsetAsync(request_.head_maxima.query, 0, request_.cleared_bytes, stream), "clear the maxima");
     check_cuda(launch_sm90_quantize(request_, table_, images_, stream), "quantize for Hopper");
-    check_cuda(launch_judge_scores(request_.head_maxima, portable_, args_.heads, args_.kv_heads, 127, request_.query.dim, args_.scale, request_.findings, stream), "judge the scores");
+    check_cuda(launch_judge_and_clear(request_, portable_, stream), "judge the scores");
 }
 
 void Sm90Forward::attend(cudaStream_t stream) const {
