@@ -237,7 +237,6 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
         facts.mean[thread] = job.gathers_key ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
         if (tile_index == 0) job.channel_scale[head * kD + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
     }
-    if (thread == 0) facts.best = 0, facts.outliers = 0;
     if (tile_index >= sequence.tiles) return;
     wait_for_copies<0>();
     __syncthreads();

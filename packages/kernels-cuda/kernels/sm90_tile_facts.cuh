@@ -16,11 +16,14 @@ struct alignas(16) TileFacts {  // read 16 bytes at a time
     int slot[kTileKeys];          // of a key
     int key[kTileKeys];           // of a slot
     float part_scale[8];          // of the slots' eighths
-    unsigned long long best;
-    int outliers;
+    uint2 warp_best[16];          // of a warp's keys: how many keys fit the weight, and the weight's bits
 };
 
 __device__ __forceinline__ bool fits(float weight, float shared_weight) { return weight <= shared_weight && weight > 0.5f * shared_weight; }
+/** Adds 1 if it fits. As bits, weights within a factor of two are less than 2^23 apart; 0, of a key past the end, is further away from all. */
+__device__ __forceinline__ void count_if_fits(int& count, uint32_t weight, uint32_t shared_weight) {
+    if (shared_weight - weight < 1u << 23) ++count;
+}
 
 /** Sum over kLanes neighbouring lanes. */
 template <int kLanes> __device__ __forceinline__ int group_sum(int value) {
@@ -44,18 +47,30 @@ template <int kThreads> __device__ __forceinline__ TileKind classify(TileFacts& 
     shared_weight = __uint_as_float(__reduce_max_sync(~0u, most));
     if (fits(__uint_as_float(__reduce_min_sync(~0u, least)), shared_weight)) return TileKind::kPlain;  // all fit the largest, as they nearly always do
 
+    // With as many keys a warp finds the best of its own, and then every warp the best of all.
     constexpr int kShare = kThreads / kTileKeys;  // threads a key
-    const int key = threadIdx.x / kShare, part = threadIdx.x % kShare;
-    const float own = facts.weight[key];
+    const uint32_t own = __float_as_uint(facts.weight[threadIdx.x / kShare]);
     int count = 0;
-    for (int other = part; other < keys; other += kShare) count += fits(facts.weight[other], own);
+#pragma unroll 4
+    for (int i = threadIdx.x % kShare; i < kTileKeys / 4; i += kShare) {
+        const uint4 others = reinterpret_cast<const uint4*>(facts.weight)[i];
+        count_if_fits(count, others.x, own), count_if_fits(count, others.y, own), count_if_fits(count, others.z, own), count_if_fits(count, others.w, own);
+    }
     count = group_sum<kShare>(count);
-    if (part == 0 && key < keys) atomicMax(&facts.best, static_cast<unsigned long long>(count) << 32 | __float_as_uint(own));
+    const auto best = [](uint32_t& fitting, uint32_t& weight) {
+        const uint32_t largest = __reduce_max_sync(~0u, fitting);
+        weight = __reduce_max_sync(~0u, fitting == largest ? weight : 0u);
+        fitting = largest;
+    };
+    uint32_t fitting = own == 0 ? 0u : static_cast<uint32_t>(count), weight = own;
+    best(fitting, weight);
+    if (threadIdx.x % 32 == 0) facts.warp_best[threadIdx.x / 32] = make_uint2(fitting, weight);
     __syncthreads();
-    shared_weight = __uint_as_float(static_cast<uint32_t>(facts.best));
-    if (part == 0 && key < keys && !fits(own, shared_weight)) atomicAdd(&facts.outliers, 1);
-    __syncthreads();
-    return facts.outliers <= kOutlierSlots ? TileKind::kOutliers : TileKind::kColumns;
+    const uint2 other = facts.warp_best[threadIdx.x % (kThreads / 32)];
+    fitting = other.x, weight = other.y;
+    best(fitting, weight);
+    shared_weight = __uint_as_float(weight);
+    return keys - static_cast<int>(fitting) <= kOutlierSlots ? TileKind::kOutliers : TileKind::kColumns;
 }
 
 /** Adds 1 if a < b, in two instructions. */
