@@ -35,7 +35,7 @@ template <class P> struct TileRows : SourceRows<P> {
 #pragma unroll
                     for (int i = 0; i < kBatch; ++i, source += step)
 #pragma unroll
-                        for (int part = 0; part < 2; ++part) raw[i][part] = kLast ? load_once(source + part * Lanes::kLanes * 16) : __ldg(reinterpret_cast<const uint4*>(source + part * Lanes::kLanes * 16));
+                        for (int part = 0; part < 2; ++part) raw[i][part] = load_16<kLast>(source + part * Lanes::kLanes * 16);
 #pragma unroll
                     for (int i = 0; i < kBatch; ++i) work(lanes.row(begin + i), raw[i][0], raw[i][1], type);
                 }
@@ -243,8 +243,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
 
     uint8_t* tile = job.tiles + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
     const Lanes lanes;
-    const OwnChannels<P> mean(facts.mean, lanes);
-    measure_keys<P>(facts, key_rows, mean, request.findings);
+    measure_keys<P>(facts, key_rows, OwnChannels<P>(facts.mean, lanes), request.findings);
     if constexpr (!kHalf) weigh_values<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes));
     __syncthreads();
 
@@ -257,6 +256,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     find_scales<kHalf>(facts, keys, own_scale);
     const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kEighthSlots]; };
 
+    const OwnChannels<P> mean(facts.mean, lanes);
     key_rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         const int slot = facts.slot[row];
         const float step = facts.key_step[row];

@@ -11,8 +11,10 @@ namespace intflash {
 /** How the work is cut into blocks. */
 template <class P> struct Blocks {
     static constexpr int kSize = P::kWide ? 4 : 2, kRowBytes = P::kD * kSize;
-    // A tile under way is to stay in L2 until it is encoded: so many at a time that all of them fit, with enough threads for each.
+    // Tiles are read several times and are to stay in L2 meanwhile: of the largest fewer are under way at a time, with more threads each.
     static constexpr int kThreads = P::kD == 256 ? 512 : 256, kWarps = kThreads / 32;
+    /** What was gathered is encoded soon enough to stay in L2. Rows of 1 KiB would only drive out the tiles that are being encoded. */
+    static constexpr bool kGatheredStays = kRowBytes < 1024;
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
@@ -86,6 +88,7 @@ template <class P, class F> __device__ __forceinline__ void with_type(ElementTyp
 
 // What is read once more soon should stay in L2: everything else is marked as the first to leave.
 __device__ __forceinline__ uint4 load_once(const char* source) { return __ldcs(reinterpret_cast<const uint4*>(source)); }
+template <bool kOnce> __device__ __forceinline__ uint4 load_16(const char* source) { return kOnce ? load_once(source) : __ldg(reinterpret_cast<const uint4*>(source)); }
 __device__ __forceinline__ void store_once(void* target, const uint4& value) { __stcs(static_cast<uint4*>(target), value); }
 /** A policy for copy_once_async_16. */
 __device__ __forceinline__ uint64_t first_to_leave() {
