@@ -231,10 +231,11 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     commit_copies();
     if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
     if (thread < kD) {
+        const float mean = job.gathers_key ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
         float c = !kHalf && thread < value.dim ? __ldcg(request.statistics.maxima + head * kD + thread) : 0.f;
+        facts.mean[thread] = mean;
         c = c > 0.f ? fmaxf(c, kMinScale) : 1.f;
         facts.divisor[thread] = 1.f / c;
-        facts.mean[thread] = job.gathers_key ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
         if (tile_index == 0) job.channel_scale[head * kD + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
     }
     if (tile_index >= sequence.tiles) return;
