@@ -1,6 +1,7 @@
 // The quantizers of full-int8 attention alone, beside a copy within the device of as many bytes in the same run. Each shape's answer
-// is first checked against float64. Bytes are those that cannot be avoided: Q once, K and V twice (what a channel needs of all its
-// tokens, then the codes), and what is written. 128 MiB an operand in float32: none of it stays in L2. Median of 20 after 2.
+// is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
+// of all its tokens, then the codes), and what is written. An operand is too large for L2, but a head of it may still be there when it is
+// read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { median } from './median.mjs';
 import { normalInputs } from './normal-inputs.mjs';
