@@ -17,7 +17,8 @@ struct Span {
 
 __device__ __forceinline__ Span span_of(const CacheAttention& args, int part_rows) {
     Span s;
-    s.sequence = blockIdx.z % args.step.count;
+    const int part = gridDim.z == args.step.count ? 0 : blockIdx.z / args.step.count;  // as a rule there is one, and a division is slow
+    s.sequence = blockIdx.z - part * args.step.count;
     const StepSequence& sequence = args.step.sequences[s.sequence];
     s.cache = view_of(sequence, args.cache);
     s.tokens = sequence.tokens;
@@ -25,7 +26,7 @@ __device__ __forceinline__ Span span_of(const CacheAttention& args, int part_row
     s.length = sequence.start + s.tokens;
     s.rows = s.tokens * (args.heads / args.kv_heads);
     s.query_row = static_cast<int64_t>(s.first_token) * args.heads + static_cast<int64_t>(blockIdx.y) * s.rows;
-    s.first_row = static_cast<int>(blockIdx.z / args.step.count) * part_rows;
+    s.first_row = part * part_rows;
     s.row_count = min(part_rows, s.rows - s.first_row);
     const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, sequence.start - args.window_left);
     s.first_tile = static_cast<int>(first_visible / kCacheTile);

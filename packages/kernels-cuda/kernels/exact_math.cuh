@@ -21,7 +21,8 @@ __device__ __forceinline__ float exp2_polynomial(float y) {
 }
 
 /** The code of P in [0, 1]: the nearest integer to 255·p, of the exact product. Rounding the product to float32 first flips one in 200,000. */
-__device__ __forceinline__ uint32_t weight_code(float p) { return __float_as_uint(__fmaf_rn(p, 255.f, 12582912.f)) & 255u; }
+__device__ __forceinline__ uint32_t weight_bits(float p) { return __float_as_uint(__fmaf_rn(p, 255.f, 12582912.f)); }  // in the lowest byte
+__device__ __forceinline__ uint32_t weight_code(float p) { return weight_bits(p) & 255u; }
 
 /** log2 of a normal float32 > 0. */
 __device__ inline float log2_weight(float w) {

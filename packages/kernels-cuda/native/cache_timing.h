@@ -15,7 +15,10 @@ struct CacheTiming {
     int repeats;
 };
 
-/** Milliseconds of each repeat, the GPU's cache emptied before; the codes are arbitrary. On the worker thread of `stream`. @throws Failure */
+/**
+ * Milliseconds a launch, of each repeat: ten queued behind others, which take turns with several caches, so that each finds its own in memory
+ * and not in the GPU's cache. The codes are arbitrary. On the worker thread of `stream`. @throws Failure
+ */
 std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what);
 
 }  // namespace intflash

@@ -1,0 +1,338 @@
+// A tile of 128 keys in one warp of cache_run_query.cu: codes come through a ring of slots in shared memory that no other warp touches, and both
+// products run on tensor cores (mma.sync). What comes out are the tile's T, maximum and row sum of docs/arithmetic.md, step 1 to 5.
+//   §1 layout      §3 scores               §5 P·V
+//   §2 loads       §4 scores to weights    §6 the tile
+#pragma once
+#include "cache_span.cuh"
+#include "exact_math.cuh"
+#include "ptx/copy_async.cuh"
+#include "ptx/mma.cuh"
+
+namespace intflash {
+
+// ── §1 ──
+constexpr int kSlotKeys = 32, kTileSlots = kCacheTile / kSlotKeys;  // of keys, and as many of values
+constexpr int kTileSteps = 2 * kTileSlots;
+
+/** A warp's memory: `kDepth` slots, then what attention needs of keys besides codes. The tile's products go over both in the end. */
+template <int kD_, bool kInt4_, int kRows_, int kDepth_> struct RunTile {
+    static constexpr int kD = kD_, kRows = kRows_, kDepth = kDepth_;
+    static constexpr bool kInt4 = kInt4_;
+    static constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kSlotBytes = kSlotKeys * kRow, kRingBytes = kDepth * kSlotBytes;
+    static constexpr int kBytes = kRingBytes + kCacheTile * 3 * 4;
+    static constexpr int kProductStride = kD + 4;  // 4: eight bytes from each of 16 lanes lie in different banks
+    static_assert(8 * kProductStride * 4 <= kBytes, "the products of a tile find room");
+    static constexpr int kScores = kRows * kCacheTile / 32, kCodeWords = kScores / 4;  // of a lane
+    static constexpr int kSums = kD / 16;                                             // accumulators of P·V
+    // A product is at most 127 · 127 · 256 or 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times what it is and at
+    // most 16 · 255 · 7 · 128. All are below 2^22. So added to the bits of a power of two and a half it is a float's mantissa, one subtraction away.
+    static constexpr int kBiasBits = kInt4 ? 0x49400000 : 0x4b400000;
+    static constexpr float kBias = kInt4 ? 786432.f : 12582912.f;
+
+    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
+    INT_FLASH_BOTH static constexpr int swizzle(int row) { return row / (kRow < 128 ? 128 / kRow : 1) % (kChunks < 8 ? kChunks : 8); }
+};
+
+/** Where a warp's keys come from. */
+struct TileSource {
+    const uint8_t *first, *second;  // images of the tile's two pages
+    int keys;                       // that are there, 1 to 128
+};
+
+/** A query row as a lane sees it. */
+struct TileRow {
+    int begin, end;       // visible keys, counted from the tile's first
+    float scale, factor;  // factor: f32(f32(sQ · scale) · log2 e)
+};
+
+/** Maximum and row sum. */
+struct RowState {
+    float m, l;
+};
+
+// ── §2 ──
+/**
+ * Starts slot `step` of the tile: 32 rows of keys, from the fifth step on of values. Slots of a page that is not there stay as they are: no
+ * result depends on them. `to`: the lane's place in the ring, see slot_place.
+ */
+template <class S> __device__ __forceinline__ void load_slot(const TileSource& source, int step, uint32_t to) {
+    constexpr int kAtOnce = 32 / S::kChunks;  // rows
+    const int first = step % kTileSlots * kSlotKeys, slot = step % S::kDepth;
+    if (first >= kPageTokens && source.keys <= kPageTokens) return;
+    const uint8_t* from = (first < kPageTokens ? source.first : source.second) + threadIdx.x % 32 * 16;
+    const int offset = (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
+#pragma unroll
+    for (int i = 0; i < S::kSlotBytes / 512; ++i) copy_async_16((to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512), from + (offset + i * 512));
+}
+template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring) {
+    const int lane = threadIdx.x % 32, row = lane / S::kChunks, chunk = lane % S::kChunks;
+    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
+}
+
+/** Scales of keys, log2 and inverses of values' weights; zeros past the end. */
+template <class S> __device__ __forceinline__ void load_facts(const TileSource& source, uint32_t facts) {
+    const int lane = threadIdx.x % 32, there = min(4, max(0, source.keys - lane * 4));
+    const uint8_t* from = (lane < 16 || there == 0 ? source.first : source.second) + 2 * kPageTokens * S::kRow + lane % 16 * 16;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) copy_async_part(facts + i * kCacheTile * 4 + lane * 16, from + i * kPageTokens * 4, there * 4);
+}
+
+/** Waits until the oldest slot under way has landed, for the whole warp. */
+template <class S> __device__ __forceinline__ void wait_for_slot() {
+    wait_for_copies<S::kDepth - 1>();
+    __syncwarp();
+}
+
+// ── §3 ──
+// A lane r · 4 + c holds row r's scores with keys 2c and 2c + 1 of each eight. With four rows, lanes of rows 4 to 7 hold the rows once more
+// and take every other eight keys: scores i and i + 1 then belong to keys 16 · (i / 2) + 8 · (r / 4) + 2c.
+/** Of an even score; the next one's key follows. */
+template <class S> __device__ __forceinline__ int key_of(int score) {
+    const int lane = threadIdx.x % 32;
+    return S::kRows == 8 ? score / 2 * 8 + lane % 4 * 2 : score / 2 * 16 + lane / 16 * 8 + lane % 4 * 2;
+}
+
+/** The query as the first operand; in INT4 even codes of each eight, then odd ones. */
+template <class S> __device__ __forceinline__ void load_query(const int8_t* row, uint32_t (&q)[S::kD / 32][4]) {
+    const int c = threadIdx.x % 4;
+#pragma unroll
+    for (int k = 0; k < S::kD / 32; ++k) {
+        q[k][1] = q[k][3] = 0;
+        if constexpr (S::kInt4) {
+            const uint2 eight = *reinterpret_cast<const uint2*>(row + k * 32 + c * 8);
+            q[k][0] = __byte_perm(eight.x, eight.y, 0x6420);
+            q[k][2] = __byte_perm(eight.x, eight.y, 0x7531);
+        } else {
+            q[k][0] = *reinterpret_cast<const uint32_t*>(row + k * 32 + c * 4);
+            q[k][2] = *reinterpret_cast<const uint32_t*>(row + k * 32 + 16 + c * 4);
+        }
+    }
+}
+
+__device__ __forceinline__ uint32_t low_codes(uint32_t packed) { return packed << 4 & 0xf0f0f0f0u; }
+__device__ __forceinline__ uint32_t high_codes(uint32_t packed) { return packed & 0xf0f0f0f0u; }
+
+/** Biased products of all rows with eight keys, whose codes are in `words`. */
+template <class S> __device__ __forceinline__ void multiply_keys(const uint32_t (&q)[S::kD / 32][4], const uint32_t (&words)[S::kChunks], int (&sums)[4]) {
+#pragma unroll
+    for (int k = 0; k < S::kD / 32; ++k) {
+        const uint32_t b0 = S::kInt4 ? low_codes(words[k]) : words[2 * k], b1 = S::kInt4 ? high_codes(words[k]) : words[2 * k + 1];
+        if (k == 0) mma_s8_onto(sums, q[k], b0, b1, S::kBiasBits);
+        else mma_s8(sums, q[k], b0, b1);
+    }
+}
+
+/** A matrix is eight keys' chunk of one number; four chunks, or two of 16 keys, come at once. The lane's place in the ring. */
+template <class S> __device__ __forceinline__ uint32_t key_place(uint32_t ring) {
+    const int lane = threadIdx.x % 32, matrix = lane / 8, row = lane % 8;
+    if constexpr (S::kChunks == 2) return ring + (matrix / 2 * 8 + row) * S::kRow + ((matrix % 2) ^ S::swizzle(row)) * 16;
+    else return ring + row * S::kRow + (matrix ^ S::swizzle(row)) * 16;
+}
+
+/** The same with 16 keys; `offset`: of the first in the ring. */
+template <class S> __device__ __forceinline__ void multiply_key_pair(const uint32_t (&q)[S::kD / 32][4], uint32_t at, int offset, int (&sums)[2][4]) {
+    if constexpr (S::kChunks == 2) {
+        uint32_t m[4];
+        ldmatrix_x4(m, at + offset);
+        multiply_keys<S>(q, {m[0], m[1]}, sums[0]);
+        multiply_keys<S>(q, {m[2], m[3]}, sums[1]);
+    } else {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            uint32_t words[S::kChunks];
+#pragma unroll
+            for (int chunk = 0; chunk < S::kChunks; chunk += 4)
+                ldmatrix_x4(reinterpret_cast<uint32_t(&)[4]>(words[chunk]), (at ^ (chunk * 16)) + (offset + half * 8 * S::kRow));
+            multiply_keys<S>(q, words, sums[half]);
+        }
+    }
+}
+
+/** x of the 32 keys of a step. */
+template <class S>
+__device__ __forceinline__ void score_slot(const uint32_t (&q)[S::kD / 32][4], uint32_t at, const float* facts, float factor, int step, float (&x)[S::kScores]) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+        int sums[2][4];
+        multiply_key_pair<S>(q, at, step % S::kDepth * S::kSlotBytes + pair * 16 * S::kRow, sums);
+#pragma unroll
+        for (int half = 0; half < S::kRows / 4; ++half) {
+            const bool upper = S::kRows == 4 ? threadIdx.x % 32 >= 16 : half != 0;
+            const int score = (step * 2 + pair) * (S::kRows / 2) + half * 2, key = key_of<S>(score);
+            const float2 scales = *reinterpret_cast<const float2*>(facts + key), taus = *reinterpret_cast<const float2*>(facts + kCacheTile + key);
+            const float even = __fsub_rn(__int_as_float(upper ? sums[1][0] : sums[0][0]), S::kBias), odd = __fsub_rn(__int_as_float(upper ? sums[1][1] : sums[0][1]), S::kBias);
+            x[score] = __fmaf_rn(__fmul_rn(even, scales.x), factor, taus.x);
+            x[score + 1] = __fmaf_rn(__fmul_rn(odd, scales.y), factor, taus.y);
+        }
+    }
+}
+
+/** Reports a key that some row sees and whose scale could make scores leave float32; a lane judges four. */
+__device__ __forceinline__ void judge_scales(const CacheAttention& args, const float* facts, float query_scale, int begin, int end) {
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) query_scale = fmaxf(query_scale, __shfl_xor_sync(~0u, query_scale, step));
+    const int key = threadIdx.x % 32 * 4;
+    const float4 scales = *reinterpret_cast<const float4*>(facts + key);
+    const float four[4] = {scales.x, scales.y, scales.z, scales.w};
+    bool beyond = false;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) beyond |= key + i >= begin && key + i < end && !(score_bound(args.head_dim, query_scale, four[i], args.scale) <= 0x1p100f);
+    if (beyond) atomicOr(args.findings, kOverflow);
+}
+
+// ── §4 ──
+/** Puts `hidden` in place of what belongs to keys that the row does not see. */
+template <class S> __device__ __forceinline__ void hide(const TileRow& row, float hidden, float (&x)[S::kScores]) {
+#pragma unroll
+    for (int i = 0; i < S::kScores; ++i) {
+        const int key = key_of<S>(i & ~1) + i % 2;
+        if (key < row.begin || key >= row.end) x[i] = hidden;
+    }
+}
+
+/** Scores to codes of weights, four a word in the order of keys. kWhole: all rows see all keys. */
+template <class S, bool kWhole> __device__ __forceinline__ RowState weigh(const TileRow& row, const float* inverses, float (&x)[S::kScores], uint32_t (&codes)[S::kCodeWords]) {
+    if constexpr (!kWhole) hide<S>(row, -INFINITY, x);
+    float top = x[0];
+#pragma unroll
+    for (int i = 1; i < S::kScores; ++i) top = fmaxf(top, x[i]);
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+    if constexpr (S::kRows == 4) top = fmaxf(top, __shfl_xor_sync(~0u, top, 16));
+#pragma unroll
+    for (int i = 0; i < S::kScores; ++i) x[i] = exp2_polynomial(__fsub_rn(x[i], top));
+    if constexpr (!kWhole) hide<S>(row, 0.f, x);
+    // Key j goes into sum j mod 16, in order. With eight rows a lane has keys 2c, 2c + 1, 2c + 8, 2c + 9 of each 16, with four half of them.
+    float sums[4] = {};
+#pragma unroll
+    for (int i = 0; i < S::kScores; i += 2) {
+        const float2 inverse = *reinterpret_cast<const float2*>(inverses + key_of<S>(i));
+        float* sum = sums + (S::kRows == 8 ? i % 4 : 0);
+        sum[0] = __fmaf_rn(x[i], inverse.x, sum[0]);
+        sum[1] = __fmaf_rn(x[i + 1], inverse.y, sum[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < S::kCodeWords; ++i) {
+        const uint32_t a = __byte_perm(weight_bits(x[4 * i]), weight_bits(x[4 * i + 1]), 0x0040), b = __byte_perm(weight_bits(x[4 * i + 2]), weight_bits(x[4 * i + 3]), 0x0040);
+        codes[i] = __byte_perm(a, b, 0x5410);
+    }
+    // a[l] + a[l + 8] lie in one lane (with four rows 16 lanes apart), + 4 two lanes on, + 2 one lane on, + 1 in one lane.
+    float low = S::kRows == 8 ? __fadd_rn(sums[0], sums[2]) : __fadd_rn(sums[0], __shfl_xor_sync(~0u, sums[0], 16));
+    float high = S::kRows == 8 ? __fadd_rn(sums[1], sums[3]) : __fadd_rn(sums[1], __shfl_xor_sync(~0u, sums[1], 16));
+#pragma unroll
+    for (int step = 2; step > 0; step /= 2) {
+        low = __fadd_rn(low, __shfl_xor_sync(~0u, low, step));
+        high = __fadd_rn(high, __shfl_xor_sync(~0u, high, step));
+    }
+    return {top, __fadd_rn(low, high)};
+}
+
+// ── §5 ──
+// Transposed: channels are rows of the first operand, which comes from ldmatrix with pairs of bytes turned; query rows are columns of the second.
+// With four rows, columns 4 to 7 take the keys of the upper lanes, and tile_product adds up both halves.
+/** The lane's place in the ring: row `lane` of a slot. */
+template <class S> __device__ __forceinline__ uint32_t value_place(uint32_t ring) { return ring + threadIdx.x % 32 * S::kRow + S::swizzle(threadIdx.x % 32) * 16; }
+
+template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, const uint32_t (&codes)[S::kCodeWords], int step, int (&sums)[S::kSums][4]) {
+    const int group = step % kTileSlots;
+    const bool upper = threadIdx.x % 32 >= 16;
+    const uint32_t b0 = S::kRows == 8 ? codes[2 * group] : upper ? 0 : codes[group], b1 = S::kRows == 8 ? codes[2 * group + 1] : upper ? codes[group] : 0;
+    const auto multiply = [&](int (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
+        if (group == 0) mma_s8_u8_onto(sum, a0, a1, a2, a3, b0, b1, S::kBiasBits);
+        else mma_s8_u8(sum, a0, a1, a2, a3, b0, b1);
+    };
+    constexpr int kSecond = S::kRows == 8 ? 1 : 2, kThird = 3 - kSecond;  // eights of keys that share an operand register: the first and kSecond
+#pragma unroll
+    for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+        uint32_t m[4];
+        ldmatrix_x4_transposed(m, (at ^ (chunk * 16)) + step % S::kDepth * S::kSlotBytes);
+        const uint32_t even = __byte_perm(m[0], m[kSecond], 0x6420), odd = __byte_perm(m[0], m[kSecond], 0x7531);
+        const uint32_t next_even = __byte_perm(m[kThird], m[3], 0x6420), next_odd = __byte_perm(m[kThird], m[3], 0x7531);
+        if constexpr (S::kInt4) {
+            multiply(sums[2 * chunk], low_codes(even), high_codes(even), low_codes(next_even), high_codes(next_even));
+            multiply(sums[2 * chunk + 1], low_codes(odd), high_codes(odd), low_codes(next_odd), high_codes(next_odd));
+        } else {
+            multiply(sums[chunk], even, odd, next_even, next_odd);
+        }
+    }
+}
+
+/** [8][kProductStride], biased. */
+template <class S> __device__ __forceinline__ void store_products(int* products, const int (&sums)[S::kSums][4]) {
+    int* const first = products + threadIdx.x % 4 * 2 * S::kProductStride + threadIdx.x % 32 / 4 * (S::kInt4 ? 4 : 2);
+#pragma unroll
+    for (int chunk = 0; chunk < S::kChunks; ++chunk)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int* to = first + i * S::kProductStride + chunk * (S::kInt4 ? 32 : 16);
+            if constexpr (S::kInt4) *reinterpret_cast<int4*>(to) = make_int4(sums[2 * chunk][i], sums[2 * chunk][i + 2], sums[2 * chunk + 1][i], sums[2 * chunk + 1][i + 2]);
+            else *reinterpret_cast<int2*>(to) = make_int2(sums[chunk][i], sums[chunk][i + 2]);
+        }
+}
+
+/** kWidth numbers that are read or written at once. */
+template <class T, int kWidth> struct alignas(sizeof(T) * kWidth) Pack {
+    T at[kWidth];
+};
+
+/** T of channels `channel` on. */
+template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> tile_product(const uint8_t* warp_memory, int row, int channel) {
+    using Ints = Pack<int, kWidth>;
+    const int* from = reinterpret_cast<const int*>(warp_memory) + row * S::kProductStride + channel;
+    const Ints low = *reinterpret_cast<const Ints*>(from), high = S::kRows == 4 ? *reinterpret_cast<const Ints*>(from + 4 * S::kProductStride) : Ints{};
+    Pack<float, kWidth> product;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) product.at[i] = __fsub_rn(__int_as_float(S::kRows == 4 ? low.at[i] + high.at[i] - S::kBiasBits : low.at[i]), S::kBias);
+    return product;
+}
+
+// ── §6 ──
+/** The first slots of a tile, as many as there is room for. */
+template <class S> __device__ __forceinline__ void start_tile(const TileSource& source, const uint8_t* memory) {
+    const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring);
+    load_facts<S>(source, ring + S::kRingBytes);
+#pragma unroll
+    for (int step = 0; step < S::kDepth; ++step) {
+        load_slot<S>(source, step, place);
+        commit_copies();
+    }
+}
+
+/**
+ * The rest, after start_tile: products into the warp's memory, maximum and row sum of this lane's row as the result. `whole`: all rows see all
+ * keys; `begin`, `end`: keys that some row sees.
+ */
+template <class S>
+__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow& row, bool whole, int begin, int end) {
+    const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
+    const float* facts = reinterpret_cast<const float*>(memory + S::kRingBytes);
+    const auto refill = [&](int step) {
+        __syncwarp();  // all lanes have read the slot
+        if (step + S::kDepth < kTileSteps) load_slot<S>(source, step + S::kDepth, place);
+        commit_copies();
+    };
+    uint32_t q[S::kD / 32][4];
+    load_query<S>(query, q);
+    float x[S::kScores];
+#pragma unroll
+    for (int step = 0; step < kTileSlots; ++step) {
+        wait_for_slot<S>();
+        if (step == 0) judge_scales(args, facts, row.scale, begin, end);
+        score_slot<S>(q, keys, facts, row.factor, step, x);
+        refill(step);
+    }
+    uint32_t codes[S::kCodeWords];
+    const float* inverses = facts + 2 * kCacheTile;
+    const RowState state = whole ? weigh<S, true>(row, inverses, x, codes) : weigh<S, false>(row, inverses, x, codes);
+    int sums[S::kSums][4];
+#pragma unroll
+    for (int step = kTileSlots; step < kTileSteps; ++step) {
+        wait_for_slot<S>();
+        multiply_slot<S>(values, codes, step, sums);
+        refill(step);
+    }
+    store_products<S>(reinterpret_cast<int*>(memory), sums);
+    return state;
+}
+
+}  // namespace intflash
