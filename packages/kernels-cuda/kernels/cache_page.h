@@ -25,14 +25,14 @@ INT_FLASH_BOTH constexpr int code_bytes(int padded, bool int4) { return int4 ? p
 INT_FLASH_BOTH constexpr int64_t image_bytes(int padded, bool int4) { return int64_t{kPageTokens} * (2 * code_bytes(padded, int4) + 3 * 4); }
 
 /** A sequence's part in a step, and its cache. On the device. */
-struct StepSequence {
+struct alignas(16) StepSequence {
+    // These three are read at once: a block of attention can do nothing before it knows them.
     uint8_t* const* pages;  // of each 64 tokens
-    float* offsets;         // [layers, kv_heads, head_dim]: subtracted from every key, frozen at the first append
-    float* largest;         // [layers, kv_heads]: the largest value scale so far, 0 while all value rows were zero
     int32_t start;          // tokens in the cache before these
     int32_t tokens;
-    int32_t first;  // of them, among all tokens of the step
-    int32_t padding;
+    float* offsets;  // [layers, kv_heads, head_dim]: subtracted from every key, frozen at the first append
+    float* largest;  // [layers, kv_heads]: the largest value scale so far, 0 while all value rows were zero
+    int32_t first;   // of the tokens, among all of the step
 };
 
 /** A step's tokens: those of one sequence follow each other. */

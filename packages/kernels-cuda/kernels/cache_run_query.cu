@@ -6,13 +6,14 @@
 #include <cuda_runtime.h>
 
 #include "cache_run_tile.cuh"
+#include "ptx/ticket.cuh"
 
 namespace intflash {
 namespace {
 
 // ── §1 ──
 constexpr int kWarps = kCacheRun / kCacheTile, kThreads = kWarps * 32;
-constexpr int kAtOnce = 32;  // parts that are merged at once, a lane each
+constexpr int kAtOnce = 16;  // runs that are merged at once, a lane each
 
 struct alignas(256) BlockMemory {
     Rescale rescale[8][kAtOnce];
@@ -65,6 +66,21 @@ template <int kWidth> __device__ __forceinline__ void add_part(Pack<float, kWidt
     for (int i = 0; i < kWidth; ++i) sum.at[i] = __fmaf_rn(part.at[i], by.beta, __fmul_rn(sum.at[i], by.alpha));
 }
 
+/** What another block wrote. */
+template <int kWidth> __device__ __forceinline__ Pack<float, kWidth> load_pack(const int32_t* from) {
+    Pack<float, kWidth> pack;
+    if constexpr (kWidth == 1) {
+        pack.at[0] = __int_as_float(__ldcg(from));
+    } else if constexpr (kWidth == 2) {
+        const int2 both = __ldcg(reinterpret_cast<const int2*>(from));
+        pack = {__int_as_float(both.x), __int_as_float(both.y)};
+    } else {
+        const int4 all = __ldcg(reinterpret_cast<const int4*>(from));
+        pack = {__int_as_float(all.x), __int_as_float(all.y), __int_as_float(all.z), __int_as_float(all.w)};
+    }
+    return pack;
+}
+
 template <class S> __device__ __forceinline__ void write_answer(const CacheAttention& args, const Span& s, const BlockMemory& shared, const Answer<S>& total) {
 #pragma unroll
     for (int e = 0; e < Share<S>::kPacks; ++e) {
@@ -104,35 +120,34 @@ template <class S> __device__ __forceinline__ RowState add_tiles(BlockMemory& sh
 
 /** By the block that finishes last: runs into the answer, in order. `base`: the place of row 0 of run 0. */
 template <class S> __device__ void merge_runs(const CacheAttention& args, const Span& s, BlockMemory& shared, const ShortQueryScratch& scratch, int first_run, int runs, int64_t run_stride, int64_t base) {
-    using Floats = typename Share<S>::Floats;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Answer<S> total = {};
     RowState state{-INFINITY, 0.f};  // of row `warp`
     for (int first = first_run; first < runs; first += kAtOnce) {
         const int count = min(kAtOnce, runs - first);
+        const int64_t place = base + first * run_stride;
+        RowState part{-INFINITY, 0.f};
+        if (warp < s.row_count && lane < count) {
+            const float2 both = __ldcg(reinterpret_cast<const float2*>(scratch.states) + place + lane * run_stride + warp);
+            part = {both.x, both.y};
+        }
+        Answer<S> parts[kAtOnce];  // on their way while the states are dealt with
+#pragma unroll
+        for (int run = 0; run < kAtOnce; ++run)
+#pragma unroll
+            for (int e = 0; e < Share<S>::kPacks; ++e)
+                if (run < count && Share<S>::at(e) / S::kD < s.row_count) parts[run][e] = load_pack<Share<S>::kWidth>(scratch.sums + (place + run * run_stride) * S::kD + Share<S>::at(e));
         __syncthreads();  // the factors before these have been read
         if (warp < s.row_count) {
-            RowState part{-INFINITY, 0.f};
-            if (lane < count) {
-                const float2 both = __ldcg(reinterpret_cast<const float2*>(scratch.states) + base + (first + lane) * run_stride + warp);
-                part = {both.x, both.y};
-            }
-            shared.rescale[warp][lane] = absorb_in_order<kAtOnce>(part, state);
+            const Rescale by = absorb_in_order<kAtOnce>(part, state);
+            if (lane < kAtOnce) shared.rescale[warp][lane] = by;
         }
         __syncthreads();
 #pragma unroll
-        for (int e = 0; e < Share<S>::kPacks; ++e) {
-            const int i = Share<S>::at(e), r = i / S::kD;
-            if (r >= s.row_count) continue;
-            const float* from = reinterpret_cast<const float*>(scratch.sums) + (base + first * run_stride) * S::kD + i;
-#pragma unroll 8
-            for (int run = 0; run < count; ++run) {
-                Floats part;
+        for (int run = 0; run < kAtOnce; ++run)
 #pragma unroll
-                for (int j = 0; j < Share<S>::kWidth; ++j) part.at[j] = __ldcg(from + run * run_stride * S::kD + j);
-                add_part(total[e], part, shared.rescale[r][run]);
-            }
-        }
+            for (int e = 0; e < Share<S>::kPacks; ++e)
+                if (run < count) add_part(total[e], parts[run][e], shared.rescale[Share<S>::at(e) / S::kD][run]);
     }
     if (warp < s.row_count && lane == 0) shared.factors[warp] = final_factor(state);
     __syncthreads();
@@ -153,10 +168,11 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     const auto begin_of = [&](int i) { return args.window_left < 0 || args.window_left > s.length ? 0 : position_of(i) - static_cast<int>(args.window_left); };
     const auto end_of = [&](int i) { return position_of(i) + 1; };
     const int last = s.first_row + s.row_count - 1, mine = min(s.first_row + row % S::kRows, last);  // rows past the last repeat it, and are not written
-    const float scale = args.query.scales[s.query_row + mine];
+    const int64_t query_row = s.query_row(args) - s.first_row + mine;
+    const float scale = args.query.scales[query_row];
     const TileRow seen{begin_of(mine), end_of(mine), scale, __fmul_rn(__fmul_rn(scale, args.scale), kLog2E)};
     const bool whole = begin_of(last) <= 0 && end_of(s.first_row) >= kCacheTile;
-    const RowState state = finish_tile<S>(args, source, warp_memory, args.query.codes + (s.query_row + mine) * S::kD, seen, whole, begin_of(s.first_row), end_of(last));
+    const RowState state = finish_tile<S>(args, source, warp_memory, args.query.codes + query_row * S::kD, seen, whole, begin_of(s.first_row), end_of(last));
     if (threadIdx.x % 4 == 0 && row < S::kRows) shared.states[row][warp] = state;
 }
 
@@ -189,11 +205,9 @@ template <class S> __global__ void __launch_bounds__(kThreads, S::kD == 256 ? 1 
     if (warp < s.row_count && lane == 0) reinterpret_cast<float2*>(scratch.states)[place + warp] = make_float2(state.m, state.l);
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();  // this block's part is there for whoever sees its ticket
-        uint32_t* ticket = scratch.tickets + head * (gridDim.z / args.step.count) + blockIdx.z / args.step.count;
-        shared.last = atomicAdd(ticket, 1u) == static_cast<uint32_t>(runs - first_run - 1);
+        uint32_t* ticket = scratch.tickets + head * (gridDim.z / args.step.count) + s.first_row / S::kRows;
+        shared.last = draw_ticket(ticket) == static_cast<uint32_t>(runs - first_run - 1);
         if (shared.last) *ticket = 0;
-        __threadfence();
     }
     __syncthreads();
     if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, most_rows, base);

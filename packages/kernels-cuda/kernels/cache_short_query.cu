@@ -91,7 +91,7 @@ template <int kD, bool kInt4> __device__ __forceinline__ void weigh_key(const Ca
         x[r] = -INFINITY;
         if (r < s.row_count) {
             const int row = s.first_row + r, position = s.length - s.tokens + row / group;
-            const float q_scale = args.query.scales[s.query_row + row];
+            const float q_scale = args.query.scales[s.query_row(args) + r];
             const bool visible = key <= position && (args.window_left < 0 || key >= position - args.window_left);
             if (visible) {
                 x[r] = __fmaf_rn(__fmul_rn(__int2float_rn(scores[r]), key_scale), __fmul_rn(__fmul_rn(q_scale, args.scale), kLog2E), tau);
@@ -203,7 +203,7 @@ template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_
     if (s.tokens > kShortQuery || s.row_count <= 0 || tile < s.first_tile || tile >= s.tiles) return;
     load_rows<kD, kInt4>(s, false, shared.keys);
     load_rows<kD, kInt4>(s, true, shared.values);
-    const int64_t first = s.query_row + s.first_row;
+    const int64_t first = s.query_row(args);
     for (int i = threadIdx.x; i < kPartRows * kD / 4; i += kThreads) {
         const bool there = i / (kD / 4) < s.row_count;
         reinterpret_cast<uint32_t*>(shared.query)[i] = there ? reinterpret_cast<const uint32_t*>(args.query.codes + first * kD)[i] : 0;

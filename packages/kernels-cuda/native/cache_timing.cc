@@ -67,7 +67,7 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
     std::vector<int32_t> owners;
     for (size_t cache = 0; cache < caches; ++cache)
         for (int i = 0; i < what.sequences; ++i)
-            sequences.push_back({table->as<uint8_t*>() + (cache * count + static_cast<size_t>(i)) * static_cast<size_t>(pages), nullptr, nullptr, what.length - 1, 1, i, 0});
+            sequences.push_back({table->as<uint8_t*>() + (cache * count + static_cast<size_t>(i)) * static_cast<size_t>(pages), what.length - 1, 1, nullptr, nullptr, i});
     for (int i = 0; i < what.sequences; ++i) owners.push_back(i);
     const auto sequence_memory = stream.allocate(sequences.size() * sizeof(StepSequence)), owner_memory = stream.allocate(count * sizeof(int32_t));
     check_cuda(cudaMemcpyAsync(sequence_memory->as(), sequences.data(), sequence_memory->bytes(), cudaMemcpyHostToDevice, target), "copy the sequences");

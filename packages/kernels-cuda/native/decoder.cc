@@ -140,7 +140,7 @@ void Decoder::write_tables(const std::vector<StepPart>& parts, bool all_logits, 
     for (size_t i = 0; i < parts.size(); ++i) {
         const CacheSequence& sequence = *parts[i].sequence;
         const auto count = static_cast<int32_t>(parts[i].ids.size());
-        sequences[i] = {sequence.table_->as<uint8_t*>(), sequence.offsets_->as<float>(), sequence.largest_->as<float>(), sequence.length_, count, first, 0};
+        sequences[i] = {sequence.table_->as<uint8_t*>(), sequence.length_, count, sequence.offsets_->as<float>(), sequence.largest_->as<float>(), first};
         for (int32_t t = 0; t < count; ++t) ids_out[first + t] = parts[i].ids[static_cast<size_t>(t)], owners[first + t] = static_cast<int32_t>(i);
         first += count;
         if (!all_logits) rows_out[i] = first - 1;
