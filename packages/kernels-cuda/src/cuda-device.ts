@@ -247,7 +247,7 @@ export class CudaDevice {
     return this.#call(() => this.#addon.timeCopy(this.#handle, bytes, repeats));
   }
 
-  /** Milliseconds of each repeat of attention against KV caches, a token a sequence, the GPU's cache emptied before: for benchmarks. */
+  /** Milliseconds of attention against KV caches in memory, a token a sequence, of each repeat: for benchmarks. */
   async timeCacheAttention(request: CacheTimingRequest): Promise<readonly number[]> {
     readArguments(() => {
       const { sequences, length, heads, kvHeads, headDim, int4, runs, repeats } = checkOptions(
