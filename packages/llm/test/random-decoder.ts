@@ -1,4 +1,4 @@
-import { type Backend, fromFloat32, type LinearWeights, toFloat32 } from '@int-flash/ops';
+import { type Backend, fromFloat32, type Linear, type LinearWeights, toFloat32 } from '@int-flash/ops';
 import { quantizePerGroupInt4, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { expect } from 'vitest';
@@ -67,13 +67,7 @@ export function randomWeights(config: ModelConfig, backend: Backend, choice: 'in
       weights: numbers(rows * cols, 1 / Math.sqrt(cols)),
       bias: bias ? numbers(rows, 0.1) : undefined,
     };
-    const int4 = { ...weights, ...quantizePerGroupInt4(weights.weights, cols, 32), type: 'int4' } as const;
-    // A GPU computes with the floats that INT4 codes stand for, the native CPU backend with INT8 activations.
-    const isWidened = kind === 'int4' && backend.name !== 'cuda';
-    const layer =
-      kind === 'int4' && !isWidened
-        ? createLinear(backend, [int4], 'auto')
-        : createLinear(backend, [isWidened ? widenInt4Linear(int4) : weights], kind === 'int4' ? 'fp32' : kind);
+    const layer = kind === 'int4' ? int4Linear(backend, weights) : createLinear(backend, [weights], kind);
     made.push(layer);
     return layer;
   };
@@ -108,6 +102,14 @@ export function randomWeights(config: ModelConfig, backend: Backend, choice: 'in
       for (const layer of made) layer.dispose();
     },
   };
+}
+
+/** A GPU computes with the floats that INT4 codes stand for, and so does fp32 elsewhere; the native CPU backend would take activations in INT8. */
+function int4Linear(backend: Backend, weights: LinearWeights & { type: 'fp32' }): Linear {
+  const int4 = { ...weights, ...quantizePerGroupInt4(weights.weights, weights.cols, 32), type: 'int4' } as const;
+  return backend.name === 'cuda'
+    ? createLinear(backend, [int4], 'auto')
+    : createLinear(backend, [widenInt4Linear(int4)], 'fp32');
 }
 
 export function tokenIds(count: number, vocabSize: number): number[] {
