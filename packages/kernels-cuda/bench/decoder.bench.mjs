@@ -110,7 +110,7 @@ for (const name of backend ? options.models.split(',') : []) {
   const shape = SHAPES[name];
   const contexts = options.context.split(',').map(Number);
   const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + 1024);
-  const ids = (length) => Int32Array.from({ length }, () => Math.abs(Math.floor(random() * shape.vocabSize)));
+  const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
   for (const [context, cacheType] of contexts.flatMap((context) => [
     [context, 'int8'],
