@@ -8,6 +8,7 @@
 #include "exact_math.cuh"
 #include "hadamard.cuh"
 #include "int4_codes.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "row_codes.cuh"
 
 namespace intflash {
@@ -187,6 +188,7 @@ __global__ void __launch_bounds__(kThreads) append(const Heads heads, const Cach
     __shared__ RowMemory rows[kWarps];
     __shared__ FirstValue first;
     __shared__ float largest;
+    launch_dependents();  // attention reads older tokens' codes meanwhile
     const int head = blockIdx.x, warp = threadIdx.x / 32;
     Place at;
     const StepSequence sequence = step.sequences[blockIdx.y];

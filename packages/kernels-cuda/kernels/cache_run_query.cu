@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "cache_run_tile.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"
 
 namespace intflash {
@@ -21,6 +22,9 @@ struct alignas(256) BlockMemory {
     float factors[8];
     bool last;
 };
+
+/** Of Hopper's registers and shared memory; small tiles are over soon, and then it takes more blocks to keep loads under way. */
+constexpr int blocks_at_once(int dim, bool int4) { return dim == 256 ? 1 : dim == 64 && int4 ? 3 : 2; }
 
 template <class S> constexpr int block_bytes() { return static_cast<int>(sizeof(BlockMemory)) + kWarps * S::kBytes; }
 
@@ -162,7 +166,13 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     source.keys = min(kCacheTile, s.length - first_key);
     source.first = s.cache.image(tile * 2, blockIdx.y);
     source.second = source.keys > kPageTokens ? s.cache.image(tile * 2 + 1, blockIdx.y) : nullptr;
+    // The launch before may still be under way. If it appends to the cache, then codes of new tokens, and for a value's first row that is not
+    // zero also what attention needs of older ones; it touches neither the tables nor older codes.
+    const bool is_old = first_key + kCacheTile <= s.length - s.tokens;
+    if (!is_old) wait_for_launch_before();
     start_tile<S>(source, warp_memory);
+    if (is_old) wait_for_launch_before();
+    load_facts<S>(source, warp_memory + S::kRingBytes);
     const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, group = s.rows / s.tokens;
     const auto position_of = [&](int i) { return s.length - s.tokens + (s.tokens == 1 ? 0 : i / group) - first_key; };
     const auto begin_of = [&](int i) { return args.window_left < 0 || args.window_left > s.length ? 0 : position_of(i) - static_cast<int>(args.window_left); };
@@ -176,7 +186,7 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     if (threadIdx.x % 4 == 0 && row < S::kRows) shared.states[row][warp] = state;
 }
 
-template <class S> __global__ void __launch_bounds__(kThreads, S::kD == 256 ? 1 : 2) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows) {
+template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows) {
     extern __shared__ __align__(256) uint8_t memory[];
     BlockMemory& shared = *reinterpret_cast<BlockMemory*>(memory);
     uint8_t* const warps = memory + sizeof(BlockMemory);
@@ -187,6 +197,7 @@ template <class S> __global__ void __launch_bounds__(kThreads, S::kD == 256 ? 1 
     const int from = max(0, s.first_tile - run * kWarps), to = min(kWarps, s.tiles - run * kWarps);
     if (warp >= from && warp < to) attend<S>(args, s, shared, warps + warp * S::kBytes, run * kWarps + warp);
     __syncthreads();
+    launch_dependents();
     Answer<S> out;
     const RowState state = add_tiles<S>(shared, warps, from, to, out);
     if (runs - first_run == 1) {  // merging with nothing changes no bit
@@ -213,17 +224,21 @@ template <class S> __global__ void __launch_bounds__(kThreads, S::kD == 256 ? 1 
     if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, most_rows, base);
 }
 
-template <class S> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
+/** `begins_early`: before the launch before it ends, see wait_for_launch_before. */
+template <class S> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, bool begins_early, cudaStream_t stream) {
     const cudaError_t status = cudaFuncSetAttribute(cache_run_query<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, block_bytes<S>());
     if (status != cudaSuccess) return status;
     const dim3 grid((tiles + kWarps - 1) / kWarps, args.kv_heads, (rows + S::kRows - 1) / S::kRows * args.step.count);
     if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
-    cache_run_query<S><<<grid, kThreads, block_bytes<S>(), stream>>>(args, scratch, rows);
-    return cudaGetLastError();
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t how{grid, dim3(kThreads), block_bytes<S>(), stream, &early, begins_early ? 1u : 0u};
+    return cudaLaunchKernelEx(&how, cache_run_query<S>, args, scratch, rows);
 }
 
-/** Slots of a ring: with two blocks on a processor of Hopper 160 KB and more are under way. */
-constexpr int ring_depth(int slot_bytes) { return slot_bytes >= 4096 ? 3 : slot_bytes == 2048 ? 5 : kTileSteps; }
+/** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */
+constexpr int ring_depth(int slot_bytes) { return slot_bytes >= 4096 ? 3 : slot_bytes == 2048 ? 5 : 7; }
 constexpr int kShallow = 2;  // where three slots find no room: GPUs with 99 KB of shared memory a block
 
 /** Calls f with a RunTile: the deepest that finds room in `shared_bytes`, else the shallowest. */
@@ -253,11 +268,12 @@ bool run_query_fits(int padded, bool int4, int rows, int shared_bytes) {
 }
 
 cudaError_t launch_run_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
-    int device = 0, shared_bytes = 0;
+    int device = 0, shared_bytes = 0, major = 0;
     cudaError_t status = cudaGetDevice(&device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (status != cudaSuccess) return status;
-    return with_tile(args.cache.padded, args.cache.int4, rows, shared_bytes, [&](auto tile) { return launch<decltype(tile)>(args, scratch, tiles, rows, stream); });
+    return with_tile(args.cache.padded, args.cache.int4, rows, shared_bytes, [&](auto tile) { return launch<decltype(tile)>(args, scratch, tiles, rows, major >= 9, stream); });
 }
 
 }  // namespace intflash

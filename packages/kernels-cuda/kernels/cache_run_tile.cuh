@@ -69,12 +69,18 @@ template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring)
     return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
 }
 
-/** Scales of keys, log2 and inverses of values' weights; zeros past the end. */
-template <class S> __device__ __forceinline__ void load_facts(const TileSource& source, uint32_t facts) {
-    const int lane = threadIdx.x % 32, there = min(4, max(0, source.keys - lane * 4));
-    const uint8_t* from = (lane < 16 || there == 0 ? source.first : source.second) + 2 * kPageTokens * S::kRow + lane % 16 * 16;
+/** Scales of keys, log2 and inverses of values' weights; zeros past the end. By loads, so that they need not come in the order of slots. */
+template <class S> __device__ __forceinline__ void load_facts(const TileSource& source, uint8_t* facts) {
+    const int lane = threadIdx.x % 32, there = source.keys - lane * 4;
+    const uint8_t* from = (lane < 16 || there <= 0 ? source.first : source.second) + 2 * kPageTokens * S::kRow + lane % 16 * 16;
+    float4 found[3];
 #pragma unroll
-    for (int i = 0; i < 3; ++i) copy_async_part(facts + i * kCacheTile * 4 + lane * 16, from + i * kPageTokens * 4, there * 4);
+    for (int i = 0; i < 3; ++i) found[i] = __ldcg(reinterpret_cast<const float4*>(from + i * kPageTokens * 4));
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        const float4 four = found[i];
+        *reinterpret_cast<float4*>(facts + i * kCacheTile * 4 + lane * 16) = make_float4(there > 0 ? four.x : 0.f, there > 1 ? four.y : 0.f, there > 2 ? four.z : 0.f, there > 3 ? four.w : 0.f);
+    }
 }
 
 /** Waits until the oldest slot under way has landed, for the whole warp. */
@@ -289,8 +295,7 @@ template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> ti
 // ── §6 ──
 /** The first slots of a tile, as many as there is room for. */
 template <class S> __device__ __forceinline__ void start_tile(const TileSource& source, const uint8_t* memory) {
-    const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring);
-    load_facts<S>(source, ring + S::kRingBytes);
+    const uint32_t place = slot_place<S>(shared_address_of(memory));
 #pragma unroll
     for (int step = 0; step < S::kDepth; ++step) {
         load_slot<S>(source, step, place);
@@ -299,7 +304,7 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
 }
 
 /**
- * The rest, after start_tile: products into the warp's memory, maximum and row sum of this lane's row as the result. `whole`: all rows see all
+ * The rest, after start_tile and load_facts: products into the warp's memory, maximum and row sum of this lane's row as the result. `whole`: all rows see all
  * keys; `begin`, `end`: keys that some row sees.
  */
 template <class S>

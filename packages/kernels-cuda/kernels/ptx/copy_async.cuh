@@ -11,11 +11,6 @@ __device__ __forceinline__ void copy_async_16(uint32_t target, const void* sourc
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0) : "memory");
 }
 
-/** The first `bytes` of 16, then zeros. */
-__device__ __forceinline__ void copy_async_part(uint32_t target, const void* source, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
-}
-
 /** Ends a group; an empty one is fine. */
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
