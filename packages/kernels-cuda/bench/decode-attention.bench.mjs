@@ -1,8 +1,8 @@
 // Attention of one token a sequence against INT8 and INT4 caches, beside a copy within the device: GB/s of the cache's bytes, and their part
-// of what the copy moves (it reads and writes). A time is a launch's in a row of ten, as a step's layers follow each other: queued while the
-// GPU is busy, so that the host's part does not count but the GPU's own gaps do; CUDA events, median of 30. Launches take turns with caches of
-// 256 MB and more in all, so that none is in the GPU's cache.
-// `split`: how keys are shared out to blocks; decoders take runs as soon as there are enough of them for the GPU.
+// of what the copy moves (it reads and writes). A time is a launch's in a row of ten, as a step's layers follow each other but with nothing between
+// them: queued while the GPU is busy, so that the host's part does not count but the GPU's own gaps do; CUDA events, median of 30. First loads of a
+// launch overlap the end of the one before, as in a step they overlap the append. Layers are 256 MB and more in all, so that none is in the GPU's cache.
+// `split`: how keys are shared out to blocks; decoders take runs.
 //   node packages/kernels-cuda/bench/decode-attention.bench.mjs [--json]
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { median } from './median.mjs';

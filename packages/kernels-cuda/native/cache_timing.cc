@@ -50,25 +50,26 @@ private:
 std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what) {
     const cudaStream_t target = stream.handle();
     const int padded = padded_head(what.head_dim), rows = what.heads / what.kv_heads, pages = ceil_div(what.length, kPageTokens), tiles = ceil_div(what.length, kCacheTile);
-    const size_t count = static_cast<size_t>(what.sequences), page_bytes = static_cast<size_t>(what.kv_heads * image_bytes(padded, what.int4));
+    const size_t count = static_cast<size_t>(what.sequences);
     const auto filled = [&](size_t bytes, int value) {
         auto buffer = stream.allocate(bytes);
         check_cuda(cudaMemsetAsync(buffer->as(), value, bytes, target), "fill a buffer");
         return buffer;
     };
-    // So many caches that none is in the GPU's cache any more when its turn comes again.
-    const size_t cache_bytes = count * static_cast<size_t>(pages) * page_bytes, caches = 1 + (kFlushBytes + cache_bytes - 1) / cache_bytes;
-    const auto memory = filled(caches * cache_bytes, kArbitrary);
+    // Layers as a decoder has them, so many that none is in the GPU's cache any more when its turn comes again. Tables serve all of them.
+    const size_t layer_bytes = static_cast<size_t>(what.kv_heads * image_bytes(padded, what.int4)), all_pages = count * static_cast<size_t>(pages);
+    const size_t layers = 1 + (kFlushBytes + all_pages * layer_bytes - 1) / (all_pages * layer_bytes), page_bytes = layers * layer_bytes;
+    const auto memory = filled(all_pages * page_bytes, kArbitrary);
     std::vector<uint8_t*> pointers;
-    for (size_t i = 0; i < caches * count * static_cast<size_t>(pages); ++i) pointers.push_back(memory->as<uint8_t>() + i * page_bytes);
+    for (size_t i = 0; i < all_pages; ++i) pointers.push_back(memory->as<uint8_t>() + i * page_bytes);
     const auto table = stream.allocate(pointers.size() * sizeof(uint8_t*));
     check_cuda(cudaMemcpyAsync(table->as(), pointers.data(), table->bytes(), cudaMemcpyHostToDevice, target), "copy the page table");
     std::vector<StepSequence> sequences;
     std::vector<int32_t> owners;
-    for (size_t cache = 0; cache < caches; ++cache)
-        for (int i = 0; i < what.sequences; ++i)
-            sequences.push_back({table->as<uint8_t*>() + (cache * count + static_cast<size_t>(i)) * static_cast<size_t>(pages), what.length - 1, 1, nullptr, nullptr, i});
-    for (int i = 0; i < what.sequences; ++i) owners.push_back(i);
+    for (int i = 0; i < what.sequences; ++i) {
+        sequences.push_back({table->as<uint8_t*>() + static_cast<size_t>(i) * static_cast<size_t>(pages), what.length - 1, 1, nullptr, nullptr, i});
+        owners.push_back(i);
+    }
     const auto sequence_memory = stream.allocate(sequences.size() * sizeof(StepSequence)), owner_memory = stream.allocate(count * sizeof(int32_t));
     check_cuda(cudaMemcpyAsync(sequence_memory->as(), sequences.data(), sequence_memory->bytes(), cudaMemcpyHostToDevice, target), "copy the sequences");
     check_cuda(cudaMemcpyAsync(owner_memory->as(), owners.data(), owner_memory->bytes(), cudaMemcpyHostToDevice, target), "copy the owners");
@@ -96,7 +97,7 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
     size_t turn = 0;
     const auto attend = [&](size_t launches) {
         for (size_t i = 0; i < launches; ++i) {
-            args.step.sequences = sequence_memory->as<StepSequence>() + turn++ % caches * count;
+            args.cache.offset = static_cast<int64_t>(turn++ % layers * layer_bytes);
             check_cuda(launch(args, scratch, tiles, rows, target), "attend the cache");
         }
     };
@@ -106,7 +107,7 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
         // Filling memory takes the GPU longer than queueing what follows takes the host. It leaves lines in the GPU's cache that are still to
         // be written: launches that are not timed push them out.
         check_cuda(cudaMemsetAsync(flush->as(), i, kFlushBytes, target), "keep the GPU busy");
-        attend(caches);
+        attend(layers);
         const float ms = watch.time(stream, [&] { attend(kTimed); });
         if (i > 0) times.push_back(ms / kTimed);
     }
