@@ -141,7 +141,7 @@ private:
     /** Waits for it, and counts its tokens if all was well. */
     void finish(Stream& worker, const std::vector<StepPart>& parts);
     Step plan(const std::vector<StepPart>& parts, bool all_logits) const;
-    KeySplit split_of(const std::vector<StepPart>& parts, const Step& step) const;
+    KeySplit split_of(const Step& step) const;
     /** Places the step's tables in `bytes`, as they will lie in work_.step, and lets `step` point there. */
     void write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const;
     void reserve(Stream& worker, const Step& step);
@@ -165,7 +165,7 @@ private:
     DeviceNorm output_norm_;
     std::shared_ptr<LinearLayer> output_;
     Workspace work_;
-    const int processors_, shared_bytes_;
+    const int shared_bytes_;
     const std::optional<KeySplit> forced_split_;  // INTFLASH_KEY_SPLIT=tiles or runs, for tests and benchmarks
     std::map<GraphKey, StepRecord> graphs_;
     int64_t graphs_revision_ = 0;  // of the memory that they were recorded with
