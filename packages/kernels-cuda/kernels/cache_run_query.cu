@@ -238,15 +238,15 @@ template <class S> cudaError_t launch(const CacheAttention& args, const ShortQue
 }
 
 /** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */
-constexpr int ring_depth(int slot_bytes) { return slot_bytes >= 4096 ? 3 : slot_bytes == 2048 ? 5 : 7; }
-constexpr int kShallow = 2;  // where three slots find no room: GPUs with 99 KB of shared memory a block
+constexpr int ring_depth(int slot_bytes, int blocks) { return slot_bytes >= 4096 ? 3 : slot_bytes == 1024 ? 7 : blocks == 2 ? 5 : 3; }
+constexpr int kShallow = 2, kLeastShared = 99 * 1024;  // where three slots find no room: GPUs with as little shared memory a block
 
 /** Calls f with a RunTile: the deepest that finds room in `shared_bytes`, else the shallowest. */
 template <class F> auto with_tile(int padded, bool int4, int rows, int shared_bytes, F f) {
     const auto with_depth = [&](auto dim, auto packed, auto part) {
-        constexpr int kDepth = ring_depth(kSlotKeys * code_bytes(dim.value, packed.value));
+        constexpr int kDepth = ring_depth(kSlotKeys * code_bytes(dim.value, packed.value), blocks_at_once(dim.value, packed.value));
         using Deep = RunTile<dim.value, packed.value, part.value, kDepth>;
-        if constexpr (kDepth == 3)
+        if constexpr (block_bytes<Deep>() > kLeastShared)
             if (block_bytes<Deep>() > shared_bytes) return f(RunTile<dim.value, packed.value, part.value, kShallow>());
         return f(Deep());
     };
