@@ -1,12 +1,15 @@
-// Prefill and decode of whole decoders on the GPU: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of `--batch` sequences,
-// a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences together). Shapes of known models, random weights: all layers share one layer's, which
-// are larger than a GPU's L2 cache from 1B on, so each layer still reads them from memory. The output layer computes in float32, as in llm, on
-// weights that bfloat16 holds.
-// Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token
-// would take at `--copy-rate` bytes/s (one way).
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--weights int8|int4] [--copy-rate 4.3e12]
+// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of
+// `--batch` sequences, a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences
+// together). Shapes of known models, random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on, so each
+// layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
+// Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
+// at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards.
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--kv int8,int4]
+//     [--weights int8|int4] [--peers] [--json]
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { createCudaBackend, cudaStatus } from '../dist/index.js';
+import { createCudaBackend, cudaStatus, openCudaDevice } from '../dist/index.js';
 import { median } from './median.mjs';
 
 const { values: options } = parseArgs({
@@ -14,8 +17,10 @@ const { values: options } = parseArgs({
     models: { type: 'string', default: 'demo,1B,8B' },
     context: { type: 'string', default: '0,4096' },
     batch: { type: 'string', default: '1' },
+    kv: { type: 'string', default: 'int8,int4' },
     weights: { type: 'string', default: 'int8' },
-    'copy-rate': { type: 'string', default: '4.3e12' },
+    peers: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
   },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
@@ -34,9 +39,20 @@ const SHAPES = {
 };
 const status = cudaStatus();
 const backend = status.available ? createCudaBackend() : undefined;
-const rate = Number(options['copy-rate']);
-console.log(`decoder: ${backend ? '' : 'skipped, '}${status.detail}`);
-if (backend) console.log('model    context cache batch   pp512 t/s   tg128 t/s   limit');
+const device = status.available ? openCudaDevice() : undefined;
+const COPIED = 2 ** 29;
+/** Bytes a second. */
+const copyRate = device ? (2e3 * COPIED) / median(await device.timeCopy(COPIED, 10)) : 0;
+const say = (line) => {
+  if (!options.json) console.log(line);
+};
+const tell = (line) => {
+  if (options.json) console.log(JSON.stringify(line));
+};
+say(
+  `decoder: ${backend ? `${device.name}, a copy moves ${(copyRate / 1e9).toFixed(0)} GB/s` : `skipped, ${status.detail}`}`,
+);
+if (backend) say('model    context cache batch   pp512 t/s   tg128 t/s   limit');
 
 let state = 1;
 function random() {
@@ -44,9 +60,17 @@ function random() {
   return state / 2 ** 31;
 }
 
+/** Fills it with numbers that repeat: making them takes longer than reading them. Their count is prime, so that rows differ. */
+function filled(numbers, next) {
+  const some = Math.min(numbers.length, 1_000_003);
+  for (let i = 0; i < some; i++) numbers[i] = next();
+  for (let done = some; done < numbers.length; done *= 2)
+    numbers.copyWithin(done, 0, Math.min(done, numbers.length - done));
+  return numbers;
+}
+
 function int8Linear(rows, cols) {
-  const codes = new Int8Array(rows * cols);
-  for (let i = 0; i < codes.length; i++) codes[i] = 127 * random();
+  const codes = filled(new Int8Array(rows * cols), () => 127 * random());
   return backend.createLinear({
     type: 'int8',
     rows,
@@ -58,8 +82,7 @@ function int8Linear(rows, cols) {
 
 /** Weights alone in 4 bits, a scale for 128 columns. */
 function int4Linear(rows, cols) {
-  const packed = new Uint8Array((rows * cols) / 2);
-  for (let i = 0; i < packed.length; i++) packed[i] = 256 * random();
+  const packed = filled(new Uint8Array((rows * cols) / 2), () => 256 * random());
   const scales = new Float32Array((rows * cols) / 128).fill(1 / (4.6 * Math.sqrt(cols)));
   return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: 128 });
 }
@@ -78,7 +101,8 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
     mlpDown: linear(hiddenSize, intermediateSize),
     windowLeft: Infinity,
   };
-  const embedding = Float32Array.from({ length: vocabSize * hiddenSize }, () => Math.trunc(128 * random()) / 128); // bfloat16 numbers, as models have them
+  // bfloat16 numbers, as models have them.
+  const embedding = filled(new Float32Array(vocabSize * hiddenSize), () => Math.trunc(128 * random()) / 128);
   const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding });
   const half = headDim / 2;
   const angle = (i) => Math.floor(i / half) / 10000 ** ((i % half) / half);
@@ -112,10 +136,8 @@ for (const name of backend ? options.models.split(',') : []) {
   const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + 1024);
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
-  for (const [context, cacheType] of contexts.flatMap((context) => [
-    [context, 'int8'],
-    [context, 'int4'],
-  ])) {
+  const cacheTypes = options.kv.split(',');
+  for (const [context, cacheType] of contexts.flatMap((context) => cacheTypes.map((type) => [context, type]))) {
     await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
     const prompt = async (sequence) => {
       for (let read = 0; read < context; read += 512)
@@ -145,15 +167,28 @@ for (const name of backend ? options.models.split(',') : []) {
       const perStep = (performance.now() - started) / 128;
       const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
       const cacheBytes = batch * shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
-      const limit = (weightBytes + cacheBytes) / rate / (perStep / 1000);
-      console.log(
-        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${(512e3 / median(prefill)).toFixed(0).padStart(12)}${((batch * 1e3) / perStep).toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
+      const limit = (weightBytes + cacheBytes) / copyRate / (perStep / 1000);
+      const [pp512, tg128] = [512e3 / median(prefill), (batch * 1e3) / perStep];
+      const what = { model: name, weights: options.weights, context, cache: cacheType, batch };
+      tell({ bench: 'decoder', gpu: device.name, ...what, pp512, tg128, limit, copyRate });
+      say(
+        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${pp512.toFixed(0).padStart(12)}${tg128.toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
       );
       for (const sequence of sequences) sequence.truncate(context);
     }
     for (const sequence of sequences) sequence.dispose();
   }
   dispose();
+}
+device?.dispose();
+if (backend && options.peers) {
+  const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
+  const { stdout, status: code } = spawnSync('python3', [script], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
+  for (const line of (stdout ?? '').split('\n').filter(Boolean)) console.log(line);
 }
 if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
 
