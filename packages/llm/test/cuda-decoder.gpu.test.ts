@@ -118,6 +118,21 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     });
   });
 
+  // Such rows get their scale's floor from the first other one, when that is appended: attention begins before the append ends, and must not
+  // have read the old one.
+  it.each(['int8', 'int4'] as const)('value rows of zeros before all others, cache in %s', async (dtype) => {
+    const config = { ...SMALL, tiedEmbeddings: false };
+    const zero = 7;
+    const ids = [...new Array<number>(300).fill(zero), ...tokenIds(6, config.vocabSize)];
+    const logits: Float32Array[][] = [];
+    for (const backend of [cuda, cpu]) {
+      const weights = randomWeights(config, backend, 'int8');
+      weights.embedding.fill(0, zero * config.hiddenSize, (zero + 1) * config.hiddenSize);
+      logits.push(await run(config, weights, backend, ids, [300, 1, 1, 1, 1, 1, 1], dtype));
+    }
+    expectSameBits(differences(logits[0]!, logits[1]!));
+  });
+
   it.each(checkpoints)('the checkpoint %s', async (name) => {
     const logits: Float32Array[][] = [];
     for (const backend of [cuda, cpu]) {
