@@ -234,7 +234,8 @@ template <class S> cudaError_t launch(const CacheAttention& args, const ShortQue
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how{grid, dim3(kThreads), block_bytes<S>(), stream, &early, begins_early ? 1u : 0u};
-    return cudaLaunchKernelEx(&how, cache_run_query<S>, args, scratch, rows);
+    cudaLaunchKernelEx(&how, cache_run_query<S>, args, scratch, rows);
+    return cudaGetLastError();
 }
 
 /** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */
