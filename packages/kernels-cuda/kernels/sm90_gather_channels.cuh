@@ -21,7 +21,7 @@ template <class P> constexpr int kGatherBytes = KeyChunks<P>::kBuffers * KeyChun
 template <class P> __device__ __forceinline__ void fetch_key_chunk(const SourceRows<P>& keys, int chunk, uint8_t* memory) {
     using Chunks = KeyChunks<P>;
     const int from = chunk * Chunks::kRows;
-    fetch_rows<P, Chunks::kRows, !Blocks<P>::kGatheredStays>(memory + chunk % Chunks::kBuffers * Chunks::kBytes, SourceRows<P>(keys.operand, keys.first + from * keys.operand.strides.token, keys.count - from));
+    fetch_rows<P, Chunks::kRows, false>(memory + chunk % Chunks::kBuffers * Chunks::kBytes, SourceRows<P>(keys.operand, keys.first + from * keys.operand.strides.token, keys.count - from));
     commit_copies();
 }
 
@@ -86,7 +86,7 @@ template <class P> __device__ __forceinline__ void raise_maxima(const SourceRows
         for (int from = 0; from < kPerThread; from += kBatch) {
             uint4 raw[kBatch];
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i, source += step) raw[i] = load_16<!Blocks<P>::kGatheredStays>(source);
+            for (int i = 0; i < kBatch; ++i, source += step) raw[i] = load_16<false>(source);
             raise(raw);
         }
     } else {

@@ -10,8 +10,8 @@
 namespace intflash {
 namespace {
 
-/** Blocks between the last that gathers of a head and the first that encodes it: as many as run at a time on 132 processors. With many more K and V would have left L2. */
-template <class P> constexpr int kBlocksAhead = 128 * Blocks<P>::kResident;
+/** Blocks between the last that gathers of a head and the first that encodes it: a third more than run at a time on 132 processors, so that few wait. With many more K and V would have left L2. */
+template <class P> constexpr int kBlocksAhead = 176 * Blocks<P>::kResident;
 /** Short blocks come last, while the last long ones run: so many that encode queries. */
 constexpr int kLastBlocks = 132;
 

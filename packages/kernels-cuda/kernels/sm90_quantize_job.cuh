@@ -13,8 +13,6 @@ template <class P> struct Blocks {
     static constexpr int kSize = P::kWide ? 4 : 2, kRowBytes = P::kD * kSize;
     // Tiles are read several times and are to stay in L2 meanwhile: of the largest fewer are under way at a time, with more threads each.
     static constexpr int kThreads = P::kD == 256 ? 512 : 256, kWarps = kThreads / 32;
-    /** What was gathered is encoded soon enough to stay in L2. Rows of 1 KiB would only drive out the tiles that are being encoded. */
-    static constexpr bool kGatheredStays = kRowBytes < 1024;
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
