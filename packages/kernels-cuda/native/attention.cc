@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "float_flash_fwd.h"
 #include "int8_flash_fwd.h"
@@ -39,13 +41,28 @@ private:
     cudaEvent_t event_ = nullptr;
 };
 
-/** Milliseconds of one launch; waits for it. */
-template <class Launch> float time_once(Stream& stream, const Launch& launch) {
-    const Timestamp start(stream.handle());
-    launch();
-    const Timestamp end(stream.handle());
-    stream.synchronize();
-    return end.since(start);
+/**
+ * Milliseconds of each of `repeats` launches. Short ones are queued some at a time, so that the device never waits for this thread and the
+ * times are its own; `between` runs in the pauses.
+ */
+template <class Launch, class Between> std::vector<float> time_each(Stream& stream, int repeats, const Launch& launch, const Between& between) {
+    constexpr size_t kTogether = 8;
+    constexpr float kShort = 20.f;
+    std::vector<float> times;
+    for (size_t left = static_cast<size_t>(repeats); left > 0;) {
+        const size_t count = times.empty() || times.back() > kShort ? 1 : std::min(left, kTogether);
+        std::vector<std::pair<std::unique_ptr<Timestamp>, std::unique_ptr<Timestamp>>> marks;
+        for (size_t i = 0; i < count; ++i) {
+            auto start = std::make_unique<Timestamp>(stream.handle());
+            launch();
+            marks.emplace_back(std::move(start), std::make_unique<Timestamp>(stream.handle()));
+        }
+        stream.synchronize();
+        for (const auto& [start, end] : marks) times.push_back(end->since(*start));
+        left -= count;
+        between();
+    }
+    return times;
 }
 
 std::string number(double value) {
@@ -338,14 +355,9 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     const Timestamp quantized(target);
     request.abort.check();
     operation->attend(target);
-    for (int i = 0; i < request.repeats; ++i) {
-        answer.forward_ms.push_back(time_once(stream, [&] { operation->attend(target); }));
-        request.abort.check();
-    }
-    for (int i = 0; i < request.repeats; ++i) {
-        answer.quantize_repeat_ms.push_back(time_once(stream, [&] { operation->quantize(target); }));
-        request.abort.check();
-    }
+    const auto check_abort = [&] { request.abort.check(); };
+    answer.forward_ms = time_each(stream, request.repeats, [&] { operation->attend(target); }, check_abort);
+    answer.quantize_repeat_ms = time_each(stream, request.repeats, [&] { operation->quantize(target); }, check_abort);
     operation->restore(target);
     sheet->collect(target);
     stream.synchronize();
@@ -373,12 +385,8 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
 std::vector<float> copy_times(Stream& stream, size_t bytes, int repeats) {
     const auto from = stream.allocate(bytes), to = stream.allocate(bytes);
     check_cuda(cudaMemsetAsync(from->as(), 1, bytes, stream.handle()), "fill a buffer");
-    std::vector<float> times;
-    for (int i = 0; i < repeats; ++i)
-        times.push_back(time_once(stream, [&] {
-            check_cuda(cudaMemcpyAsync(to->as(), from->as(), bytes, cudaMemcpyDeviceToDevice, stream.handle()), "copy within the device");
-        }));
-    return times;
+    const auto copy = [&] { check_cuda(cudaMemcpyAsync(to->as(), from->as(), bytes, cudaMemcpyDeviceToDevice, stream.handle()), "copy within the device"); };
+    return time_each(stream, repeats, copy, [] {});
 }
 
 }  // namespace intflash
