@@ -13,18 +13,21 @@ struct Sm90Args {
     const uint8_t* tiles;
     const float* channel_scale;  // [sequence][kv head][D]
     const Sm90Sequence* sequences;
-    int32_t* next_item;          // 0 before the launch: work is handed out one item at a time
+    int32_t* next_item;          // 0 before a launch and after it: work is handed out one item at a time
     void* out;
     float* lse;                  // null: not wanted
     RowStrides out_strides, lse_strides;
     int64_t window_left, window_right;
-    int32_t sequence_count, heads, kv_heads, head_dim_v, max_q_len, max_k_len;
+    int32_t sequence_count, heads, kv_heads, head_dim_v, max_items, max_k_len;  // max_items: of a head
     int32_t bottom_right;
     int32_t out_type;            // ElementType of `out`: float32, float16 or bfloat16
     float scale;
-    // Filled in by the launch: items = q_tiles · heads · sequences, in sections of heads whose keys and values fit in L2 together.
-    int32_t q_tiles, section_heads, items;
+    // Filled in by the launch: items = max_items · heads · sequences, in sections of heads whose keys and values fit in L2 together.
+    int32_t section_heads, items;
 };
+
+/** Warpgroups of a block that multiply, 64 queries each: as many as the registers of a multiprocessor allow. */
+constexpr int sm90_consumers(int padded) { return padded == 256 ? 2 : 3; }
 
 /** True where a kernel exists: half-int8 with D = 256 does not fit in shared memory. */
 constexpr bool sm90_supports(int padded, bool half_values) { return !half_values || padded <= 128; }

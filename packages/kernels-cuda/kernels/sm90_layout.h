@@ -62,6 +62,7 @@ struct Sm90Sequence {
     int64_t q_block_base;  // Q block of (head h, block b): q_block_base + h * q_blocks + b
     int64_t tile_base;     // tile of (kv head h, tile t): tile_base + h * tiles + t
     int32_t q_len, k_len, q_blocks, tiles;
+    int32_t full_items, items;  // of a head: see sm90_flash_fwd.h
 };
 
 static_assert(sizeof(TileHeader) == 32 && kMetaBytes % 16 == 0, "bulk copies move multiples of 16 bytes");

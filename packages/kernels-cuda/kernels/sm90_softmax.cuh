@@ -6,7 +6,11 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstddef>
+
 #include "ptx/mma.cuh"
+#include "ptx/shared_memory.cuh"
+#include "ptx/wgmma.cuh"
 #include "sm90_layout.h"
 
 namespace intflash {
@@ -65,23 +69,18 @@ __device__ __forceinline__ float over_quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-/** What one tile adds, in units of its own maximum `top`: Σ p / weight and Σ codes, of this thread's columns. */
+constexpr int kPassBefore = 5;  // groups of 16 slots weighed when the next warpgroup may begin to weigh
+
+/** What one tile adds, in units of its own maximum: Σ p / weight and Σ codes, of this thread's columns. */
 struct TileSums {
-    float top[2], sum[2];
+    float sum[2];
     unsigned codes[2];
     float beta[2];  // the weight of the tile's P·V in O
-    bool above;     // some row of the warp rises above its reference by more than the slack
 };
-
-/** Asked before the exponentials, which hide how long the answers take. */
-__device__ __forceinline__ void compare_with_reference(TileSums& tile, const RowPair& rows) {
-    tile.beta[0] = exp2_fast(tile.top[0] - rows.reference[0]);
-    tile.beta[1] = exp2_fast(tile.top[1] - rows.reference[1]);
-    tile.above = __any_sync(~0u, tile.top[0] - rows.reference[0] > kSlack || tile.top[1] - rows.reference[1] > kSlack);
-}
 
 /** Raises the reference to `top` where it lies more than the slack above; `scale_out(shrink)` rescales O. Rare after the first tile. */
 template <class ScaleOut> __device__ __forceinline__ void follow(RowPair& rows, const float (&top)[2], const ScaleOut& scale_out) {
+    if (!__any_sync(~0u, top[0] - rows.reference[0] > kSlack || top[1] - rows.reference[1] > kSlack)) return;
     float shrink[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
@@ -113,16 +112,18 @@ template <int n> __device__ __forceinline__ void pack_group(int (&p)[n], int gro
 }
 
 /**
- * A tile all of whose keys are visible and share two key scales and, but for the last group where kOutliers, one value weight.
+ * A tile all of whose keys are visible and share two key scales and, but for the last group where kOutliers, one value weight. `header` is
+ * the address of its TileHeader; the exponentials take `turn`.
  * Maxima are found on the integers; the row sum takes the codes (ADR 0001 allows it where no token stands out).
  */
-template <bool kOutliers, int n>
-__device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n], const RowPair& rows, const TileHeader& header, const TileColumns& columns) {
+template <bool kOutliers, int n, class Turn, class ScaleOut>
+__device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n], RowPair& rows, uint32_t header, const TileColumns& columns, Turn& turn, const ScaleOut& scale_out) {
     constexpr int kLowGroups = kLowSlots / 16, kPlainGroups = kOutliers ? 7 : 8;
-    float factor[2][2], offset[2], special[8];
+    float factor[2][2], top[2], offset[2], special[8];
+    const float k_scale[2] = {load_shared_float(header), load_shared_float(header + 4)}, tau_all = load_shared_float(header + offsetof(TileHeader, tau));
     TileSums tile;
 #pragma unroll
-    for (int row = 0; row < 2; ++row) factor[0][row] = rows.factor[row] * header.k_scale[0], factor[1][row] = rows.factor[row] * header.k_scale[1];
+    for (int row = 0; row < 2; ++row) factor[0][row] = rows.factor[row] * k_scale[0], factor[1][row] = rows.factor[row] * k_scale[1];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         int most[2];
@@ -132,33 +133,36 @@ __device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n],
             most[part] = group == part * kLowGroups ? max(s[at], s[at + 1]) : __vimax3_s32(most[part], s[at], s[at + 1]);
             most[part] = __vimax3_s32(most[part], s[at + 4], s[at + 5]);
         }
-        tile.top[row] = fmaxf(__int2float_rn(most[0]) * factor[0][row], __int2float_rn(most[1]) * factor[1][row]);
+        top[row] = fmaxf(__int2float_rn(most[0]) * factor[0][row], __int2float_rn(most[1]) * factor[1][row]);
     }
     if constexpr (kOutliers) {
         const float4 tau = columns.tau(7);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            special[i] = fmaf(__int2float_rn(s[56 + i]), factor[1][row_of(i)], at(tau, column_of(i)) - header.tau);
-            tile.top[row_of(i)] = fmaxf(tile.top[row_of(i)], special[i]);
+            special[i] = fmaf(__int2float_rn(s[56 + i]), factor[1][row_of(i)], at(tau, column_of(i)) - tau_all);
+            top[row_of(i)] = fmaxf(top[row_of(i)], special[i]);
         }
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        tile.top[row] = over_quad_max(tile.top[row]);
-        offset[row] = kLevelBits - tile.top[row];
-        tile.top[row] += header.tau;
+        top[row] = over_quad_max(top[row]);
+        offset[row] = kLevelBits - top[row];
+        top[row] += tau_all;
         tile.codes[row] = 0;
     }
-    compare_with_reference(tile, rows);
+    follow(rows, top, scale_out);
+    tile.beta[0] = exp2_fast(top[0] - rows.reference[0]), tile.beta[1] = exp2_fast(top[1] - rows.reference[1]);
+    turn.wait(offset);
 #pragma unroll
     for (int group = 0; group < kPlainGroups; ++group) {
+        if (group == kPassBefore) turn.pass(tile.codes[0] | tile.codes[1]);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) e[i] = exp2_fast(fmaf(__int2float_rn(s[8 * group + i]), factor[group >= kLowGroups][row_of(i)], offset[row_of(i)]));
         pack_group(p, group, e, tile.codes);
     }
 #pragma unroll
-    for (int row = 0; row < 2; ++row) tile.sum[row] = __int2float_rn(static_cast<int>(tile.codes[row])) * header.inverse_weight;
+    for (int row = 0; row < 2; ++row) tile.sum[row] = __int2float_rn(static_cast<int>(tile.codes[row])) * load_shared_float(header + offsetof(TileHeader, inverse_weight));  // not kept in a register until here
     if constexpr (kOutliers) {
         const float4 inverse = columns.inverse_weight(7);
         float e[8];
@@ -199,12 +203,13 @@ __device__ __forceinline__ void general_scores(int (&s)[64], float (&top)[2], co
 }
 
 /** Weights of general scores; every slot has its own weight in the row sum. */
-template <int n> __device__ __forceinline__ TileSums weigh_columns(const int (&s)[64], int (&p)[n], const RowPair& rows, const float (&top)[2], const TileColumns& columns) {
-    TileSums tile{{top[0], top[1]}, {0.f, 0.f}, {0, 0}, {}, false};
-    compare_with_reference(tile, rows);
-    const float offset[2] = {kLevelBits - top[0], kLevelBits - top[1]};
+template <int n, class Turn> __device__ __forceinline__ TileSums weigh_columns(const int (&s)[64], int (&p)[n], const RowPair& rows, const float (&top)[2], const TileColumns& columns, Turn& turn) {
+    TileSums tile{{0.f, 0.f}, {0, 0}, {exp2_fast(top[0] - rows.reference[0]), exp2_fast(top[1] - rows.reference[1])}};
+    float offset[2] = {kLevelBits - top[0], kLevelBits - top[1]};
+    turn.wait(offset);
 #pragma unroll
     for (int group = 0; group < 8; ++group) {
+        if (group == kPassBefore) turn.pass(tile.codes[0] | tile.codes[1]);
         const float4 inverse = columns.inverse_weight(group);
         float e[8];
 #pragma unroll

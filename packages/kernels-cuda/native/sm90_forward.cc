@@ -14,6 +14,8 @@ bool Sm90Forward::available(const DeviceFacts& facts) {
 
 Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences)
     : request_(request), portable_(table), processors_(stream.device().facts().processors) {
+    args_.heads = args.heads;
+    args_.kv_heads = args.kv_heads;
     lay_out(stream, sequences);
     const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
     const auto blocks = static_cast<size_t>(q_blocks_), padded = static_cast<size_t>(request.padded);
@@ -22,6 +24,7 @@ Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const F
     args_.tiles = images_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(sm90_tile_bytes(request.padded, is_half())))->as<uint8_t>();
     args_.channel_scale = images_.channel_scale = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
     args_.next_item = workspace(sizeof(int32_t))->as<int32_t>();
+    check_cuda(cudaMemsetAsync(args_.next_item, 0, sizeof(int32_t), stream.handle()), "clear a counter");
     args_.out = args.out;
     args_.out_type = static_cast<int32_t>(out_type);
     args_.lse = args.lse;
@@ -30,19 +33,33 @@ Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const F
     args_.window_left = args.window_left;
     args_.window_right = args.window_right;
     args_.sequence_count = args.sequence_count;
-    args_.heads = args.heads;
-    args_.kv_heads = args.kv_heads;
     args_.head_dim_v = args.head_dim_v;
-    args_.max_q_len = args.max_q_len;
     args_.bottom_right = args.bottom_right;
     args_.scale = args.scale;
+}
+
+/**
+ * How many items of all warpgroups' queries a head has, and how many of 64 queries that warpgroups share: what is left of it, where that is
+ * the quicker way, or all of it, where the sequence's heads alone leave processors idle. Other sequences have no say in it, so that a row's
+ * bits do not depend on them.
+ */
+Sm90Forward::Items Sm90Forward::share_out(const Sequence& sequence) const {
+    const int32_t consumers = sm90_consumers(request_.padded), rows = consumers * kQueryBlock;
+    const int32_t full = sequence.q_len / rows, left = (sequence.q_len % rows + kQueryBlock - 1) / kQueryBlock, rounded = full + (left > 0 ? 1 : 0);
+    const bool worth = sequence.tiles >= 2 * consumers;  // adding up costs as much as two or three tiles
+    if (worth && int64_t{args_.heads} * rounded < processors_) return {0, (sequence.q_len + kQueryBlock - 1) / kQueryBlock};
+    if (left == 1 && worth) return {full, 1};
+    if (left == 2 && consumers == 3 && sequence.tiles >= 32) return {full, 2};
+    return {rounded, 0};
 }
 
 void Sm90Forward::lay_out(Stream& stream, const std::vector<Sequence>& sequences) {
     std::vector<Sm90Sequence> own;
     for (const Sequence& each : sequences) {
         const int32_t q_blocks = (each.q_len + kQueryBlock - 1) / kQueryBlock;
-        own.push_back({each.q_start, each.k_start, q_blocks_, each.tile_base, each.q_len, each.k_len, q_blocks, each.tiles});
+        const Items items = share_out(each);
+        own.push_back({each.q_start, each.k_start, q_blocks_, each.tile_base, each.q_len, each.k_len, q_blocks, each.tiles, items.full, items.full + items.shared});
+        args_.max_items = std::max(args_.max_items, items.full + items.shared);
         q_blocks_ += int64_t{q_blocks} * request_.query.heads;
         tiles_ += int64_t{each.tiles} * request_.key.heads;
         table_.max_q_blocks = std::max(table_.max_q_blocks, q_blocks);

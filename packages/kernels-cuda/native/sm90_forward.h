@@ -26,6 +26,10 @@ public:
     void attend(cudaStream_t stream) const;
 
 private:
+    struct Items {
+        int32_t full, shared;
+    };
+    Items share_out(const Sequence& sequence) const;
     void lay_out(Stream& stream, const std::vector<Sequence>& sequences);
     bool is_half() const { return request_.mode == ValueMode::kHalf; }
 

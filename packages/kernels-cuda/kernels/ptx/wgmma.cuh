@@ -28,6 +28,9 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 /** Until every product committed so far is done. */
 __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
+/** Until at most the last `pending` groups of products committed so far are not done. */
+template <int pending> __device__ __forceinline__ void wgmma_wait_but() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+
 /** Keeps the compiler from reading accumulators before the wait above it. */
 template <class T, int n> __device__ __forceinline__ void pin(T (&registers)[n]) {
 #pragma unroll
@@ -51,13 +54,8 @@ __device__ __forceinline__ void wgmma_s8_n128(int (&d)[64], uint64_t a, uint64_t
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-/** Unsigned codes on both sides, A in registers, 64 x N x 32. */
-__device__ __forceinline__ void wgmma_u8(int (&d)[64], const int* a, uint64_t b, bool accumulate) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.u8 {" INTFLASH_NAMES_64 "}, {%64,%65,%66,%67}, %68, p; }"
-                 : INTFLASH_64("+r", d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-__device__ __forceinline__ void wgmma_u8(int (&d)[32], const int* a, uint64_t b, bool accumulate) {
+/** Unsigned codes on both sides, A in registers, 64 x 64 x 32. */
+__device__ __forceinline__ void wgmma_u8_n64(int (&d)[32], const int* a, uint64_t b, bool accumulate) {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.u8 {" INTFLASH_NAMES_32 "}, {%32,%33,%34,%35}, %36, p; }"
                  : INTFLASH_32("+r", d)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));

@@ -1,0 +1,124 @@
+// Hopper's forward: what a thread block is made of, and the items of work it takes.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "sm90_flash_fwd.h"
+#include "sm90_softmax.cuh"
+
+namespace intflash {
+
+template <int kD_, bool kHalf_> struct Sm90Traits {
+    static constexpr int kD = kD_;
+    static constexpr bool kHalf = kHalf_;
+    // As many warpgroups as registers allow: they hide each other's latencies. Counts of registers are what the block is launched with, shared out anew.
+    static constexpr int kConsumers = sm90_consumers(kD);
+    static constexpr int kThreads = 128 * (kConsumers + 1);
+    static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240, kProducerRegisters = kConsumers == 3 ? 32 : 24;
+    // What warpgroups take turns at: half-int8 at the products, whose sums they wait for twice as long; INT8 at the exponentials.
+    static constexpr bool kProductTurns = kHalf && kD >= 128, kExponentialTurns = !kHalf;
+    static constexpr int kRows = kQueryBlock * kConsumers;
+    static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
+    static constexpr int kStages = kD == 256 ? 2 : kHalf ? 3 : 4;
+    static constexpr int kBlockBytes = kQueryBlock * kD, kQueryBytes = kConsumers * kBlockBytes;
+    static constexpr int kKeyBytes = kTileKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kTileBytes = kKeyBytes + kValueBytes + kMetaBytes;
+    static constexpr int kOut = kD / 2;  // registers of O a thread
+    static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= (kConsumers + 1) * (65536 / kThreads / 8 * 8), "no register is there twice");
+    static_assert(255LL * 255 * kTileKeys < (1 << 23), "P·(V + 128) read as the bits of a subnormal float is that integer · 2^-149");
+    static_assert(127LL * 127 * kD < (1 << 24), "scores convert exactly");
+};
+
+/** Tiles [begin, end) that some row of a warpgroup sees; of these, every row sees all of [clear_begin, clear_end). */
+struct alignas(16) TileRange {
+    int32_t begin, clear_begin, clear_end, end;
+};
+
+/**
+ * Queries from first_row on of one head against tiles [tile_begin, tile_end): 64 for each warpgroup; or, where `shared`, 64 for all, which take
+ * turns at the tiles and add up in the end. The latter is for what is left of a sequence and where there are too few queries to go round.
+ */
+struct WorkItem {
+    int32_t first_row, rows;  // rows: up to the end of the sequence, perhaps more than the item's; -1: no more work
+    int32_t tile_begin, tile_end, shared;
+    TileRange own[4];  // of each warpgroup
+    RowBand band;
+    int64_t out_at, lse_at;  // of first_row
+};
+
+template <class T> struct SharedMemory {  // from a 1024-byte boundary: the 128-byte swizzle repeats every 8 rows
+    alignas(1024) uint8_t query[T::kQueryBuffers][T::kQueryBytes];
+    alignas(1024) uint8_t key[T::kStages][T::kKeyBytes];
+    alignas(1024) uint8_t value[T::kStages][T::kValueBytes];
+    alignas(16) uint8_t meta[T::kStages][kMetaBytes];
+    alignas(16) float query_scale[T::kQueryBuffers][T::kRows];
+    alignas(16) float channel_scale[T::kQueryBuffers][T::kD];
+    WorkItem items[T::kQueryBuffers];
+    alignas(16) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread
+    float2 partial_rows[3][128];
+    alignas(8) uint64_t query_full[T::kQueryBuffers], query_empty[T::kQueryBuffers];
+    uint64_t key_full[T::kStages], key_empty[T::kStages], value_full[T::kStages], value_empty[T::kStages];
+    uint64_t exponential_turn[T::kConsumers][4];
+};
+
+/** A place in a ring of `size`, and the parity of this lap. */
+template <int size> struct RingSlot {
+    int index = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++index == size) index = 0, parity ^= 1;
+    }
+};
+
+__device__ __forceinline__ RowBand band_of(const Sm90Args& args, const Sm90Sequence& sequence) {
+    constexpr int64_t kFar = int64_t{1} << 30;  // no sequence is longer, so nothing overflows
+    const int64_t diagonal = args.bottom_right ? static_cast<int64_t>(sequence.k_len) - sequence.q_len : 0;
+    return {static_cast<int>(max(min(diagonal - args.window_left, kFar), -kFar)), static_cast<int>(max(min(diagonal + args.window_right + 1, kFar), -kFar)), sequence.k_len};
+}
+
+__device__ __forceinline__ TileRange tile_range(const RowBand& band, int first, int last) {
+    TileRange range{band.first(first) / kTileKeys, (band.first(last) + kTileKeys - 1) / kTileKeys, band.end(first) / kTileKeys, (band.end(last) + kTileKeys - 1) / kTileKeys};
+    if (band.end(last) <= band.first(first)) range.end = range.begin;
+    return range;
+}
+
+/**
+ * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows, and before
+ * the shortest third of its items, or else last, those that warpgroups share. @returns false past a short sequence's end.
+ */
+template <class T> __device__ __forceinline__ bool find_item(const Sm90Args& args, int index, Sm90Sequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
+    const int per_section = args.section_heads * args.max_items, section = index / per_section, within = index - section * per_section;
+    const int heads = min(args.section_heads, args.heads * args.sequence_count - section * args.section_heads);
+    const int turn = within / heads, flat_head = section * args.section_heads + (within - turn * heads), batch = flat_head / args.heads;
+    head = flat_head - batch * args.heads;
+    sequence = args.sequences[batch];
+    if (turn >= sequence.items) return false;
+    const int full = sequence.full_items, shared = sequence.items - full, ahead = args.window_right == 0 ? full - full / 3 : full;
+    item.shared = turn >= ahead && turn < ahead + shared;
+    item.first_row = item.shared ? full * T::kRows + (shared - 1 - (turn - ahead)) * kQueryBlock : (full - 1 - (turn < ahead ? turn : turn - shared)) * T::kRows;
+    item.rows = sequence.q_len - item.first_row;
+    const int64_t token = sequence.q_start + item.first_row;
+    channel_at = (static_cast<int64_t>(batch) * args.kv_heads + head / (args.heads / args.kv_heads)) * T::kD;
+    item.out_at = batch * args.out_strides.batch + head * args.out_strides.head + token * args.out_strides.token;
+    item.lse_at = batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token;
+    item.band = band_of(args, sequence);
+    const int item_rows = item.shared ? kQueryBlock : T::kRows;
+    const TileRange all = tile_range(item.band, item.first_row, min(item.first_row + item_rows, sequence.q_len) - 1);
+    item.tile_begin = all.begin, item.tile_end = all.end;
+#pragma unroll
+    for (int block = 0; block < T::kConsumers; ++block) {
+        const int first = item.first_row + (item.shared ? 0 : block * kQueryBlock);
+        item.own[block] = first < sequence.q_len ? tile_range(item.band, first, min(first + kQueryBlock, sequence.q_len) - 1) : TileRange{0, 0, 0, 0};
+    }
+    return true;
+}
+
+/** The last one to ask, which is one for each item, leaves the counter as it was. */
+__device__ __forceinline__ int next_item(const Sm90Args& args) {
+    const int before = atomicAdd(args.next_item, 1);
+    if (before == args.items - 1) *args.next_item = 0;
+    return gridDim.x + before;
+}
+
+}  // namespace intflash
