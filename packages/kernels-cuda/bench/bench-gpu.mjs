@@ -55,7 +55,8 @@ async function run() {
     for (let seed = 0; seed < SETS; seed++) sets.push(await uploadSet(device, shape, seed));
     const peer = peers(shape);
     for (const { variant, options, ceiling } of asked) {
-      const all = { ...options, isCausal: shape.causal, enableGqa: shape.H !== shape.Hkv };
+      // As the peers do: bfloat16 in, bfloat16 out.
+      const all = { ...options, isCausal: shape.causal, enableGqa: shape.H !== shape.Hkv, outType: 'bfloat16' };
       const relL2 = await errorOf(device, sets[0], shape, all);
       if (!(relL2 <= ceiling)) throw new Error(`Expected a relative L2 up to ${ceiling}, got ${relL2}: ${variant}`);
       const { kernelMs, quantizeMs } = await kernelTime(device, sets, all);
@@ -129,7 +130,7 @@ async function errorOf(device, { query, key, value }, { N, D }, options) {
     value: value.view([1, 1, N, D]),
   };
   const visible = { isCausal: options.isCausal, causalAlignment: 'bottom-right' };
-  const got = await device.attention(inputs, { ...options, ...visible, enableGqa: false });
+  const got = await device.attention(inputs, { ...options, ...visible, enableGqa: false, outType: 'float32' });
   const exact = await device.exactAttention(inputs, visible);
   const { relativeL2, odd } = await device.compare(got.out, exact.out);
   got.out.dispose();

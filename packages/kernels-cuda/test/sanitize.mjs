@@ -28,7 +28,7 @@ for (const tool of asked.length > 0 ? asked : Object.keys(TOOLS)) {
     const { status, error, stdout, stderr } = spawnSync(
       'compute-sanitizer',
       ['--tool', tool, ...flags, process.execPath, fileURLToPath(new URL(script, import.meta.url))],
-      { encoding: 'utf8', timeout: Math.max(left, 1), maxBuffer: 2 ** 28 },
+      { encoding: 'utf8', timeout: Math.max(Math.ceil(left), 1), maxBuffer: 2 ** 28 },
     );
     const output = `${stdout ?? ''}${stderr ?? ''}`;
     const said = output.split('\n').filter((line) => /SUMMARY|shapes|steps/.test(line));
