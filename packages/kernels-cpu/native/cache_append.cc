@@ -26,7 +26,23 @@ float settle_scale(const AppendSpec& s, float own, int64_t head, int64_t token) 
     return own > floor ? own : floor;
 }
 
-bool append_row(const AppendSpec& s, int64_t head, int64_t t) {
+bool append_int4_row(const AppendSpec& s, int64_t head, int64_t t) {
+    const KernelTable& kernels = *s.kernels;
+    const int dim = s.head_dim;
+    const int64_t row = row_of(s, head, s.length + t), element = t * s.stride + head * dim;
+    alignas(64) float key[kMaxHeadDim], value[kMaxHeadDim];
+    if (!kernels.turn_row(s.keys + element, s.key_shift + head * dim, dim, key) || !kernels.turn_row(s.values + element, nullptr, dim, value)) return false;
+    bool key_narrowed, value_narrowed;
+    const float key_scale = kernels.fit_int4_scale(key, dim, &key_narrowed), own_scale = kernels.fit_int4_scale(value, dim, &value_narrowed);
+    const float value_scale = settle_scale(s, own_scale, head, s.length + t);
+    s.key_scales[row] = key_scale;
+    s.value_scales[row] = value_scale;
+    kernels.encode_int4_row(key, dim, key_scale, key_narrowed, reinterpret_cast<uint8_t*>(s.key_codes) + row * (dim / 2));
+    kernels.encode_int4_row(value, dim, value_scale, value_narrowed && value_scale == own_scale, reinterpret_cast<uint8_t*>(s.value_codes) + row * (dim / 2));
+    return true;
+}
+
+bool append_int8_row(const AppendSpec& s, int64_t head, int64_t t) {
     const KernelTable& kernels = *s.kernels;
     const int dim = s.head_dim;
     const int64_t row = row_of(s, head, s.length + t), element = t * s.stride + head * dim;
@@ -47,7 +63,7 @@ bool append_row(const AppendSpec& s, int64_t head, int64_t t) {
 bool append_cache(const AppendSpec& spec) {
     for (int64_t head = 0; head < spec.kv_heads; head++)
         for (int64_t t = 0; t < spec.tokens; t++)
-            if (!append_row(spec, head, t)) return false;
+            if (!(spec.int4 ? append_int4_row : append_int8_row)(spec, head, t)) return false;
     return true;
 }
 

@@ -1,4 +1,4 @@
-// New keys and values of a sequence, quantized into its INT8 cache.
+// New keys and values of a sequence, quantized into its INT8 or INT4 cache.
 #pragma once
 #include "kernel_table.h"
 
@@ -6,6 +6,7 @@ namespace int_flash {
 
 struct AppendSpec {
     const KernelTable* kernels = nullptr;
+    bool int4 = false;
     const float* keys = nullptr;  // row t of all heads is `stride` elements behind row t - 1
     const float* values = nullptr;
     int64_t tokens = 0, stride = 0;
@@ -14,7 +15,7 @@ struct AppendSpec {
     int64_t kv_heads = 0, capacity = 0, length = 0;
     int head_dim = 0;
     const int32_t* pages = nullptr;  // as CacheSpec has them
-    int8_t *key_codes = nullptr, *value_codes = nullptr;   // [kv_heads, capacity, head_dim]
+    int8_t *key_codes = nullptr, *value_codes = nullptr;   // [kv_heads, capacity, head_dim]; INT4: half as many bytes
     float *key_scales = nullptr, *value_scales = nullptr;  // [kv_heads, capacity]
 };
 

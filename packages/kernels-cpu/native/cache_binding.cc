@@ -1,4 +1,6 @@
 // cacheAttention(), appendCache(): specs from parameters and arrays. No arithmetic in this file.
+#include <cstring>
+
 #include "bindings.h"
 #include "cache_append.h"
 #include "cache_attention.h"
@@ -93,7 +95,7 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
-enum AppendParameter : size_t { kAppendIsa, kAppendKvHeads, kAppendCapacity, kAppendHeadDim, kAppendLength, kAppendTokens, kKeyOffset, kValueOffset, kStride, kAppendParameterCount };
+enum AppendParameter : size_t { kAppendIsa, kAppendKvHeads, kAppendCapacity, kAppendHeadDim, kAppendLength, kAppendTokens, kKeyOffset, kValueOffset, kStride, kAppendInt4, kAppendParameterCount };
 
 // appendCache(parameters, rows, keys, values, keyScales, valueScales, keyShift, largestValueScale, pages) → whether all rows were finite
 Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
@@ -111,18 +113,22 @@ Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
         s.tokens = p.integer(kAppendTokens, "tokens", 0, kMaxTokens);
         const int64_t key_offset = p.integer(kKeyOffset, "keyOffset", 0, kMaxTokens), value_offset = p.integer(kValueOffset, "valueOffset", 0, kMaxTokens);
         s.stride = p.integer(kStride, "stride", 0, kMaxTokens);
+        s.int4 = p.integer(kAppendInt4, "int4", 0, 1) == 1;
         if (!p.ok()) return false;
+        if (s.int4 && s.head_dim % 2 != 0) return failure.set("ERR_UNSUPPORTED", "Expected an even head dimension for INT4, got %d", s.head_dim);
         if (args.absent(8) && s.length + s.tokens > s.capacity)
             return failure.set("ERR_SHAPE", "Expected room for %lld tokens behind %lld, got a capacity of %lld", static_cast<long long>(s.tokens),
                                static_cast<long long>(s.length), static_cast<long long>(s.capacity));
         const double heads = static_cast<double>(s.kv_heads), scales = heads * static_cast<double>(s.capacity), width = heads * s.head_dim;
         const double last = static_cast<double>(s.tokens - 1) * static_cast<double>(s.stride) + width;
-        const ArrayView rows = args.float32_view(1, "rows"), keys = args.view(2, "keys", napi_int8_array), values = args.view(3, "values", napi_int8_array);
+        const napi_typedarray_type codes = s.int4 ? napi_uint8_array : napi_int8_array;
+        const double coded = s.int4 ? scales * s.head_dim / 2 : scales * s.head_dim;
+        const ArrayView rows = args.float32_view(1, "rows"), keys = args.view(2, "keys", codes), values = args.view(3, "values", codes);
         const ArrayView key_scales = args.float32_view(4, "keyScales"), value_scales = args.float32_view(5, "valueScales");
         const ArrayView shift = args.float32_view(6, "keyShift"), largest = args.float32_view(7, "largestValueScale");
         if (!args.ok()) return false;
         const double needed = s.tokens == 0 ? 0 : last + static_cast<double>(key_offset > value_offset ? key_offset : value_offset);
-        if (!holds(rows, needed, "rows", &failure) || !holds(keys, scales * s.head_dim, "keys", &failure) || !holds(values, scales * s.head_dim, "values", &failure) ||
+        if (!holds(rows, needed, "rows", &failure) || !holds(keys, coded, "keys", &failure) || !holds(values, coded, "values", &failure) ||
             !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure) || !holds(shift, width, "keyShift", &failure) ||
             !holds(largest, heads, "largestValueScale", &failure) || !read_pages(&args, 8, s.length + s.tokens, s.capacity, &s.pages, &failure))
             return false;
@@ -143,10 +149,33 @@ Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
     return Napi::Boolean::New(info.Env(), append_cache(s));
 }
 
+// turnRows(parameters [isa, dim], rows, out) → whether all results are finite
+Napi::Value turn_rows_sync(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    ParameterReader p(args.view(0, "parameters", napi_float64_array), 2, &failure);
+    const KernelTable* kernels = p.ok() ? kernels_at(&p, 0) : nullptr;
+    const auto dim = p.ok() ? static_cast<int>(p.integer(1, "dim", 1, kMaxHeadDim)) : 0;
+    const ArrayView rows = args.float32_view(1, "rows"), out = args.float32_view(2, "out");
+    if (p.ok() && args.ok() && rows.length % static_cast<size_t>(dim) != 0) failure.set("ERR_SHAPE", "Expected whole rows of %d, got %zu elements", dim, rows.length);
+    else if (p.ok() && args.ok() && holds(out, static_cast<double>(rows.length), "out", &failure)) {
+        bool finite = true;
+        alignas(64) float row[kMaxHeadDim];
+        for (size_t from = 0; from < rows.length; from += static_cast<size_t>(dim)) {
+            finite &= kernels->turn_row(static_cast<const float*>(rows.data) + from, nullptr, dim, row);
+            memcpy(static_cast<float*>(out.data) + from, row, static_cast<size_t>(dim) * sizeof(float));
+        }
+        return Napi::Boolean::New(info.Env(), finite);
+    }
+    throw_failure(info.Env(), failure);
+    return {};
+}
+
 }  // namespace
 
 void export_cache_attention(Napi::Env env, Napi::Object exports) {
     exports.Set("cacheAttention", Napi::Function::New<cache_attention_sync>(env, "cacheAttention"));
+    exports.Set("turnRows", Napi::Function::New<turn_rows_sync>(env, "turnRows"));
     exports.Set("appendCache", Napi::Function::New<append_cache_sync>(env, "appendCache"));
 }
 

@@ -165,6 +165,10 @@ struct KernelTable {
     // A cache's row less `shift` (or null) to `row` (dim rounded up to 16); returns its INT8 scale, NaN for a row that is not finite.
     float (*cache_row_scale)(const float* source, const float* shift, int dim, float* row);
     void (*encode_cache_row)(const float* row, int dim, float scale, int8_t* codes);
+    // A row less `shift` (or null), turned by the Hadamard matrix, to `row` (dim rounded up to 16); false for a row that is not finite then.
+    bool (*turn_row)(const float* source, const float* shift, int dim, float* row);
+    float (*fit_int4_scale)(const float* row, int dim, bool* narrowed);
+    void (*encode_int4_row)(const float* row, int dim, float scale, bool narrowed, uint8_t* packed);
 
     size_t (*linear_int8_bytes)(int rows, int cols);
     void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);

@@ -155,6 +155,14 @@ class CpuBackend implements Backend {
     }
   }
 
+  turnRowsSync(rows: Float32Array, dim: number, out: Float32Array): boolean {
+    try {
+      return this.#addon.turnRows(Float64Array.of(this.#placement.isa, dim), rows, out);
+    } catch (error) {
+      throw typedError(error);
+    }
+  }
+
   createLinear(weights: LinearWeights): Linear {
     return new CpuLinear(this.#addon, weights, this.#placement);
   }

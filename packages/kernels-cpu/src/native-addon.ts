@@ -16,6 +16,8 @@ export interface NativeAddon {
   /** The call rejects with code ERR_ABORTED at its next tile; unknown ids are ignored. */
   abort(id: number): void;
   cacheAttention(...args: readonly unknown[]): void;
+  /** Rows of `[isa, dim]` turned by the Hadamard matrix, into `out`, which may be `rows`. False when some result is not finite. */
+  turnRows(parameters: Float64Array, rows: Float32Array, out: Float32Array): boolean;
   /** False when some row is not finite. */
   appendCache(...args: readonly unknown[]): boolean;
   createLinear(

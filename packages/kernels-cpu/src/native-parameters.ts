@@ -152,7 +152,8 @@ export function appendParameters(args: CacheAppendArgs, { isa }: Placement, out:
   out[6] = args.keyOffset;
   out[7] = args.valueOffset;
   out[8] = args.stride;
+  out[9] = cache.type === 'int4' ? 1 : 0;
   return out;
 }
 
-export const APPEND_PARAMETERS = 9;
+export const APPEND_PARAMETERS = 10;

@@ -13,7 +13,7 @@ const MIN_OFFSET_TOKENS = 8;
 const VALUE_SCALE_FLOOR = 2 ** -20;
 const ZERO_ROW_SCALE = 2 ** -126; // what quantizers give a row of zeros
 
-type Int8View = Extract<KvCacheView, { readonly type: 'int8' }>;
+type CodeView = Extract<KvCacheView, { readonly type: 'int8' | 'int4' }>;
 
 /**
  * INT8 or INT4 codes, one scale a token and head.
@@ -37,7 +37,7 @@ export class CodeCacheLayer implements KvCacheLayer {
   readonly #valueScales: Float32Array;
   readonly #backend: Backend | undefined;
 
-  /** @param backend Quantizes INT8 rows where it has a way of its own; the bits are the same without. */
+  /** @param backend Quantizes rows where it has a way of its own; the bits are the same without. */
   constructor(type: 'int8' | 'int4', kvHeads: number, headDim: number, pages: number, backend?: Backend) {
     this.#backend = backend;
     this.#type = type;
@@ -61,14 +61,14 @@ export class CodeCacheLayer implements KvCacheLayer {
 
   write(rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): void {
     if (length === 0) this.#begin(rows, state);
-    if (this.#type === 'int8' && this.#backend?.appendCacheSync) {
+    if (this.#backend?.appendCacheSync) {
       const appended = this.#backend.appendCacheSync({
         rows: rows.data,
         tokens: rows.tokens,
         keyOffset: rows.keyOffset,
         valueOffset: rows.valueOffset,
         stride: rows.stride,
-        cache: this.view(pages, length) as Int8View,
+        cache: this.view(pages, length) as CodeView,
         keyShift: state.offsets,
         largestValueScale: state.largest,
       });

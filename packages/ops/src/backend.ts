@@ -36,7 +36,7 @@ export interface CacheAttentionArgs {
   readonly softcap: number;
 }
 
-/** New keys and values of one sequence, for its INT8 cache. */
+/** New keys and values of one sequence, for its INT8 or INT4 cache. */
 export interface CacheAppendArgs {
   /** Row t holds all heads' keys at `keyOffset + t · stride`, and their values at `valueOffset + t · stride`. */
   readonly rows: Float32Array;
@@ -45,7 +45,7 @@ export interface CacheAppendArgs {
   readonly valueOffset: number;
   readonly stride: number;
   /** Holds `length` tokens already, and has pages (or capacity) for the new ones. */
-  readonly cache: Extract<KvCacheView, { readonly type: 'int8' }>;
+  readonly cache: Extract<KvCacheView, { readonly type: 'int8' | 'int4' }>;
   /** Taken from every key before it is quantized, [kvHeads, headDim]. */
   readonly keyShift: Float32Array;
   /** Per head, the largest value scale so far, 0 while all value rows were zero; kept up to date. */
@@ -112,10 +112,17 @@ export interface Backend {
    * Quantizes rows into a cache, to the bits that the runtime's own way gives, where the backend has a faster one.
    *
    * Token by token: a value row's scale is at least 2^-20 of the largest one of its head before it, for a row of zeros would underflow
-   * the weights; rows of zeros at the very start get such a scale once there is a row to compare with.
+   * the weights; rows of zeros at the very start get such a scale once there is a row to compare with. INT4 rows are turned by the Hadamard
+   * matrix first, and may be cut off to seven steps of a scale that loses less.
    * @returns false when some row is not finite; what the cache holds past `length` is then undefined.
    */
   appendCacheSync?(args: CacheAppendArgs): boolean;
+  /**
+   * Turns rows of `dim` by the orthonormal Hadamard matrix as `hadamardRotate` of @int-flash/quant does, where the backend has a faster way.
+   *
+   * @param rows [n, dim]. @param out The same; may be `rows`. @returns false when some result is not finite.
+   */
+  turnRowsSync?(rows: Float32Array, dim: number, out: Float32Array): boolean;
   /** Copies the weights. */
   createLinear(weights: LinearWeights): Linear;
   /**

@@ -44,9 +44,15 @@ export function attendCached(
     backend.cacheAttentionSync({ query, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
     return;
   }
-  const turned = hadamardRotate(query, cache.headDim);
+  const turned = new Float32Array(query.length);
+  turnRows(backend, query, cache.headDim, turned);
   backend.cacheAttentionSync({ query: turned, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
-  out.set(hadamardRotate(out, cache.headDim));
+  turnRows(backend, out, cache.headDim, out);
+}
+
+function turnRows(backend: Backend, rows: Float32Array, dim: number, out: Float32Array): void {
+  // The slower way says which element is not finite.
+  if (!backend.turnRowsSync?.(rows, dim, out)) out.set(hadamardRotate(rows, dim));
 }
 
 type FloatCache = Extract<FlatCacheView, { type: 'fp32' }>;
