@@ -73,7 +73,8 @@ export class Transformer {
   readonly #rotary: Rotary | undefined;
   /** Undefined until it is wanted, null where the backend has none. */
   #decoder: Decoder | null | undefined;
-  #spare: StepBuffers | undefined;
+  /** What a step used last, and the larger arrays that it was cut from. */
+  #spare: { readonly whole: StepBuffers; readonly cut: StepBuffers } | undefined;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
   constructor(
@@ -220,16 +221,15 @@ export class Transformer {
     const keys = kvHeads * headDim;
     const stride = queries + 2 * keys;
     const isGated = this.config.mlp.type === 'gated';
-    const { qkv, query, mixed, widened } = this.#takeBuffers(tokens);
+    const buffers = this.#takeBuffers(tokens);
+    const { qkv, query, mixed, widened } = buffers.cut;
     const scale = 1 / Math.sqrt(headDim);
 
     for (const [index, layer] of this.#weights.layers.entries()) {
       await this.#projectNormed(layer.attentionNorm, layer.qkv, hidden, tokens, qkv, pace);
       for (const { ids, first, start } of placed) {
-        this.#turnHeads(rowsOf(qkv, stride, first, first + ids.length), ids.length, layer, start);
-      }
-      for (let token = 0; token < tokens; token++) {
-        query.set(qkv.subarray(token * stride, token * stride + queries), token * queries);
+        const end = first + ids.length;
+        this.#turnHeads(rowsOf(qkv, stride, first, end), ids.length, layer, start, rowsOf(query, queries, first, end));
       }
       const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
       const shape = { heads, scale, windowLeft };
@@ -246,24 +246,26 @@ export class Transformer {
       if (!isGated) this.#activate(widened);
       await this.#project(layer.mlpDown, widened, tokens, hidden, pace, { accumulate: true });
     }
-    this.#spare = { tokens, qkv, query, mixed, widened };
+    this.#spare = buffers;
     return hidden;
   }
 
-  /** Arrays for a step of so many tokens: the last step's where they fit, since decoding makes the same step over and over. */
-  #takeBuffers(tokens: number): StepBuffers {
+  /** Arrays for a step of so many tokens, those of a step before where they are large enough: new ones would be zeroed, and collected. */
+  #takeBuffers(tokens: number): { readonly whole: StepBuffers; readonly cut: StepBuffers } {
     const spare = this.#spare;
     this.#spare = undefined; // steps may run interleaved
-    if (spare?.tokens === tokens) return spare;
+    if (spare?.cut.tokens === tokens) return spare;
     const { heads, kvHeads, headDim, intermediateSize } = this.config;
-    const floats = (width: number) => new Float32Array(tokens * width);
-    return {
+    const buffersOf = (array: (width: number, name: 'qkv' | 'query' | 'mixed' | 'widened') => Float32Array) => ({
       tokens,
-      qkv: floats((heads + 2 * kvHeads) * headDim),
-      query: floats(heads * headDim),
-      mixed: floats(heads * headDim),
-      widened: floats(intermediateSize),
-    };
+      qkv: array((heads + 2 * kvHeads) * headDim, 'qkv'),
+      query: array(heads * headDim, 'query'),
+      mixed: array(heads * headDim, 'mixed'),
+      widened: array(intermediateSize, 'widened'),
+    });
+    const whole =
+      spare && spare.whole.tokens >= tokens ? spare.whole : buffersOf((width) => new Float32Array(tokens * width));
+    return { whole, cut: buffersOf((width, name) => rowsOf(whole[name], width, 0, tokens)) };
   }
 
   #projectNormed(
@@ -360,8 +362,14 @@ export class Transformer {
     for (let from = 0; from < tokens; from += step) yield [from, Math.min(from + step, tokens)];
   }
 
-  /** Norms q and k per head where the model does, and turns them to their positions. */
-  #turnHeads(qkv: Float32Array, tokens: number, { queryNorm, keyNorm }: LayerWeights, start: number): void {
+  /** Norms q and k per head where the model does, and turns them to their positions: k in place, q into `query`. */
+  #turnHeads(
+    qkv: Float32Array,
+    tokens: number,
+    { queryNorm, keyNorm }: LayerWeights,
+    start: number,
+    query: Float32Array,
+  ): void {
     const { heads, kvHeads, headDim, norm } = this.config;
     const stride = (heads + 2 * kvHeads) * headDim;
     const keyOffset = heads * headDim;
@@ -372,8 +380,13 @@ export class Transformer {
         rmsNorm(qkv, kvHeads, keyNorm, norm.epsilon, qkv, row + keyOffset);
       }
     }
-    this.#rotary?.rotate(qkv, tokens, heads, headDim, start, 0, stride);
-    this.#rotary?.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride);
+    if (this.#rotary) {
+      this.#rotary.rotate(qkv, tokens, heads, headDim, start, 0, stride, query);
+      this.#rotary.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride);
+      return;
+    }
+    for (let token = 0; token < tokens; token++)
+      query.set(qkv.subarray(token * stride, token * stride + keyOffset), token * keyOffset);
   }
 
   #activate(values: Float32Array): void {

@@ -55,10 +55,11 @@ export class Rotary {
   }
 
   /**
-   * Turns the heads of `tokens` consecutive positions, in place.
+   * Turns the heads of `tokens` consecutive positions.
    *
    * @param data   Row t of `heads · headDim` channels starts at `offset + t · stride`.
    * @param start  Position of the first row.
+   * @param out    Where the turned heads go, [tokens, heads, headDim]; in place when absent.
    */
   rotate(
     data: Float32Array,
@@ -68,21 +69,27 @@ export class Rotary {
     start: number,
     offset = 0,
     stride = heads * headDim,
+    out?: Float32Array,
   ): void {
     this.#reach(start + tokens);
     const half = this.#half;
+    const cos = this.#cos;
+    const sin = this.#sin;
+    const into = out ?? data;
     for (let token = 0; token < tokens; token++) {
       const table = (start + token) * half;
       for (let head = 0; head < heads; head++) {
         const from = offset + token * stride + head * headDim;
+        const to = out ? (token * heads + head) * headDim : from;
         for (let d = 0; d < half; d++) {
-          const cos = this.#cos[table + d]!;
-          const sin = this.#sin[table + d]!;
+          const c = cos[table + d]!;
+          const s = sin[table + d]!;
           const a = data[from + d]!;
           const b = data[from + half + d]!;
-          data[from + d] = a * cos - b * sin;
-          data[from + half + d] = b * cos + a * sin;
+          into[to + d] = a * c - b * s;
+          into[to + half + d] = b * c + a * s;
         }
+        for (let d = 2 * half; out && d < headDim; d++) out[to + d] = data[from + d]!;
       }
     }
   }
