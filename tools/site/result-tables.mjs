@@ -145,6 +145,53 @@ const TABLES = {
       rows[0],
     );
   },
+  'gpu-forward': () => {
+    const rows = read('h200/attention-forward.jsonl', { bench: 'attention-forward' });
+    const shapes = rows.filter(({ variant, entry }) => variant === 'full-int8' && entry === 'kernel');
+    const whole = (tops) => (tops === undefined ? '–' : String(Math.round(tops)));
+    return table(
+      ['shape', 'full-int8', 'from bfloat16', 'half-int8', 'paper-int8', 'cuDNN bf16', 'relative L2'],
+      shapes.map(({ B, H, Hkv, N, D, causal, ms, tops, relL2, peer }) => {
+        const same = { B, H, Hkv, N, D, causal };
+        const of = (variant, entry) => whole(find(rows, { ...same, variant, entry })?.tops);
+        return [
+          `B${B} H${H}${Hkv === H ? '' : `/${Hkv}`} N${N} D${D}${causal ? ', causal' : ''}`,
+          whole(tops),
+          of('full-int8', 'end-to-end'),
+          of('half-int8', 'kernel'),
+          of('paper-int8', 'kernel'),
+          whole(peer['cudnn-bf16'] && (tops * ms) / peer['cudnn-bf16']),
+          significant(relL2),
+        ];
+      }),
+      rows[0],
+      `TOPS on one ${rows[0].gpu}, 4·B·H·N²·D / time, half of that when causal; kernels alone but for the second column`,
+    );
+  },
+  'gpu-decode': () => {
+    const rows = read('h200/decode-attention.jsonl', { bench: 'decode-attention', split: 'runs' });
+    const loads = rows.filter(({ cache }) => cache === 'int8');
+    const cells = ({ bytes, ms, ofCopy }) => [
+      `${(bytes / 1e6).toFixed(0)} MB`,
+      `${(ms * 1e3).toFixed(1)} µs`,
+      `${(100 * ofCopy).toFixed(0)}%`,
+    ];
+    return table(
+      ['heads of', 'sequences', 'tokens', 'INT8 cache', 'time', 'of a copy', 'INT4 cache', 'time', 'of a copy'],
+      loads.map((row) => {
+        const { model, sequences, length } = row;
+        return [
+          model,
+          sequences,
+          length.toLocaleString('en-US'),
+          ...cells(row),
+          ...cells(find(rows, { model, sequences, length, cache: 'int4' })),
+        ];
+      }),
+      rows[0],
+      `one ${rows[0].gpu}; part of what a copy within the device moves, reads and writes counted`,
+    );
+  },
   'gpu-peers': () => {
     const rows = read('h200/peers.jsonl', { bench: 'peer-attention' });
     const peers = unique(rows, 'peer');
