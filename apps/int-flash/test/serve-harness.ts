@@ -33,7 +33,7 @@ export interface Reply {
   json(): any;
 }
 
-/** One request with everything under the test's control. A string body is sent as it is. */
+/** One request with everything under the test's control. A body of text or bytes is sent as it is. */
 export function ask(served: { readonly port: number }, path: string, options: AskOptions = {}): Promise<Reply> {
   return new Promise((resolve, reject) => {
     const outgoing = open(served, path, options, async (response) => {
@@ -64,7 +64,8 @@ export function open(
   { method, headers = {}, body, agent = false }: AskOptions,
   onResponse: (response: IncomingMessage) => void,
 ) {
-  const text = body === undefined || typeof body === 'string' ? body : JSON.stringify(body);
+  const isWhole = body === undefined || typeof body === 'string' || Buffer.isBuffer(body);
+  const text = isWhole ? body : JSON.stringify(body);
   const json =
     text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
   const outgoing = request(

@@ -11,6 +11,8 @@ const MAX_STOP_LENGTH = 128;
 /** What both kinds of completion have in common, with the API's names turned into ours. */
 export interface CompletionRequest {
   readonly model: string | undefined;
+  /** What holds the prompt, for refusals to name. */
+  readonly promptParam: 'messages' | 'prompt';
   readonly stream: boolean;
   readonly includeUsage: boolean;
   readonly n: number;
@@ -30,6 +32,7 @@ export interface TextRequest extends CompletionRequest {
 const count = z.int().min(1).max(1e9);
 const stop = z.string().min(1).max(MAX_STOP_LENGTH);
 const nothing = z.null().optional();
+const NO_TOOLS = 'Expected no tools: this server calls none';
 
 /** Fields of both; those of the second part change nothing that this server does, and clients send them. */
 const SHARED = {
@@ -85,7 +88,7 @@ const CHAT = z.strictObject({
   top_logprobs: z.int().min(0).max(20).nullish(),
   response_format: z.strictObject({ type: z.literal('text') }).nullish(),
   modalities: z.array(z.literal('text')).nullish(),
-  tools: z.array(z.unknown()).max(0).nullish(),
+  tools: z.array(z.unknown()).max(0, NO_TOOLS).nullish(),
   tool_choice: z.enum(['none', 'auto']).nullish(),
   parallel_tool_calls: z.boolean().nullish(),
 });
@@ -108,6 +111,7 @@ export function judgeChatRequest(body: unknown): ChatRequest {
   }
   return {
     ...shared(given, given.logprobs === true ? (given.top_logprobs ?? 0) : undefined),
+    promptParam: 'messages',
     maxTokens: given.max_completion_tokens ?? given.max_tokens ?? undefined,
     turns: given.messages.map(({ role, content: said }) => ({
       role: role === 'developer' ? 'system' : role,
@@ -129,7 +133,7 @@ export function judgeTextRequest(body: unknown): TextRequest {
   if (prompts.length * request.n > MAX_CHOICES) {
     throw invalid(`Expected at most ${MAX_CHOICES} completions of all prompts together.`, 'n');
   }
-  return { ...request, prompts, maxTokens: given.max_tokens ?? DEFAULT_TEXT_TOKENS };
+  return { ...request, promptParam: 'prompt', prompts, maxTokens: given.max_tokens ?? DEFAULT_TEXT_TOKENS };
 }
 
 function listPrompts(prompt: z.infer<typeof TEXT>['prompt']): (string | number[])[] {
@@ -139,7 +143,7 @@ function listPrompts(prompt: z.infer<typeof TEXT>['prompt']): (string | number[]
 
 type Shared = z.infer<z.ZodObject<typeof SHARED>>;
 
-function shared(given: Shared, logprobs: number | undefined): Omit<CompletionRequest, 'maxTokens'> {
+function shared(given: Shared, logprobs: number | undefined): Omit<CompletionRequest, 'maxTokens' | 'promptParam'> {
   if (given.stream_options != null && given.stream !== true) {
     throw invalid('Expected stream to be true with stream_options.', 'stream_options');
   }
@@ -178,13 +182,14 @@ function judge<T extends z.ZodType>(schema: T, body: unknown): z.infer<T> {
   throw invalid(issue.message, printable(issue.path.join('.').slice(0, 64)) || undefined);
 }
 
-/** Of the branches of a union, the complaint of the one that got furthest. */
+/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given has nothing to say. */
 function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue;
   const branches = issue.errors
     .flatMap((branch) => branch.slice(0, 1))
     .map((inner) => ({ ...deepest(inner), path: [...issue.path, ...deepest(inner).path] }));
-  return branches.sort((a, b) => b.path.length - a.path.length)[0] ?? issue;
+  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? 0 : 1);
+  return branches.sort((a, b) => reach(b) - reach(a))[0] ?? issue;
 }
 
 /** Names of parameters come from the client; only what could be one is repeated. */

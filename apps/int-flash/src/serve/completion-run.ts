@@ -36,7 +36,7 @@ export function planRun(
   }
   const { seed } = request.settings;
   const choices = prompts.flatMap((promptIds, promptIndex) => {
-    const maxTokens = roomFor(engine, promptIds.length, request.maxTokens);
+    const maxTokens = roomFor(engine, promptIds.length, request);
     return Array.from({ length: request.n }, (_, choice): Choice => {
       const index = promptIndex * request.n + choice;
       // Each choice has its own seed, or n equal answers would come of it.
@@ -81,13 +81,17 @@ export function usageOf(promptTokens: number, completionTokens: number): Usage {
   };
 }
 
-function roomFor({ contextLength }: Engine, promptTokens: number, maxTokens: number | undefined): number {
+function roomFor(
+  { contextLength }: Engine,
+  promptTokens: number,
+  { maxTokens, promptParam }: CompletionRequest,
+): number {
   const room = contextLength - promptTokens;
   if (room < 1 || (maxTokens ?? 1) > room) {
     const asked = maxTokens === undefined ? '' : ` and ${maxTokens} for the answer`;
     throw invalid(
       `The context holds ${contextLength} tokens; the prompt takes ${promptTokens}${asked}.`,
-      'messages',
+      promptParam,
       'context_length_exceeded',
     );
   }

@@ -26,7 +26,7 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
   const listener = getRequestListener(app.fetch, {
     errorHandler: (error) => {
       const isRequest = (error as Error | null)?.name === 'RequestError';
-      const refusal = isRequest ? invalid('Expected a valid request line.') : asApiError(error);
+      const refusal = isRequest ? invalid('Expected a valid request line and a Host header.') : asApiError(error);
       if (refusal.status === 500) state.report(error);
       return Response.json(refusal.body, { status: refusal.status });
     },
@@ -54,6 +54,7 @@ function serverOptions({ headersTimeoutMs, bodyTimeoutMs }: ServeSettings) {
     requestTimeout: Math.max(bodyTimeoutMs, headersTimeoutMs),
     connectionsCheckingInterval: Math.min(1000, headersTimeoutMs),
     keepAliveTimeout: KEEP_ALIVE_MS,
+    requireHostHeader: false, // Node's own refusal has no body; the listener's has
   };
 }
 
