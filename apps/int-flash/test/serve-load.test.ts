@@ -130,7 +130,10 @@ describe('a client that hangs up', () => {
     expect(engine.held()).toEqual({ sequences: 0, kvCacheBytes: 0 });
     expect(served.state.admission).toMatchObject({ running: 0, waiting: 0 });
     expect((await ask(served, CHAT, { body: chat() })).status).toBe(200);
-    expect((await ask(served, '/metrics')).text).toMatch(/outcome="aborted"\} [1-9]/);
+    const counted = (await ask(served, '/metrics')).text;
+    expect(counted).toMatch(/outcome="aborted"\} [1-9]/);
+    const outcomes = [...counted.matchAll(/^int_flash_requests_total\{route="\/v1\/chat.*\} (\d+)$/gm)];
+    expect(outcomes.reduce((sum, [, count]) => sum + Number(count), 0)).toBeLessThanOrEqual(62); // none twice; some never arrived
   });
 });
 
@@ -197,6 +200,26 @@ describe('the end', () => {
   });
 });
 
+describe('the end of a run of the attention lab', () => {
+  const LAB = '/api/attention-lab';
+
+  it('comes before the server’s', async () => {
+    const { served } = await serve({});
+    const run = ask(served, LAB, { body: { family: 'normal', tokens: 256, heads: 2, headDim: 64 } });
+    await until(() => served.state.requestsUnderWay === 1);
+    await served.close(60_000);
+    expect(events((await run).text).at(-1)).toEqual({ type: 'end' });
+  });
+
+  it('is an error when time is up', async () => {
+    const { served } = await serve({});
+    const run = ask(served, LAB, { body: { family: 'normal', tokens: 2048, heads: 8, headDim: 64 } });
+    await until(() => served.state.requestsUnderWay === 1);
+    await served.close(0);
+    expect(events((await run).text).at(-1).error).toMatchObject({ code: 'shutting_down' });
+  });
+});
+
 describe('an engine that fails', () => {
   const secret = 'canary-/home/me/model.bin-0x7f0000000000';
 
@@ -208,6 +231,7 @@ describe('an engine that fails', () => {
     expect(events(stream.text).at(-1).error.type).toBe('server_error');
     expect(whole.text + stream.text).not.toContain('canary');
     expect(served.reports).toHaveLength(2);
+    expect((await ask(served, '/metrics')).text).toContain('route="/v1/chat/completions",outcome="500"} 2');
   });
 
   it('for good makes the server say so', async () => {

@@ -156,6 +156,7 @@ describe('bad requests', () => {
   it.each([
     ['GET', CHAT, 405],
     ['DELETE', '/v1/models', 405],
+    ['DELETE', '/v1/models/mock', 405],
     ['POST', '/health', 405],
     ['GET', '/v1/nothing', 404],
     ['GET', '/../../etc/passwd', 404],

@@ -11,13 +11,20 @@ const MAX_RUN_MS = 60_000;
 export interface AttentionLabSettings {
   /** Asked for when a run begins, so that a server that never runs one starts no backend for it. */
   readonly backend: () => Backend;
+  /** Told of a run's beginning; what it returns, of its end. Aborting the controller ends the run with the reason as its last event. */
+  readonly begin?: (controller: AbortController) => () => void;
+  /** Told of failures that are the server's own. */
+  readonly report?: (error: unknown) => void;
 }
 
 /**
  * Adds POST /api/attention-lab: runs attention in several kinds of arithmetic and streams what each costs and loses, as server-sent
  * events (`LabEvent`). One run at a time; a client that goes away ends its run.
  */
-export function mountAttentionLab<E extends Env>(app: Hono<E>, { backend }: AttentionLabSettings): void {
+export function mountAttentionLab<E extends Env>(
+  app: Hono<E>,
+  { backend, begin = () => () => {}, report = () => {} }: AttentionLabSettings,
+): void {
   let running = false;
 
   app.post('/api/attention-lab', async (c) => {
@@ -25,8 +32,10 @@ export function mountAttentionLab<E extends Env>(app: Hono<E>, { backend }: Atte
     if (running) throw busy();
     running = true;
     const gone = new AbortController();
+    const cut = new AbortController();
+    const done = begin(cut);
     const tooLong = AbortSignal.timeout(MAX_RUN_MS);
-    const signal = AbortSignal.any([gone.signal, c.req.raw.signal, tooLong]);
+    const signal = AbortSignal.any([gone.signal, c.req.raw.signal, cut.signal, tooLong]);
     return streamSSE(c, async (stream) => {
       stream.onAbort(() => gone.abort());
       const send = (data: LabEvent | ApiError['body']) => stream.writeSSE({ data: JSON.stringify(data) });
@@ -34,10 +43,13 @@ export function mountAttentionLab<E extends Env>(app: Hono<E>, { backend }: Atte
         for await (const event of runLab(request, backend(), signal)) await send(event);
       } catch (error) {
         if (!gone.signal.aborted && !c.req.raw.signal.aborted) {
-          await send((tooLong.aborted ? tookTooLong() : asApiError(error)).body);
+          const refusal = tooLong.aborted ? tookTooLong() : asApiError(error);
+          if (refusal.status === 500) report(error);
+          await send(refusal.body);
         }
       } finally {
         running = false;
+        done();
       }
     });
   });

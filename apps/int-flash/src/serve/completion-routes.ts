@@ -11,7 +11,13 @@ import { EventStream } from './event-stream.js';
 import { readJsonBody } from './request-body.js';
 import type { ServeState } from './serve-state.js';
 
-export type ServeEnv = { Bindings: HttpBindings };
+export type ServeEnv = {
+  Bindings: HttpBindings;
+  Variables: {
+    /** What became of a request where its status does not tell: it was sent before. */
+    outcome?: string;
+  };
+};
 
 /** The client hung up; there is nobody to tell anything. */
 class ClientGone extends Error {}
@@ -110,13 +116,14 @@ async function complete(
     }
   } catch (error) {
     if (error instanceof ClientGone || outgoing.destroyed) {
-      state.metrics.requests.inc({ route: c.req.path, outcome: 'aborted' });
+      c.set('outcome', 'aborted');
       return RESPONSE_ALREADY_SENT;
     }
     if (IntFlashError.isInstance(error) && error.code === 'ERR_DEVICE_LOST') state.fail(error);
     if (!stream.hasStarted) throw error;
     const refusal = asApiError(error);
     if (refusal.status === 500) state.report(error);
+    c.set('outcome', String(refusal.status));
     stream.fail(refusal.body);
     return RESPONSE_ALREADY_SENT;
   } finally {

@@ -5,7 +5,7 @@ export class ServeMetrics {
   readonly registry = new Registry();
   readonly requests = new Counter({
     name: 'int_flash_requests_total',
-    help: 'Requests by route and outcome: a status, or aborted by the client.',
+    help: 'Requests by route and outcome: a status (of a stream that failed, the one its error would have had), or aborted by the client.',
     labelNames: ['route', 'outcome'] as const,
     registers: [this.registry],
   });

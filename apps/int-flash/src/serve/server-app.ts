@@ -16,6 +16,7 @@ const ROUTES: Readonly<Record<string, readonly string[]>> = {
   '/health': ['GET'],
   '/metrics': ['GET'],
   '/v1/models': ['GET'],
+  '/v1/models/:id': ['GET'],
   '/v1/chat/completions': ['POST'],
   '/v1/completions': ['POST'],
   '/api/status': ['GET'],
@@ -33,12 +34,15 @@ export function createServerApp(state: ServeState, page: WebPage): Hono<ServeEnv
   const app = new Hono<ServeEnv>();
   const isOurs = hostGuard(state.settings);
   const expectKey = keyGuard(state.settings.apiKey);
-  const methods = (path: string) => ROUTES[path] ?? (page.files.has(path) ? ['GET'] : undefined);
+  const routeOf = (path: string) => {
+    if (/^\/v1\/models\/[^/]+$/.test(path)) return '/v1/models/:id';
+    return Object.hasOwn(ROUTES, path) || page.files.has(path) ? path : undefined;
+  };
 
   app.use(async (c, next) => {
     await next();
-    const outcome = c.res.status;
-    state.metrics.requests.inc({ route: methods(c.req.path) ? c.req.path : 'other', outcome });
+    const outcome = c.get('outcome') ?? c.res.status;
+    state.metrics.requests.inc({ route: routeOf(c.req.path) ?? 'other', outcome });
   });
   app.use(async (c, next) => {
     const { headers } = c.env.incoming;
@@ -73,11 +77,16 @@ export function createServerApp(state: ServeState, page: WebPage): Hono<ServeEnv
     state.expectOpen();
     await next();
   });
-  mountAttentionLab(app, { backend: () => selectBackend('auto') });
+  mountAttentionLab(app, {
+    backend: () => selectBackend('auto'),
+    begin: (controller) => state.begin(controller),
+    report: state.report,
+  });
   mountWebPage(app, page);
 
   app.notFound((c) => {
-    const allowed = methods(c.req.path);
+    const route = routeOf(c.req.path);
+    const allowed = route === undefined ? undefined : (ROUTES[route] ?? ['GET']);
     const error = allowed
       ? invalid('This route does not take this method.', undefined, 'method_not_allowed', 405)
       : invalid('There is no such route.', undefined, 'not_found', 404);
