@@ -62,10 +62,15 @@ describe('int-flash demo --web', () => {
     expect(model).toBe('int-flash-demo');
   });
 
-  it('does not take a prompt, which it would not answer', async () => {
-    const run = await runCommand(['demo', '--web', '--prompt', 'Hello']);
+  it.each([
+    ['--prompt', 'Hello'],
+    ['--max-tokens', '5'],
+    ['--stop', 'x'],
+    ['--temperature', '0'],
+  ])('does not take %s, which it would not heed', async (...choice) => {
+    const run = await runCommand(['demo', '--web', ...choice]);
     expect(run.code).toBe(2);
-    expect(run.stderr).toContain('Expected --prompt or --web, got both');
+    expect(run.stderr).toContain(`Expected ${choice[0]} or --web, got both`);
   });
 });
 

@@ -165,6 +165,19 @@ describe('Ctrl-C', () => {
     expect(process.listenerCount('SIGINT')).toBe(0);
   });
 
+  it('ends a wait for the prompt', async () => {
+    setTimeout(() => process.emit('SIGINT'), 10);
+    const run = await runFake(['generate', '-', '--model', model], { stdin: null });
+    expect(run).toMatchObject({ code: 130, stdout: '', stderr: '', alive: 0 });
+  });
+
+  it('wipes the progress bar', async () => {
+    const { stderr, code } = await runFake(['quantize', model, `${model}-int8`], { runtime, isTerminal: true });
+    expect(code).toBe(130);
+    expect(stderr).toContain('quantizing ─');
+    expect(stderr.endsWith('\u001b[1G\u001b[2K\n')).toBe(true); // to the line's beginning, and nothing left on it
+  });
+
   const stopped = (signal: AbortSignal) =>
     new Promise<never>((_, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason));
@@ -172,6 +185,7 @@ describe('Ctrl-C', () => {
     });
   const runtime: Partial<Runtime> = {
     loadModel: (_, { signal }) => stopped(signal!),
+    loadEngine: (_, { signal }) => stopped(signal!),
     quantize: (_from, _to, { signal }) => stopped(signal!),
     reproduce: (_, { signal }) => stopped(signal),
   };
@@ -181,6 +195,9 @@ describe('Ctrl-C', () => {
     ['quantize', model, `${model}-int8`],
     ['bench', model],
     ['reproduce', '--out', `${model}-report`],
+    ['serve', model, '--port', '0'],
+    ['demo', '--web', '--model', model],
+    ['chat', '--model', model],
   ])('ends %s with exit code 130, with and without --json', async (...args) => {
     for (const json of [[], ['--json']]) {
       const run = await runFake([...args, ...json], { runtime });

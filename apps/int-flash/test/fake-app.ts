@@ -15,7 +15,10 @@ export interface FakeOptions {
   readonly answer?: readonly string[];
   readonly chatTemplate?: boolean;
   readonly contextLength?: number;
-  readonly stdin?: string;
+  /** Null: it never ends. */
+  readonly stdin?: string | null;
+  /** Whether stderr is a terminal, as far as one is needed here. */
+  readonly isTerminal?: boolean;
   /** What each write to stdout fails with. */
   readonly stdoutError?: NodeJS.ErrnoException;
   readonly env?: NodeJS.ProcessEnv;
@@ -59,7 +62,8 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
   streams.stderr.on('data', (chunk) => {
     text.stderr += chunk;
   });
-  streams.stdin.end(options.stdin ?? '');
+  if (options.stdin !== null) streams.stdin.end(options.stdin ?? '');
+  if (options.isTerminal) Object.assign(streams.stderr, { isTTY: true, columns: 80 });
   const calls = {
     loads: [] as LoadSettings[],
     prompts: [] as Prompt[],

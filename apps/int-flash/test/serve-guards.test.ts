@@ -106,6 +106,28 @@ describe('the key', () => {
   });
 });
 
+it.each([['my key'], ['schlüssel'], ['a\tb']])('refuses the key "%s", which no client could send', async (key) => {
+  for (const [args, env] of [
+    [['--api-key', key], {}],
+    [[], { INT_FLASH_API_KEY: key }],
+  ] as const) {
+    const { code, stderr } = await runFake(['serve', modelFolder(), '--port', '0', ...args], { env });
+    expect(code).toBe(2);
+    expect(stderr).toContain('Expected an API key of ASCII letters, digits and punctuation');
+    expect(stderr).not.toContain(key);
+  }
+});
+
+it('refuses a context that the model does not have', async () => {
+  const engine = mockEngine();
+  const run = runFake(['serve', modelFolder(), '--port', '0', '--context', '2000'], {
+    runtime: { loadEngine: async () => engine },
+  });
+  expect(await run).toMatchObject({ code: 2, stdout: '' });
+  expect((await run).stderr).toContain("Expected a context of at most the model's 1024 tokens, got 2000");
+  expect(engine.isDisposed).toBe(true);
+});
+
 it('sends the headers that keep a page from doing harm, on everything', async () => {
   for (const path of ['/', '/health', '/none', '/v1/models']) {
     const { headers } = await ask(open, path);

@@ -31,6 +31,20 @@ const DEFAULT_SEED = 12;
 
 const PAGE_SETTINGS = { host: '127.0.0.1', port: 0, maxRunning: 64, maxWaiting: 64, drain: 0 } as const;
 
+/** What the page's visitors say themselves. */
+const PAGE_CHOICES = [
+  'prompt',
+  'system',
+  'seed',
+  'maxTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repeatPenalty',
+  'stop',
+] as const satisfies readonly (keyof DemoOptions)[];
+
 export function addDemo(program: Command, app: App): void {
   const command = program
     .command('demo')
@@ -44,7 +58,11 @@ export function addDemo(program: Command, app: App): void {
 
 /** `int-flash serve` as it comes, and the page opened where there is a desktop to open it. */
 async function demoPage(app: App, options: DemoOptions): Promise<void> {
-  if (options.prompt !== undefined) throw new UsageError('Expected --prompt or --web, got both: on the page, you ask');
+  const chosenThere = PAGE_CHOICES.find((name) => options[name] !== undefined);
+  if (chosenThere !== undefined) {
+    const flag = chosenThere.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    throw new UsageError(`Expected --${flag} or --web, got both: on the page, you ask and choose`);
+  }
   const { terminal, env } = app;
   const { serve } = await import('../serve/serve.js');
   await serve(app, findModel(options.model, env), { ...PAGE_SETTINGS, ...options }, (url) => {

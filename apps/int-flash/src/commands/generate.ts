@@ -1,3 +1,4 @@
+import { addAbortSignal } from 'node:stream';
 import { text as readAll } from 'node:stream/consumers';
 import type { Command } from 'commander';
 import { type Answer, answer } from '../answer.js';
@@ -34,7 +35,7 @@ async function generate(app: App, argument: string, options: GenerateOptions, si
   if (options.raw && options.system !== undefined) {
     throw new UsageError('--raw continues plain text, which has no place for --system');
   }
-  const text = argument === '-' ? await readAll(terminal.stdin) : argument;
+  const text = argument === '-' ? await readAll(addAbortSignal(signal, terminal.stdin)) : argument;
   await withModel(app, options, signal, async ({ model, loadMs }) => {
     const prompt = promptFor(model, text, options);
     const show = terminal.stdout.isTTY ? withoutControls : (piece: string) => piece;

@@ -23,7 +23,7 @@ export function addPerplexity(program: Command, app: App): void {
 
 async function perplexity(app: App, options: PerplexityOptions, file: string, signal: AbortSignal): Promise<void> {
   const { terminal } = app;
-  const text = await readFile(file, 'utf8');
+  const text = await readFile(file, { encoding: 'utf8', signal });
   await withModel(app, options, signal, async ({ model }) => {
     const quiet = options.quiet === true || options.json === true;
     const started = performance.now();

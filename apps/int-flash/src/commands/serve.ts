@@ -47,6 +47,12 @@ export function addServe(program: Command, app: App): void {
         throw new UsageError('Expected an API key of at least one character, got an empty one');
       const model = findModel(folder ?? options.model, app.env);
       const apiKey = options.apiKey ?? (app.env.INT_FLASH_API_KEY || undefined);
+      if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(apiKey)) {
+        throw new UsageError(
+          'Expected an API key of ASCII letters, digits and punctuation, got one with others in it',
+          'Clients send it in a header, which cannot carry every character.',
+        );
+      }
       const { serve } = await import('../serve/serve.js'); // its libraries are nothing the other commands should wait for
       await serve(app, model, { ...options, apiKey });
     });

@@ -55,6 +55,12 @@ export async function serve(
       }),
     );
     try {
+      const { context } = options;
+      if (context !== undefined && context > engine.contextLength) {
+        throw new UsageError(
+          `Expected a context of at most the model's ${engine.contextLength} tokens, got ${context}`,
+        );
+      }
       state.start(engine);
       const stopped = untilStopped(state); // listens for signals before anybody can know that there is something to stop
       stopped.catch(() => {}); // judged below
