@@ -108,6 +108,24 @@ describe('random models', () => {
     expect(model.status().sessions).toBe(0);
   });
 
+  it('tell how far they are, and stop there when told to', async () => {
+    const told: number[] = [];
+    const onLoadProgress = (part: number) => told.push(part);
+    const larger = { ...small, vocab_size: 30_000, hidden_size: 128 };
+    await using _ = await loadRandomModel(larger, { backend: 'portable', onLoadProgress });
+    expect(told.length).toBeGreaterThan(5);
+    expect(told).toEqual([...told].sort((a, b) => a - b));
+    expect([told[0], told.at(-1)]).toEqual([0, 1]);
+
+    const controller = new AbortController();
+    const loading = loadRandomModel(larger, {
+      backend: 'portable',
+      loadSignal: controller.signal,
+      onLoadProgress: (part) => part > 0.3 && controller.abort('enough'),
+    });
+    await expect(loading).rejects.toBe('enough');
+  });
+
   it('stop when told to', async () => {
     await using model = await loadRandomModel(small, { backend: 'portable' });
     const timing = timeGeneration(model, { batch: 2, promptTokens: 4000, newTokens: 100 }, AbortSignal.timeout(30));

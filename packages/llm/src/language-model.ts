@@ -119,7 +119,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Promise<Lang
  * @throws as {@link loadModel}.
  */
 export function loadRandomModel(config: JsonObject, options: LoadOptions = {}): Promise<LanguageModel> {
-  return loadFiles(async () => randomModelFiles(config), options);
+  return loadFiles(async (opening) => randomModelFiles(config, opening), options);
 }
 
 async function loadFiles(

@@ -1,5 +1,6 @@
 import { createCipheriv, createHash } from 'node:crypto';
-import type { LinearWeights } from '@int-flash/ops';
+import { eventLoopTurn, type LinearWeights } from '@int-flash/ops';
+import type { CheckpointOptions } from './checkpoint.js';
 import type { JsonObject } from './json-file.js';
 import { type ModelConfig, parseModelConfig } from './model-config.js';
 import type { ModelFiles } from './open-model.js';
@@ -7,6 +8,8 @@ import { Tokenizer } from './tokenizer.js';
 import type { LinearShape, StoredTensor, WeightSource } from './weight-source.js';
 
 const CODE_RANGE = 127;
+/** Weights drawn at a time: about a millisecond's worth. */
+const SLICE = 2 ** 20;
 
 /**
  * A model of the shape that a config.json describes, with random INT8 weights: as fast as the real one, and it says nothing. The same each
@@ -14,10 +17,10 @@ const CODE_RANGE = 127;
  *
  * Its tokenizer names the tokens `t0`, `t1`, …, so that what is drawn can be written; it can encode no text.
  */
-export function randomModelFiles(config: JsonObject): ModelFiles {
+export function randomModelFiles(config: JsonObject, options: CheckpointOptions = {}): ModelFiles {
   const judged = parseModelConfig(config);
   return {
-    weights: new RandomWeights(judged),
+    weights: new RandomWeights(judged, options),
     format: 'safetensors',
     readTokenizer: async () => numberedTokenizer(judged.vocabSize),
     readGenerationConfig: async () => ({}),
@@ -29,7 +32,17 @@ class RandomWeights implements WeightSource {
   readonly folder = '';
   readonly fileBytes = 0;
 
-  constructor(readonly config: ModelConfig) {}
+  readonly #options: CheckpointOptions;
+  readonly #total: number;
+  #drawn = 0;
+
+  constructor(
+    readonly config: ModelConfig,
+    options: CheckpointOptions,
+  ) {
+    this.#options = options;
+    this.#total = weightCount(config);
+  }
 
   entries(): StoredTensor[] {
     return [];
@@ -40,16 +53,37 @@ class RandomWeights implements WeightSource {
     if (/norm\.weight$/.test(name)) return new Float32Array(count).fill(1);
     if (shape.length === 1) return new Float32Array(count);
     const scale = uniformScale(shape.at(-1)!);
-    const codes = randomCodes(name, count);
     const values = new Float32Array(count);
-    for (let i = 0; i < count; i++) values[i] = codes[i]! * scale;
+    await this.#draw(name, count, (codes, from) => {
+      for (let i = 0; i < codes.length; i++) values[from + i] = codes[i]! * scale;
+    });
     return values;
   }
 
   async readLinear(name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
     const scales = new Float32Array(rows).fill(uniformScale(cols));
     const zeros = bias ? new Float32Array(rows) : undefined;
-    return { type: 'int8', rows, cols, bias: zeros, codes: randomCodes(name, rows * cols), scales };
+    const codes = new Int8Array(rows * cols);
+    await this.#draw(name, codes.length, (drawn, from) => codes.set(drawn, from));
+    return { type: 'int8', rows, cols, bias: zeros, codes, scales };
+  }
+
+  /** The keystream of a cipher whose key is the tensor's name: gigabytes a second. Whoever waits for a signal is heard in between. */
+  async #draw(name: string, count: number, take: (codes: Int8Array, from: number) => void): Promise<void> {
+    const { signal, onProgress } = this.#options;
+    const key = createHash('sha256').update(name).digest().subarray(0, 16);
+    const cipher = createCipheriv('aes-128-ctr', key, Buffer.alloc(16));
+    const zeros = Buffer.alloc(Math.min(count, SLICE));
+    for (let from = 0; from < count; from += zeros.length) {
+      signal?.throwIfAborted();
+      const bytes = cipher.update(zeros.subarray(0, Math.min(zeros.length, count - from)));
+      const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+      for (let i = 0; i < codes.length; i++) if (codes[i] === -128) codes[i] = -CODE_RANGE;
+      take(codes, from);
+      this.#drawn += codes.length;
+      onProgress?.({ loadedBytes: Math.min(this.#drawn, this.#total), totalBytes: this.#total });
+      await eventLoopTurn();
+    }
   }
 
   async close(): Promise<void> {}
@@ -62,16 +96,11 @@ function uniformScale(cols: number): number {
   return Math.sqrt(3 / cols) / CODE_RANGE;
 }
 
-/** The keystream of a cipher whose key is the tensor's name: gigabytes a second. */
-function randomCodes(name: string, count: number): Int8Array {
-  const codes = new Int8Array(count);
-  const key = createHash('sha256').update(name).digest().subarray(0, 16);
-  const cipher = createCipheriv('aes-128-ctr', key, Buffer.alloc(16));
-  const zeros = Buffer.alloc(Math.min(count, 2 ** 20));
-  for (let from = 0; from < count; from += zeros.length)
-    codes.set(cipher.update(zeros.subarray(0, Math.min(zeros.length, count - from))), from);
-  for (let i = 0; i < count; i++) if (codes[i] === -128) codes[i] = -CODE_RANGE;
-  return codes;
+/** Of all matrices. */
+function weightCount(config: ModelConfig): number {
+  const { layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, mlp, vocabSize, tiedEmbeddings } = config;
+  const layer = 2 * (heads + kvHeads) * headDim + (mlp.type === 'gated' ? 3 : 2) * intermediateSize;
+  return hiddenSize * (layers * layer + vocabSize * (tiedEmbeddings ? 1 : 2));
 }
 
 function numberedTokenizer(size: number): Tokenizer {

@@ -7,7 +7,7 @@ import { BENCH_SHAPE_NAMES, BENCH_SHAPES, type BenchShape, loadingBytes } from '
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
 import { integer, type ModelOptions, withComputeOptions } from '../options.js';
-import { withProgressBar } from '../progress-bar.js';
+import { type OnProgress, withProgressBar } from '../progress-bar.js';
 import { KV_CACHE_CHOICES, type KvCacheDtype, type LoadSettings, type Model } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
 import { formatBytes } from '../units.js';
@@ -52,21 +52,23 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
   const format = options.json ? 'json' : options.output;
   const quiet = options.quiet === true || options.json === true;
   const ways = options.kv ?? [options.kvCacheDtype];
-  const rows = await withProgressBar(app.terminal, 'timing', quiet, async (onProgress) => {
-    const all: BenchRow[] = [];
-    for (const [i, kvCacheDtype] of ways.entries()) {
-      const model = await load(app, asked, options, kvCacheDtype, signal);
-      try {
-        checkRoom(model, options);
-        const { batch: batches, context: contexts, newTokens, repeats } = options;
-        const plan = { batches, contexts, newTokens, repeats };
-        all.push(...(await benchModel(model, plan, signal, (part) => onProgress((i + part) / ways.length))));
-      } finally {
-        await model.dispose();
-      }
+  const rows: BenchRow[] = [];
+  for (const [i, kvCacheDtype] of ways.entries()) {
+    const model = await withProgressBar(app.terminal, 'loading', quiet, (onProgress) =>
+      load(app, asked, options, kvCacheDtype, onProgress, signal),
+    );
+    try {
+      checkRoom(model, options);
+      const { batch: batches, context: contexts, newTokens, repeats } = options;
+      const plan = { batches, contexts, newTokens, repeats };
+      const timed = await withProgressBar(app.terminal, 'timing', quiet, (onProgress) =>
+        benchModel(model, plan, signal, (part) => onProgress((i + part) / ways.length)),
+      );
+      rows.push(...timed);
+    } finally {
+      await model.dispose();
     }
-    return all;
-  });
+  }
   await app.terminal.write(
     benchOutput(rows, format, { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', commit: app.env.INT_FLASH_COMMIT }),
   );
@@ -77,6 +79,7 @@ function load(
   asked: string | undefined,
   { random, backend, attention, linear, threads }: BenchOptions,
   kvCacheDtype: KvCacheDtype | undefined,
+  onProgress: OnProgress,
   signal: AbortSignal,
 ): Promise<Model> {
   const isFloat = kvCacheDtype === 'fp32' || kvCacheDtype === 'fp16';
@@ -85,6 +88,7 @@ function load(
     attention: isFloat ? 'fp32' : attention, // INT8 attention would quantize all of it for every token
     linear,
     prefixCache: false, // runs have the same prompts
+    onProgress,
     signal,
     ...(threads !== undefined && { threads }),
     ...(kvCacheDtype !== undefined && { kvCacheDtype }),
