@@ -2,7 +2,7 @@ import { IntFlashError } from '@int-flash/ops';
 import { CommanderError } from 'commander';
 import { type Terminal, withoutControls } from './terminal.js';
 
-export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
+export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
 
 /** The command line cannot be understood; exit code 2. */
 export class UsageError extends Error {
@@ -15,7 +15,7 @@ export class UsageError extends Error {
   }
 }
 
-/** The work was ended from outside, which is no failure to explain: Ctrl-C, or nobody reads stdout any more. */
+/** The work was ended from outside, which is no failure to explain: Ctrl-C, SIGTERM, or nobody reads stdout any more. */
 export class Stopped extends Error {
   constructor(readonly exitCode: number) {
     super('stopped');

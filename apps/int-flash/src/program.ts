@@ -39,7 +39,7 @@ function createProgram(app: App): Command {
       getOutHelpWidth: () => terminal.columns,
     })
     .exitOverride() // before the subcommands, which inherit it
-    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 command line not understood, 130 Ctrl-C.');
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 command line not understood, 130 Ctrl-C, 143 SIGTERM.');
   for (const add of [
     addDemo,
     addGenerate,

@@ -171,6 +171,15 @@ describe('Ctrl-C', () => {
     expect(run).toMatchObject({ code: 130, stdout: '', stderr: '', alive: 0 });
   });
 
+  it('is not the only way: SIGTERM ends work too, with exit code 143', async () => {
+    const onToken = (count: number) => {
+      if (count === 2) process.emit('SIGTERM', 'SIGTERM');
+    };
+    const run = await runFake(['generate', 'Hi', '--model', model], { onToken });
+    expect(run).toMatchObject({ code: 143, stdout: 'Hello there', stderr: '', alive: 0 });
+    expect(process.listenerCount('SIGTERM')).toBe(0);
+  });
+
   it('wipes the progress bar', async () => {
     const { stderr, code } = await runFake(['quantize', model, `${model}-int8`], { runtime, isTerminal: true });
     expect(code).toBe(130);

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { answer } from '../answer.js';
 import type { App } from '../app.js';
-import { fateOfOutput, Stopped, UsageError } from '../failures.js';
+import { EXIT, fateOfOutput, Stopped, UsageError } from '../failures.js';
 import { loadModel } from '../load.js';
 import { messageLines } from '../message-lines.js';
 import {
@@ -87,7 +87,7 @@ async function reply(
       if (!options.json && !options.quiet) terminal.note(terminal.notePaint.dim(closingLine(result)));
     });
   } catch (error) {
-    if (!(error instanceof Stopped) || !terminal.stdin.isTTY) throw error;
+    if (!(error instanceof Stopped) || error.exitCode !== EXIT.interrupted || !terminal.stdin.isTTY) throw error;
     await terminal.writeLine();
     terminal.note(terminal.notePaint.dim('stopped; Ctrl-C again leaves'));
   }

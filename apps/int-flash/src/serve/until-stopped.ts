@@ -12,7 +12,7 @@ export function untilStopped(state: ServeState): Promise<void> {
   return new Promise((resolve, reject) => {
     let isStopping = false;
     const onSignal = (signal: NodeJS.Signals) => {
-      if (isStopping) process.exit(signal === 'SIGINT' ? EXIT.interrupted : 128 + 15);
+      if (isStopping) process.exit(signal === 'SIGINT' ? EXIT.interrupted : EXIT.terminated);
       isStopping = true;
       resolve();
     };
