@@ -118,6 +118,27 @@ it.each([['my key'], ['schlüssel'], ['a\tb']])('refuses the key "%s", which no 
   }
 });
 
+it.each(['http://chat.example', 'chat.example:80', ''])(
+  'refuses the name "%s", which no request could have',
+  async (name) => {
+    const { code, stderr } = await runFake(['serve', modelFolder(), '--port', '0', '--allowed-host', name]);
+    expect(code).toBe(2);
+    expect(stderr).toContain('Expected a name without scheme and port');
+  },
+);
+
+it('does not take the model for a name', async () => {
+  const folder = modelFolder();
+  const loaded: string[] = [];
+  const loadEngine = async (path: string) => {
+    loaded.push(path);
+    throw new Error('seen');
+  };
+  const names = ['--allowed-host', 'a.example', '--allowed-host', '::5'];
+  await runFake(['serve', '--port', '0', ...names, folder], { runtime: { loadEngine } });
+  expect(loaded).toEqual([folder]);
+});
+
 it('refuses a context that the model does not have', async () => {
   const engine = mockEngine();
   const run = runFake(['serve', modelFolder(), '--port', '0', '--context', '2000'], {

@@ -1,4 +1,5 @@
-import type { Command } from 'commander';
+import { isIP } from 'node:net';
+import { type Command, InvalidArgumentError } from 'commander';
 import type { App } from '../app.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
@@ -24,6 +25,14 @@ export interface ServeOptions extends ModelOptions, CacheOptions {
   readonly speculate?: number;
 }
 
+/** A name or an address as it stands in a Host header, without scheme and port. */
+function hosts(text: string, earlier: readonly string[] = []): string[] {
+  if (!/^[\w.-]+$/.test(text) && isIP(text) === 0) {
+    throw new InvalidArgumentError('Expected a name without scheme and port, such as chat.example.');
+  }
+  return [...earlier, text];
+}
+
 export function addServe(program: Command, app: App): void {
   const command = program
     .command('serve')
@@ -32,7 +41,11 @@ export function addServe(program: Command, app: App): void {
     .option('--host <address>', 'where to listen; other than loopback needs a key', '127.0.0.1')
     .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
     .option('--api-key <key>', 'what clients must send (default: INT_FLASH_API_KEY, which `ps` does not show)')
-    .option('--allowed-host <name...>', 'further names that requests may be addressed to')
+    .option(
+      '--allowed-host <name>',
+      'a further name that requests may be addressed to; may be given several times',
+      hosts,
+    )
     .option('--context <n>', 'tokens of prompt and answer together (default: what the model can)', integer(2, 2 ** 24))
     .option('--max-running <n>', 'sequences drawn at once', integer(1, 1024), 64)
     .option('--max-waiting <n>', 'requests that may queue behind them', integer(0, 1024), 64)
