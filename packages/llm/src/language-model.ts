@@ -293,9 +293,9 @@ export class LanguageModel {
     const longest = this.#contextLength(judged);
     const window = checkInteger(options.window, 'window', longest, 2, longest);
     const onProgress = checkFunction(options.onProgress, 'onProgress');
+    if (Array.isArray(ids) && ids.length < 2)
+      throw new IntFlashError('ERR_ARG_RANGE', `Expected at least 2 tokens, got ${ids.length}`);
     const judgedIds = this.#judgeIds(ids, Number.MAX_SAFE_INTEGER);
-    if (judgedIds.length < 2)
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected at least 2 tokens, got ${judgedIds.length}`);
     return measurePerplexity(this.#model, judgedIds, window, judged, onProgress);
   }
 

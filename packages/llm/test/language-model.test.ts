@@ -213,6 +213,13 @@ describe('generate', () => {
   });
 });
 
+it.each([[[]], [[5]]])('has nothing to predict in %j', async (ids) => {
+  await expect(model.perplexity(ids)).rejects.toMatchObject({
+    code: 'ERR_ARG_RANGE',
+    message: `Expected at least 2 tokens, got ${ids.length}`,
+  });
+});
+
 describe('lifecycle', () => {
   it('frees the cache when the loop is left', async () => {
     for await (const token of model.generate(fox.ids, GREEDY)) {
