@@ -158,6 +158,17 @@ describe('a slow reader', () => {
     await until(() => served.state.requestsUnderWay === 0);
   });
 
+  it('of a whole answer is cut off, too', async () => {
+    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
+    const { served } = await serve(long, { slowReaderMs: 300 });
+    const { response } = start(served, chat({ max_tokens: 1000, n: 8 })); // 32 MB, never read
+    await until(() => response() !== undefined);
+    const sockets = () => process.getActiveResourcesInfo().filter((what) => what === 'TCPSocketWrap').length;
+    const both = sockets(); // the server's and this process's own
+    await until(() => sockets() < both, 10_000);
+    expect((await ask(served, '/health')).status).toBe(200);
+  });
+
   it('that wakes up in time gets everything', async () => {
     const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 60_000 });
     const { response } = start(served, chat({ max_tokens: 2000, stream: true }));

@@ -34,6 +34,8 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
   const server = createServer(serverOptions(settings), (request, response) => {
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     if (state.phase === 'draining') response.setHeader('connection', 'close');
+    // Said to its end, but not yet heard: from here on a reader that takes nothing for so long is cut off. Streams see to it before, too.
+    response.once('prefinish', () => request.socket.setTimeout(settings.slowReaderMs));
     void listener(request, response);
   });
   server.maxConnections = settings.maxConnections;
