@@ -54,6 +54,7 @@ describe('bench', () => {
 
   it.each([
     [['--batch', '0'], /integer from 1 to 1024/],
+    [['--json', '-o', 'csv'], /Expected --json or --output csv, got both/],
     [['--kv', 'int2'], /some of fp32, fp16, int8, int4/],
     [['--context', '2000'], /fit into the 1024 of fake, got 2129/],
     [['--random', 'gpt-9'], /Allowed choices are llama-3.2-1b, llama-3.1-8b, qwen3-8b, qwen3-0.6b/],

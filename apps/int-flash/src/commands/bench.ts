@@ -19,7 +19,7 @@ type BenchOptions = ModelOptions & {
   readonly context: readonly number[];
   readonly newTokens: number;
   readonly repeats: number;
-  readonly output: BenchFormat;
+  readonly output?: BenchFormat;
 };
 
 export function addBench(program: Command, app: App): void {
@@ -42,14 +42,17 @@ export function addBench(program: Command, app: App): void {
       kvTypes,
     )
     .option('-r, --repeats <n>', 'measured runs of each, after one to warm up', integer(1, 1000), 3)
-    .addOption(new Option('-o, --output <format>', 'of what is printed').choices(BENCH_FORMATS).default('md'));
+    .addOption(new Option('-o, --output <format>', 'of what is printed (default: md)').choices(BENCH_FORMATS));
   withComputeOptions(command).action((model: string | undefined, options: BenchOptions) =>
     stoppable(app.terminal, (signal) => bench(app, model, options, signal)),
   );
 }
 
 async function bench(app: App, asked: string | undefined, options: BenchOptions, signal: AbortSignal): Promise<void> {
-  const format = options.json ? 'json' : options.output;
+  const { output } = options;
+  if (options.json && output !== undefined && output !== 'json')
+    throw new UsageError(`Expected --json or --output ${output}, got both`);
+  const format = output ?? (options.json ? 'json' : 'md');
   const quiet = options.quiet === true || options.json === true;
   const ways = options.kv ?? [options.kvCacheDtype];
   const rows: BenchRow[] = [];
