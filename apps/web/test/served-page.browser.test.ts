@@ -58,6 +58,24 @@ describeInBrowser('int-flash serve', { timeout: 120_000 }, () => {
     await context.close();
   });
 
+  it('offers every distribution and every kind of arithmetic that the server has', async () => {
+    const { page, context } = await openPage(browser, `${server.url}#lab`);
+    await page.getByRole('heading', { name: 'Attention lab' }).waitFor();
+    // A refusal lists what there is.
+    const known = async (wrong: object) => {
+      const body = JSON.stringify({ family: 'normal', tokens: 8, heads: 1, headDim: 8, ...wrong });
+      const headers = { 'content-type': 'application/json' };
+      const refusal = await (await fetch(`${server.url}api/attention-lab`, { method: 'POST', headers, body })).json();
+      return [...refusal.error.message.matchAll(/"([^"]+)"/g)].map(([, name]) => name);
+    };
+    const offered = page.getByRole('radio').evaluateAll((all) => all.map((input) => (input as HTMLInputElement).value));
+    expect(await offered).toEqual(await known({ family: 'none' }));
+    expect(await page.getByRole('group', { name: 'Arithmetic' }).getByRole('checkbox').count()).toBe(
+      (await known({ variants: ['none'] })).length,
+    );
+    await context.close();
+  });
+
   it('runs the attention lab: fp32 is exact, INT8 is close, one scale for all of V breaks at a sink', async () => {
     const { page, context, trespasses } = await openPage(browser, `${server.url}#lab`);
     await page.getByLabel('Tokens').selectOption('256');

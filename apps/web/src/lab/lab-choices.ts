@@ -9,6 +9,7 @@ interface Choice {
 export const FAMILIES: readonly Choice[] = [
   { value: 'normal', title: 'Normal', says: 'N(0, 1) everywhere: the friendly case of every paper.' },
   { value: 'uniform', title: 'Uniform', says: 'U(0, 1): all positive, so every output is close to the mean of V.' },
+  { value: 'centred', title: 'Uniform around 0', says: 'U(−0.5, 0.5): what the paper says that it draws.' },
   { value: 'sharp', title: 'Sharp', says: 'Queries three times larger: a few keys take the weight.' },
   {
     value: 'kbias',
