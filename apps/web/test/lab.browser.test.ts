@@ -38,6 +38,35 @@ describeInBrowser('the attention lab', () => {
     await page.getByText('Expected no INT4 here').waitFor();
   });
 
+  it('lets no point lie on the name of another', async () => {
+    const result = { type: 'result', repeats: 9, cosine: 0.97, worst: 0.1 };
+    const { lab } = server.settings;
+    server.settings.lab = [
+      lab[0]!,
+      { ...result, variant: 'full-int8', ms: 2.4, relativeL2: 0.016 },
+      { ...result, variant: 'paper-int8', ms: 2.36, relativeL2: 0.233 },
+      { ...result, variant: 'int4-qk', ms: 2.42, relativeL2: 0.228 },
+      { ...result, variant: 'fp32', ms: 6, relativeL2: 2e-6 },
+      { type: 'end' },
+    ];
+    await page.getByRole('button', { name: 'Run on the server' }).click();
+    await page.getByText('Done: 4 kinds of arithmetic.').waitFor();
+    const boxes = (what: string) =>
+      page.locator(what).evaluateAll((all) => all.map((element) => element.getBoundingClientRect().toJSON()));
+    const [circles, names] = [await boxes('.point circle'), await boxes('.point text')];
+    const covered = names.filter((name) =>
+      circles.some(
+        (circle) =>
+          circle.left < name.right &&
+          circle.right > name.left &&
+          circle.top + 3 < name.bottom &&
+          circle.bottom - 3 > name.top,
+      ),
+    );
+    expect(covered).toEqual([]);
+    server.settings.lab = lab;
+  });
+
   it('stops a run, and the server hears of it', async () => {
     server.settings.pauseMs = 60_000;
     await page.getByRole('button', { name: 'Run on the server' }).click();

@@ -7,6 +7,7 @@ const WIDTH = 640;
 const HEIGHT = 360;
 const PLOT = { left: 64, right: WIDTH - 24, top: 18, bottom: HEIGHT - 46 };
 const LABEL_HEIGHT = 16;
+const NAME_WIDTH = 110;
 const SMALLEST_ERROR = 1e-9; // 0 has no place on a logarithmic axis
 
 /** Error against time, both logarithmic: towards the lower left is better. The table below it says the same in numbers. */
@@ -53,11 +54,18 @@ export function ErrorTimeChart({ results }: { results: readonly LabResult[] }) {
         ↑ relative L2 error
       </text>
       {points.map(({ variant, ms, error }, index) => {
-        const left = x.place(ms) > WIDTH * 0.72; // no room on the right for a name
+        const at = x.place(ms);
+        const isTaken = points.some(
+          (other) =>
+            x.place(other.ms) > at &&
+            x.place(other.ms) < at + NAME_WIDTH &&
+            Math.abs(y.place(other.error) - labels[index]!) < LABEL_HEIGHT,
+        );
+        const left = at > WIDTH * 0.72 || (isTaken && at > PLOT.left + NAME_WIDTH); // no room on the right for a name
         return (
           <g key={variant} class={`point ${variant}`}>
-            <circle cx={x.place(ms)} cy={y.place(error)} r={6} />
-            <text x={x.place(ms) + (left ? -12 : 12)} y={labels[index]! + 4} text-anchor={left ? 'end' : 'start'}>
+            <circle cx={at} cy={y.place(error)} r={6} />
+            <text x={at + (left ? -12 : 12)} y={labels[index]! + 4} text-anchor={left ? 'end' : 'start'}>
               {variantTitle(variant)}
             </text>
           </g>
