@@ -171,10 +171,55 @@ Napi::Value turn_rows_sync(const Napi::CallbackInfo& info) {
     return {};
 }
 
+enum RotaryParameter : size_t { kRotaryIsa, kRotaryTokens, kRotaryHeads, kRotaryHeadDim, kRotaryHalf, kRotaryOffset, kRotaryStride, kRotaryStart, kRotaryParameterCount };
+
+// rotateHeads(parameters, rows, cos, sin, out): turns heads of consecutive positions, in place where out is undefined
+Napi::Value rotate_heads_sync(const Napi::CallbackInfo& info) {
+    Failure failure;
+    ArgumentReader args(info, &failure);
+    const bool done = [&] {
+        ParameterReader p(args.view(0, "parameters", napi_float64_array), kRotaryParameterCount, &failure);
+        if (!p.ok()) return false;
+        const KernelTable* kernels = kernels_at(&p, kRotaryIsa);
+        RotaryArgs r{};
+        r.tokens = p.integer(kRotaryTokens, "tokens", 0, kMaxTokens);
+        r.heads = static_cast<int>(p.integer(kRotaryHeads, "heads", 1, 1 << 20));
+        r.head_dim = static_cast<int>(p.integer(kRotaryHeadDim, "headDim", 2, kMaxHeadDim));
+        r.half = static_cast<int>(p.integer(kRotaryHalf, "half", 1, kMaxHeadDim / 2));
+        const int64_t offset = p.integer(kRotaryOffset, "offset", 0, kMaxTokens), start = p.integer(kRotaryStart, "start", 0, kMaxTokens);
+        r.from_stride = p.integer(kRotaryStride, "stride", 0, kMaxTokens);
+        if (!p.ok()) return false;
+        if (2 * r.half > r.head_dim) return failure.set("ERR_SHAPE", "Expected at most %d turned channels, got %d", r.head_dim, 2 * r.half);
+        const double tokens = static_cast<double>(r.tokens), width = static_cast<double>(r.heads) * r.head_dim;
+        const double needed = r.tokens == 0 ? 0 : static_cast<double>(offset) + (tokens - 1) * static_cast<double>(r.from_stride) + width;
+        const double turned = (static_cast<double>(start) + tokens) * r.half;
+        const bool in_place = args.absent(4);
+        const ArrayView rows = args.float32_view(1, "rows"), cos = args.float32_view(2, "cos"), sin = args.float32_view(3, "sin");
+        if (!args.ok() || !holds(rows, needed, "rows", &failure) || !holds(cos, turned, "cos", &failure) || !holds(sin, turned, "sin", &failure)) return false;
+        r.from = static_cast<const float*>(rows.data) + offset;
+        r.cos = static_cast<const float*>(cos.data) + start * r.half;
+        r.sin = static_cast<const float*>(sin.data) + start * r.half;
+        if (in_place) {
+            r.to = static_cast<float*>(rows.data) + offset;
+            r.to_stride = r.from_stride;
+        } else {
+            const ArrayView out = args.float32_view(4, "out");
+            if (!args.ok() || !holds(out, tokens * width, "out", &failure)) return false;
+            r.to = static_cast<float*>(out.data);
+            r.to_stride = static_cast<int64_t>(r.heads) * r.head_dim;
+        }
+        if (r.tokens > 0) kernels->rotate_heads(r);
+        return true;
+    }();
+    if (!done) throw_failure(info.Env(), failure);
+    return info.Env().Undefined();
+}
+
 }  // namespace
 
 void export_cache_attention(Napi::Env env, Napi::Object exports) {
     exports.Set("cacheAttention", Napi::Function::New<cache_attention_sync>(env, "cacheAttention"));
+    exports.Set("rotateHeads", Napi::Function::New<rotate_heads_sync>(env, "rotateHeads"));
     exports.Set("turnRows", Napi::Function::New<turn_rows_sync>(env, "turnRows"));
     exports.Set("appendCache", Napi::Function::New<append_cache_sync>(env, "appendCache"));
 }

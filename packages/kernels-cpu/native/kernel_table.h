@@ -106,6 +106,14 @@ struct CacheRunArgs {
     float max_key_scale;  // out: largest key scale seen
 };
 
+// Heads of consecutive positions; cosines and sines of those positions, [tokens][half].
+struct RotaryArgs {
+    const float *from, *cos, *sin;
+    float* to;
+    int64_t tokens, from_stride, to_stride;
+    int heads, head_dim, half;
+};
+
 struct LinearArgs {
     int rows, cols;
     const void* weights;   // packed
@@ -180,6 +188,7 @@ struct KernelTable {
     int linear_row_step;  // task boundaries fall on multiples of it
 
     void (*rms_norm_row)(const float* x, const float* gain, double epsilon, int dim, float* out);
+    void (*rotate_heads)(const RotaryArgs& args);
     void (*swiglu_row)(const float* gate, const float* up, int width, float* out);
 
     // Yardsticks: kernels/machine_limits.h.

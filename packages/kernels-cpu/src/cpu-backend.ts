@@ -13,6 +13,7 @@ import {
   type Linear,
   type LinearWeights,
   type QuantizedAttentionPlan,
+  type RotaryArgs,
 } from '@int-flash/ops';
 import { CpuLinear } from './cpu-linear.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
@@ -150,6 +151,16 @@ class CpuBackend implements Backend {
         args.largestValueScale,
         cache.pages,
       );
+    } catch (error) {
+      throw typedError(error);
+    }
+  }
+
+  rotateHeadsSync(args: RotaryArgs): void {
+    const { tokens, heads, headDim, half, offset, stride, start, rows, cos, sin, out } = args;
+    const parameters = Float64Array.of(this.#placement.isa, tokens, heads, headDim, half, offset, stride, start);
+    try {
+      this.#addon.rotateHeads(parameters, rows, cos, sin, out);
     } catch (error) {
       throw typedError(error);
     }

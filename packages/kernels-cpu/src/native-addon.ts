@@ -16,6 +16,14 @@ export interface NativeAddon {
   /** The call rejects with code ERR_ABORTED at its next tile; unknown ids are ignored. */
   abort(id: number): void;
   cacheAttention(...args: readonly unknown[]): void;
+  /** Heads of `[isa, tokens, heads, headDim, half, offset, stride, start]` turned to their positions; in place without `out`. */
+  rotateHeads(
+    parameters: Float64Array,
+    rows: Float32Array,
+    cos: Float32Array,
+    sin: Float32Array,
+    out: Float32Array | undefined,
+  ): void;
   /** Rows of `[isa, dim]` turned by the Hadamard matrix, into `out`, which may be `rows`. False when some result is not finite. */
   turnRows(parameters: Float64Array, rows: Float32Array, out: Float32Array): boolean;
   /** False when some row is not finite. */

@@ -117,6 +117,15 @@ eachParameter('appendCache', appended, 0);
   eachArgument('appendCache', int4);
   eachParameter('appendCache', int4, 0);
 }
+const rotated = [
+  Float64Array.of(0, 3, 2, 8, 3, 2, 20, 1),
+  new Float32Array(58),
+  new Float32Array(12),
+  new Float32Array(12),
+  new Float32Array(48),
+];
+eachArgument('rotateHeads', rotated);
+eachParameter('rotateHeads', rotated, 0);
 const turned = [Float64Array.of(0, 8), new Float32Array(24), new Float32Array(24)];
 eachArgument('turnRows', turned);
 eachParameter('turnRows', turned, 0);

@@ -381,8 +381,8 @@ export class Transformer {
       }
     }
     if (this.#rotary) {
-      this.#rotary.rotate(qkv, tokens, heads, headDim, start, 0, stride, query);
-      this.#rotary.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride);
+      this.#rotary.rotate(qkv, tokens, heads, headDim, start, 0, stride, query, this.#backend);
+      this.#rotary.rotate(qkv, tokens, kvHeads, headDim, start, keyOffset, stride, undefined, this.#backend);
       return;
     }
     for (let token = 0; token < tokens; token++)

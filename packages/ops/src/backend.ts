@@ -52,6 +52,26 @@ export interface CacheAppendArgs {
   readonly largestValueScale: Float32Array;
 }
 
+/** Rotary position embedding of consecutive positions, in the half-split form: channel d turns together with channel d + half. */
+export interface RotaryArgs {
+  /** Heads of token t lie behind one another from `offset + t · stride` on. */
+  readonly rows: Float32Array;
+  readonly tokens: number;
+  readonly heads: number;
+  readonly headDim: number;
+  readonly offset: number;
+  readonly stride: number;
+  /** Position of the first token. */
+  readonly start: number;
+  /** Half of the channels that turn; the others stay. */
+  readonly half: number;
+  /** Of positions from 0 on, [positions, half]. */
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+  /** Where turned heads go, [tokens, heads, headDim], no part of `rows`; in place when absent. */
+  readonly out?: Float32Array | undefined;
+}
+
 /** Weights of y = W·x + bias; W is [rows, cols], row-major. */
 export type LinearWeights = {
   readonly rows: number;
@@ -117,6 +137,8 @@ export interface Backend {
    * @returns false when some row is not finite; what the cache holds past `length` is then undefined.
    */
   appendCacheSync?(args: CacheAppendArgs): boolean;
+  /** Turns heads to their positions, each product and sum in float64 and the result rounded once, where the backend has a faster way. */
+  rotateHeadsSync?(args: RotaryArgs): void;
   /**
    * Turns rows of `dim` by the orthonormal Hadamard matrix as `hadamardRotate` of @int-flash/quant does, where the backend has a faster way.
    *

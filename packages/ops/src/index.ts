@@ -25,6 +25,7 @@ export {
   type Linear,
   type LinearSteps,
   type LinearWeights,
+  type RotaryArgs,
 } from './backend.js';
 export { checkBuffer } from './buffer-check.js';
 export type {

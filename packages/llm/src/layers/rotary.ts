@@ -1,4 +1,4 @@
-import { IntFlashError } from '@int-flash/ops';
+import { type Backend, IntFlashError } from '@int-flash/ops';
 
 /** How positions beyond the ones trained on are squeezed into the rotation. Names as in a Hugging Face config. */
 export type RotaryScaling =
@@ -32,6 +32,9 @@ export interface RotaryShape {
   readonly scaling: RotaryScaling;
 }
 
+/** Fewer cost less here than a call of the backend does. */
+const NATIVE_TOKENS = 4;
+
 /**
  * Rotary position embedding in the half-split form: channel d turns together with channel d + rotaryDim / 2.
  *
@@ -60,6 +63,7 @@ export class Rotary {
    * @param data   Row t of `heads · headDim` channels starts at `offset + t · stride`.
    * @param start  Position of the first row.
    * @param out    Where the turned heads go, [tokens, heads, headDim]; in place when absent.
+   * @param backend Does it, to the same bits, where it has a way of its own and there are tokens enough for that to be faster.
    */
   rotate(
     data: Float32Array,
@@ -70,11 +74,16 @@ export class Rotary {
     offset = 0,
     stride = heads * headDim,
     out?: Float32Array,
+    backend?: Backend,
   ): void {
     this.#reach(start + tokens);
     const half = this.#half;
     const cos = this.#cos;
     const sin = this.#sin;
+    if (tokens >= NATIVE_TOKENS && backend?.rotateHeadsSync) {
+      backend.rotateHeadsSync({ rows: data, tokens, heads, headDim, offset, stride, start, half, cos, sin, out });
+      return;
+    }
     const into = out ?? data;
     for (let token = 0; token < tokens; token++) {
       const table = (start + token) * half;

@@ -3,12 +3,13 @@ import { KV_PAGE_TOKENS } from '@int-flash/ops';
 import { hadamardRotate } from '@int-flash/quant';
 import { describe, expect, it } from 'vitest';
 import { CodeCacheLayer } from '../src/code-cache-layer.js';
+import { Rotary } from '../src/layers/rotary.js';
 import { Random } from '../src/random.js';
 
 const hasAddon = status().backends.some(({ name, available }) => name === 'cpu' && available);
 const KV_HEADS = 2;
 
-describe.skipIf(!hasAddon)('rows that the native backend writes into a cache', () => {
+describe.skipIf(!hasAddon)('rows that the native backend turns and writes into a cache', () => {
   const cpu = selectBackend('cpu');
 
   /** Rows of keys and values: outliers, rows of zeros at the start and later, tiny and huge ones, ties of the grid. */
@@ -57,6 +58,31 @@ describe.skipIf(!hasAddon)('rows that the native backend writes into a cache', (
       expect(() => layer.write(rows, layer.start(), Int32Array.of(0), 0)).toThrowError(
         expect.objectContaining({ code: 'ERR_NONFINITE' }),
       );
+    }
+  });
+
+  it('turns heads to their positions as Rotary does, in place and elsewhere', () => {
+    for (const [headDim, rotaryDim] of [
+      [64, 64],
+      [128, 128],
+      [80, 32],
+      [256, 256],
+      [8, 6],
+    ] as const) {
+      const rotary = new Rotary({ rotaryDim, theta: 10_000, scaling: { type: 'default' } });
+      const [heads, tokens, start, offset] = [3, 37, 900, 5];
+      const stride = heads * headDim + 11;
+      const random = new Random(headDim);
+      const rows = Float32Array.from({ length: offset + tokens * stride }, () => 8 * random.next() - 4);
+      const [slow, fast] = [rows.slice(), rows.slice()];
+      const outs = [new Float32Array(tokens * heads * headDim), new Float32Array(tokens * heads * headDim)];
+      rotary.rotate(rows, tokens, heads, headDim, start, offset, stride, outs[0]);
+      rotary.rotate(rows, tokens, heads, headDim, start, offset, stride, outs[1], cpu);
+      expect(outs[1]).toEqual(outs[0]);
+      rotary.rotate(slow, tokens, heads, headDim, start, offset, stride);
+      rotary.rotate(fast, tokens, heads, headDim, start, offset, stride, undefined, cpu);
+      expect(fast).toEqual(slow);
+      expect(fast).not.toEqual(rows);
     }
   });
 
