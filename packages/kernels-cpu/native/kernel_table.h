@@ -125,9 +125,9 @@ struct LinearArgs {
     int input_words;
     const float* input_scale;  // [tokens] for int8; [tokens][cols / group] for int4
     int group;                 // int4: columns that share a scale; its weight scales are [row block][cols / group][row step]
-    const int32_t* starts;     // int4: what a group's dots start at, [tokens][cols / group]
+    const int32_t* starts;     // what dots start at, as input_scale
     int tokens;
-    float* out;  // [tokens, rows of the layer]
+    float* out;  // of first_row: [tokens, last_row - first_row], out_stride apart
     int out_stride;
     int first_row;  // first row of `weights`' block range
     int last_row;   // one past

@@ -19,6 +19,8 @@ struct Workspace {
 };
 thread_local Workspace workspace;
 
+constexpr int64_t kSwigluTokens = 32;  // whose gate and up projection a task holds before they become one
+
 // Weights that were trained in bfloat16 are kept so: half the memory to read, and the same numbers.
 bool are_bfloat16(const float* weights, size_t count) {
     uint32_t low_bits = 0;
@@ -114,18 +116,29 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     const bool direct = !coded && padded == cols_ && !steps.norm_gain;
     const int words = coded ? padded / kernels_->granule : padded;
     const auto count = static_cast<size_t>(tokens);
+    const double macs = static_cast<double>(tokens) * rows_ * cols_;
+    // Waking a helper takes about as long as these many multiply-adds on one core.
+    const int threads = macs < (coded ? 500e3 : 150e3) ? 1 : threads_;
+    const int step = kernels_->linear_row_step, width = steps.swiglu ? rows_ / 2 : rows_;
+    // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
+    int chunk = std::max(step, static_cast<int>(round_up((width + threads * 4 - 1) / (threads * 4), step)));
+    chunk = std::min(chunk, std::max(step, (steps.swiglu ? 128 << 10 : 256 << 10) / std::max(1, cols_) / step * step));
+    const int tasks = (width + chunk - 1) / chunk;
+    // A task of SwiGLU takes rows of the gate and, from the last multiple of `step` on, those of the up projection, for some tokens at a time.
+    const ptrdiff_t gate_up = 2 * chunk + step;
+    const int64_t batch = std::min<int64_t>(tokens, kSwigluTokens);
     struct Places {
         uint32_t* prepared;
-        float *input_scale, *normed, *wide;
+        float *input_scale, *normed, *gate_up;
         int32_t* starts;
     };
     const auto places_in = [&](Arena arena, size_t* used) {
         Places p;
         p.prepared = arena.take<uint32_t>(direct ? 0 : count * static_cast<size_t>(words));
         p.input_scale = arena.take<float>(count * static_cast<size_t>(groups));
-        p.starts = arena.take<int32_t>(is_int4_ ? count * static_cast<size_t>(groups) : 0);
+        p.starts = arena.take<int32_t>(count * static_cast<size_t>(groups));
         p.normed = arena.take<float>(coded && steps.norm_gain ? count * static_cast<size_t>(cols_) : 0);
-        p.wide = arena.take<float>(steps.swiglu ? count * static_cast<size_t>(rows_) : 0);
+        p.gate_up = arena.take<float>(steps.swiglu ? static_cast<size_t>(tasks * batch * gate_up) : 0);
         *used = arena.used();
         return p;
     };
@@ -136,9 +149,6 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
         return failure->set("ERR_OOM", "Expected %zu bytes of memory for the input, got none", bytes);
     }
     const Places p = places_in(Arena(workspace.memory.as<char>()), &bytes);
-    const double macs = static_cast<double>(tokens) * rows_ * cols_;
-    // Waking a helper takes about as long as these many multiply-adds on one core.
-    const int threads = macs < (coded ? 500e3 : 150e3) ? 1 : threads_;
     std::atomic<bool> nonfinite{false};
     auto prepare = [&](int64_t t) {
         const float* row = input + t * cols_;
@@ -164,40 +174,31 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
             uint32_t* place = prepared + g * group_words;
             kernels_->prepare_int8_row(row + g * group_, group_, place, p.input_scale + t * groups + g, &bits, nullptr);
             if (bits >= kInfinityBits) nonfinite = true;
-            if (is_int4_) p.starts[t * groups + g] = kernels_->score_start(place, group_);
+            p.starts[t * groups + g] = kernels_->score_start(place, group_);
         }
     };
     if (!direct) parallel_for(tokens >= 16 ? threads : 1, tokens, prepare);
     if (nonfinite) return report_nonfinite(input, tokens * cols_, failure);
-    const int step = kernels_->linear_row_step;
-    // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
-    int chunk = std::max(step, static_cast<int>(round_up((rows_ + threads * 4 - 1) / (threads * 4), step)));
-    chunk = std::min(chunk, std::max(step, (256 << 10) / std::max(1, cols_) / step * step));
-    std::atomic<bool> out_of_memory{false};
-    auto compute = [&](int64_t task) {
-        Scratch* own = thread_scratch();
-        if (!own) {
-            out_of_memory = true;
-            return;
-        }
+    // y of some tokens and rows, to out[token][row - first].
+    auto multiply = [&](Scratch* own, int64_t token, int64_t n, int first, int last, float* to, ptrdiff_t stride) {
         LinearArgs args{};
         args.rows = rows_;
         args.cols = cols_;
         args.weights = weights_;
         args.scales = scales_;
         args.bias = bias_;
-        args.input = direct ? static_cast<const void*>(input) : p.prepared;
+        args.input = direct ? static_cast<const void*>(input + token * cols_) : p.prepared + token * words;
         args.input_words = words;
-        args.input_scale = p.input_scale;
+        args.input_scale = p.input_scale + token * groups;
         args.group = group_;
-        args.starts = p.starts;
+        args.starts = p.starts + token * groups;
         args.bfloat16 = bfloat16_;
         args.accumulate = steps.accumulate;
-        args.tokens = static_cast<int>(tokens);
-        args.out = steps.swiglu ? p.wide : out;
-        args.out_stride = rows_;
-        args.first_row = static_cast<int>(task) * chunk;
-        args.last_row = std::min(rows_, args.first_row + chunk);
+        args.tokens = static_cast<int>(n);
+        args.out = to;
+        args.out_stride = static_cast<int>(stride);
+        args.first_row = first;
+        args.last_row = last;
         if (is_int8_) {
             kernels_->linear_int8(args, own);
         } else if (is_int4_) {
@@ -206,15 +207,28 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
             kernels_->linear_float(args, own);
         }
     };
-    parallel_for(threads, (rows_ + chunk - 1) / chunk, compute);
-    if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
-    if (!steps.swiglu) return true;
-    const int width = rows_ / 2;
-    auto activate = [&](int64_t t) {
-        const float* row = p.wide + t * rows_;
-        kernels_->swiglu_row(row, row + width, width, out + t * width);
+    std::atomic<bool> out_of_memory{false};
+    auto compute = [&](int64_t task) {
+        Scratch* own = thread_scratch();
+        if (!own) {
+            out_of_memory = true;
+            return;
+        }
+        const int first = static_cast<int>(task) * chunk, last = std::min(width, first + chunk);
+        if (!steps.swiglu) return multiply(own, 0, tokens, first, last, out + first, rows_);
+        float* gate = p.gate_up + task * batch * gate_up;
+        const int from = (width + first) / step * step;
+        float* up = gate + chunk;
+        for (int64_t token = 0; token < tokens; token += batch) {
+            const int64_t n = std::min(batch, tokens - token);
+            multiply(own, token, n, first, last, gate, gate_up);
+            multiply(own, token, n, from, width + last, up, gate_up);
+            for (int64_t t = 0; t < n; t++)
+                kernels_->swiglu_row(gate + t * gate_up, up + t * gate_up + (width + first - from), last - first, out + (token + t) * width + first);
+        }
     };
-    parallel_for(tokens >= 4 ? threads : 1, tokens, activate);
+    parallel_for(threads, tasks, compute);
+    if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
     return true;
 }
 

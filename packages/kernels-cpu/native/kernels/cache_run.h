@@ -43,9 +43,16 @@ void encode_cache_row(const float* row, int dim, float scale, int8_t* codes) {
 
 int32_t word_row_offset(const uint32_t* words, int dim) {
     if (!Simd::kOffsetScores) return 0;
-    int8_t codes[kMaxHeadDim];
-    memcpy(codes, words, static_cast<size_t>(dim));
-    return offset_start(sum_of_codes(codes, dim));
+    constexpr int kAtOnce = Simd::kLanes * kGranule;
+    const Simd::Ints ones = Simd::splat_int(0x01010101);
+    Simd::Ints sums = Simd::zero_ints();
+    int d = 0;
+    for (; d + kAtOnce <= dim; d += kAtOnce) sums = Simd::dot_scores(sums, ones, Simd::load_words(words + d / kGranule));
+    int32_t lanes[Simd::kLanes];
+    Simd::store_ints(lanes, sums);
+    int32_t sum = sum_of_codes(reinterpret_cast<const int8_t*>(words) + d, dim - d);
+    for (int i = 0; i < Simd::kLanes; i++) sum += lanes[i];
+    return offset_start(sum);
 }
 
 // Two codes a byte, low nibble first, to one code a byte.

@@ -64,7 +64,7 @@ INT_FLASH_INLINE void linear_int4_tile(const LinearArgs& args, int block, int to
     }
     const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
     for (int r = 0; r < kRows; r++) {
-        float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + block;
+        float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + (block - args.first_row);
         for (int i = 0; i < width; i++) {
             const float y = args.bias ? total[r * kBlock + i] + args.bias[block + i] : total[r * kBlock + i];
             out[i] = args.accumulate ? out[i] + y : y;

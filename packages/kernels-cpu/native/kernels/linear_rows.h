@@ -52,32 +52,27 @@ INT_FLASH_INLINE void finish_linear_row(const int32_t* sums, float x, const floa
     }
 }
 
+template <int kRows>
+INT_FLASH_INLINE void linear_int8_rows(const LinearArgs& args, int block, int token, int32_t* sums) {
+    linear_int8_tile<kRows>(args, block, token, static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule, args.starts + token, sums);
+    const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
+    for (int r = 0; r < kRows; r++) {
+        const float x = args.input_scale[token + r];
+        float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + (block - args.first_row);
+        finish_linear_row(sums + r * kBlock, x, args.scales + block, args.bias ? args.bias + block : nullptr, args.accumulate, width, out);
+    }
+}
+
+// A block of weights stays in the fastest cache while some tokens pass; all of them at once would write to a page each.
 void linear_int8(const LinearArgs& args, Scratch* scratch) {
-    const int steps = static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule;
-    for (int token = 0; token < args.tokens;) {
-        const int count = args.tokens - token >= kRowGroup ? kRowGroup : 1;
-        int32_t starts[kRowGroup] = {0, 0, 0, 0};
-        if (Simd::kOffsetScores) {
-            for (int r = 0; r < count; r++) {
-                const int8_t* codes = reinterpret_cast<const int8_t*>(static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token + r) * args.input_words);
-                starts[r] = offset_start(sum_of_codes(codes, args.cols));
-            }
-        }
+    constexpr int kTokensAtOnce = 16;
+    for (int base = 0; base < args.tokens; base += kTokensAtOnce) {
+        const int end = args.tokens - base < kTokensAtOnce ? args.tokens : base + kTokensAtOnce;
         for (int block = args.first_row; block < args.last_row; block += kBlock) {
-            if (count == kRowGroup) {
-                linear_int8_tile<kRowGroup>(args, block, token, steps, starts, scratch->scores);
-            } else {
-                linear_int8_tile<1>(args, block, token, steps, starts, scratch->scores);
-            }
-            const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
-            for (int r = 0; r < count; r++) {
-                const int32_t* sums = scratch->scores + r * kBlock;
-                const float x = args.input_scale[token + r];
-                float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + block;
-                finish_linear_row(sums, x, args.scales + block, args.bias ? args.bias + block : nullptr, args.accumulate, width, out);
-            }
+            int token = base;
+            for (; token + kRowGroup <= end; token += kRowGroup) linear_int8_rows<kRowGroup>(args, block, token, scratch->scores);
+            for (; token < end; token++) linear_int8_rows<1>(args, block, token, scratch->scores);
         }
-        token += count;
     }
 }
 
@@ -107,7 +102,7 @@ INT_FLASH_INLINE void linear_float_tile(const LinearArgs& args, int row, int tok
     }
     const auto put = [&](int t, int r, Simd::Floats sum) INT_FLASH_LAMBDA {
         const float dot = Simd::fold(sum), y = args.bias ? dot + args.bias[row + r] : dot;
-        float* out = args.out + static_cast<ptrdiff_t>(token + t) * args.out_stride + row + r;
+        float* out = args.out + static_cast<ptrdiff_t>(token + t) * args.out_stride + (row + r - args.first_row);
         *out = args.accumulate ? *out + y : y;
     };
     put(0, 0, a0);
