@@ -106,7 +106,7 @@ std::vector<float> attend_cache(const KernelTable* table, ElementType type, int 
     return out;
 }
 
-std::vector<float> run_linear(const KernelTable* table, bool is_int8, int rows, int cols, int64_t tokens) {
+std::vector<float> run_linear(const KernelTable* table, bool is_int8, bool swiglu, int rows, int cols, int64_t tokens) {
     state = static_cast<uint32_t>(rows + cols);
     const auto weights = random_floats(static_cast<size_t>(rows) * cols), input = random_floats(tokens * cols), bias = random_floats(rows);
     std::vector<int8_t> codes(weights.size());
@@ -120,8 +120,10 @@ std::vector<float> run_linear(const KernelTable* table, bool is_int8, int rows, 
     if (is_int8) source.codes = codes.data(), source.scales = scales.data();
     if (!is_int8) source.floats = weights.data();
     source.bias = bias.data();
+    LinearSteps steps;
+    steps.swiglu = swiglu;
     const bool made = layer.create(table, 1, source, &live, &failure);
-    if (!made || !layer.forward(input.data(), tokens, out.data(), {}, &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
+    if (!made || !layer.forward(input.data(), tokens, out.data(), steps, &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
     layer.dispose();
     return out;
 }
@@ -152,11 +154,14 @@ int main() {
                         compare(tables[i]->name, "cache type, dim, length", static_cast<int>(type), dim, static_cast<int>(length),
                                 attend_cache(tables[i], type, dim, tokens, length), attend_cache(portable, type, dim, tokens, length), true);
         for (bool is_int8 : {true, false})
-            for (int rows : {1, 7, 64, 96})
+            for (int rows : {1, 7, 64, 96, 150})
                 for (int cols : {8, 24, 64, 200})
-                    for (int64_t tokens : {1, 5})
-                        compare(tables[i]->name, "linear int8, rows, cols", is_int8, rows, cols, run_linear(tables[i], is_int8, rows, cols, tokens),
-                                run_linear(portable, is_int8, rows, cols, tokens), true);
+                    for (int64_t tokens : {1, 5, 37})
+                        for (bool swiglu : {false, true}) {
+                            if (swiglu && rows % 2 != 0) continue;
+                            compare(tables[i]->name, swiglu ? "swiglu int8, rows, cols" : "linear int8, rows, cols", is_int8, rows, cols,
+                                    run_linear(tables[i], is_int8, swiglu, rows, cols, tokens), run_linear(portable, is_int8, swiglu, rows, cols, tokens), true);
+                        }
         printf("%s: %d cases against %s, %d differ\n", tables[i]->name, cases - first, portable->name, failures - before);
     }
     printf("%lld bytes left\n", static_cast<long long>(live.load()));

@@ -20,7 +20,7 @@ using namespace int_flash;
 namespace {
 
 constexpr int kThreads = 8, kCalls = 10000, kWholeEvery = 500;
-constexpr int kDim = 32, kHeads = 4, kKeys = 1100, kQueries = 40;
+constexpr int kDim = 32, kHeads = 4, kKeys = 1100, kQueries = 40, kLinearTokens = 160;
 
 LiveBytes live{0};
 std::atomic<int> failures{0};
@@ -37,7 +37,8 @@ std::vector<float> numbers(size_t count, uint32_t state) {
 // One call of each kind, on more threads than there is work for one.
 std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& layer) {
     const auto q = numbers(kHeads * kKeys * kDim, 1), k = numbers(kHeads * kKeys * kDim, 2), v = numbers(kHeads * kKeys * kDim, 3);
-    std::vector<float> out(3 * kHeads * kQueries * kDim, 0.0f);
+    constexpr size_t kAttended = 2 * kHeads * kQueries * kDim, kProjected = kLinearTokens * kHeads * kDim;
+    std::vector<float> out(kAttended + kProjected + kProjected / 2, 0.0f);
     Failure failure;
     AttentionSpec attention;
     attention.kernels = kernels;
@@ -72,7 +73,10 @@ std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& la
     cache.scale = 0.2f;
     if (!cache_attention(cache, &live, &failure)) failures++;
 
-    if (!layer.forward(q.data(), kQueries, out.data() + 2 * kHeads * kQueries * kDim, {}, &failure)) failures++;
+    LinearSteps gated;
+    gated.swiglu = true;
+    if (!layer.forward(q.data(), kLinearTokens, out.data() + kAttended, {}, &failure)) failures++;
+    if (!layer.forward(q.data(), kLinearTokens, out.data() + kAttended + kProjected, gated, &failure)) failures++;
     return out;
 }
 
