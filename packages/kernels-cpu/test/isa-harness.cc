@@ -106,7 +106,7 @@ std::vector<float> attend_cache(const KernelTable* table, ElementType type, int 
     return out;
 }
 
-std::vector<float> run_linear(const KernelTable* table, bool is_int8, bool swiglu, int rows, int cols, int64_t tokens) {
+std::vector<float> run_linear(const KernelTable* table, int bits, bool swiglu, int rows, int cols, int64_t tokens) {
     state = static_cast<uint32_t>(rows + cols);
     const auto weights = random_floats(static_cast<size_t>(rows) * cols), input = random_floats(tokens * cols), bias = random_floats(rows);
     std::vector<int8_t> codes(weights.size());
@@ -117,8 +117,10 @@ std::vector<float> run_linear(const KernelTable* table, bool is_int8, bool swigl
     LinearLayer layer;
     Failure failure;
     LinearSource source{rows, cols};
-    if (is_int8) source.codes = codes.data(), source.scales = scales.data();
-    if (!is_int8) source.floats = weights.data();
+    const std::vector<float> group_scales(static_cast<size_t>(rows) * cols, 0.02f);
+    if (bits == 4) source.nibbles = reinterpret_cast<const uint8_t*>(codes.data()), source.group = 32, source.scales = group_scales.data();
+    if (bits == 8) source.codes = codes.data(), source.scales = scales.data();
+    if (bits == 32) source.floats = weights.data();
     source.bias = bias.data();
     LinearSteps steps;
     steps.swiglu = swiglu;
@@ -153,14 +155,14 @@ int main() {
                     for (int64_t length : {12, 129, 1500})
                         compare(tables[i]->name, "cache type, dim, length", static_cast<int>(type), dim, static_cast<int>(length),
                                 attend_cache(tables[i], type, dim, tokens, length), attend_cache(portable, type, dim, tokens, length), true);
-        for (bool is_int8 : {true, false})
+        for (int bits : {4, 8, 32})
             for (int rows : {1, 7, 64, 96, 150})
-                for (int cols : {8, 24, 64, 200})
+                for (int cols : {8, 24, 64, 96, 200})
                     for (int64_t tokens : {1, 5, 37})
                         for (bool swiglu : {false, true}) {
-                            if (swiglu && rows % 2 != 0) continue;
-                            compare(tables[i]->name, swiglu ? "swiglu int8, rows, cols" : "linear int8, rows, cols", is_int8, rows, cols,
-                                    run_linear(tables[i], is_int8, swiglu, rows, cols, tokens), run_linear(portable, is_int8, swiglu, rows, cols, tokens), true);
+                            if ((swiglu && rows % 2 != 0) || (bits == 4 && cols % 32 != 0)) continue;
+                            compare(tables[i]->name, swiglu ? "swiglu bits, rows, cols" : "linear bits, rows, cols", bits, rows, cols,
+                                    run_linear(tables[i], bits, swiglu, rows, cols, tokens), run_linear(portable, bits, swiglu, rows, cols, tokens), true);
                         }
         printf("%s: %d cases against %s, %d differ\n", tables[i]->name, cases - first, portable->name, failures - before);
     }

@@ -39,8 +39,9 @@ INT_FLASH_INLINE void unpack_panel(const uint8_t* nibbles, int words, uint8_t* p
     }
 }
 
-template <int kRows>
-INT_FLASH_INLINE void linear_int4_tile(const LinearArgs& args, int block, int token, Scratch* scratch) {
+// kTiles times kRows tokens; a group's weights are unpacked once for them all.
+template <int kRows, int kTiles>
+INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int token, Scratch* scratch) {
     const int words = args.group / kGranule, groups = args.cols / args.group;
     const uint8_t* nibbles = static_cast<const uint8_t*>(args.weights) + static_cast<ptrdiff_t>(block) * args.cols / 2;
     const float* weight_scale = args.scales + static_cast<ptrdiff_t>(block) * groups;
@@ -48,22 +49,26 @@ INT_FLASH_INLINE void linear_int4_tile(const LinearArgs& args, int block, int to
     uint8_t* panel = reinterpret_cast<uint8_t*>(scratch->tile_keys);
     float* total = scratch->out;
     int32_t* sums = scratch->scores;
-    for (int i = 0; i < kRows * kBlock; i++) total[i] = 0.0f;
+    static_assert(kTiles * kRows <= kMaxBlockRows && kBlock <= kMaxHeadDim, "totals fit Scratch::out");
+    for (int i = 0; i < kTiles * kRows * kBlock; i++) total[i] = 0.0f;
     for (int g = 0; g < groups; g++) {
         unpack_panel(nibbles + static_cast<ptrdiff_t>(g) * words / 2 * kBlock * kGranule, words, panel);
-        const int32_t* start = args.starts + static_cast<ptrdiff_t>(token) * groups + g;
-        register_tile<LinearOp, kRows, Simd::kVectors>(
-            panel, input + g * words, args.input_words, words,
-            [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r * groups]) : Simd::zero_ints(); },
-            [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
         const float* w = weight_scale + g * kBlock;
-        for (int r = 0; r < kRows; r++) {
-            const float x = args.input_scale[static_cast<ptrdiff_t>(token + r) * groups + g];
-            for (int i = 0; i < kBlock; i++) total[r * kBlock + i] += static_cast<float>(sums[r * kBlock + i]) * (x * w[i]);
+        for (int first = 0; first < kTiles * kRows; first += kRows) {
+            const int32_t* start = args.starts + static_cast<ptrdiff_t>(token + first) * groups + g;
+            register_tile<LinearOp, kRows, Simd::kVectors>(
+                panel, input + static_cast<ptrdiff_t>(first) * args.input_words + g * words, args.input_words, words,
+                [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r * groups]) : Simd::zero_ints(); },
+                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
+            for (int r = 0; r < kRows; r++) {
+                const float x = args.input_scale[static_cast<ptrdiff_t>(token + first + r) * groups + g];
+                float* to = total + (first + r) * kBlock;
+                for (int i = 0; i < kBlock; i++) to[i] += static_cast<float>(sums[r * kBlock + i]) * (x * w[i]);
+            }
         }
     }
     const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
-    for (int r = 0; r < kRows; r++) {
+    for (int r = 0; r < kTiles * kRows; r++) {
         float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + (block - args.first_row);
         for (int i = 0; i < width; i++) {
             const float y = args.bias ? total[r * kBlock + i] + args.bias[block + i] : total[r * kBlock + i];
@@ -73,10 +78,12 @@ INT_FLASH_INLINE void linear_int4_tile(const LinearArgs& args, int block, int to
 }
 
 void linear_int4(const LinearArgs& args, Scratch* scratch) {
+    constexpr int kTiles = 4;
     for (int block = args.first_row; block < args.last_row; block += kBlock) {
         int token = 0;
-        for (; token + kRowGroup <= args.tokens; token += kRowGroup) linear_int4_tile<kRowGroup>(args, block, token, scratch);
-        for (; token < args.tokens; token++) linear_int4_tile<1>(args, block, token, scratch);
+        for (; token + kTiles * kRowGroup <= args.tokens; token += kTiles * kRowGroup) linear_int4_tiles<kRowGroup, kTiles>(args, block, token, scratch);
+        for (; token + kRowGroup <= args.tokens; token += kRowGroup) linear_int4_tiles<kRowGroup, 1>(args, block, token, scratch);
+        for (; token < args.tokens; token++) linear_int4_tiles<1, 1>(args, block, token, scratch);
     }
 }
 
