@@ -124,8 +124,8 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     int chunk = std::max(step, static_cast<int>(round_up((width + threads * 4 - 1) / (threads * 4), step)));
     chunk = std::min(chunk, std::max(step, (steps.swiglu ? 128 << 10 : 256 << 10) / std::max(1, cols_) / step * step));
     const int tasks = (width + chunk - 1) / chunk;
-    // A task of SwiGLU takes rows of the gate and, from the last multiple of `step` on, those of the up projection, for some tokens at a time.
-    const ptrdiff_t gate_up = 2 * chunk + step;
+    // A task of SwiGLU holds, of some tokens at a time, its rows of the gate and those of the up projection, which begin at a multiple of `step`.
+    const ptrdiff_t held = 2 * chunk + step;
     const int64_t batch = std::min<int64_t>(tokens, kSwigluTokens);
     struct Places {
         uint32_t* prepared;
@@ -138,7 +138,7 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
         p.input_scale = arena.take<float>(count * static_cast<size_t>(groups));
         p.starts = arena.take<int32_t>(count * static_cast<size_t>(groups));
         p.normed = arena.take<float>(coded && steps.norm_gain ? count * static_cast<size_t>(cols_) : 0);
-        p.gate_up = arena.take<float>(steps.swiglu ? static_cast<size_t>(tasks * batch * gate_up) : 0);
+        p.gate_up = arena.take<float>(steps.swiglu ? static_cast<size_t>(tasks * batch * held) : 0);
         *used = arena.used();
         return p;
     };
@@ -216,15 +216,15 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
         }
         const int first = static_cast<int>(task) * chunk, last = std::min(width, first + chunk);
         if (!steps.swiglu) return multiply(own, 0, tokens, first, last, out + first, rows_);
-        float* gate = p.gate_up + task * batch * gate_up;
+        float* gate = p.gate_up + task * batch * held;
         const int from = (width + first) / step * step;
         float* up = gate + chunk;
         for (int64_t token = 0; token < tokens; token += batch) {
             const int64_t n = std::min(batch, tokens - token);
-            multiply(own, token, n, first, last, gate, gate_up);
-            multiply(own, token, n, from, width + last, up, gate_up);
+            multiply(own, token, n, first, last, gate, held);
+            multiply(own, token, n, from, width + last, up, held);
             for (int64_t t = 0; t < n; t++)
-                kernels_->swiglu_row(gate + t * gate_up, up + t * gate_up + (width + first - from), last - first, out + (token + t) * width + first);
+                kernels_->swiglu_row(gate + t * held, up + t * held + (width + first - from), last - first, out + (token + t) * width + first);
         }
     };
     parallel_for(threads, tasks, compute);

@@ -1,6 +1,6 @@
 #include "simd/avx2.h"
 
-#include "linear_int4.h"
+#include "kernel_set.h"
 
 namespace int_flash {
 const KernelTable* avx2_kernels() { return &kTable; }

@@ -1,6 +1,6 @@
 #include "simd/avx512.h"
 
-#include "linear_int4.h"
+#include "kernel_set.h"
 
 namespace int_flash {
 const KernelTable* avx512_vnni_kernels() { return &kTable; }

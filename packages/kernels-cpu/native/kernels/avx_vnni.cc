@@ -1,7 +1,7 @@
 #define INT_FLASH_AVX_VNNI
 #include "simd/avx2.h"
 
-#include "linear_int4.h"
+#include "kernel_set.h"
 
 namespace int_flash {
 const KernelTable* avx_vnni_kernels() { return &kTable; }

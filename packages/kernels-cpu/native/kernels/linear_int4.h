@@ -1,8 +1,6 @@
 // y = W·x + bias with INT4 weights, a scale for each group of neighbouring columns, and inputs in INT8 with a scale a group: exact int32
 // dots within a group (the register tile of the INT8 layer), scaled and added up in float32, group by group.
 #pragma once
-#include "int4_rows.h"
-#include "rotate_heads.h"
 #include "linear_rows.h"
 
 namespace int_flash {
@@ -86,12 +84,6 @@ void linear_int4(const LinearArgs& args, Scratch* scratch) {
         for (; token < args.tokens; token++) linear_int4_tiles<1, 1>(args, block, token, scratch);
     }
 }
-
-constexpr KernelTable kTable = {
-    Simd::kName,      kGranule,         Simd::kOffsetProducts, Simd::kLanes,     channel_stats,     pack_keys,        pack_values, attention_block,
-    prepare_int8_row, word_row_offset,  cache_run,             cache_row_scale,       encode_cache_row, turn_row, fit_int4_scale, encode_int4_row, linear_int8_bytes, pack_linear_int8, linear_int8, linear_int4_bytes,
-    pack_linear_int4, linear_int4,      linear_float,          kBlock,           rms_norm_row,      rotate_heads,      swiglu_row,       dot_peak,    read_bytes,
-};
 
 }  // namespace
 }  // namespace int_flash

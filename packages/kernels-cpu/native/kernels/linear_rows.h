@@ -29,16 +29,6 @@ void pack_linear_int8(const int8_t* codes, int rows, int cols, void* packed) {
     }
 }
 
-template <int kRows>
-INT_FLASH_INLINE void linear_int8_tile(const LinearArgs& args, int block, int token, int steps, const int32_t* starts, int32_t* sums) {
-    const uint8_t* packed = static_cast<const uint8_t*>(args.weights) + static_cast<ptrdiff_t>(block) * steps * kGranule;
-    const uint32_t* words = static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
-    register_tile<LinearOp, kRows, Simd::kVectors>(
-        packed, words, args.input_words, steps,
-        [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(starts[r]) : Simd::zero_ints(); },
-        [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
-}
-
 // out = sum · (input scale · row scale) + bias, or that added to out.
 INT_FLASH_INLINE void finish_linear_row(const int32_t* sums, float x, const float* scales, const float* bias, bool accumulate, int width, float* out) {
     if (!bias && !accumulate) {
@@ -54,7 +44,14 @@ INT_FLASH_INLINE void finish_linear_row(const int32_t* sums, float x, const floa
 
 template <int kRows>
 INT_FLASH_INLINE void linear_int8_rows(const LinearArgs& args, int block, int token, int32_t* sums) {
-    linear_int8_tile<kRows>(args, block, token, static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule, args.starts + token, sums);
+    const int steps = static_cast<int>(round_up(args.cols, kLinearColumns)) / kGranule;
+    const uint8_t* packed = static_cast<const uint8_t*>(args.weights) + static_cast<ptrdiff_t>(block) * steps * kGranule;
+    const uint32_t* words = static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
+    const int32_t* starts = args.starts + token;
+    register_tile<LinearOp, kRows, Simd::kVectors>(
+        packed, words, args.input_words, steps,
+        [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(starts[r]) : Simd::zero_ints(); },
+        [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
     const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
     for (int r = 0; r < kRows; r++) {
         const float x = args.input_scale[token + r];

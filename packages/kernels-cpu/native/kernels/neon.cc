@@ -1,6 +1,6 @@
 #include "simd/neon.h"
 
-#include "linear_int4.h"
+#include "kernel_set.h"
 
 namespace int_flash {
 const KernelTable* neon_kernels() { return &kTable; }

@@ -1,6 +1,6 @@
 #include "simd/portable.h"
 
-#include "linear_int4.h"
+#include "kernel_set.h"
 
 namespace int_flash {
 const KernelTable* portable_kernels() { return &kTable; }
