@@ -1,10 +1,10 @@
-// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp512 reads 512 tokens of one sequence, tg128 writes 128 in each of
+// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp512 reads 512 tokens of one sequence (`--prompt`), tg128 writes 128 in each of
 // `--batch` sequences, a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences
 // together). Shapes of known models, random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on, so each
 // layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
 // at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards.
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--kv int8,int4]
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--prompt 512] [--kv int8,int4]
 //     [--weights int8|int4] [--peers] [--json]
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -17,6 +17,7 @@ const { values: options } = parseArgs({
     models: { type: 'string', default: 'demo,1B,8B' },
     context: { type: 'string', default: '0,4096' },
     batch: { type: 'string', default: '1' },
+    prompt: { type: 'string', default: '512' },
     kv: { type: 'string', default: 'int8,int4' },
     weights: { type: 'string', default: 'int8' },
     peers: { type: 'boolean', default: false },
@@ -52,7 +53,8 @@ const tell = (line) => {
 say(
   `decoder: ${backend ? `${device.name}, a copy moves ${(copyRate / 1e9).toFixed(0)} GB/s` : `skipped, ${status.detail}`}`,
 );
-if (backend) say('model    context cache batch   pp512 t/s   tg128 t/s   limit');
+const promptLength = Number(options.prompt);
+if (backend) say(`model    context cache batch   ${`pp${promptLength} t/s`.padStart(9)}   tg128 t/s   limit`);
 
 let state = 1;
 function random() {
@@ -133,7 +135,7 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
 for (const name of backend ? options.models.split(',') : []) {
   const shape = SHAPES[name];
   const contexts = options.context.split(',').map(Number);
-  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + 1024);
+  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + promptLength + 512);
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
   const cacheTypes = options.kv.split(',');
@@ -148,7 +150,7 @@ for (const name of backend ? options.models.split(',') : []) {
     const prefill = [];
     for (let i = 0; i < 6; i++) {
       const started = performance.now();
-      await first.forward(ids(512), logits);
+      await first.forward(ids(promptLength), logits);
       if (i > 0) prefill.push(performance.now() - started);
       first.truncate(context);
     }
@@ -168,11 +170,11 @@ for (const name of backend ? options.models.split(',') : []) {
       const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
       const cacheBytes = batch * shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
       const limit = (weightBytes + cacheBytes) / copyRate / (perStep / 1000);
-      const [pp512, tg128] = [512e3 / median(prefill), (batch * 1e3) / perStep];
+      const [prompted, tg128] = [(promptLength * 1e3) / median(prefill), (batch * 1e3) / perStep];
       const what = { model: name, weights: options.weights, context, cache: cacheType, batch };
-      tell({ bench: 'decoder', gpu: device.name, ...what, pp512, tg128, limit, copyRate });
+      tell({ bench: 'decoder', gpu: device.name, ...what, [`pp${promptLength}`]: prompted, tg128, limit, copyRate });
       say(
-        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${pp512.toFixed(0).padStart(12)}${tg128.toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
+        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${prompted.toFixed(0).padStart(12)}${tg128.toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
       );
       for (const sequence of sequences) sequence.truncate(context);
     }

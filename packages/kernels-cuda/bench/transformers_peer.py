@@ -1,10 +1,10 @@
 """Hugging Face transformers on this GPU, for decoder.bench.mjs to stand beside ours in the same run.
 
-    python3 transformers_peer.py [--models 8B,1B] [--batch 1,64] [--seconds 95]
+    python3 transformers_peer.py [--models 8B,1B] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
 
 Llama of the given shapes with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
 torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "pp512" are tokens/s of reading 512 tokens of one
-sequence (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
+sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
 `--seconds` is left out.
 """
 import argparse
@@ -24,12 +24,13 @@ SHAPES = {
     # A shape to try the script with, on a CPU too.
     "tiny": dict(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=128),
 }
-VOCABULARY, PROMPT, STEPS = 128256, 512, 128
+VOCABULARY, STEPS = 128256, 128
 COMPILE_SECONDS = 25  # a case is not begun with less left
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--models", default="8B,1B")
 parser.add_argument("--batch", default="1,64")
+parser.add_argument("--prompt", default="512,8192")
 parser.add_argument("--seconds", type=int, default=95)
 options = parser.parse_args()
 end = time.monotonic() + options.seconds
@@ -69,15 +70,15 @@ def median_seconds(call, rounds):
     return sorted(times)[len(times) // 2]
 
 
-def read_rate(model, config):
-    cache, ids = StaticCache(config=config, max_cache_len=PROMPT), tokens(1, PROMPT)
+def read_rate(model, config, prompt):
+    cache, ids = StaticCache(config=config, max_cache_len=prompt), tokens(1, prompt)
     zero = torch.zeros((), dtype=torch.long, device=device)
 
     def read():
         cache.reset()
         forward(model, ids, zero, cache)
 
-    return PROMPT / median_seconds(read, 5)
+    return prompt / median_seconds(read, 5)
 
 
 def write_rate(model, config, batch):
@@ -110,12 +111,12 @@ for name in options.models.split(","):
     with torch.device(device), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     with torch.no_grad():
-        pp512 = read_rate(model, config)
+        read = {f"pp{prompt}": read_rate(model, config, prompt) for prompt in map(int, options.prompt.split(","))}
         for batch in map(int, options.batch.split(",")):
             if end - time.monotonic() < COMPILE_SECONDS:
                 break
             tg128, compiled = write_rate(model, config, batch)
-            line = {"bench": "decoder", "peer": "transformers-bf16", "model": name, "context": 0, "batch": batch, "pp512": pp512, "tg128": tg128}
+            line = {"bench": "decoder", "peer": "transformers-bf16", "model": name, "context": 0, "batch": batch, **read, "tg128": tg128}
             print(json.dumps({**line, "compileSeconds": round(compiled, 1), **software}), flush=True)
             torch._dynamo.reset()
     del model
