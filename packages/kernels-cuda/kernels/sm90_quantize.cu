@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ptx/grid_dependency.cuh"
 #include "sm90_encode_tile.cuh"
 #include "sm90_gather_channels.cuh"
 
@@ -113,6 +114,7 @@ template <class P> __device__ __forceinline__ void encode_query_rows(const Quant
 /** One image or some tiles' statistics a block, in the order of heads. */
 template <class P, bool kHalf> __global__ void __launch_bounds__(Blocks<P>::kThreads, Blocks<P>::kResident) quantize_all(const __grid_constant__ QuantizeJob job) {
     extern __shared__ __align__(128) uint8_t memory[];
+    launch_dependents();  // the judge of the scores, which waits for the end
     const int per_head = job.gather + job.encode_queries + job.encode_tiles;
     const int step = blockIdx.x / per_head;
     int item = blockIdx.x - step * per_head;
