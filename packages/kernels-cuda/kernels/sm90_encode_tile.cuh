@@ -6,15 +6,11 @@
 namespace intflash {
 
 /**
- * A tile's rows are read twice; as many as there is room for stay in shared memory in between, K's first: what L2 hands out limits the whole, not its
- * instructions. In rounds of RowLanes.
+ * A tile's rows are read twice. K's stay in shared memory in between, since what L2 hands out limits the whole more than its instructions do; V's are asked
+ * for again: what shared memory would hold of them L1 holds as well, whose room it would take. In rounds of RowLanes.
  */
-template <class P> struct KeptRounds {
-    static constexpr int kAll = RowLanes<P>::kRounds, kBytes = kTileKeys / kAll * Blocks<P>::kRowBytes, kRoom = Blocks<P>::kKeptBytes / kBytes;
-    static constexpr int kKeys = kRoom < kAll ? kRoom : kAll, kValues = kRoom - kKeys < kAll ? kRoom - kKeys : kAll;
-};
+template <class P> constexpr int kKeptKeyRounds = Blocks<P>::kKeptBytes / (kTileKeys / RowLanes<P>::kRounds * Blocks<P>::kRowBytes);
 template <class P, bool kHalf> constexpr int kStagedBytes = kTileKeys * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
-template <class P, bool kHalf> constexpr int kEncodeBytes = (KeptRounds<P>::kKeys + KeptRounds<P>::kValues) * KeptRounds<P>::kBytes;
 
 /** A tile's rows of one operand, those of the first kKept rounds in shared memory. */
 template <class P, int kKept> struct TileRows : SourceRows<P> {
@@ -26,7 +22,6 @@ template <class P, int kKept> struct TileRows : SourceRows<P> {
 
     /** The kept rows on their way. Nobody reads them again. */
     __device__ __forceinline__ void fetch(const Lanes& lanes) const {
-        if constexpr (kKept == 0) return;
         if (this->whole()) {
             const uint32_t target = shared_address_of(own);
             const uint64_t policy = first_to_leave();
@@ -253,12 +248,11 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     const Sm90Sequence& sequence = at.sequence;
     const int thread = threadIdx.x, keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
     const int64_t first_row = sequence.k_start + int64_t{tile_index} * kTileKeys;
-    using Kept = KeptRounds<P>;
-    static_assert(kStagedBytes<P, kHalf> <= Kept::kKeys * Kept::kBytes, "V's codes find room where K's rows were");
+    static_assert(kStagedBytes<P, kHalf> <= Blocks<P>::kKeptBytes, "V's codes find room where K's rows were");
     const Lanes lanes;
-    const TileRows<P, Kept::kKeys> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
-    const TileRows<P, Kept::kValues> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory + Kept::kKeys * Kept::kBytes);
-    if (keys > 0) key_rows.fetch(lanes), value_rows.fetch(lanes);
+    const TileRows<P, kKeptKeyRounds<P>> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
+    const TileRows<P, 0> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory);
+    if (keys > 0) key_rows.fetch(lanes);
     commit_copies();
     if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
     if (thread < kD) {

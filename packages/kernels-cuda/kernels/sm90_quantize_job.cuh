@@ -15,10 +15,10 @@ template <class P> struct Blocks {
     static constexpr int kThreads = P::kD == 256 ? 512 : 256, kWarps = kThreads / 32;
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
-    /** Shared memory for a tile's rows: what is left of a processor's 228 KB. */
-    static constexpr int kKeptBytes = (P::kD == 256 ? 96 : kRowBytes == 512 ? 64 : kRowBytes == 256 ? 48 : 32) * 1024;
+    /** Shared memory for a tile's rows of K: all of them, or what the resident blocks have of a processor's 228 KB. */
+    static constexpr int kKeptBytes = kTileKeys * kRowBytes < 96 * 1024 ? kTileKeys * kRowBytes : 96 * 1024;
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
-    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = P::kD == 64 ? 256 : 128;
+    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = 256;
 };
 
 struct QuantizeJob {
