@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "cache_run_tile.cuh"
+#include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"
 
@@ -224,18 +225,12 @@ template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S:
     if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, most_rows, base);
 }
 
-/** `begins_early`: before the launch before it ends, see wait_for_launch_before. */
-template <class S> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, bool begins_early, cudaStream_t stream) {
+template <class S> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
     const cudaError_t status = cudaFuncSetAttribute(cache_run_query<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, block_bytes<S>());
     if (status != cudaSuccess) return status;
     const dim3 grid((tiles + kWarps - 1) / kWarps, args.kv_heads, (rows + S::kRows - 1) / S::kRows * args.step.count);
     if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
-    cudaLaunchAttribute early{};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t how{grid, dim3(kThreads), block_bytes<S>(), stream, &early, begins_early ? 1u : 0u};
-    cudaLaunchKernelEx(&how, cache_run_query<S>, args, scratch, rows);
-    return cudaGetLastError();
+    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, rows);
 }
 
 /** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */
@@ -269,12 +264,11 @@ bool run_query_fits(int padded, bool int4, int rows, int shared_bytes) {
 }
 
 cudaError_t launch_run_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
-    int device = 0, shared_bytes = 0, major = 0;
+    int device = 0, shared_bytes = 0;
     cudaError_t status = cudaGetDevice(&device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (status != cudaSuccess) return status;
-    return with_tile(args.cache.padded, args.cache.int4, rows, shared_bytes, [&](auto tile) { return launch<decltype(tile)>(args, scratch, tiles, rows, major >= 9, stream); });
+    return with_tile(args.cache.padded, args.cache.int4, rows, shared_bytes, [&](auto tile) { return launch<decltype(tile)>(args, scratch, tiles, rows, stream); });
 }
 
 }  // namespace intflash

@@ -3,6 +3,7 @@
 #include <cfloat>
 
 #include "cache_attention.h"
+#include "warp_reductions.cuh"
 
 namespace intflash {
 
@@ -36,12 +37,6 @@ __device__ __forceinline__ Span span_of(const CacheAttention& args, int part_row
     s.first_tile = static_cast<int>(first_visible / kCacheTile);
     s.tiles = (s.length + kCacheTile - 1) / kCacheTile;
     return s;
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
 }
 
 /** Where row `row` of the part at hand is written. */

@@ -6,6 +6,8 @@ namespace intflash {
 
 /** Below it quotients and remainders could leave the normal numbers; callers scale both sides by kScaleUp then. */
 constexpr float kTinyDivisor = 0x1p-60f;
+/** Above it there is no Divisor. */
+constexpr float kHugeDivisor = 0x1p120f;
 constexpr float kScaleUp = 0x1p60f;
 
 struct Divisor {

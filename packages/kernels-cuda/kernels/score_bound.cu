@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "float_pieces.cuh"
+#include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 
 namespace intflash {
@@ -84,13 +85,10 @@ cudaError_t launch_judge_and_clear(const QuantizeRequest& request, const Sequenc
     const auto judged = (reinterpret_cast<uintptr_t>(request.statistics.arrivals) - reinterpret_cast<uintptr_t>(maxima.query)) / sizeof(uint4);
     const auto all = request.cleared_bytes / sizeof(uint4);
     const size_t blocks = std::min<size_t>(1 + (all - judged) / (4 * kThreads), 128);
-    cudaLaunchAttribute early{};  // its blocks are there when the quantizers' last ones end
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t how{dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, &early, 1};
-    cudaLaunchKernelEx(&how, judge_and_clear, maxima, static_cast<int64_t>(table.count) * heads, heads, heads / request.key.heads, static_cast<int>(request.query.dim),
-                       natural_to_binary(request.scale), request.findings, reinterpret_cast<uint4*>(maxima.query), static_cast<int64_t>(judged), static_cast<int64_t>(all));
-    return cudaGetLastError();
+    // Early: its blocks are there when the quantizers' last ones end.
+    return launch_early(judge_and_clear, dim3(static_cast<unsigned>(blocks)), kThreads, 0, stream, maxima, static_cast<int64_t>(table.count) * heads, heads, heads / request.key.heads,
+                        static_cast<int>(request.query.dim), natural_to_binary(request.scale), request.findings, reinterpret_cast<uint4*>(maxima.query),
+                        static_cast<int64_t>(judged), static_cast<int64_t>(all));
 }
 
 }  // namespace intflash

@@ -47,37 +47,6 @@ void check_findings(uint32_t findings) {
 
 }  // namespace
 
-CacheSequence::CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4)
-    : layers_(layers), kv_heads_(facts.kv_heads), padded_(padded_head(facts.head_dim)), max_tokens_(facts.max_tokens), int4_(int4) {
-    const size_t heads = static_cast<size_t>(layers_) * static_cast<size_t>(kv_heads_);
-    table_ = worker.allocate(static_cast<size_t>(ceil_div(max_tokens_, kPageTokens)) * sizeof(uint8_t*));
-    offsets_ = worker.allocate(heads * static_cast<size_t>(facts.head_dim) * sizeof(float));
-    largest_ = worker.allocate(heads * sizeof(float));
-}
-
-int64_t CacheSequence::bytes() const {
-    int64_t sum = static_cast<int64_t>(table_->bytes() + offsets_->bytes() + largest_->bytes());
-    for (const auto& page : pages_) sum += static_cast<int64_t>(page->bytes());
-    return sum;
-}
-
-void CacheSequence::truncate(int length) {
-    length_ = std::min(length_, length);
-    pages_.resize(static_cast<size_t>(ceil_div(length_, kPageTokens)));
-}
-
-void CacheSequence::reserve(Stream& worker, int tokens) {
-    if (tokens > max_tokens_) throw Failure("ERR_SHAPE", "Expected at most " + std::to_string(max_tokens_) + " tokens in the cache, got " + std::to_string(tokens));
-    const size_t wanted = static_cast<size_t>(ceil_div(tokens, kPageTokens)), before = pages_.size();
-    if (wanted <= before) return;
-    const size_t page_bytes = static_cast<size_t>(layers_ * kv_heads_ * image_bytes(padded_, int4_));
-    while (pages_.size() < wanted) pages_.push_back(worker.allocate(page_bytes));
-    std::vector<uint8_t*> pointers;
-    for (size_t i = before; i < wanted; ++i) pointers.push_back(pages_[i]->as<uint8_t>());
-    check_cuda(cudaMemcpyAsync(table_->as<uint8_t*>() + before, pointers.data(), pointers.size() * sizeof(uint8_t*), cudaMemcpyHostToDevice, worker.handle()),
-               "copy the page table");
-}
-
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
       shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
@@ -181,6 +150,7 @@ void Decoder::reserve_rows(Stream& worker, int tokens) {
     work_.floats = floats(n * columns_);
     work_.codes = worker.allocate(static_cast<size_t>(n * columns_));
     work_.scales = floats(n);
+    work_.largest = floats(n);
     work_.qkv = floats(n * (facts_.heads + 2 * facts_.kv_heads) * facts_.head_dim);
     work_.query_codes = worker.allocate(static_cast<size_t>(queries * padded_));
     work_.query_scales = floats(queries);
@@ -231,7 +201,7 @@ LayerInput Decoder::input_of(const LinearLayer& layer) const {
 
 void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const {
     const Norm how{floats_of(norm.gain), floats_of(norm.bias), facts_.epsilon, facts_.centered};
-    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), stream), "normalize");
+    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.largest->as<uint32_t>(), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
 void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
@@ -273,9 +243,13 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
     const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, step.int4};
-    check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
     const CacheLayer cache{index * facts_.kv_heads * image_bytes(padded_, step.int4), index, padded_, step.int4};
-    check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
+    if (can_place_heads(step.table)) {
+        check_cuda(launch_place_heads(heads, head_norms, rotation, step.table, queries, cache, findings, stream), "place the heads");
+    } else {
+        check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
+        check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
+    }
 
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
@@ -289,9 +263,24 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     }
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
-    project(*layer.mlp_up, tokens, work_.wide->as<float>(), false, stream);
-    check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, input_of(*layer.mlp_down), findings, stream), "activate");
+    widen(layer, tokens, stream);
     project(*layer.mlp_down, tokens, hidden, true, stream);
+}
+
+void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
+    const LinearLayer &up = *layer.mlp_up, &down = *layer.mlp_down;
+    uint32_t *findings = work_.findings->as<uint32_t>(), *largest = work_.largest->as<uint32_t>();  // zeros since the norm
+    const LayerInput codes = input_of(up), target = input_of(down);
+    const bool swiglu = facts_.activation == Activation::kSwiglu && up.is_int8() && down.is_int8();
+    if (swiglu && tokens <= kFewTokens) {
+        const GatedRows gated{work_.wide->as<float>(), facts_.intermediate, largest};
+        check_cuda(launch_swiglu_int8(up.int8_weights(), codes.codes, tokens, gated, stream), "run an MLP's first layer");
+        return check_cuda(launch_encode_rows(gated.floats, gated.stride, tokens, facts_.intermediate, largest, target.codes, findings, stream), "quantize an MLP's rows");
+    }
+    if (swiglu && suits_swiglu_sums(up.int8_weights()) && up.sum(codes.codes, tokens, work_.products, stream))
+        return check_cuda(launch_swiglu_sums(up.int8_weights(), work_.products.sums->as<int32_t>(), codes.codes.scales, tokens, target, largest, findings, stream), "activate");
+    project(up, tokens, work_.wide->as<float>(), false, stream);
+    check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, target, largest, findings, stream), "activate");
 }
 
 void Decoder::launch(const Step& step, cudaStream_t stream) const {
