@@ -4,11 +4,12 @@
 // layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
 // at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards.
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--prompt 512] [--kv int8,int4]
-//     [--weights int8|int4] [--peers] [--json]
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--prompt 512,8192] [--kv int8,int4]
+//     [--weights int8|int4] [--peers] [--json] [--commit name]
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 import { createCudaBackend, cudaStatus, openCudaDevice } from '../dist/index.js';
 import { median } from './median.mjs';
 
@@ -22,6 +23,7 @@ const { values: options } = parseArgs({
     weights: { type: 'string', default: 'int8' },
     peers: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
+    commit: { type: 'string' },
   },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
@@ -38,6 +40,7 @@ const SHAPES = {
     vocabSize: 128256,
   },
 };
+const commit = options.commit ?? measuredOn().commit;
 const status = cudaStatus();
 const backend = status.available ? createCudaBackend() : undefined;
 const device = status.available ? openCudaDevice() : undefined;
@@ -53,8 +56,8 @@ const tell = (line) => {
 say(
   `decoder: ${backend ? `${device.name}, a copy moves ${(copyRate / 1e9).toFixed(0)} GB/s` : `skipped, ${status.detail}`}`,
 );
-const promptLength = Number(options.prompt);
-if (backend) say(`model    context cache batch   ${`pp${promptLength} t/s`.padStart(9)}   tg128 t/s   limit`);
+const prompts = options.prompt.split(',').map(Number);
+if (backend) say('model    context cache           tokens/s  of the limit');
 
 let state = 1;
 function random() {
@@ -135,30 +138,49 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
 for (const name of backend ? options.models.split(',') : []) {
   const shape = SHAPES[name];
   const contexts = options.context.split(',').map(Number);
-  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + promptLength + 512);
+  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + Math.max(...prompts) + 512);
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
   const cacheTypes = options.kv.split(',');
   for (const [context, cacheType] of contexts.flatMap((context) => cacheTypes.map((type) => [context, type]))) {
     await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
-    const prompt = async (sequence) => {
+    const fill = async (sequence) => {
       for (let read = 0; read < context; read += 512)
         await sequence.forward(ids(Math.min(512, context - read)), logits);
     };
     const first = decoder.createSequence(cacheType);
-    await prompt(first);
-    const prefill = [];
-    for (let i = 0; i < 6; i++) {
-      const started = performance.now();
-      await first.forward(ids(promptLength), logits);
-      if (i > 0) prefill.push(performance.now() - started);
-      first.truncate(context);
+    await fill(first);
+    const what = {
+      bench: 'decoder',
+      gpu: device.name,
+      commit,
+      model: name,
+      weights: options.weights,
+      context,
+      cache: cacheType,
+    };
+    const show = (title, rate, limit) =>
+      say(
+        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}  ${title.padEnd(12)}${rate.toFixed(0).padStart(6)}${limit ? `${(limit * 100).toFixed(0)}%`.padStart(14) : ''}`,
+      );
+    for (const prompt of prompts) {
+      const times = [];
+      for (let i = 0; i < 6; i++) {
+        const tokens = ids(prompt);
+        const started = performance.now();
+        await first.forward(tokens, logits);
+        if (i > 0) times.push(performance.now() - started);
+        first.truncate(context);
+      }
+      const read = (prompt * 1e3) / median(times);
+      tell({ ...what, prompt, read, copyRate });
+      show(`pp${prompt}`, read);
     }
     const sequences = [first];
     for (const batch of options.batch.split(',').map(Number)) {
       while (sequences.length < batch) {
         sequences.push(decoder.createSequence(cacheType));
-        await prompt(sequences.at(-1));
+        await fill(sequences.at(-1));
       }
       const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize };
       const step = () =>
@@ -170,18 +192,16 @@ for (const name of backend ? options.models.split(',') : []) {
       const rowBytes = cacheType === 'int4' ? shape.headDim : 2 * shape.headDim; // of a key and a value, scales beside
       const cacheBytes = batch * shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
       const limit = (weightBytes + cacheBytes) / copyRate / (perStep / 1000);
-      const [prompted, tg128] = [(promptLength * 1e3) / median(prefill), (batch * 1e3) / perStep];
-      const what = { model: name, weights: options.weights, context, cache: cacheType, batch };
-      tell({ bench: 'decoder', gpu: device.name, ...what, [`pp${promptLength}`]: prompted, tg128, limit, copyRate });
-      say(
-        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}${String(batch).padStart(6)}${prompted.toFixed(0).padStart(12)}${tg128.toFixed(0).padStart(12)}${`${(limit * 100).toFixed(0)}%`.padStart(8)}`,
-      );
+      const tg128 = (batch * 1e3) / perStep;
+      tell({ ...what, batch, tg128, limit, copyRate });
+      show(`tg128 x ${batch}`, tg128, limit);
       for (const sequence of sequences) sequence.truncate(context);
     }
     for (const sequence of sequences) sequence.dispose();
   }
   dispose();
 }
+const gpuName = device?.name;
 device?.dispose();
 if (backend && options.peers) {
   const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
@@ -190,7 +210,10 @@ if (backend && options.peers) {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
-  for (const line of (stdout ?? '').split('\n').filter(Boolean)) console.log(line);
+  for (const line of (stdout ?? '').split('\n').filter(Boolean)) {
+    if (options.json) console.log(JSON.stringify({ ...JSON.parse(line), gpu: gpuName, commit }));
+    else console.log(line);
+  }
 }
 if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
 

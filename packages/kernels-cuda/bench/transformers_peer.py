@@ -3,9 +3,9 @@
     python3 transformers_peer.py [--models 8B,1B] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
 
 Llama of the given shapes with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
-torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "pp512" are tokens/s of reading 512 tokens of one
+torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "read" are tokens/s of reading `prompt` tokens of one
 sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
-`--seconds` is left out.
+`--seconds` is left out; compiling takes most of it, and `--batch ''` only reads.
 """
 import argparse
 import json
@@ -111,13 +111,14 @@ for name in options.models.split(","):
     with torch.device(device), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     with torch.no_grad():
-        read = {f"pp{prompt}": read_rate(model, config, prompt) for prompt in map(int, options.prompt.split(","))}
-        for batch in map(int, options.batch.split(",")):
+        line = {"bench": "decoder", "peer": "transformers", "model": name, "weights": "bf16", "cache": "bf16", "context": 0, **software}
+        for prompt in map(int, options.prompt.split(",")):
+            print(json.dumps({**line, "prompt": prompt, "read": read_rate(model, config, prompt)}), flush=True)
+        for batch in map(int, filter(None, options.batch.split(","))):
             if end - time.monotonic() < COMPILE_SECONDS:
                 break
             tg128, compiled = write_rate(model, config, batch)
-            line = {"bench": "decoder", "peer": "transformers-bf16", "model": name, "context": 0, "batch": batch, **read, "tg128": tg128}
-            print(json.dumps({**line, "compileSeconds": round(compiled, 1), **software}), flush=True)
+            print(json.dumps({**line, "batch": batch, "tg128": tg128, "compileSeconds": round(compiled, 1)}), flush=True)
             torch._dynamo.reset()
     del model
     if device == "cuda":
