@@ -192,6 +192,25 @@ const TABLES = {
       `one ${rows[0].gpu}; part of what a copy within the device moves, reads and writes counted`,
     );
   },
+  'gpu-decoder': () => {
+    const rows = read('h200/decoder.jsonl', { bench: 'decoder' });
+    const whole = (rate) => (rate === undefined ? '' : Math.round(rate).toLocaleString('en-US'));
+    return table(
+      ['', 'weights', 'cache', 'prompt', 'sequences', 'tokens/s read', 'tokens/s written', 'of the limit'],
+      rows.map(({ peer, weights, cache, batch, prompt, read, tg128, limit }) => [
+        peer ?? 'int-flash',
+        weights,
+        cache,
+        prompt ?? '',
+        batch ?? '',
+        whole(read),
+        whole(tg128),
+        limit === undefined ? '' : `${Math.round(100 * limit)}%`,
+      ]),
+      rows[0],
+      `Llama-3.1-8B's shapes with random weights on one ${rows[0].gpu}; the limit: weights and cache read once a token as fast as a copy within the device moves bytes`,
+    );
+  },
   'gpu-peers': () => {
     const rows = read('h200/peers.jsonl', { bench: 'peer-attention' });
     const peers = unique(rows, 'peer');
