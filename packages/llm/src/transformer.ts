@@ -9,7 +9,6 @@ import {
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
-import type { KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches, suitsDevice } from './kv-caches.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
@@ -22,6 +21,8 @@ import { silu } from './layers/swiglu.js';
 import type { ModelConfig } from './model-config.js';
 import type { LayerWeights, ModelWeights, NormWeights } from './model-weights.js';
 import type { Pace } from './pace.js';
+import { type PlacedPart, placeOnHost } from './placed-part.js';
+import { rowsOf, StepMemory } from './step-memory.js';
 
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
 export const PREFILL_CHUNK = 128;
@@ -41,24 +42,6 @@ export interface ForwardRun {
   readonly chunk?: number;
 }
 
-/** A part whose cache is in host memory, and its rows among those of a step: `first` to `first + ids.length`, at positions from `start` on. */
-interface PlacedPart extends BatchPart {
-  readonly cache: KvCache;
-  readonly first: number;
-  readonly start: number;
-}
-
-interface StepBuffers {
-  readonly tokens: number;
-  /** A row a token: query heads, key heads, value heads. */
-  readonly qkv: Float32Array;
-  readonly query: Float32Array;
-  /** What attention makes of the values. */
-  readonly mixed: Float32Array;
-  /** The feed-forward's middle. */
-  readonly widened: Float32Array;
-}
-
 /**
  * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
  *
@@ -72,8 +55,7 @@ export class Transformer {
   readonly #rotary: Rotary | undefined;
   /** On the backend's device; undefined until it is wanted. */
   #decoder: Decoder | undefined;
-  /** What a step used last, and the larger arrays that it was cut from. */
-  #spare: { readonly whole: StepBuffers; readonly cut: StepBuffers } | undefined;
+  readonly #memory: StepMemory;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
   constructor(
@@ -87,6 +69,7 @@ export class Transformer {
       throw new IntFlashError('ERR_UNSUPPORTED', `Expected silu in a gated MLP, got ${activation}`);
     }
     this.config = config;
+    this.#memory = new StepMemory(config);
     this.caches = caches;
     this.#weights = weights;
     this.#backend = backend;
@@ -217,7 +200,7 @@ export class Transformer {
     const keys = kvHeads * headDim;
     const stride = queries + 2 * keys;
     const isGated = this.config.mlp.type === 'gated';
-    const buffers = this.#takeBuffers(tokens);
+    const buffers = this.#memory.take(tokens);
     const { qkv, query, mixed, widened } = buffers.cut;
     const scale = 1 / Math.sqrt(headDim);
 
@@ -242,26 +225,8 @@ export class Transformer {
       if (!isGated) this.#activate(widened);
       await this.#project(layer.mlpDown, widened, tokens, hidden, pace, { accumulate: true });
     }
-    this.#spare = buffers;
+    this.#memory.giveBack(buffers);
     return hidden;
-  }
-
-  /** Arrays for a step of so many tokens, those of a step before where they are large enough: new ones would be zeroed, and collected. */
-  #takeBuffers(tokens: number): { readonly whole: StepBuffers; readonly cut: StepBuffers } {
-    const spare = this.#spare;
-    this.#spare = undefined; // steps may run interleaved
-    if (spare?.cut.tokens === tokens) return spare;
-    const { heads, kvHeads, headDim, intermediateSize } = this.config;
-    const buffersOf = (array: (width: number, name: 'qkv' | 'query' | 'mixed' | 'widened') => Float32Array) => ({
-      tokens,
-      qkv: array((heads + 2 * kvHeads) * headDim, 'qkv'),
-      query: array(heads * headDim, 'query'),
-      mixed: array(heads * headDim, 'mixed'),
-      widened: array(intermediateSize, 'widened'),
-    });
-    const whole =
-      spare && spare.whole.tokens >= tokens ? spare.whole : buffersOf((width) => new Float32Array(tokens * width));
-    return { whole, cut: buffersOf((width, name) => rowsOf(whole[name], width, 0, tokens)) };
   }
 
   #projectNormed(
@@ -414,23 +379,6 @@ export class Transformer {
     await this.#projectNormed(this.#weights.outputNorm, this.#weights.output, hidden, tokens, logits, pace);
     return logits;
   }
-}
-
-/** The parts whose caches are in host memory, their rows one after another. */
-function placeOnHost(parts: readonly BatchPart[]): PlacedPart[] {
-  const placed: PlacedPart[] = [];
-  let first = 0;
-  for (const { cache, ...part } of parts) {
-    if (cache instanceof DeviceCache) continue;
-    placed.push({ ...part, cache, first, start: cache.length });
-    first += part.ids.length;
-  }
-  return placed;
-}
-
-/** Rows [from, to) of an array of rows; the array itself when that is all of them. */
-function rowsOf(values: Float32Array, width: number, from: number, to: number): Float32Array {
-  return from === 0 && to * width === values.length ? values : values.subarray(from * width, to * width);
 }
 
 function noTokens(): IntFlashError {
