@@ -1,20 +1,24 @@
-// See launch_append in decoder_steps.h: the TypeScript cache (packages/llm, kv-cache-layer.ts and fitted-int4.ts) on the device. One block
-// a KV head and sequence, a warp a row.
-//   §1 the first append: key offsets     §3 rows into the cache
-//   §2 a row's scale and codes           §4 the values' floor; kernel and launch
+// See launch_append and launch_place_heads in decoder_steps.h: the TypeScript cache (packages/llm, kv-cache-layer.ts and fitted-int4.ts) on the
+// device. A warp a row.
+//   §1 the first append: key offsets     §4 the values' floor
+//   §2 a row's scale and codes           §5 few tokens: one launch for all that happens to heads
+//   §3 rows into the cache               §6 many tokens: rows of 64 tokens a block, then one block a KV head and sequence for scales
 #include <cuda_runtime.h>
 
 #include "decoder_steps.h"
 #include "exact_math.cuh"
 #include "hadamard.cuh"
 #include "int4_codes.cuh"
+#include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "row_codes.cuh"
+#include "turn_head.cuh"
 
 namespace intflash {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kMaxGridZ = 65535;  // CUDA's limit
 constexpr int kOffsetTokens = 64;  // a key offset is the mean of this many tokens at most …
 constexpr int kMinOffsetTokens = 8;  // … and of no fewer than this
 constexpr float kScaleFloor = 9.53674316e-7f;  // 2^-20: no value row gets a scale below this part of the largest before it
@@ -27,35 +31,30 @@ struct Place {
     const float *keys, *values;  // of the first token
 };
 
-/** A warp's row, and room to rotate it. */
-struct alignas(16) RowMemory {
-    float row[kMaxHeadDim];
-    double work[kMaxHeadDim];
-};
+__device__ __forceinline__ Place place_of(const Heads& heads, const CacheLayer& layer, const StepSequence& sequence, int head) {
+    Place at;
+    at.cache = view_of(sequence, layer);
+    at.start = sequence.start;
+    at.tokens = sequence.tokens;
+    at.dim = heads.head_dim;
+    at.head = head;
+    at.stride = static_cast<int64_t>(heads.heads + 2 * heads.kv_heads) * heads.head_dim;
+    at.keys = heads.qkv + sequence.first * at.stride + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
+    at.values = at.keys + static_cast<int64_t>(heads.kv_heads) * heads.head_dim;
+    return at;
+}
 
 // ── §1 ──
-__device__ __forceinline__ void freeze_offsets(const Place& at, float* offsets) {
+/** Of at least kMinOffsetTokens tokens; fewer have offsets of zero. */
+__device__ __forceinline__ float mean_key(const Place& at, int d) {
     const int counted = min(at.tokens, kOffsetTokens);
-    for (int d = threadIdx.x; d < at.dim; d += kThreads) {
-        double sum = 0;
-        for (int token = 0; token < counted; ++token) sum = __dadd_rn(sum, at.keys[token * at.stride + d]);
-        offsets[d] = at.tokens < kMinOffsetTokens ? 0.f : static_cast<float>(sum / counted);
-    }
+    double sum = 0;
+#pragma unroll 8
+    for (int token = 0; token < counted; ++token) sum = __dadd_rn(sum, at.keys[token * at.stride + d]);
+    return static_cast<float>(sum / counted);
 }
 
 // ── §2 ──
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
-}
-
-__device__ __forceinline__ double warp_sum(double value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = __dadd_rn(value, __shfl_xor_sync(~0u, value, step));
-    return value;
-}
-
 /** Largest magnitude of a row, the same in every lane. */
 __device__ __forceinline__ float row_max(const float* row, int dim, uint32_t* findings) {
     float largest = 0.f;
@@ -116,8 +115,9 @@ template <bool kInt4> __device__ __forceinline__ void write_codes(const float* r
 }
 
 // ── §3 ──
-template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at, int token, const float* offsets, RowMemory& memory, uint32_t* findings) {
-    for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fsub_rn(at.keys[token * at.stride + d], offsets[d]);
+/** From `memory.row`, a key that has been turned. `offsets`: null for zeros. */
+template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at, int token, const float* offsets, HeadMemory& memory, uint32_t* findings) {
+    for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fsub_rn(memory.row[d], offsets == nullptr ? 0.f : offsets[d]);
     __syncwarp();
     if constexpr (kInt4) rotate_row(memory.row, memory.work, at.dim);
     const Grid grid = fit<kInt4>(memory.row, at.dim, findings);
@@ -129,9 +129,8 @@ template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at,
 }
 
 /** Codes of a value row under its own scale, which is returned, or under `floor` where its own is smaller. */
-template <bool kInt4> __device__ __forceinline__ float write_value(const Place& at, int token, const float* floor, RowMemory& memory, uint32_t* findings) {
-    for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = at.values[token * at.stride + d];
-    __syncwarp();
+template <bool kInt4> __device__ __forceinline__ float write_value(const Place& at, int token, const float* floor, HeadMemory& memory, uint32_t* findings) {
+    load_head(memory.row, at.values + token * at.stride, at.dim);
     if constexpr (kInt4) rotate_row(memory.row, memory.work, at.dim);
     const Grid grid = floor == nullptr ? fit<kInt4>(memory.row, at.dim, findings) : Grid{*floor, false};
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
@@ -183,38 +182,15 @@ __device__ __forceinline__ float settle_scales(float* scales, int tokens, float 
     return largest;
 }
 
-template <bool kInt4>
-__global__ void __launch_bounds__(kThreads) append(const Heads heads, const CacheLayer layer, const StepTable step, float* scratch, uint32_t* findings) {
-    __shared__ RowMemory rows[kWarps];
+/** By a whole block, after write_value of all rows gave `scales`: each row's weight, other codes where it needs them, and the largest scale from now on. */
+template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, float* scales, float* largest_at, HeadMemory (&rows)[kWarps], uint32_t* findings) {
     __shared__ FirstValue first;
     __shared__ float largest;
-    launch_dependents();  // attention reads older tokens' codes meanwhile
-    const int head = blockIdx.x, warp = threadIdx.x / 32;
-    Place at;
-    const StepSequence sequence = step.sequences[blockIdx.y];
-    at.cache = view_of(sequence, layer);
-    at.start = sequence.start;
-    at.tokens = sequence.tokens;
-    at.dim = heads.head_dim;
-    at.head = head;
-    at.stride = static_cast<int64_t>(heads.heads + 2 * heads.kv_heads) * heads.head_dim;
-    at.keys = heads.qkv + sequence.first * at.stride + static_cast<int64_t>(heads.heads + head) * heads.head_dim;
-    at.values = at.keys + static_cast<int64_t>(heads.kv_heads) * heads.head_dim;
-    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
-    float* offsets = sequence.offsets + place * at.dim;
-    float* scales = scratch + static_cast<int64_t>(head) * step.tokens + sequence.first;
-    if (at.start == 0) freeze_offsets(at, offsets);
-    __syncthreads();
-
-    for (int token = warp; token < at.tokens; token += kWarps) {
-        write_key<kInt4>(at, token, offsets, rows[warp], findings);
-        const float scale = write_value<kInt4>(at, token, nullptr, rows[warp], findings);
-        if (threadIdx.x % 32 == 0) scales[token] = scale;
-    }
+    const int warp = threadIdx.x / 32;
     if (threadIdx.x == 0) first = {0, 0.f};
     __syncthreads();
     if (warp == 0) {
-        const float most = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : sequence.largest[place], first);
+        const float most = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : *largest_at, first);
         if (threadIdx.x == 0) largest = most;
     }
     __syncthreads();
@@ -226,16 +202,105 @@ __global__ void __launch_bounds__(kThreads) append(const Heads heads, const Cach
     for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));
     if (first.scale > 0.f)
         for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor_of(first.scale));
-    if (threadIdx.x == 0) sequence.largest[place] = largest;
+    if (threadIdx.x == 0) *largest_at = largest;
+}
+
+// ── §5 ──
+/** Blocks of query heads, a warp each; behind them a block for each KV head of each sequence. */
+template <bool kInt4>
+__global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
+                                                        int query_blocks, uint32_t* findings) {
+    __shared__ HeadMemory rows[kWarps];
+    __shared__ float scales[kMinOffsetTokens];
+    launch_dependents();  // attention reads older tokens' codes meanwhile
+    wait_for_launch_before();
+    const int warp = threadIdx.x / 32;
+    HeadMemory& memory = rows[warp];
+    if (static_cast<int>(blockIdx.x) < query_blocks) {
+        const int index = blockIdx.x * kWarps + warp, token = index / heads.heads, head = index % heads.heads;
+        if (token >= step.tokens) return;
+        load_head(memory.row, heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * heads.head_dim, heads.head_dim);
+        turn_as(memory.row, heads.head_dim, norms.query, norms.epsilon, rotation, step.position(token));
+        return write_query(memory, heads, step, token, head, target, findings);
+    }
+    const int index = blockIdx.x - query_blocks, head = index % heads.kv_heads;
+    const StepSequence sequence = step.sequences[index / heads.kv_heads];
+    const Place at = place_of(heads, layer, sequence, head);
+    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
+    float* offsets = sequence.offsets + place * at.dim;
+    const bool is_first = at.start == 0;
+    if (is_first)
+        for (int d = threadIdx.x; d < at.dim; d += kThreads) offsets[d] = 0.f;
+    for (int row = warp; row < 2 * at.tokens; row += kWarps) {
+        const int token = row / 2;
+        if (row % 2 == 0) {
+            load_head(memory.row, at.keys + token * at.stride, at.dim);
+            turn_as(memory.row, at.dim, norms.key, norms.epsilon, rotation, at.start + token);
+            write_key<kInt4>(at, token, is_first ? nullptr : offsets, memory, findings);
+        } else {
+            const float scale = write_value<kInt4>(at, token, nullptr, memory, findings);
+            if (threadIdx.x % 32 == 0) scales[token] = scale;
+        }
+    }
+    settle<kInt4>(at, scales, sequence.largest + place, rows, findings);
+}
+
+// ── §6 ──
+constexpr int kBlockTokens = 64;
+
+template <bool kInt4> __global__ void __launch_bounds__(kThreads) append_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
+    __shared__ HeadMemory rows[kWarps];
+    __shared__ float offsets[kMaxHeadDim];
+    const int head = blockIdx.x, warp = threadIdx.x / 32, first_token = blockIdx.z * kBlockTokens;
+    const StepSequence sequence = step.sequences[blockIdx.y];
+    if (first_token >= sequence.tokens) return;
+    const Place at = place_of(heads, layer, sequence, head);
+    float* kept = sequence.offsets + (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
+    for (int d = threadIdx.x; d < at.dim; d += kThreads) {
+        offsets[d] = at.start > 0 ? kept[d] : at.tokens < kMinOffsetTokens ? 0.f : mean_key(at, d);
+        if (at.start == 0 && first_token == 0) kept[d] = offsets[d];
+    }
+    __syncthreads();
+    float* own = scales + static_cast<int64_t>(head) * step.tokens + sequence.first;
+    for (int token = first_token + warp; token < min(first_token + kBlockTokens, at.tokens); token += kWarps) {
+        load_head(rows[warp].row, at.keys + token * at.stride, at.dim);
+        write_key<kInt4>(at, token, offsets, rows[warp], findings);
+        const float scale = write_value<kInt4>(at, token, nullptr, rows[warp], findings);
+        if (threadIdx.x % 32 == 0) own[token] = scale;
+    }
+}
+
+template <bool kInt4> __global__ void __launch_bounds__(kThreads) settle_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
+    __shared__ HeadMemory rows[kWarps];
+    launch_dependents();
+    const int head = blockIdx.x;
+    const StepSequence sequence = step.sequences[blockIdx.y];
+    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
+    settle<kInt4>(place_of(heads, layer, sequence, head), scales + static_cast<int64_t>(head) * step.tokens + sequence.first, sequence.largest + place, rows, findings);
+}
+
+template <bool kInt4> cudaError_t launch_append_as(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
+    const dim3 grid(heads.kv_heads, step.count, (step.most + kBlockTokens - 1) / kBlockTokens);
+    if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
+    append_rows<kInt4><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    settle_rows<kInt4><<<dim3(heads.kv_heads, step.count), kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    return cudaGetLastError();
 }
 
 }  // namespace
 
+bool can_place_heads(const StepTable& step) { return step.most < kMinOffsetTokens; }
+
+cudaError_t launch_place_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, uint32_t* findings,
+                               cudaStream_t stream) {
+    const int query_blocks = (step.tokens * heads.heads + kWarps - 1) / kWarps;
+    const dim3 grid(query_blocks + heads.kv_heads * step.count);
+    return cache.int4 ? launch_early(place_heads<true>, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings)
+                      : launch_early(place_heads<false>, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings);
+}
+
 cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
-    const dim3 grid(heads.kv_heads, step.count);
-    if (cache.int4) append<true><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
-    else append<false><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
-    return cudaGetLastError();
+    return cache.int4 ? launch_append_as<true>(heads, cache, step, scratch, findings, stream) : launch_append_as<false>(heads, cache, step, scratch, findings, stream);
 }
 
 }  // namespace intflash

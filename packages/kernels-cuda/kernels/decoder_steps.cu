@@ -1,191 +1,238 @@
 // See decoder_steps.h. Small kernels bound by latency or memory: a block a token, or a warp a head of a token.
-//   §1 sums over a block     §3 activations
+//   §1 rows, a block each     §3 activations
 //   §2 embedding and norms   §4 heads: norms, rotation, query codes
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
+#include "activation.cuh"
 #include "decoder_steps.h"
-#include "hadamard.cuh"
-#include "row_codes.cuh"
+#include "launch_early.h"
+#include "linear_finish.cuh"
+#include "ptx/grid_dependency.cuh"
+#include "turn_head.cuh"
 
 namespace intflash {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
-__device__ __forceinline__ double warp_sum(double value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = __dadd_rn(value, __shfl_xor_sync(~0u, value, step));
-    return value;
+constexpr int kMaxThreads = 1024, kAtOnce = 4;
+
+/** A row lies in shared memory where it has room there and nobody wants its floats; else in its place among `out.floats`. */
+constexpr int kSharedFloats = 96 * 1024 / 4 - 256;
+
+/** Threads for a row, four numbers each, so that a lone row is over soon. They depend on its width alone, and so do the bits of sums. */
+int threads_for(int width) { return std::clamp((width + 127) / 128 * 32, 64, kMaxThreads); }
+
+int shared_bytes_for(int width, const LayerInput& out) { return out.codes.codes != nullptr && width <= kSharedFloats ? width * static_cast<int>(sizeof(float)) : 0; }
+
+__device__ __forceinline__ float* row_memory(int width, const LayerInput& out, int64_t token) {
+    extern __shared__ float shared_row[];
+    return out.codes.codes != nullptr && width <= kSharedFloats ? shared_row : out.floats + token * out.columns;
 }
 
-/** The same in every thread. `scratch`: kThreads / 32 doubles. */
+template <class... Parameters> cudaError_t launch_rows(void (*kernel)(Parameters...), dim3 grid, int width, const LayerInput& out, cudaStream_t stream, Parameters... parameters) {
+    const int bytes = shared_bytes_for(width, out);
+    if (bytes > 48 * 1024)
+        if (const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    return launch_early(kernel, grid, threads_for(width), bytes, stream, parameters...);
+}
+
+/** The same in every thread. `scratch`: 32 doubles. */
 __device__ __forceinline__ double block_sum(double value, double* scratch) {
     value = warp_sum(value);
     __syncthreads();
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
     __syncthreads();
-    value = scratch[0];
-#pragma unroll
-    for (int warp = 1; warp < kThreads / 32; ++warp) value = __dadd_rn(value, scratch[warp]);
-    return value;
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.);
 }
 
-/** Zeros behind a row of floats, then its codes where they are wanted. */
+/** Zeros behind a row of floats, or its codes where they are wanted. */
 __device__ __forceinline__ void finish_row(float* row, int width, const LayerInput& out, int64_t token, uint32_t* findings, float* scratch) {
-    for (int c = width + threadIdx.x; c < out.columns; c += kThreads) row[c] = 0.f;
-    if (out.codes.codes == nullptr) return;
+    if (out.codes.codes == nullptr) {
+        for (int c = width + threadIdx.x; c < out.columns; c += blockDim.x) row[c] = 0.f;
+        return;
+    }
     __syncthreads();
     write_row_codes(row, width, out.columns, out.codes.codes + token * out.columns, out.codes.scales + token, findings, scratch);
 }
 
+/** f(i, c) for this thread's columns of a row, kAtOnce at a time: first `load`, then `use` of each. */
+template <class Load, class Use> __device__ __forceinline__ void for_columns(int first, int width, int stride, const Load& load, const Use& use) {
+    for (int base = first; base < width; base += kAtOnce * stride) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+            if (base + i * stride < width) load(i, base + i * stride);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+            if (base + i * stride < width) use(i, base + i * stride);
+    }
+}
+
 // ── §2 ──
-__global__ void __launch_bounds__(kThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
+__global__ void __launch_bounds__(kMaxThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;
     const int64_t row = ids[token] * embedding.stride;
     const float* position = embedding.positions == nullptr ? nullptr : embedding.positions + int64_t{step.position(blockIdx.x)} * embedding.hidden;
-    for (int c = threadIdx.x; c < embedding.hidden; c += kThreads) {
+    for (int c = threadIdx.x; c < embedding.hidden; c += blockDim.x) {
         const float x = embedding.table == nullptr ? __uint_as_float(static_cast<uint32_t>(embedding.bfloat16[row + c]) << 16) : embedding.table[row + c];
         hidden[token * embedding.hidden + c] = position == nullptr ? x : __fadd_rn(x, position[c]);
     }
 }
 
-__global__ void __launch_bounds__(kThreads) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* findings) {
-    __shared__ double sums[kThreads / 32];
+/** `cleared`: [tokens] that get zeros meanwhile, or null. */
+__global__ void __launch_bounds__(kMaxThreads) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* cleared, uint32_t* findings) {
+    __shared__ double sums[32];
     __shared__ float scratch[32];
+    launch_dependents();
+    wait_for_launch_before();
     const int64_t token = blockIdx.x;
     const float* x = input + (rows == nullptr ? token : int64_t{rows[token]}) * width;
-    float* row = out.floats + token * out.columns;
-    double mean = 0;
+    float* row = row_memory(width, out, token);
+    if (cleared != nullptr && threadIdx.x == 0) cleared[token] = 0;
+    float some[kAtOnce];
+    double sum = 0;
+    const auto read = [&](int i, int c) { some[i] = x[c]; };
+    for_columns(threadIdx.x, width, blockDim.x, read, [&](int i, int c) {
+        row[c] = some[i];
+        const double value = some[i];
+        sum = __dadd_rn(sum, norm.centered ? value : __dmul_rn(value, value));
+    });
+    double mean = 0, squares = block_sum(sum, sums);
     if (norm.centered) {
-        double sum = 0;
-        for (int c = threadIdx.x; c < width; c += kThreads) sum += x[c];
-        mean = block_sum(sum, sums) / width;
+        mean = squares / width;
+        sum = 0;
+        for (int c = threadIdx.x; c < width; c += blockDim.x) {
+            const double centered = row[c] - mean;
+            sum = __dadd_rn(sum, __dmul_rn(centered, centered));
+        }
+        squares = block_sum(sum, sums);
     }
-    double squares = 0;
-    for (int c = threadIdx.x; c < width; c += kThreads) {
-        const double centered = x[c] - mean;
-        squares = __dadd_rn(squares, __dmul_rn(centered, centered));
-    }
-    const double factor = 1 / sqrt(block_sum(squares, sums) / width + norm.epsilon);
-    for (int c = threadIdx.x; c < width; c += kThreads) {
-        const double scaled = __dmul_rn(x[c] - mean, factor);
-        row[c] = static_cast<float>(__dadd_rn(__dmul_rn(scaled, norm.gain[c]), norm.bias == nullptr ? 0. : norm.bias[c]));
-    }
+    const double factor = 1 / sqrt(squares / width + norm.epsilon);
+    for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = norm.gain[c]; }, [&](int i, int c) {
+        const double scaled = __dmul_rn(row[c] - mean, factor);
+        row[c] = static_cast<float>(__dadd_rn(__dmul_rn(scaled, some[i]), norm.bias == nullptr ? 0. : norm.bias[c]));
+    });
     finish_row(row, width, out, token, findings, scratch);
 }
 
 // ── §3 ──
-__device__ __forceinline__ double silu(double x) { return x / (1 + exp(-x)); }
+/** What an activation reads: rows of floats, a gate row and an up row side by side for `swiglu`. */
+struct FloatSource {
+    const float* rows;
+    int stride;
+    __device__ __forceinline__ float at(int64_t token, int c) const { return rows[token * stride + c]; }
+};
 
-template <Activation kKind> __global__ void __launch_bounds__(kThreads) activate(const float* input, int width, const LayerInput out, uint32_t* findings) {
+/** The same as sums of products that another library left: the linear layer's last step comes here. */
+struct SumSource {
+    Int8Weights weights;
+    const int32_t* sums;
+    const float* scales;
+    __device__ __forceinline__ float at(int64_t token, int c) const { return finished(weights, c, sums[token * weights.rows + c], scales[token]); }
+};
+
+template <Activation kKind> __device__ __forceinline__ float activated(double value) {
+    if constexpr (kKind == Activation::kSilu) return static_cast<float>(silu(value));
+    if constexpr (kKind == Activation::kGelu) return static_cast<float>(0.5 * value * (1 + erf(value * 0.70710678118654752440)));
+    return static_cast<float>(0.5 * value * (1 + tanh(0.79788456080286535588 * (value + 0.044715 * value * value * value))));
+}
+
+/** Blocks that share a row (gridDim.y of them) leave its floats, and in `largest`, where that is given, the bits of its largest magnitude; one block alone also writes codes. */
+template <Activation kKind, class Source> __global__ void __launch_bounds__(kMaxThreads) activate(const Source source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
     __shared__ float scratch[32];
+    launch_dependents();
+    wait_for_launch_before();
     const int64_t token = blockIdx.x;
-    const float* x = input + token * width * (kKind == Activation::kSwiglu ? 2 : 1);
-    float* row = out.floats + token * out.columns;
-    for (int c = threadIdx.x; c < width; c += kThreads) {
-        const double value = x[c];
-        if constexpr (kKind == Activation::kSwiglu) row[c] = static_cast<float>(__dmul_rn(silu(value), x[width + c]));
-        if constexpr (kKind == Activation::kSilu) row[c] = static_cast<float>(silu(value));
-        if constexpr (kKind == Activation::kGelu) row[c] = static_cast<float>(0.5 * value * (1 + erf(value * 0.70710678118654752440)));
-        if constexpr (kKind == Activation::kGeluTanh) row[c] = static_cast<float>(0.5 * value * (1 + tanh(0.79788456080286535588 * (value + 0.044715 * value * value * value))));
+    float* row = gridDim.y > 1 ? out.floats + token * out.columns : row_memory(width, out, token);
+    const int stride = blockDim.x * gridDim.y;
+    float gate[kAtOnce], up[kAtOnce], most = 0.f;
+    const auto read = [&](int i, int c) {
+        gate[i] = source.at(token, c);
+        if constexpr (kKind == Activation::kSwiglu) up[i] = source.at(token, width + c);
+    };
+    for_columns(blockIdx.y * blockDim.x + threadIdx.x, width, stride, read, [&](int i, int c) {
+        float value;
+        if constexpr (kKind == Activation::kSwiglu) value = swiglu(gate[i], up[i]);
+        else value = activated<kKind>(gate[i]);
+        row[c] = value;
+        most = larger(most, value);
+    });
+    if (largest == nullptr) {
+        if (blockIdx.y == 0) finish_row(row, width, out, token, findings, scratch);
+        return;
     }
-    finish_row(row, width, out, token, findings, scratch);
+    const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
+    if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
+}
+
+constexpr int kFewRows = 128;  // about as many as a GPU has processors
+
+template <Activation kKind, class Source>
+cudaError_t launch_activate_rows(const Source& source, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
+    const int parts = std::clamp(width / (2 * threads_for(width)), 1, 64);
+    const bool has_codes = out.codes.codes != nullptr;
+    if (has_codes && (tokens > kFewRows || parts == 1)) return launch_rows(activate<kKind, Source>, dim3(tokens), width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
+    if (!has_codes) largest = nullptr;
+    const cudaError_t status = launch_early(activate<kKind, Source>, dim3(tokens, parts), threads_for(width), 0, stream, source, width, out, largest, findings);
+    if (status != cudaSuccess || !has_codes) return status;
+    return launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
 }
 
 // ── §4 ──
 constexpr int kHeadWarps = 4;
 
-/** One warp; `row` is in shared memory. */
-__device__ __forceinline__ void norm_head(float* row, int dim, const float* gain, double epsilon) {
-    double squares = 0;
-    for (int d = threadIdx.x % 32; d < dim; d += 32) squares = __dadd_rn(squares, __dmul_rn(row[d], row[d]));
-    const double factor = 1 / sqrt(warp_sum(squares) / dim + epsilon);
-    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = static_cast<float>(__dmul_rn(gain[d], __dmul_rn(row[d], factor)));
-    __syncwarp();
-}
-
-/** Channel d turns with channel d + half; products of two floats are exact in float64. */
-__device__ __forceinline__ void turn_head(float* row, const Rotation& rotation, int64_t position) {
-    for (int d = threadIdx.x % 32; d < rotation.half; d += 32) {
-        const double cos = rotation.cos[position * rotation.half + d], sin = rotation.sin[position * rotation.half + d];
-        const double a = row[d], b = row[rotation.half + d];
-        row[d] = static_cast<float>(a * cos - b * sin);
-        row[rotation.half + d] = static_cast<float>(b * cos + a * sin);
-    }
-    __syncwarp();
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-    return value;
-}
-
 __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
                                                               uint32_t* findings) {
-    __shared__ float rows[kHeadWarps][kMaxHeadDim];
-    __shared__ double work[kHeadWarps][kMaxHeadDim];
-    const int lane = threadIdx.x % 32, token = blockIdx.x, head = blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
+    __shared__ HeadMemory memories[kHeadWarps];
+    const int token = blockIdx.x, head = blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
     if (head >= heads.heads + heads.kv_heads) return;
     const bool is_query = head < heads.heads;
-    float* row = rows[threadIdx.x / 32];
+    HeadMemory& memory = memories[threadIdx.x / 32];
     float* given = heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * dim;
-    for (int d = lane; d < dim; d += 32) row[d] = given[d];
-    __syncwarp();
-    const float* gain = is_query ? norms.query : norms.key;
-    if (gain != nullptr) norm_head(row, dim, gain, norms.epsilon);
-    if (rotation.cos != nullptr) turn_head(row, rotation, step.position(token));
-    if (!is_query) {
-        for (int d = lane; d < dim; d += 32) given[d] = row[d];
-        return;
-    }
-    if (target.rotated) rotate_row(row, work[threadIdx.x / 32], dim);
-    float largest = 0.f;
-    bool bad = false;
-    for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));
-    if (bad) atomicOr(findings, kNonfinite);
-    const float scale = symmetric_scale(warp_max(largest));
-    const StepSequence& sequence = step.sequences[step.sequence_of[token]];
-    const int group = heads.heads / heads.kv_heads, rows_each = sequence.tokens * group;  // of a KV head
-    const int64_t place = static_cast<int64_t>(sequence.first) * heads.heads + static_cast<int64_t>(head / group) * rows_each + (token - sequence.first) * group + head % group;
-    for (int d = lane; d < target.padded; d += 32) target.codes[place * target.padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
-    if (lane == 0) target.scales[place] = scale;
+    load_head(memory.row, given, dim);
+    turn_as(memory.row, dim, is_query ? norms.query : norms.key, norms.epsilon, rotation, step.position(token));
+    if (is_query) return write_query(memory, heads, step, token, head, target, findings);
+    for (int d = threadIdx.x % 32; d < dim; d += 32) given[d] = memory.row[d];
 }
 
 __global__ void __launch_bounds__(kHeadWarps * 32) rotate_back(float* rows, int64_t stride, int heads, int dim) {
-    __shared__ float shared[kHeadWarps][kMaxHeadDim];
-    __shared__ double work[kHeadWarps][kMaxHeadDim];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y * kHeadWarps + warp;
+    __shared__ HeadMemory memories[kHeadWarps];
+    const int head = blockIdx.y * kHeadWarps + threadIdx.x / 32;
     if (head >= heads) return;
+    HeadMemory& memory = memories[threadIdx.x / 32];
     float* given = rows + blockIdx.x * stride + static_cast<int64_t>(head) * dim;
-    for (int d = lane; d < dim; d += 32) shared[warp][d] = given[d];
-    __syncwarp();
-    rotate_row(shared[warp], work[warp], dim);
-    for (int d = lane; d < dim; d += 32) given[d] = shared[warp][d];
+    load_head(memory.row, given, dim);
+    rotate_row(memory.row, memory.work, dim);
+    for (int d = threadIdx.x % 32; d < dim; d += 32) given[d] = memory.row[d];
 }
 
 }  // namespace
 
 cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const StepTable& step, float* hidden, cudaStream_t stream) {
-    embed<<<step.tokens, kThreads, 0, stream>>>(embedding, ids, step, hidden);
+    embed<<<step.tokens, threads_for(embedding.hidden), 0, stream>>>(embedding, ids, step, hidden);
     return cudaGetLastError();
 }
 
-cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream) {
-    norm_rows<<<tokens, kThreads, 0, stream>>>(norm, input, rows, width, out, findings);
-    return cudaGetLastError();
+cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* cleared, uint32_t* findings, cudaStream_t stream) {
+    return launch_rows(norm_rows, dim3(tokens), width, out, stream, norm, input, rows, width, out, cleared, findings);
 }
 
-cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream) {
+cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
+    const FloatSource source{input, activation == Activation::kSwiglu ? 2 * width : width};
     switch (activation) {
-        case Activation::kSwiglu: activate<Activation::kSwiglu><<<tokens, kThreads, 0, stream>>>(input, width, out, findings); break;
-        case Activation::kSilu: activate<Activation::kSilu><<<tokens, kThreads, 0, stream>>>(input, width, out, findings); break;
-        case Activation::kGelu: activate<Activation::kGelu><<<tokens, kThreads, 0, stream>>>(input, width, out, findings); break;
-        default: activate<Activation::kGeluTanh><<<tokens, kThreads, 0, stream>>>(input, width, out, findings);
+        case Activation::kSwiglu: return launch_activate_rows<Activation::kSwiglu>(source, tokens, width, out, largest, findings, stream);
+        case Activation::kSilu: return launch_activate_rows<Activation::kSilu>(source, tokens, width, out, largest, findings, stream);
+        case Activation::kGelu: return launch_activate_rows<Activation::kGelu>(source, tokens, width, out, largest, findings, stream);
+        default: return launch_activate_rows<Activation::kGeluTanh>(source, tokens, width, out, largest, findings, stream);
     }
-    return cudaGetLastError();
+}
+
+cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
+                               cudaStream_t stream) {
+    return launch_activate_rows<Activation::kSwiglu>(SumSource{weights, sums, scales}, tokens, weights.rows / 2, out, largest, findings, stream);
 }
 
 cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,

@@ -35,14 +35,23 @@ struct Norm {
 };
 
 /**
- * @param input [.., width]
- * @param rows  [tokens] of `input`, on the device; null: the first `tokens`
+ * @param input   [.., width]
+ * @param rows    [tokens] of `input`, on the device; null: the first `tokens`
+ * @param out     floats stay as they are where codes are wanted
+ * @param cleared [tokens] that become zero, or null: for launch_swiglu_int8's maxima
  */
-cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
+cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* cleared, uint32_t* findings, cudaStream_t stream);
 
-/** `swiglu` reads a gate row and an up row side by side; the others read one row. */
 enum class Activation : int32_t { kSwiglu, kSilu, kGelu, kGeluTanh };
-cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* findings, cudaStream_t stream);
+/**
+ * `swiglu` reads a gate row and an up row side by side; the others read one row. Few rows with codes leave their floats, too.
+ *
+ * @param largest [tokens] zeros, which change
+ */
+cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream);
+/** `swiglu` of a linear layer's products as launch_finish_int8 takes them, gate rows before up rows. */
+cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
+                               cudaStream_t stream);
 
 /** A layer's heads as its projection leaves them: rows of all query heads, all key heads, all value heads. */
 struct Heads {
@@ -74,6 +83,12 @@ cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const 
 
 /** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. */
 cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream);
+
+/** Whether launch_place_heads can do a step: where no sequence has so many tokens that keys get offsets from them. */
+bool can_place_heads(const StepTable& step);
+/** What launch_turn_heads and launch_append do, in one launch; keys in `heads` stay as they were. */
+cudaError_t launch_place_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, uint32_t* findings,
+                               cudaStream_t stream);
 
 /** Writes the keys (turned) and values of `heads` behind what their sequences hold. `scratch`: [kv_heads, tokens] floats. */
 cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream);

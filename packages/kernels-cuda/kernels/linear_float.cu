@@ -1,6 +1,6 @@
 // See linear_float.h. Four lanes share a product: lane g of the four keeps partial sums 4g … 4g + 3, so that each loads 16 bytes.
 //   §1 few tokens: eight rows of weights a warp
-//   §2 many tokens: tiles of 32 tokens x 32 rows, four by four products for each group of four lanes
+//   §2 many tokens: tiles of 32 or 64 tokens x 32 rows, three stages of cp.async
 #include <cuda_runtime.h>
 
 #include "float_sums.cuh"
@@ -38,58 +38,75 @@ __global__ void __launch_bounds__(kFewThreads) linear_float_few(const FloatWeigh
 }
 
 // ── §2 ──
-struct FloatTile {
-    static constexpr int kTokens = 32, kRows = 32, kDepth = 32, kThreads = 256;
+/** A group of four lanes has kTokensEach by 4 products, so that loads from shared memory keep behind the multiplications. */
+template <class W_, int kTokensEach_> struct FloatTile {
+    using W = W_;
+    static constexpr int kTokensEach = kTokensEach_, kRowsEach = 4, kTokens = 8 * kTokensEach, kRows = 8 * kRowsEach, kDepth = 32, kThreads = 256, kStages = 3;
+    struct alignas(128) Stage {  // [16 columns][row][of them]: groups of four lanes read 64 bytes, or 32, in a row
+        float x[kDepth / 16][kTokens][16];
+        W w[kDepth / 16][kRows][16];
+    };
 };
 
-template <class W>
-__global__ void __launch_bounds__(FloatTile::kThreads) linear_float_many(const FloatWeights weights, const W* all, const float* input, int tokens, float* out, bool accumulate) {
-    using T = FloatTile;
-    // [stage][x, w][16 columns][32 rows][16 floats]: two groups of four lanes read 128 bytes in a row
-    __shared__ alignas(128) float stages[2][2][T::kDepth / 16][32][16];
+/** kCount rows of kDepth numbers; rows past `last` repeat it, and what is made of them is not stored. */
+template <class T, class N, int kCount> __device__ __forceinline__ void fetch_rows(N (&to)[T::kDepth / 16][kCount][16], const N* from, int first, int last, int columns, int column) {
+    constexpr int kEach = 16 / sizeof(N), kChunks = T::kDepth / kEach;
+#pragma unroll
+    for (int i = threadIdx.x; i < kCount * kChunks; i += T::kThreads) {
+        const int row = i / kChunks, at = i % kChunks * kEach;
+        copy_async_16(shared_address_of(&to[at / 16][row][at % 16]), from + static_cast<int64_t>(min(first + row, last)) * columns + column + at);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(T::kThreads) linear_float_many(const FloatWeights weights, const typename T::W* all, const float* input, int tokens, float* out, bool accumulate) {
+    __shared__ typename T::Stage stages[T::kStages];
     const int first_row = blockIdx.x * T::kRows, first_token = blockIdx.y * T::kTokens;
-    const int part = threadIdx.x % 4, quad = threadIdx.x / 4, row_part = quad % 8, token_part = quad / 8;
+    const int part = threadIdx.x % 4, row_part = threadIdx.x / 4 % 8, token_part = threadIdx.x / 32;
     const int steps = weights.columns / T::kDepth;
     const auto fetch = [&](int step) {
-        const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;  // 32 rows x 8 chunks of 16 bytes
-        const int64_t column = static_cast<int64_t>(step) * T::kDepth + chunk * 4;
-        float(&stage)[2][T::kDepth / 16][32][16] = stages[step % 2];
-        // Rows past the end repeat the last one; what is made of them is not stored.
-        copy_async_16(shared_address_of(&stage[0][chunk / 4][row][chunk % 4 * 4]), input + static_cast<int64_t>(min(first_token + row, tokens - 1)) * weights.columns + column);
-        const W* from = all + static_cast<int64_t>(min(first_row + row, weights.rows - 1)) * weights.columns + column;
-        float* to = &stage[1][chunk / 4][row][chunk % 4 * 4];
-        if constexpr (sizeof(W) == sizeof(float)) copy_async_16(shared_address_of(to), from);
+        if (step < steps) {
+            typename T::Stage& stage = stages[step % T::kStages];
+            fetch_rows<T>(stage.x, input, first_token, tokens - 1, weights.columns, step * T::kDepth);
+            fetch_rows<T>(stage.w, all, first_row, weights.rows - 1, weights.columns, step * T::kDepth);
+        }
         commit_copies();
-        if constexpr (sizeof(W) != sizeof(float)) *reinterpret_cast<float4*>(to) = four_at(from, 0);
     };
-    fetch(0);
-    float sums[4][4][4] = {};  // [token][row][partial sum]
+    for (int step = 0; step < T::kStages - 1; ++step) fetch(step);
+    float sums[T::kTokensEach][T::kRowsEach][4] = {};  // [token][row][partial sum]
     for (int step = 0; step < steps; ++step) {
-        wait_for_copies<0>();
-        __syncthreads();
-        if (step + 1 < steps) fetch(step + 1);
+        wait_for_copies<T::kStages - 2>();
+        __syncthreads();  // this step's numbers are there for all, and the stage fetched next is read by nobody any more
+        fetch(step + T::kStages - 1);
+        const typename T::Stage& stage = stages[step % T::kStages];
 #pragma unroll
         for (int k = 0; k < T::kDepth / 16; ++k) {
-            float4 x[4], w[4];
+            float4 w[T::kRowsEach];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                x[i] = *reinterpret_cast<const float4*>(&stages[step % 2][0][k][token_part + i * 8][part * 4]);
-                w[i] = *reinterpret_cast<const float4*>(&stages[step % 2][1][k][row_part + i * 8][part * 4]);
+            for (int r = 0; r < T::kRowsEach; ++r) w[r] = widened(&stage.w[k][row_part + r * 8][part * 4]);
+#pragma unroll
+            for (int t = 0; t < T::kTokensEach; ++t) {
+                const float4 x = *reinterpret_cast<const float4*>(&stage.x[k][token_part + t * 8][part * 4]);
+#pragma unroll
+                for (int r = 0; r < T::kRowsEach; ++r) multiply(sums[t][r], w[r], x);
             }
-#pragma unroll
-            for (int t = 0; t < 4; ++t)
-#pragma unroll
-                for (int r = 0; r < 4; ++r) multiply(sums[t][r], w[r], x[t]);
         }
     }
 #pragma unroll
-    for (int t = 0; t < 4; ++t)
+    for (int t = 0; t < T::kTokensEach; ++t)
 #pragma unroll
-        for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < T::kRowsEach; ++r) {
             const float y = fold(sums[t][r]);
             const int token = first_token + token_part + t * 8, row = first_row + row_part + r * 8;
             if (part == r && token < tokens && row < weights.rows) finish_float(weights.bias, row, y, out + static_cast<int64_t>(token) * weights.rows + row, accumulate);
         }
+}
+
+template <class T> cudaError_t launch_many(const FloatWeights& weights, const typename T::W* all, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    const dim3 grid((weights.rows + T::kRows - 1) / T::kRows, (tokens + T::kTokens - 1) / T::kTokens);
+    if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
+    linear_float_many<T><<<grid, T::kThreads, 0, stream>>>(weights, all, input, tokens, out, accumulate);
+    return cudaGetLastError();
 }
 
 template <int kTokens, class W> void launch_few(const FloatWeights& weights, const W* all, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
@@ -104,9 +121,7 @@ template <class W> cudaError_t launch(const FloatWeights& weights, const W* all,
     } else if (tokens <= kFewTokens) {
         launch_few<kFewTokens>(weights, all, input, tokens, out, accumulate, stream);
     } else {
-        const dim3 grid((weights.rows + FloatTile::kRows - 1) / FloatTile::kRows, (tokens + FloatTile::kTokens - 1) / FloatTile::kTokens);
-        if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;
-        linear_float_many<<<grid, FloatTile::kThreads, 0, stream>>>(weights, all, input, tokens, out, accumulate);
+        return tokens <= 32 ? launch_many<FloatTile<W, 4>>(weights, all, input, tokens, out, accumulate, stream) : launch_many<FloatTile<W, 8>>(weights, all, input, tokens, out, accumulate, stream);
     }
     return cudaGetLastError();
 }

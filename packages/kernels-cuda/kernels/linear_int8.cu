@@ -1,60 +1,24 @@
-// See linear_int8.h. Two ways to the same integers:
-//   §1 few tokens: one warp a row of weights, 16 bytes a lane, dp4a; bound by reading the weights once
-//   §2 many tokens: tiles of 64 tokens x 64 or 32 rows on tensor cores (mma.sync m16n8k32), six stages of cp.async; or what cuBLASLt summed up
-//   §3 quantizing the input, and the launches
+// See linear_int8.h. Few tokens: linear_int8_few.cu.
+//   §1 many tokens: tiles of 64 tokens x 64 or 32 rows on tensor cores (mma.sync m16n8k32), six stages of cp.async; or what cuBLASLt summed up
+//   §2 quantizing the input, and the launches
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
+#include "launch_early.h"
+#include "linear_finish.cuh"
 #include "linear_int8.h"
 #include "ptx/copy_async.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mma.cuh"
 #include "row_codes.cuh"
 
 namespace intflash {
 namespace {
 
-constexpr int kFewTokens = 8;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
-/** y of one (token, row): every operation named, so that none is fused. */
-__device__ __forceinline__ void finish(const Int8Weights& weights, int row, int sum, float x_scale, float* out, bool accumulate) {
-    float y = __fmul_rn(__int2float_rn(sum), __fmul_rn(x_scale, weights.scales[row]));
-    if (weights.bias != nullptr) y = __fadd_rn(y, weights.bias[row]);
-    *out = accumulate ? __fadd_rn(*out, y) : y;
-}
-
 // ── §1 ──
-constexpr int kFewWarps = 4;
-
-__device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
-    sum = __dp4a(a.x, b.x, sum);
-    sum = __dp4a(a.y, b.y, sum);
-    sum = __dp4a(a.z, b.z, sum);
-    return __dp4a(a.w, b.w, sum);
-}
-
-template <int kTokens>
-__global__ void __launch_bounds__(kFewWarps * 32) linear_int8_few(const Int8Weights weights, const Int8Rows input, int tokens, float* out, bool accumulate) {
-    const int row = blockIdx.x * kFewWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= weights.rows) return;
-    const int chunks = weights.columns / 16;
-    const int4* w = reinterpret_cast<const int4*>(weights.codes + static_cast<int64_t>(row) * weights.columns);
-    const int4* x = reinterpret_cast<const int4*>(input.codes);
-    int sums[kTokens] = {};
-#pragma unroll 4
-    for (int c = lane; c < chunks; c += 32) {
-        const int4 codes = __ldg(w + c);
-#pragma unroll
-        for (int t = 0; t < kTokens; ++t)
-            if (t < tokens) sums[t] = dot16(codes, x[static_cast<int64_t>(t) * chunks + c], sums[t]);
-    }
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-        const int sum = __reduce_add_sync(~0u, sums[t]);
-        if (lane == t && t < tokens) finish(weights, row, sum, input.scales[t], out + static_cast<int64_t>(t) * weights.rows + row, accumulate);
-    }
-}
-
-// ── §2 ──
 /** `kRows_` of weights by 64 tokens. */
 template <int kRows_> struct GemmTile {
     static constexpr int kTokens = 64, kRows = kRows_, kDepth = kLinearColumns, kStages = 6, kThreads = 128;
@@ -141,11 +105,33 @@ __global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights 
         finish(weights, row, sums[token * weights.rows + row], x_scale, out + token * weights.rows + row, accumulate);
 }
 
-// ── §3 ──
-__global__ void __launch_bounds__(256) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
+// ── §2 ──
+constexpr int kMostQuantizers = 1024, kEncoders = 256;
+
+__global__ void __launch_bounds__(kMostQuantizers) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
+    launch_dependents();
+    wait_for_launch_before();
     const int64_t token = blockIdx.x;
     write_row_codes(input + token * stride, cols, columns, target.codes + token * columns, target.scales + token, nonfinite, scratch);
+}
+
+/** The same of rows whose largest magnitudes are known, as bits. */
+__global__ void __launch_bounds__(kEncoders) encode_input(const float* input, int64_t stride, int cols, int columns, const uint32_t* largest, const Int8Rows target, uint32_t* nonfinite) {
+    launch_dependents();
+    wait_for_launch_before();
+    const int64_t token = blockIdx.y;
+    const int c = (blockIdx.x * kEncoders + threadIdx.x) * 4;
+    const float top = __uint_as_float(largest[token]), scale = symmetric_scale(top);
+    if (c < columns) {
+        int four[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) four[i] = c + i < cols ? to_code(input[token * stride + c + i], scale) : 0;
+        *reinterpret_cast<uint32_t*>(target.codes + token * columns + c) = pack_codes(four[0], four[1], four[2], four[3]);
+    }
+    if (c > 0) return;
+    target.scales[token] = scale;
+    if (!(top <= FLT_MAX)) atomicOr(nonfinite, 1u);
 }
 
 template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
@@ -155,29 +141,23 @@ template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int
     return cudaGetLastError();
 }
 
-template <int kTokens> void launch_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    linear_int8_few<kTokens><<<(weights.rows + kFewWarps - 1) / kFewWarps, kFewWarps * 32, 0, stream>>>(weights, input, tokens, out, accumulate);
-}
-
 }  // namespace
 
 cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
-    quantize_input<<<tokens, 256, 0, stream>>>(input, input_stride, cols, padded_columns(cols), target, nonfinite);
-    return cudaGetLastError();
+    const int threads = std::clamp((cols + 127) / 128 * 32, 64, kMostQuantizers);
+    return launch_early(quantize_input, dim3(tokens), threads, 0, stream, input, input_stride, cols, padded_columns(cols), target, nonfinite);
+}
+
+cudaError_t launch_encode_rows(const float* input, int64_t input_stride, int tokens, int cols, const uint32_t* largest, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
+    const int columns = padded_columns(cols);
+    const dim3 grid((columns + 4 * kEncoders - 1) / (4 * kEncoders), tokens);
+    return launch_early(encode_input, grid, kEncoders, 0, stream, input, input_stride, cols, columns, largest, target, nonfinite);
 }
 
 cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    if (tokens == 1) {
-        launch_few<1>(weights, input, tokens, out, accumulate, stream);
-    } else if (tokens <= 4) {
-        launch_few<4>(weights, input, tokens, out, accumulate, stream);
-    } else if (tokens <= kFewTokens) {
-        launch_few<kFewTokens>(weights, input, tokens, out, accumulate, stream);
-    } else {
-        const int64_t blocks = (weights.rows + int64_t{63}) / 64 * ((tokens + 63) / 64);
-        return blocks < kFewBlocks ? launch_many<GemmTile<32>>(weights, input, tokens, out, accumulate, stream) : launch_many<GemmTile<64>>(weights, input, tokens, out, accumulate, stream);
-    }
-    return cudaGetLastError();
+    if (tokens <= kFewTokens) return launch_linear_int8_few(weights, input, tokens, out, accumulate, stream);
+    const int64_t blocks = (weights.rows + int64_t{63}) / 64 * ((tokens + 63) / 64);
+    return blocks < kFewBlocks ? launch_many<GemmTile<32>>(weights, input, tokens, out, accumulate, stream) : launch_many<GemmTile<64>>(weights, input, tokens, out, accumulate, stream);
 }
 
 cudaError_t launch_finish_int8(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, float* out, bool accumulate, cudaStream_t stream) {

@@ -31,8 +31,25 @@ struct Int8Rows {
  */
 cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream);
 
+/** The same of rows whose largest magnitudes are known. `largest`: [tokens] bits of floats. */
+cudaError_t launch_encode_rows(const float* input, int64_t input_stride, int tokens, int cols, const uint32_t* largest, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream);
+
+/** Up to so many tokens weights are read straight into registers. */
+constexpr int kFewTokens = 8;
+
 /** @param out [tokens, rows]. `accumulate`: y is added to what is there (a residual). */
 cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream);
+/** Of up to kFewTokens tokens. */
+cudaError_t launch_linear_int8_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream);
+
+/** Where silu(gate) · up goes. */
+struct GatedRows {
+    float* floats;      // [tokens, stride]
+    int64_t stride;
+    uint32_t* largest;  // [tokens]: raised to the bits of each row's largest magnitude (of a NaN, if it has one); zeros before
+};
+/** Gate rows before up rows, up to kFewTokens tokens: what stands between an MLP's two layers comes with the first. */
+cudaError_t launch_swiglu_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, const GatedRows& out, cudaStream_t stream);
 
 /** The same from products that another library has summed up: y of sums [tokens, rows]. */
 cudaError_t launch_finish_int8(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, float* out, bool accumulate, cudaStream_t stream);

@@ -7,15 +7,16 @@ namespace intflash {
 
 constexpr float kMinScale = 1.17549435e-38f;  // 2^-126: keeps an all-zero row from 0 / 0
 
-/** Maximum over the block, the same in every thread. `scratch`: 32 floats; synchronizes on the way in and out. */
+/** Maximum of magnitudes over the block, the same in every thread. `scratch`: 32 floats; synchronizes on the way in and out. */
 __device__ __forceinline__ float block_max(float value, float* scratch) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
     __syncthreads();
     if ((threadIdx.x & 31) == 0) scratch[threadIdx.x / 32] = value;
     __syncthreads();
-    value = scratch[0];
-    for (int warp = 1; warp < static_cast<int>(blockDim.x) / 32; ++warp) value = fmaxf(value, scratch[warp]);
+    value = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.f;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
     return value;
 }
 
@@ -25,6 +26,9 @@ __device__ __forceinline__ float magnitude(float value, bool& bad) {
     bad |= !(size <= FLT_MAX);
     return size;
 }
+
+/** The larger magnitude; a NaN is larger than all. */
+__device__ __forceinline__ float larger(float a, float b) { return __uint_as_float(max(__float_as_uint(a) & 0x7fffffffu, __float_as_uint(b) & 0x7fffffffu)); }
 
 __device__ __forceinline__ float symmetric_scale(float largest) { return fmaxf(__fdiv_rn(largest, 127.f), kMinScale); }
 

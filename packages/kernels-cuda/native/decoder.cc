@@ -181,6 +181,7 @@ void Decoder::reserve_rows(Stream& worker, int tokens) {
     work_.floats = floats(n * columns_);
     work_.codes = worker.allocate(static_cast<size_t>(n * columns_));
     work_.scales = floats(n);
+    work_.largest = floats(n);
     work_.qkv = floats(n * (facts_.heads + 2 * facts_.kv_heads) * facts_.head_dim);
     work_.query_codes = worker.allocate(static_cast<size_t>(queries * padded_));
     work_.query_scales = floats(queries);
@@ -231,7 +232,7 @@ LayerInput Decoder::input_of(const LinearLayer& layer) const {
 
 void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const {
     const Norm how{floats_of(norm.gain), floats_of(norm.bias), facts_.epsilon, facts_.centered};
-    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.findings->as<uint32_t>(), stream), "normalize");
+    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.largest->as<uint32_t>(), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
 void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
@@ -273,9 +274,13 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
     const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, step.int4};
-    check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
     const CacheLayer cache{index * facts_.kv_heads * image_bytes(padded_, step.int4), index, padded_, step.int4};
-    check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
+    if (can_place_heads(step.table)) {
+        check_cuda(launch_place_heads(heads, head_norms, rotation, step.table, queries, cache, findings, stream), "place the heads");
+    } else {
+        check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
+        check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
+    }
 
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
@@ -289,9 +294,24 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     }
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
-    project(*layer.mlp_up, tokens, work_.wide->as<float>(), false, stream);
-    check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, input_of(*layer.mlp_down), findings, stream), "activate");
+    widen(layer, tokens, stream);
     project(*layer.mlp_down, tokens, hidden, true, stream);
+}
+
+void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
+    const LinearLayer &up = *layer.mlp_up, &down = *layer.mlp_down;
+    uint32_t *findings = work_.findings->as<uint32_t>(), *largest = work_.largest->as<uint32_t>();  // zeros since the norm
+    const LayerInput codes = input_of(up), target = input_of(down);
+    const bool swiglu = facts_.activation == Activation::kSwiglu && up.is_int8() && down.is_int8();
+    if (swiglu && tokens <= kFewTokens) {
+        const GatedRows gated{work_.wide->as<float>(), facts_.intermediate, largest};
+        check_cuda(launch_swiglu_int8(up.int8_weights(), codes.codes, tokens, gated, stream), "run an MLP's first layer");
+        return check_cuda(launch_encode_rows(gated.floats, gated.stride, tokens, facts_.intermediate, largest, target.codes, findings, stream), "quantize an MLP's rows");
+    }
+    if (swiglu && up.sum(codes.codes, tokens, work_.products, stream))
+        return check_cuda(launch_swiglu_sums(up.int8_weights(), work_.products.sums->as<int32_t>(), codes.codes.scales, tokens, target, largest, findings, stream), "activate");
+    project(up, tokens, work_.wide->as<float>(), false, stream);
+    check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, target, largest, findings, stream), "activate");
 }
 
 void Decoder::launch(const Step& step, cudaStream_t stream) const {

@@ -115,7 +115,7 @@ private:
         int tokens = 0, logit_rows = 0;
         size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
-        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn;
+        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, largest, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn;
         ProductMemory products;
     };
 
@@ -153,6 +153,8 @@ private:
     void launch_layer(int index, const Step& step, cudaStream_t stream) const;
     void attend(const Layer& layer, const CacheLayer& cache, const Step& step, cudaStream_t stream) const;
     void normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const;
+    /** An MLP up to the input of its second layer. */
+    void widen(const Layer& layer, int tokens, cudaStream_t stream) const;
     void project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Launches a step of single tokens, from its third time on as a graph. */
     void launch_singles(const Step& step, cudaStream_t stream);

@@ -12,7 +12,7 @@ namespace {
 /** Tokens of one pass: bounds what a call needs beside its weights. */
 constexpr int kPassTokens = 4096;
 /** Above these cuBLASLt is worth the second that loading it may take; our products by rows serve fewer tokens. */
-constexpr int kLibraryTokens = 8;
+constexpr int kLibraryTokens = kFewTokens;
 constexpr int64_t kLibraryWeights = 1 << 20;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const void* from, size_t bytes) {
@@ -90,13 +90,18 @@ ProductMemory LinearLayer::product_memory(Stream& worker, int tokens, int most_r
     return memory;
 }
 
+Int8Weights LinearLayer::int8_weights() const { return {codes_->as<int8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()}; }
+
+bool LinearLayer::sum(const Int8Rows& input, int tokens, const ProductMemory& memory, cudaStream_t stream) const {
+    if (memory.library == nullptr || !suits_library(tokens)) return false;
+    const Int8Product product{codes_->as<int8_t>(), input.codes, memory.sums->as<int32_t>(), rows_, tokens, columns()};
+    return memory.library->multiply(product, memory.workspace->as(), stream);
+}
+
 void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const {
-    const Int8Weights weights{codes_->as<int8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns()};
-    if (memory.library != nullptr && suits_library(tokens)) {
-        const Int8Product product{weights.codes, input.codes, memory.sums->as<int32_t>(), rows_, tokens, columns()};
-        if (memory.library->multiply(product, memory.workspace->as(), stream))
-            return check_cuda(launch_finish_int8(weights, product.sums, input.scales, tokens, out, accumulate, stream), "finish an INT8 linear layer");
-    }
+    const Int8Weights weights = int8_weights();
+    if (sum(input, tokens, memory, stream))
+        return check_cuda(launch_finish_int8(weights, memory.sums->as<int32_t>(), input.scales, tokens, out, accumulate, stream), "finish an INT8 linear layer");
     check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
 }
 

@@ -40,11 +40,15 @@ public:
     /** Of a float layer. */
     bool is_float() const { return weights_ != nullptr; }
     FloatWeights float_weights() const;
+    /** Of an INT8 layer. */
+    Int8Weights int8_weights() const;
 
     /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
     bool suits_library(int tokens) const;
     /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
     void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
+    /** Leaves the products' sums [tokens, rows] in `memory`, for launch_finish_int8 and the like, if the library does them. @returns whether it does */
+    bool sum(const Int8Rows& input, int tokens, const ProductMemory& memory, cudaStream_t stream) const;
     /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. */
     void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */

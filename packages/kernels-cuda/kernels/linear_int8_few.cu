@@ -1,0 +1,180 @@
+// See linear_int8.h: INT8 linear layers of up to eight tokens, bound by reading the weights once. Weights do not depend on the launch before, so a
+// block asks for its first ones before it waits for that. `Rows` says what a block's rows are and where its sums go.
+//   §1 what becomes of sums               §3 up to eight: a block sixteen rows, tensor cores (mma.sync m16n8k32)
+//   §2 one token: a warp a row, dp4a      §4 launches
+#include <cuda_runtime.h>
+
+#include "activation.cuh"
+#include "launch_early.h"
+#include "linear_finish.cuh"
+#include "ptx/grid_dependency.cuh"
+#include "ptx/mma.cuh"
+#include "row_codes.cuh"
+
+namespace intflash {
+namespace {
+
+// ── §1 ──
+/** A layer by itself: a row of weights is a row of the output. */
+struct PlainRows {
+    static constexpr int kSets = 1;
+    Int8Weights weights;
+    float* out;
+    bool accumulate;
+
+    __device__ __forceinline__ int count() const { return weights.rows; }
+    __device__ __forceinline__ float take(int token, int row, const int (&sums)[kSets], float x_scale) const {
+        finish(weights, row, sums[0], x_scale, out + static_cast<int64_t>(token) * weights.rows + row, accumulate);
+        return 0.f;
+    }
+};
+
+/** Of gate row r and up row r + count: silu(gate) · up. */
+struct GatedPairs {
+    static constexpr int kSets = 2;
+    Int8Weights weights;
+    GatedRows out;
+
+    __device__ __forceinline__ int count() const { return weights.rows / 2; }
+    __device__ __forceinline__ float take(int token, int row, const int (&sums)[kSets], float x_scale) const {
+        const float y = swiglu(finished(weights, row, sums[0], x_scale), finished(weights, row + count(), sums[1], x_scale));
+        out.floats[token * out.stride + row] = y;
+        return y;
+    }
+    /** Bits of magnitudes are in the order of magnitudes, and a NaN's above all. */
+    __device__ __forceinline__ void report(int token, float largest) const { atomicMax(out.largest + token, __float_as_uint(largest)); }
+};
+
+// ── §2 ──
+constexpr int kOneWarps = 4, kOneAhead = 4;
+
+__device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
+    sum = __dp4a(a.x, b.x, sum);
+    sum = __dp4a(a.y, b.y, sum);
+    sum = __dp4a(a.z, b.z, sum);
+    return __dp4a(a.w, b.w, sum);
+}
+
+template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_int8_one(const Rows rows, const Int8Rows input) {
+    constexpr int kSets = Rows::kSets, kAhead = kOneAhead / kSets;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x * kOneWarps + warp;
+    const int chunks = rows.weights.columns / 16;
+    const int4* w[kSets];
+    int4 codes[kSets][kAhead];
+#pragma unroll
+    for (int set = 0; set < kSets; ++set) w[set] = reinterpret_cast<const int4*>(rows.weights.codes + static_cast<int64_t>(min(row, rows.count() - 1) + set * rows.count()) * rows.weights.columns);
+    const auto fetch = [&](int first) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i)
+#pragma unroll
+            for (int set = 0; set < kSets; ++set) codes[set][i] = first + 32 * i < chunks ? __ldg(w[set] + first + 32 * i) : make_int4(0, 0, 0, 0);
+    };
+    launch_dependents();
+    fetch(lane);
+    wait_for_launch_before();
+    const int4* x = reinterpret_cast<const int4*>(input.codes);
+    int sums[kSets] = {};
+    for (int c = lane; c < chunks; c += 32 * kAhead) {
+        if (c != lane) fetch(c);
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+            if (c + 32 * i >= chunks) break;
+            const int4 other = x[c + 32 * i];
+#pragma unroll
+            for (int set = 0; set < kSets; ++set) sums[set] = dot16(codes[set][i], other, sums[set]);
+        }
+    }
+#pragma unroll
+    for (int set = 0; set < kSets; ++set) sums[set] = __reduce_add_sync(~0u, sums[set]);
+    float y = 0.f;
+    if (lane == 0 && row < rows.count()) y = rows.take(0, row, sums, input.scales[0]);
+    if constexpr (kSets > 1) {
+        __shared__ float found[kOneWarps];
+        if (lane == 0) found[warp] = y;
+        __syncthreads();
+        if (threadIdx.x > 0) return;
+#pragma unroll
+        for (int other = 0; other < kOneWarps; ++other) y = larger(y, found[other]);
+        rows.report(0, y);
+    }
+}
+
+// ── §3 ──
+constexpr int kSomeWarps = 8, kSomeRows = 16, kSomeAhead = 4;
+
+/**
+ * Warps share a row's columns, 64 at a time. Column 16c + 4i + j of such a chunk takes the place that is lane c's in the products' operands:
+ * which column meets which does not matter to a sum, if it is the same for weights and input.
+ */
+template <class Rows> __global__ void __launch_bounds__(kSomeWarps * 32) linear_int8_some(const Rows rows, const Int8Rows input, int tokens) {
+    constexpr int kSets = Rows::kSets, kWays = kSomeWarps / kSets;
+    __shared__ int parts[kSomeWarps][kFewTokens][kSomeRows + 1];
+    const int warp = threadIdx.x / 32, r = threadIdx.x % 32 / 4, c = threadIdx.x % 4, set = warp / kWays, way = warp % kWays;
+    const int chunks = rows.weights.columns / 64, first_row = blockIdx.x * kSomeRows, last = rows.count() - 1;
+    const auto row_at = [&](int row) {
+        return reinterpret_cast<const int4*>(rows.weights.codes + static_cast<int64_t>(min(row, last) + set * rows.count()) * rows.weights.columns) + c;
+    };
+    const int4 *const w0 = row_at(first_row + r), *const w1 = row_at(first_row + r + 8);
+    int4 a[kSomeAhead][2];
+    const auto fetch = [&](int first) {
+#pragma unroll
+        for (int i = 0; i < kSomeAhead; ++i) {
+            const int chunk = min(first + i * kWays, chunks - 1);
+            a[i][0] = __ldg(w0 + 4 * chunk);
+            a[i][1] = __ldg(w1 + 4 * chunk);
+        }
+    };
+    launch_dependents();
+    fetch(way);
+    wait_for_launch_before();
+    const int4* x = reinterpret_cast<const int4*>(input.codes + static_cast<int64_t>(min(r, tokens - 1)) * rows.weights.columns) + c;
+    int sums[4] = {};
+    for (int first = way; first < chunks; first += kSomeAhead * kWays) {
+        if (first != way) fetch(first);
+#pragma unroll
+        for (int i = 0; i < kSomeAhead; ++i) {
+            const int chunk = first + i * kWays;
+            if (chunk >= chunks) break;
+            const int4 b = x[4 * chunk];
+            const uint32_t low[4] = {uint32_t(a[i][0].x), uint32_t(a[i][1].x), uint32_t(a[i][0].y), uint32_t(a[i][1].y)};
+            const uint32_t high[4] = {uint32_t(a[i][0].z), uint32_t(a[i][1].z), uint32_t(a[i][0].w), uint32_t(a[i][1].w)};
+            mma_s8(sums, low, b.x, b.y);
+            mma_s8(sums, high, b.z, b.w);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) parts[warp][2 * c + i % 2][r + i / 2 * 8] = sums[i];
+    __syncthreads();
+    const int token = threadIdx.x / kSomeRows, row = first_row + threadIdx.x % kSomeRows;
+    if (token >= kFewTokens) return;
+    float y = 0.f;
+    if (token < tokens && row <= last) {
+        int total[kSets] = {};
+#pragma unroll
+        for (int other = 0; other < kSomeWarps; ++other) total[other / kWays] += parts[other][token][threadIdx.x % kSomeRows];
+        y = rows.take(token, row, total, input.scales[token]);
+    }
+    if constexpr (kSets > 1) {
+#pragma unroll
+        for (int step = kSomeRows / 2; step > 0; step /= 2) y = larger(y, __shfl_xor_sync(~0u, y, step));
+        if (threadIdx.x % kSomeRows == 0 && token < tokens) rows.report(token, y);
+    }
+}
+
+// ── §4 ──
+template <class Rows> cudaError_t launch(const Rows& rows, int count, const Int8Rows& input, int tokens, cudaStream_t stream) {
+    if (tokens == 1) return launch_early(linear_int8_one<Rows>, dim3((count + kOneWarps - 1) / kOneWarps), kOneWarps * 32, 0, stream, rows, input);
+    return launch_early(linear_int8_some<Rows>, dim3((count + kSomeRows - 1) / kSomeRows), kSomeWarps * 32, 0, stream, rows, input, tokens);
+}
+
+}  // namespace
+
+cudaError_t launch_linear_int8_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
+    return launch(PlainRows{weights, out, accumulate}, weights.rows, input, tokens, stream);
+}
+
+cudaError_t launch_swiglu_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, const GatedRows& out, cudaStream_t stream) {
+    return launch(GatedPairs{weights, out}, weights.rows / 2, input, tokens, stream);
+}
+
+}  // namespace intflash

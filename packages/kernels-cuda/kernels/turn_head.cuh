@@ -1,0 +1,77 @@
+// A head of a token in a warp's shared memory: its norm, its rotation by the token's position; a query's codes.
+#pragma once
+#include <cstdint>
+
+#include "decoder_steps.h"
+#include "hadamard.cuh"
+#include "row_codes.cuh"
+
+namespace intflash {
+
+__device__ __forceinline__ double warp_sum(double value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value = __dadd_rn(value, __shfl_xor_sync(~0u, value, step));
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
+    return value;
+}
+
+__device__ __forceinline__ void norm_head(float* row, int dim, const float* gain, double epsilon) {
+    double squares = 0;
+    for (int d = threadIdx.x % 32; d < dim; d += 32) squares = __dadd_rn(squares, __dmul_rn(row[d], row[d]));
+    const double factor = 1 / sqrt(warp_sum(squares) / dim + epsilon);
+    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = static_cast<float>(__dmul_rn(gain[d], __dmul_rn(row[d], factor)));
+    __syncwarp();
+}
+
+/** Channel d turns with channel d + half; products of two floats are exact in float64. */
+__device__ __forceinline__ void turn_head(float* row, const Rotation& rotation, int64_t position) {
+    for (int d = threadIdx.x % 32; d < rotation.half; d += 32) {
+        const double cos = rotation.cos[position * rotation.half + d], sin = rotation.sin[position * rotation.half + d];
+        const double a = row[d], b = row[rotation.half + d];
+        row[d] = static_cast<float>(a * cos - b * sin);
+        row[rotation.half + d] = static_cast<float>(b * cos + a * sin);
+    }
+    __syncwarp();
+}
+
+/** `gain`: of the heads' norm, or null. */
+__device__ __forceinline__ void turn_as(float* row, int dim, const float* gain, double epsilon, const Rotation& rotation, int64_t position) {
+    if (gain != nullptr) norm_head(row, dim, gain, epsilon);
+    if (rotation.cos != nullptr) turn_head(row, rotation, position);
+}
+
+/** A warp's row, and room to rotate it. */
+struct alignas(16) HeadMemory {
+    float row[kMaxHeadDim];
+    double work[kMaxHeadDim];
+};
+
+/** From the layer's projection. */
+__device__ __forceinline__ void load_head(float* row, const float* from, int dim) {
+    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = from[d];
+    __syncwarp();
+}
+
+/** Codes of a query head that has been turned, and their scale, where attention looks for them. */
+__device__ __forceinline__ void write_query(HeadMemory& memory, const Heads& heads, const StepTable& step, int token, int head, const QueryTarget& target, uint32_t* findings) {
+    const int lane = threadIdx.x % 32, dim = heads.head_dim;
+    float* row = memory.row;
+    if (target.rotated) rotate_row(row, memory.work, dim);
+    float largest = 0.f;
+    bool bad = false;
+    for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));
+    if (bad) atomicOr(findings, kNonfinite);
+    const float scale = symmetric_scale(warp_max(largest));
+    const StepSequence& sequence = step.sequences[step.sequence_of[token]];
+    const int group = heads.heads / heads.kv_heads, rows_each = sequence.tokens * group;  // of a KV head
+    const int64_t place = static_cast<int64_t>(sequence.first) * heads.heads + static_cast<int64_t>(head / group) * rows_each + (token - sequence.first) * group + head % group;
+    for (int d = lane; d < target.padded; d += 32) target.codes[place * target.padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
+    if (lane == 0) target.scales[place] = scale;
+}
+
+}  // namespace intflash
