@@ -156,47 +156,71 @@ struct FirstValue {
 
 __device__ __forceinline__ float floor_of(float largest) { return largest == 0.f ? 1.f : __fmul_rn(largest, kScaleFloor); }
 
+/** Maximum of the threads before this one, and of all, over a block. */
+struct RunningMax {
+    float before, all;
+};
+
+__device__ __forceinline__ RunningMax running_max(float value) {
+    __shared__ float most[kWarps];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float running = value;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const float other = __shfl_up_sync(~0u, running, step);
+        if (lane >= step) running = fmaxf(running, other);
+    }
+    if (lane == 31) most[warp] = running;
+    const float earlier = __shfl_up_sync(~0u, running, 1);
+    __syncthreads();
+    RunningMax found{lane == 0 ? 0.f : earlier, 0.f};
+#pragma unroll
+    for (int other = 0; other < kWarps; ++other) {
+        found.all = fmaxf(found.all, most[other]);
+        if (other < warp) found.before = fmaxf(found.before, most[other]);
+    }
+    return found;
+}
+
 /**
- * By one warp: each row's scale from its own and the largest of the rows before it. Rows that need other codes for it get the scale's
- * negative. Returns the largest of all.
+ * By a whole block, a run of rows a thread: each row's scale from its own and the largest of the rows before it. Rows that need other codes for
+ * it get the scale's negative. Returns the largest of all; `first` (shared) is set by who finds it.
  */
 __device__ __forceinline__ float settle_scales(float* scales, int tokens, float largest, FirstValue& first) {
-    const int lane = threadIdx.x % 32;
-    for (int base = 0; base < tokens; base += 32) {
-        const int token = base + lane;
-        const float own = token < tokens ? scales[token] : 0.f, counted = own > kMinScale ? own : 0.f;
-        float running = counted;
-#pragma unroll
-        for (int step = 1; step < 32; step *= 2) {
-            const float other = __shfl_up_sync(~0u, running, step);
-            if (lane >= step) running = fmaxf(running, other);
-        }
-        const float earlier = __shfl_up_sync(~0u, running, 1), before = lane == 0 ? largest : fmaxf(largest, earlier);
-        if (counted > before) {
+    const int each = (tokens + kThreads - 1) / kThreads, begin = min(static_cast<int>(threadIdx.x) * each, tokens), end = min(begin + each, tokens);
+    const auto counted = [](float scale) { return scale > kMinScale ? scale : 0.f; };
+    float most = 0.f;
+#pragma unroll 4
+    for (int token = begin; token < end; ++token) most = fmaxf(most, counted(scales[token]));
+    const RunningMax found = running_max(most);
+    float before = fmaxf(largest, found.before);
+    for (int token = begin; token < end; ++token) {
+        const float own = scales[token];
+        if (counted(own) > before) {
             if (before == 0.f) first = {token, own};
-        } else if (token < tokens && own < floor_of(before)) {
+        } else if (own < floor_of(before)) {
             scales[token] = -floor_of(before);
         }
-        largest = fmaxf(largest, __shfl_sync(~0u, running, 31));
+        before = fmaxf(before, counted(own));
     }
-    return largest;
+    return fmaxf(largest, found.all);
 }
 
 /** By a whole block, after write_value of all rows gave `scales`: each row's weight, other codes where it needs them, and the largest scale from now on. */
 template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, float* scales, float* largest_at, HeadMemory (&rows)[kWarps], uint32_t* findings) {
     __shared__ FirstValue first;
-    __shared__ float largest;
-    const int warp = threadIdx.x / 32;
     if (threadIdx.x == 0) first = {0, 0.f};
+    __syncthreads();  // all scales are there, too
+    const float largest = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : *largest_at, first);
     __syncthreads();
-    if (warp == 0) {
-        const float most = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : *largest_at, first);
-        if (threadIdx.x == 0) largest = most;
-    }
-    __syncthreads();
-    for (int token = warp; token < at.tokens; token += kWarps) {
-        const float floor = -scales[token];
-        if (floor > 0.f) write_value<kInt4>(at, token, &floor, rows[warp], findings);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int base = warp * 32; base < at.tokens; base += kThreads) {
+        const float mine = base + lane < at.tokens ? scales[base + lane] : 0.f;
+        for (unsigned wanting = __ballot_sync(~0u, mine < 0.f); wanting != 0; wanting &= wanting - 1) {
+            const int which = __ffs(static_cast<int>(wanting)) - 1;
+            const float floor = -__shfl_sync(~0u, mine, which);
+            write_value<kInt4>(at, base + which, &floor, rows[warp], findings);
+        }
     }
     const int zeros = first.scale > 0.f ? first.token : 0;  // rows of these tokens, all of zeros
     for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));

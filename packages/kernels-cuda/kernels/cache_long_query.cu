@@ -1,10 +1,10 @@
 // See cache_attention.h. A block owns 64 query rows of one KV head, a warp 16 of them, and walks the visible tiles of 128 keys in order, on
-// tensor cores (mma.sync); a row's state stays in the registers of the four lanes that share it (ptx/mma.cuh).
-//   §1 shared memory and loads     §3 P·V and the running state
+// tensor cores (mma.sync); a row's state stays in the registers of the four lanes that share it (ptx/mma.cuh). The next tile comes while one is
+// worked on. Bound by the exact arithmetic between the products: some twenty instructions a score.
+//   §1 shared memory and loads     §3 P·V
 //   §2 scores to weights           §4 kernel and launch
 #include <cuda_runtime.h>
 
-#include "byte_transpose.cuh"
 #include "cache_attention.h"
 #include "exact_math.cuh"
 #include "int4_codes.cuh"
@@ -17,69 +17,90 @@ namespace {
 // ── §1 ──
 constexpr int kWarps = 4, kThreads = kWarps * 32, kBlockRows = kWarps * 16;
 constexpr int kScoreTiles = kCacheTile / 8;
+static_assert(kThreads == kCacheTile, "a thread a key's facts");
 
-template <int kD> struct alignas(16) Shared {
-    static constexpr int kKeyStride = kD + 16, kTileStride = kCacheTile + 16;  // odd numbers of 16-byte chunks: see ldmatrix_x4
-    uint8_t keys[kCacheTile * kKeyStride];
-    uint8_t values[kD * kTileStride];  // transposed: a row is a channel
-    uint8_t codes[kBlockRows * kTileStride];
-    float key_scales[kCacheTile], taus[kCacheTile], inverses[kCacheTile];
+template <int kD_, bool kInt4_, int kStages_> struct LongTile {
+    static constexpr int kD = kD_, kStages = kStages_, kChunks = kD / 16;
+    static constexpr bool kInt4 = kInt4_;
+    /** Blocks on a processor of Hopper, by registers and shared memory. */
+    static constexpr int kBlocks = kD <= 64 ? 3 : kD <= 128 ? 2 : 1;
+
+    struct alignas(128) Stage {
+        uint8_t keys[kCacheTile * kD], values[kCacheTile * kD];
+        float key_scales[kCacheTile], taus[kCacheTile], inverses[kCacheTile];
+    };
+    struct Shared {
+        Stage stages[kStages];
+        alignas(128) uint8_t queries[kBlockRows * kD];
+    };
+
+    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
+    static __device__ __forceinline__ constexpr int swizzle(int row) { return row / (kD < 128 ? 128 / kD : 1) % (kChunks < 8 ? kChunks : 8); }
+    static __device__ __forceinline__ constexpr int place(int row, int chunk) { return row * kD + (chunk ^ swizzle(row)) * 16; }
 };
 
-template <int kD, bool kInt4> __device__ __forceinline__ void load_tile(const CacheView& cache, int tile, int length, Shared<kD>& shared) {
-    constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kPages = kCacheTile / kPageTokens;
-    uint8_t* images[kPages];
-    bool inside[kPages];
+template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& cache, int tile, int length, typename T::Stage& stage) {
+    constexpr int kRow = code_bytes(T::kD, T::kInt4), kChunks = kRow / 16, kAtOnce = kThreads / kChunks;  // rows
+    static_assert(kPageTokens % kAtOnce == 0 && kAtOnce % 8 == 0, "a thread's rows lie alike");
+    const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+    const auto fetch_rows = [&](const uint8_t* from, uint8_t* to, bool inside) {
 #pragma unroll
-    for (int i = 0; i < kPages; ++i) {
-        inside[i] = (tile * kPages + i) * kPageTokens < length;
-        images[i] = cache.image(inside[i] ? tile * kPages + i : 0, blockIdx.y);
-    }
-    for (int item = threadIdx.x; item < kCacheTile * kChunks; item += kThreads) {
-        const int row = item / kChunks, chunk = item % kChunks, page = row / kPageTokens;
-        const uint8_t* from = key_row(images[page], row % kPageTokens, kRow) + chunk * 16;
-        uint8_t* to = shared.keys + row * Shared<kD>::kKeyStride + chunk * (kInt4 ? 32 : 16);
-        if constexpr (kInt4) {
-            const uint4 packed = inside[page] ? *reinterpret_cast<const uint4*>(from) : uint4{};
-            const uint2 a = unpack_int4(packed.x), b = unpack_int4(packed.y), c = unpack_int4(packed.z), d = unpack_int4(packed.w);
-            reinterpret_cast<uint4*>(to)[0] = make_uint4(a.x, a.y, b.x, b.y);
-            reinterpret_cast<uint4*>(to)[1] = make_uint4(c.x, c.y, d.x, d.y);
-        } else {
-            copy_async_16(shared_address_of(to), from, inside[page]);
-        }
-    }
-    commit_copies();
-    // Four keys by four channels a step. Eight neighbouring threads take eight words of one row: a whole sector.
-    for (int item = threadIdx.x; item < kCacheTile / 4 * kD / 4; item += kThreads) {
-        const int column = item % 8 + item / (8 * (kCacheTile / 4)) * 8, quad = item / 8 % (kCacheTile / 4), page = quad * 4 / kPageTokens;
-        uint32_t w[4] = {}, t[4];
-        if (inside[page]) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const uint8_t* from = value_row(images[page], quad * 4 % kPageTokens + i, kRow);
-                w[i] = kInt4 ? unpack_int4(*reinterpret_cast<const uint16_t*>(from + column * 2)).x : *reinterpret_cast<const uint32_t*>(from + column * 4);
+        for (int i = 0; i < kPageTokens / kAtOnce; ++i) {
+            if constexpr (T::kInt4) {
+                const uint4 packed = inside ? *reinterpret_cast<const uint4*>(from + i * kAtOnce * kRow) : uint4{};
+                const uint2 a = unpack_int4(packed.x), b = unpack_int4(packed.y), c = unpack_int4(packed.z), d = unpack_int4(packed.w);
+                *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk) + i * kAtOnce * T::kD) = make_uint4(a.x, a.y, b.x, b.y);
+                *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk + 1) + i * kAtOnce * T::kD) = make_uint4(c.x, c.y, d.x, d.y);
+            } else {
+                copy_async_16(shared_address_of(to + T::place(row, chunk)) + i * kAtOnce * T::kD, from + i * kAtOnce * kRow, inside);
             }
         }
-        transpose_bytes(w, t);
+    };
 #pragma unroll
-        for (int i = 0; i < 4; ++i) *reinterpret_cast<uint32_t*>(shared.values + (column * 4 + i) * Shared<kD>::kTileStride + quad * 4) = t[i];
+    for (int i = 0; i < kCacheTile / kPageTokens; ++i) {
+        const int page = tile * (kCacheTile / kPageTokens) + i;
+        const bool inside = page * kPageTokens < length;
+        const uint8_t* from = cache.image(inside ? page : 0, blockIdx.y) + threadIdx.x * 16;
+        fetch_rows(from, stage.keys + i * kPageTokens * T::kD, inside);
+        fetch_rows(from + kPageTokens * kRow, stage.values + i * kPageTokens * T::kD, inside);
     }
-    for (int j = threadIdx.x; j < kCacheTile; j += kThreads) {
-        const bool there = tile * kCacheTile + j < length;
-        uint8_t* image = images[j / kPageTokens];
-        shared.key_scales[j] = there ? key_scales(image, kRow)[j % kPageTokens] : 0.f;
-        shared.taus[j] = there ? value_taus(image, kRow)[j % kPageTokens] : 0.f;
-        shared.inverses[j] = there ? value_inverses(image, kRow)[j % kPageTokens] : 0.f;
-    }
-    wait_for_copies<0>();
-    __syncthreads();
+}
+
+/** What attention needs of this thread's key of a tile besides codes; zeros where there is no key. */
+template <class T> __device__ __forceinline__ void fetch_facts(const CacheView& cache, int tile, int length, typename T::Stage& stage) {
+    constexpr int kRow = code_bytes(T::kD, T::kInt4);
+    const int key = tile * kCacheTile + threadIdx.x;
+    const bool inside = key < length;
+    uint8_t* image = cache.image(inside ? key / kPageTokens : 0, blockIdx.y);
+    const float* from = key_scales(image, kRow) + key % kPageTokens;  // taus and inverses lie a page's tokens further on
+    const uint32_t to = shared_address_of(stage.key_scales + threadIdx.x);
+#pragma unroll
+    for (int i = 0; i < 3; ++i) copy_async_4(to + i * kCacheTile * 4, from + i * kPageTokens, inside);
 }
 
 /** One of the two query rows that a lane shares: element index / 2 of an accumulator. */
 struct Row {
-    int begin, end;  // visible keys
-    float q_scale, factor;  // factor: f32(f32(sQ · scale) · log2 e)
+    float factor;  // f32(f32(sQ · scale) · log2 e)
     float m, l;
+    int begin, end;
+};
+
+/** Keys that a row sees. */
+struct Visible {
+    int begin, end;
+};
+
+/** The block's rows, and where they lie. */
+struct BlockRows {
+    int start, group, rows, warp_row;  // of the sequence's tokens, query heads a KV head, rows of all, the warp's first
+    int64_t window_left;
+
+    /** The lane's row in `half`. Rows past the last repeat it, and are not written. */
+    __device__ __forceinline__ int row(int half) const { return min(warp_row + half * 8 + static_cast<int>(threadIdx.x % 32 / 4), rows - 1); }
+    __device__ __forceinline__ Visible visible(int row) const {
+        const int position = start + row / group;
+        return {window_left < 0 ? 0 : static_cast<int>(max(int64_t{0}, position - window_left)), position + 1};
+    }
 };
 
 __device__ __forceinline__ float quad_max(float value) {
@@ -87,61 +108,87 @@ __device__ __forceinline__ float quad_max(float value) {
     return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
 }
 
+// Sums are below 2^22 (127 · 127 · 256, 255 · 127 · 128): added to the bits of 1.5 · 2^23 they are a float's mantissa, one subtraction away.
+constexpr int kBiasBits = 0x4b400000;
+__device__ __forceinline__ float unbiased(int sum) { return __fsub_rn(__int_as_float(sum), 12582912.f); }
+
 // ── §2 ──
-template <int kD> __device__ __forceinline__ void score_keys(const Shared<kD>& shared, const uint32_t (&q)[kD / 32][4], int (&scores)[kScoreTiles][4]) {
-    const int lane = threadIdx.x % 32;
-    const uint32_t at = shared_address_of(shared.keys) + (lane / 16 * 8 + lane % 8) * Shared<kD>::kKeyStride + lane / 8 % 2 * 16;
+template <class T> __device__ __forceinline__ void score_keys(const typename T::Shared& shared, const typename T::Stage& stage, int (&scores)[kScoreTiles][4]) {
+    const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, warp_row = threadIdx.x / 32 * 16 + lane % 16;
+    const uint32_t keys = shared_address_of(stage.keys) + row * T::kD, queries = shared_address_of(shared.queries) + warp_row * T::kD;
 #pragma unroll
-    for (int t = 0; t < kScoreTiles; t += 2) {
+    for (int k = 0; k < T::kD / 32; ++k) {
+        uint32_t q[4];  // rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
+        ldmatrix_x4(q, queries + ((k * 2 + lane / 16) ^ T::swizzle(warp_row)) * 16);
+        const uint32_t at = keys + ((k * 2 + lane / 8 % 2) ^ T::swizzle(row)) * 16;
 #pragma unroll
-        for (int k = 0; k < kD / 32; ++k) {
+        for (int t = 0; t < kScoreTiles; t += 2) {
             uint32_t b[4];  // bytes 0-15 and 16-31 of eight keys, then of the next eight
-            ldmatrix_x4(b, at + t * 8 * Shared<kD>::kKeyStride + k * 32);
+            ldmatrix_x4(b, at + t * 8 * T::kD);
             if (k == 0) {
-                mma_s8_onto(scores[t], q[k], b[0], b[1], 0);
-                mma_s8_onto(scores[t + 1], q[k], b[2], b[3], 0);
+                mma_s8_onto(scores[t], q, b[0], b[1], kBiasBits);
+                mma_s8_onto(scores[t + 1], q, b[2], b[3], kBiasBits);
             } else {
-                mma_s8(scores[t], q[k], b[0], b[1]);
-                mma_s8(scores[t + 1], q[k], b[2], b[3]);
+                mma_s8(scores[t], q, b[0], b[1]);
+                mma_s8(scores[t + 1], q, b[2], b[3]);
             }
         }
     }
 }
 
-/** Codes of P into shared memory, row sum and maximum into the row's state; returns how output and product are rescaled. */
-template <int kD> __device__ __forceinline__ Rescale weigh_row(const CacheAttention& args, Shared<kD>& shared, int (&scores)[kScoreTiles][4], int half, int tile, Row& row) {
-    const int lane = threadIdx.x % 32, first = lane % 4 * 2;
-    uint8_t* codes = shared.codes + (threadIdx.x / 32 * 16 + half * 8 + lane / 4) * Shared<kD>::kTileStride;
-    float top = -INFINITY;
+/** Whether a visible score could reach 2^100. Asked only where the block's largest query scale and a key's say that one might. */
+template <class T> __device__ __noinline__ bool goes_beyond(const CacheAttention& args, const typename T::Stage& stage, int first_key, const Visible& seen, float q_scale) {
     bool beyond = false;
+    for (int j = threadIdx.x % 4; j < kCacheTile; j += 4)
+        beyond |= first_key + j >= seen.begin && first_key + j < seen.end && !(score_bound(args.head_dim, q_scale, stage.key_scales[j], args.scale) <= 0x1p100f);
+    return beyond;
+}
+
+/** Two keys' worth: codes 2c, 2c + 1 of eight keys for the row. */
+__device__ __forceinline__ uint32_t join_codes(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x0040); }
+
+/**
+ * Codes of P as the first operand of P·V (a lane's own keys fill its places), row sum and maximum into the row's state; returns how output and
+ * product are rescaled. `kMasked`: of the tile's keys those in `seen` are visible, else all.
+ */
+template <class T, bool kMasked>
+__device__ __forceinline__ Rescale weigh_row(const typename T::Stage& stage, int (&scores)[kScoreTiles][4], uint32_t (&p)[kCacheTile / 32][4], int half, const Visible& seen, Row& row) {
+    const int first = threadIdx.x % 4 * 2;
+    float top = -INFINITY;
 #pragma unroll
-    for (int t = 0; t < kScoreTiles; ++t)
+    for (int t = 0; t < kScoreTiles; ++t) {
+        const float2 key_scale = *reinterpret_cast<const float2*>(stage.key_scales + t * 8 + first), tau = *reinterpret_cast<const float2*>(stage.taus + t * 8 + first);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int j = t * 8 + first + i, key = tile * kCacheTile + j;
-            const float key_scale = shared.key_scales[j];
-            float x = -INFINITY;
-            if (key >= row.begin && key < row.end) {
-                x = __fmaf_rn(__fmul_rn(__int2float_rn(scores[t][half * 2 + i]), key_scale), row.factor, shared.taus[j]);
-                beyond |= !(score_bound(args.head_dim, row.q_scale, key_scale, args.scale) <= 0x1p100f);
+            float x = __fmaf_rn(__fmul_rn(unbiased(scores[t][half * 2 + i]), i == 0 ? key_scale.x : key_scale.y), row.factor, i == 0 ? tau.x : tau.y);
+            if constexpr (kMasked) {
+                const int key = t * 8 + first + i;
+                if (key < seen.begin || key >= seen.end) x = -INFINITY;
             }
             scores[t][half * 2 + i] = __float_as_int(x);
             top = fmaxf(top, x);
         }
-    if (beyond) atomicOr(args.findings, kOverflow);
+    }
     top = quad_max(top);
     float sums[4] = {};  // keys first, first + 1, first + 8, first + 9 of every 16
 #pragma unroll
-    for (int t = 0; t < kScoreTiles; ++t) {
-        uint32_t pair = 0;
+    for (int t = 0; t < kScoreTiles; t += 2) {
+        uint32_t codes[2];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const float x = __int_as_float(scores[t][half * 2 + i]);
-            const float p = x == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(x, top));
-            sums[t % 2 * 2 + i] = __fmaf_rn(p, shared.inverses[t * 8 + first + i], sums[t % 2 * 2 + i]);
-            pair |= weight_code(p) << (8 * i);
+        for (int odd = 0; odd < 2; ++odd) {
+            const float2 inverse = *reinterpret_cast<const float2*>(stage.inverses + (t + odd) * 8 + first);
+            uint32_t bits[2];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const float x = __int_as_float(scores[t + odd][half * 2 + i]);
+                float weight = exp2_polynomial(__fsub_rn(x, top));
+                if constexpr (kMasked) weight = x == -INFINITY ? 0.f : weight;
+                sums[odd * 2 + i] = __fmaf_rn(weight, i == 0 ? inverse.x : inverse.y, sums[odd * 2 + i]);
+                bits[i] = weight_bits(weight);
+            }
+            codes[odd] = join_codes(bits[0], bits[1]);
         }
-        *reinterpret_cast<uint16_t*>(codes + t * 8 + first) = static_cast<uint16_t>(pair);
+        p[t / 4][t / 2 % 2 * 2 + half] = __byte_perm(codes[0], codes[1], 0x5410);
     }
     // a[l] + a[l + 8] lie in one lane, + 4 two lanes on, + 2 one lane on, + 1 in one lane.
     float low = __fadd_rn(sums[0], sums[2]), high = __fadd_rn(sums[1], sums[3]);
@@ -154,115 +201,161 @@ template <int kD> __device__ __forceinline__ Rescale weigh_row(const CacheAttent
 }
 
 // ── §3 ──
-template <int kD> __device__ __forceinline__ void accumulate_values(const Shared<kD>& shared, const Rescale (&by)[2], float (&out)[kD / 8][4]) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    constexpr int kSteps = kCacheTile / 32, kStride = Shared<kD>::kTileStride;
-    uint32_t p[kSteps][4];
+/**
+ * Registers of `out[g]`: channels 16g + 4c, + 2 of row r, the same of row r + 8; then channels + 1, + 3. A matrix of pairs of bytes, turned, gives a
+ * lane two channels of its two keys; taken apart they are the second operand of two products, of even and of odd channels.
+ */
+template <class T> __device__ __forceinline__ void accumulate_values(const typename T::Stage& stage, const uint32_t (&p)[kCacheTile / 32][4], const Rescale (&by)[2], float (&out)[T::kD / 16][8]) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t values = shared_address_of(stage.values) + lane * T::kD;
+    if (__any_sync(~0u, by[0].alpha != 1.f || by[1].alpha != 1.f)) {
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) ldmatrix_x4(p[k], shared_address_of(shared.codes) + (warp * 16 + lane % 16) * kStride + k * 32 + lane / 16 * 16);
-    const uint32_t at = shared_address_of(shared.values) + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 16;
+        for (int g = 0; g < T::kD / 16; ++g)
 #pragma unroll
-    for (int n = 0; n < kD / 8; n += 2) {
-        int products[2][4];
+            for (int i = 0; i < 8; ++i) out[g][i] = __fmul_rn(out[g][i], by[i / 2 % 2].alpha);
+    }
 #pragma unroll
-        for (int k = 0; k < kSteps; ++k) {
-            uint32_t b[4];
-            ldmatrix_x4(b, at + n * 8 * kStride + k * 32);
+    for (int g = 0; g < T::kD / 16; ++g) {
+        int even[4], odd[4];
+#pragma unroll
+        for (int k = 0; k < kCacheTile / 32; ++k) {
+            uint32_t m[4];
+            ldmatrix_x4_transposed(m, values + k * 32 * T::kD + (g ^ T::swizzle(lane)) * 16);
+            const uint32_t e0 = __byte_perm(m[0], m[1], 0x6420), e1 = __byte_perm(m[2], m[3], 0x6420), o0 = __byte_perm(m[0], m[1], 0x7531), o1 = __byte_perm(m[2], m[3], 0x7531);
             if (k == 0) {
-                mma_u8_s8_onto(products[0], p[k][0], p[k][1], p[k][2], p[k][3], b[0], b[1], 0);
-                mma_u8_s8_onto(products[1], p[k][0], p[k][1], p[k][2], p[k][3], b[2], b[3], 0);
+                mma_u8_s8_onto(even, p[k][0], p[k][1], p[k][2], p[k][3], e0, e1, kBiasBits);
+                mma_u8_s8_onto(odd, p[k][0], p[k][1], p[k][2], p[k][3], o0, o1, kBiasBits);
             } else {
-                mma_u8_s8(products[0], p[k][0], p[k][1], p[k][2], p[k][3], b[0], b[1]);
-                mma_u8_s8(products[1], p[k][0], p[k][1], p[k][2], p[k][3], b[2], b[3]);
+                mma_u8_s8(even, p[k][0], p[k][1], p[k][2], p[k][3], e0, e1);
+                mma_u8_s8(odd, p[k][0], p[k][1], p[k][2], p[k][3], o0, o1);
             }
         }
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            float& o = out[n + i / 4][i % 4];
-            o = __fmaf_rn(__int2float_rn(products[i / 4][i % 4]), by[i % 4 / 2].beta, __fmul_rn(o, by[i % 4 / 2].alpha));
-        }
+        for (int i = 0; i < 8; ++i) out[g][i] = __fmaf_rn(unbiased(i < 4 ? even[i] : odd[i - 4]), by[i / 2 % 2].beta, out[g][i]);
     }
 }
 
+template <class T, bool kMasked>
+__device__ __forceinline__ void take_tile(const typename T::Shared& shared, const typename T::Stage& stage, int first_key, const BlockRows& block, Row (&rows)[2], float (&out)[T::kD / 16][8]) {
+    int scores[kScoreTiles][4];
+    score_keys<T>(shared, stage, scores);
+    uint32_t p[kCacheTile / 32][4];
+    Rescale by[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        Visible seen{};
+        if constexpr (kMasked) seen = {rows[half].begin - first_key, rows[half].end - first_key};
+        by[half] = weigh_row<T, kMasked>(stage, scores, p, half, seen, rows[half]);
+    }
+    accumulate_values<T>(stage, p, by, out);
+}
+
 // ── §4 ──
-template <int kD, bool kInt4> __global__ void __launch_bounds__(kThreads) cache_long_query(const CacheAttention args) {
-    extern __shared__ __align__(16) uint8_t memory[];
-    Shared<kD>& shared = *reinterpret_cast<Shared<kD>*>(memory);
+template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache_long_query(const CacheAttention args) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    typename T::Shared& shared = *reinterpret_cast<typename T::Shared*>(memory);
     const StepSequence& sequence = args.step.sequences[blockIdx.z];
     const CacheView cache = view_of(sequence, args.cache);
     const int start = sequence.start, length = start + sequence.tokens, group = args.heads / args.kv_heads, rows = sequence.tokens * group;
-    if (sequence.tokens <= kShortQuery || static_cast<int>(blockIdx.x) * kBlockRows >= rows) return;
-    const int lane = threadIdx.x % 32, first_row = blockIdx.x * kBlockRows, warp_row = first_row + threadIdx.x / 32 * 16;
+    const int first_row = (gridDim.x - 1 - blockIdx.x) * kBlockRows;  // the last rows see most: they begin first
+    if (sequence.tokens <= kShortQuery || first_row >= rows) return;
+    const BlockRows block{start, group, rows, first_row + static_cast<int>(threadIdx.x / 32) * 16, args.window_left};
     const int64_t head_rows = static_cast<int64_t>(sequence.first) * args.heads + static_cast<int64_t>(blockIdx.y) * rows;
+    const auto q_scale_of = [&](int half) { return args.query.scales[head_rows + block.row(half)]; };
     Row row[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int i = warp_row + half * 8 + lane / 4, position = start + i / group;
-        const bool there = i < rows;
-        row[half].begin = args.window_left < 0 ? 0 : static_cast<int>(max(int64_t{0}, position - args.window_left));
-        row[half].end = there ? position + 1 : 0;
-        row[half].q_scale = there ? args.query.scales[head_rows + i] : 0.f;
-        row[half].factor = __fmul_rn(__fmul_rn(row[half].q_scale, args.scale), kLog2E);
-        row[half].m = -INFINITY;
-        row[half].l = 0.f;
+    for (int half = 0; half < 2; ++half) row[half] = {__fmul_rn(__fmul_rn(q_scale_of(half), args.scale), kLog2E), -INFINITY, 0.f, block.visible(block.row(half)).begin, block.visible(block.row(half)).end};
+    for (int item = threadIdx.x; item < kBlockRows * T::kChunks; item += kThreads) {
+        const int r = item / T::kChunks, chunk = item % T::kChunks;
+        copy_async_16(shared_address_of(shared.queries + T::place(r, chunk)), args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD + chunk * 16);
     }
-    uint32_t q[kD / 32][4];
-#pragma unroll
-    for (int k = 0; k < kD / 32; ++k)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {  // rows r and r + 8 of bytes 4c.., then of bytes 16 + 4c..
-            const int r = warp_row + i % 2 * 8 + lane / 4;
-            q[k][i] = r < rows ? *reinterpret_cast<const uint32_t*>(args.query.codes + (head_rows + r) * kD + k * 32 + i / 2 * 16 + lane % 4 * 4) : 0;
+    __shared__ float largest_scale;
+    if (threadIdx.x < 32) {
+        float largest = 0.f;
+        for (int i = threadIdx.x; i < kBlockRows; i += 32) largest = fmaxf(largest, args.query.scales[head_rows + min(first_row + i, rows - 1)]);
+        largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));
+        if (threadIdx.x == 0) largest_scale = largest;
+    }
+    __syncthreads();
+
+    // What the warp's rows see: [first_seen, end_seen) some of them, [all_begin, all_end) all.
+    const int end_seen = block.visible(min(block.warp_row + 15, rows - 1)).end, all_end = block.visible(min(block.warp_row, rows - 1)).end;
+    const int all_begin = block.visible(min(block.warp_row + 15, rows - 1)).begin, first_seen = block.visible(min(block.warp_row, rows - 1)).begin;
+    float out[T::kD / 16][8] = {};
+    int tile = block.visible(first_row).begin / kCacheTile, stage = 0;
+    const int last_tile = (block.visible(min(first_row + kBlockRows, rows) - 1).end - 1) / kCacheTile;
+    const auto fetch = [&](int which, int into) {
+        fetch_codes<T>(cache, which, length, shared.stages[into]);
+        fetch_facts<T>(cache, which, length, shared.stages[into]);
+        commit_copies();
+    };
+    fetch(tile, 0);
+#pragma unroll 1
+    for (; tile <= last_tile; ++tile) {
+        wait_for_copies<0>();
+        const typename T::Stage& now = shared.stages[stage];
+        const int first_key = tile * kCacheTile;
+        const bool is_suspicious = __syncthreads_or(!(score_bound(args.head_dim, largest_scale, now.key_scales[threadIdx.x], args.scale) <= 0x1p100f));
+        if (T::kStages > 1 && tile < last_tile) fetch(tile + 1, stage ^ 1);
+        if (is_suspicious)
+            for (int half = 0; half < 2; ++half)
+                if (goes_beyond<T>(args, now, first_key, block.visible(block.row(half)), q_scale_of(half))) atomicOr(args.findings, kOverflow);
+        if (first_key < end_seen && first_key + kCacheTile > first_seen) {
+            if (first_key >= all_begin && first_key + kCacheTile <= all_end) take_tile<T, false>(shared, now, first_key, block, row, out);
+            else take_tile<T, true>(shared, now, first_key, block, row, out);
         }
-    float out[kD / 8][4] = {};
-    const int last_position = start + (min(first_row + kBlockRows, rows) - 1) / group;
-    const int64_t first_visible = args.window_left < 0 ? 0 : max(int64_t{0}, start + first_row / group - args.window_left);
-    for (int tile = static_cast<int>(first_visible / kCacheTile); tile * kCacheTile <= last_position; ++tile) {
-        __syncthreads();  // the tile before has been read
-        load_tile<kD, kInt4>(cache, tile, length, shared);
-        int scores[kScoreTiles][4];
-        score_keys<kD>(shared, q, scores);
-        Rescale by[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) by[half] = weigh_row<kD>(args, shared, scores, half, tile, row[half]);
-        __syncwarp();  // a warp reads only the codes that it wrote
-        accumulate_values<kD>(shared, by, out);
+        if (tile == last_tile) break;
+        if constexpr (T::kStages > 1) {
+            stage ^= 1;
+        } else {
+            __syncthreads();
+            fetch(tile + 1, 0);
+        }
     }
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int i = warp_row + half * 8 + lane / 4;
+        const int i = block.warp_row + half * 8 + lane / 4;
         if (i >= rows) continue;
         const float factor = row[half].m == -INFINITY ? 0.f : __fdiv_rn(1.f / 255.f, row[half].l);
         float* target = args.out + (sequence.first + i / group) * args.out_stride + (blockIdx.y * group + i % group) * args.head_dim;
 #pragma unroll
-        for (int n = 0; n < kD / 8; ++n)
+        for (int g = 0; g < T::kD / 16; ++g)
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const int d = n * 8 + lane % 4 * 2 + e;
-                if (d < args.head_dim) target[d] = __fmul_rn(out[n][half * 2 + e], factor);
+            for (int e = 0; e < 4; ++e) {
+                const int d = g * 16 + lane % 4 * 4 + e;
+                if (d < args.head_dim) target[d] = __fmul_rn(out[g][e % 2 * 4 + half * 2 + e / 2], factor);
             }
     }
 }
 
-template <int kD, bool kInt4> cudaError_t launch(const CacheAttention& args, cudaStream_t stream) {
-    constexpr int kBytes = sizeof(Shared<kD>);
-    if constexpr (kBytes > 48 * 1024) {
-        const cudaError_t status = cudaFuncSetAttribute(cache_long_query<kD, kInt4>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-        if (status != cudaSuccess) return status;
-    }
+template <class T> cudaError_t launch(const CacheAttention& args, cudaStream_t stream) {
+    constexpr int kBytes = sizeof(typename T::Shared);
+    if (const cudaError_t status = cudaFuncSetAttribute(cache_long_query<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) return status;
     const int rows = args.step.most * (args.heads / args.kv_heads);
-    cache_long_query<kD, kInt4><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads, args.step.count), kThreads, kBytes, stream>>>(args);
+    cache_long_query<T><<<dim3((rows + kBlockRows - 1) / kBlockRows, args.kv_heads, args.step.count), kThreads, kBytes, stream>>>(args);
     return cudaGetLastError();
+}
+
+template <int kD, bool kInt4> cudaError_t launch_deepest(const CacheAttention& args, int shared_bytes, cudaStream_t stream) {
+    using Two = LongTile<kD, kInt4, 2>;
+    if (static_cast<int>(sizeof(typename Two::Shared)) <= shared_bytes) return launch<Two>(args, stream);
+    if constexpr (kD == 256) return launch<LongTile<kD, kInt4, 1>>(args, stream);
+    return cudaErrorInvalidConfiguration;
 }
 
 }  // namespace
 
 cudaError_t launch_long_query(const CacheAttention& args, cudaStream_t stream) {
+    int device = 0, shared_bytes = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status != cudaSuccess) return status;
     const bool int4 = args.cache.int4;
     switch (args.cache.padded) {
-        case 64: return int4 ? launch<64, true>(args, stream) : launch<64, false>(args, stream);
-        case 128: return int4 ? launch<128, true>(args, stream) : launch<128, false>(args, stream);
-        default: return int4 ? launch<256, true>(args, stream) : launch<256, false>(args, stream);
+        case 64: return int4 ? launch_deepest<64, true>(args, shared_bytes, stream) : launch_deepest<64, false>(args, shared_bytes, stream);
+        case 128: return int4 ? launch_deepest<128, true>(args, shared_bytes, stream) : launch_deepest<128, false>(args, shared_bytes, stream);
+        default: return int4 ? launch_deepest<256, true>(args, shared_bytes, stream) : launch_deepest<256, false>(args, shared_bytes, stream);
     }
 }
 

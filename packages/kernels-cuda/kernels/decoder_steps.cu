@@ -23,40 +23,42 @@ constexpr int kMaxThreads = 1024, kAtOnce = 4;
 /** A row lies in shared memory where it has room there and nobody wants its floats; else in its place among `out.floats`. */
 constexpr int kSharedFloats = 96 * 1024 / 4 - 256;
 
-/** Threads for a row, four numbers each, so that a lone row is over soon. They depend on its width alone, and so do the bits of sums. */
-int threads_for(int width) { return std::clamp((width + 127) / 128 * 32, 64, kMaxThreads); }
+/** Threads for a row, four numbers each, so that a lone row is over soon. They depend on its width alone, as the order of sums does. */
+int threads_for(int width) { return std::clamp((width + 511) / 512 * 128, 128, kMaxThreads); }
+/** Rows from which on a processor gets several, and a thread stands for kAtOnce. */
+constexpr int kManyRows = 256;
 
 int shared_bytes_for(int width, const LayerInput& out) { return out.codes.codes != nullptr && width <= kSharedFloats ? width * static_cast<int>(sizeof(float)) : 0; }
 
 __device__ __forceinline__ float* row_memory(int width, const LayerInput& out, int64_t token) {
-    extern __shared__ float shared_row[];
+    extern __shared__ __align__(16) float shared_row[];
     return out.codes.codes != nullptr && width <= kSharedFloats ? shared_row : out.floats + token * out.columns;
 }
 
-template <class... Parameters> cudaError_t launch_rows(void (*kernel)(Parameters...), dim3 grid, int width, const LayerInput& out, cudaStream_t stream, Parameters... parameters) {
+template <class... Parameters> cudaError_t launch_rows(void (*kernel)(Parameters...), dim3 grid, int threads, int width, const LayerInput& out, cudaStream_t stream, Parameters... parameters) {
     const int bytes = shared_bytes_for(width, out);
     if (bytes > 48 * 1024)
         if (const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
-    return launch_early(kernel, grid, threads_for(width), bytes, stream, parameters...);
+    return launch_early(kernel, grid, threads, bytes, stream, parameters...);
 }
 
-/** The same in every thread. `scratch`: 32 doubles. */
-__device__ __forceinline__ double block_sum(double value, double* scratch) {
-    value = warp_sum(value);
+/** Of all threads' sums, the same in every thread; `scratch`: 32 doubles. Warps of a smaller block stand for several, too. */
+template <int kFold> __device__ __forceinline__ double block_sum(const double (&sum)[kFold], double* scratch) {
+    const int warps = blockDim.x / 32;
     __syncthreads();
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-    __syncthreads();
-    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.);
-}
-
-/** Zeros behind a row of floats, or its codes where they are wanted. */
-__device__ __forceinline__ void finish_row(float* row, int width, const LayerInput& out, int64_t token, uint32_t* findings, float* scratch) {
-    if (out.codes.codes == nullptr) {
-        for (int c = width + threadIdx.x; c < out.columns; c += blockDim.x) row[c] = 0.f;
-        return;
+#pragma unroll
+    for (int i = 0; i < kFold; ++i) {
+        const double part = warp_sum(sum[i]);
+        if (threadIdx.x % 32 == 0) scratch[i * warps + threadIdx.x / 32] = part;
     }
     __syncthreads();
-    write_row_codes(row, width, out.columns, out.codes.codes + token * out.columns, out.codes.scales + token, findings, scratch);
+    return warp_sum(threadIdx.x % 32 < kFold * warps ? scratch[threadIdx.x % 32] : 0.);
+}
+
+/** Zeros behind a row of floats, or its codes where they are wanted. `most`: of this thread's numbers. */
+__device__ __forceinline__ void finish_row(float* row, int width, const LayerInput& out, int64_t token, float most, uint32_t* findings, float* scratch) {
+    if (out.codes.codes != nullptr) return encode_row(row, width, out.columns, block_largest(most, scratch), out.codes.codes + token * out.columns, out.codes.scales + token, findings);
+    for (int c = width + threadIdx.x; c < out.columns; c += blockDim.x) row[c] = 0.f;
 }
 
 /** f(i, c) for this thread's columns of a row, kAtOnce at a time: first `load`, then `use` of each. */
@@ -82,8 +84,12 @@ __global__ void __launch_bounds__(kMaxThreads) embed(const Embedding embedding, 
     }
 }
 
-/** `cleared`: [tokens] that get zeros meanwhile, or null. */
-__global__ void __launch_bounds__(kMaxThreads) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* cleared, uint32_t* findings) {
+/**
+ * A thread stands for kFold, blockDim.x apart: so few rows and many, which have blocks of different sizes, get the same sums to the bit.
+ *
+ * @param cleared [tokens] that get zeros meanwhile, or null
+ */
+template <int kFold> __global__ void __launch_bounds__(kMaxThreads / kFold) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* cleared, uint32_t* findings) {
     __shared__ double sums[32];
     __shared__ float scratch[32];
     launch_dependents();
@@ -93,29 +99,30 @@ __global__ void __launch_bounds__(kMaxThreads) norm_rows(const Norm norm, const 
     float* row = row_memory(width, out, token);
     if (cleared != nullptr && threadIdx.x == 0) cleared[token] = 0;
     float some[kAtOnce];
-    double sum = 0;
-    const auto read = [&](int i, int c) { some[i] = x[c]; };
-    for_columns(threadIdx.x, width, blockDim.x, read, [&](int i, int c) {
+    double sum[kFold] = {};
+    for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = x[c]; }, [&](int i, int c) {
         row[c] = some[i];
         const double value = some[i];
-        sum = __dadd_rn(sum, norm.centered ? value : __dmul_rn(value, value));
+        sum[i % kFold] = __dadd_rn(sum[i % kFold], norm.centered ? value : __dmul_rn(value, value));
     });
     double mean = 0, squares = block_sum(sum, sums);
     if (norm.centered) {
         mean = squares / width;
-        sum = 0;
-        for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        for (double& part : sum) part = 0;
+        for_columns(threadIdx.x, width, blockDim.x, [](int, int) {}, [&](int i, int c) {
             const double centered = row[c] - mean;
-            sum = __dadd_rn(sum, __dmul_rn(centered, centered));
-        }
+            sum[i % kFold] = __dadd_rn(sum[i % kFold], __dmul_rn(centered, centered));
+        });
         squares = block_sum(sum, sums);
     }
     const double factor = 1 / sqrt(squares / width + norm.epsilon);
+    float most = 0.f;
     for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = norm.gain[c]; }, [&](int i, int c) {
         const double scaled = __dmul_rn(row[c] - mean, factor);
         row[c] = static_cast<float>(__dadd_rn(__dmul_rn(scaled, some[i]), norm.bias == nullptr ? 0. : norm.bias[c]));
+        most = larger(most, row[c]);
     });
-    finish_row(row, width, out, token, findings, scratch);
+    finish_row(row, width, out, token, most, findings, scratch);
 }
 
 // ── §3 ──
@@ -126,16 +133,9 @@ struct FloatSource {
     __device__ __forceinline__ float at(int64_t token, int c) const { return rows[token * stride + c]; }
 };
 
-/** The same as sums of products that another library left: the linear layer's last step comes here. */
-struct SumSource {
-    Int8Weights weights;
-    const int32_t* sums;
-    const float* scales;
-    __device__ __forceinline__ float at(int64_t token, int c) const { return finished(weights, c, sums[token * weights.rows + c], scales[token]); }
-};
-
-template <Activation kKind> __device__ __forceinline__ float activated(double value) {
-    if constexpr (kKind == Activation::kSilu) return static_cast<float>(silu(value));
+template <Activation kKind> __device__ __forceinline__ float activated(float given) {
+    if constexpr (kKind == Activation::kSilu) return static_cast<float>(silu(given));
+    const double value = given;
     if constexpr (kKind == Activation::kGelu) return static_cast<float>(0.5 * value * (1 + erf(value * 0.70710678118654752440)));
     return static_cast<float>(0.5 * value * (1 + tanh(0.79788456080286535588 * (value + 0.044715 * value * value * value))));
 }
@@ -161,7 +161,7 @@ template <Activation kKind, class Source> __global__ void __launch_bounds__(kMax
         most = larger(most, value);
     });
     if (largest == nullptr) {
-        if (blockIdx.y == 0) finish_row(row, width, out, token, findings, scratch);
+        if (blockIdx.y == 0) finish_row(row, width, out, token, most, findings, scratch);
         return;
     }
     const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
@@ -174,11 +174,39 @@ template <Activation kKind, class Source>
 cudaError_t launch_activate_rows(const Source& source, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
     const int parts = std::clamp(width / (2 * threads_for(width)), 1, 64);
     const bool has_codes = out.codes.codes != nullptr;
-    if (has_codes && (tokens > kFewRows || parts == 1)) return launch_rows(activate<kKind, Source>, dim3(tokens), width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
+    if (has_codes && (tokens > kFewRows || parts == 1)) return launch_rows(activate<kKind, Source>, dim3(tokens), threads_for(width), width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
     if (!has_codes) largest = nullptr;
     const cudaError_t status = launch_early(activate<kKind, Source>, dim3(tokens, parts), threads_for(width), 0, stream, source, width, out, largest, findings);
     if (status != cudaSuccess || !has_codes) return status;
     return launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
+}
+
+constexpr int kSumThreads = 512, kSumsAtOnce = 4;
+
+/** `swiglu` of products that another library summed up, four columns at a time: the linear layer's last step, the activation and the codes of its rows. As `activate` otherwise. */
+__global__ void __launch_bounds__(kSumThreads) swiglu_sums(const Int8Weights weights, const int32_t* sums, const float* scales, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
+    __shared__ float scratch[32];
+    launch_dependents();
+    wait_for_launch_before();
+    const int64_t token = blockIdx.x;
+    const float x_scale = scales[token];
+    const int32_t* const row_sums = sums + token * weights.rows;
+    float* row = gridDim.y > 1 ? out.floats + token * out.columns : row_memory(width, out, token);
+    float most = 0.f;
+    for (int c = (blockIdx.y * kSumThreads + threadIdx.x) * kSumsAtOnce; c < width; c += gridDim.y * kSumThreads * kSumsAtOnce) {
+        const int4 gate = *reinterpret_cast<const int4*>(row_sums + c), up = *reinterpret_cast<const int4*>(row_sums + width + c);
+        const int gates[kSumsAtOnce] = {gate.x, gate.y, gate.z, gate.w}, ups[kSumsAtOnce] = {up.x, up.y, up.z, up.w};
+        float y[kSumsAtOnce];
+#pragma unroll
+        for (int i = 0; i < kSumsAtOnce; ++i) {
+            y[i] = swiglu(finished(weights, c + i, gates[i], x_scale), finished(weights, width + c + i, ups[i], x_scale));
+            most = larger(most, y[i]);
+        }
+        *reinterpret_cast<float4*>(row + c) = make_float4(y[0], y[1], y[2], y[3]);
+    }
+    if (largest == nullptr) return finish_row(row, width, out, token, most, findings, scratch);
+    const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
+    if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
 }
 
 // ── §4 ──
@@ -217,7 +245,9 @@ cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const S
 }
 
 cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* cleared, uint32_t* findings, cudaStream_t stream) {
-    return launch_rows(norm_rows, dim3(tokens), width, out, stream, norm, input, rows, width, out, cleared, findings);
+    const int threads = threads_for(width);
+    return tokens < kManyRows ? launch_rows(norm_rows<1>, dim3(tokens), threads, width, out, stream, norm, input, rows, width, out, cleared, findings)
+                              : launch_rows(norm_rows<kAtOnce>, dim3(tokens), threads / kAtOnce, width, out, stream, norm, input, rows, width, out, cleared, findings);
 }
 
 cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
@@ -230,9 +260,15 @@ cudaError_t launch_activate(Activation activation, const float* input, int token
     }
 }
 
+bool suits_swiglu_sums(const Int8Weights& weights) { return weights.rows % (2 * kSumsAtOnce) == 0; }
+
 cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
                                cudaStream_t stream) {
-    return launch_activate_rows<Activation::kSwiglu>(SumSource{weights, sums, scales}, tokens, weights.rows / 2, out, largest, findings, stream);
+    const int width = weights.rows / 2, parts = std::clamp(width / (kSumThreads * kSumsAtOnce), 1, 64);
+    if (tokens > kFewRows || parts == 1)
+        return launch_rows(swiglu_sums, dim3(tokens), kSumThreads, width, out, stream, weights, sums, scales, width, out, static_cast<uint32_t*>(nullptr), findings);
+    const cudaError_t status = launch_early(swiglu_sums, dim3(tokens, parts), kSumThreads, 0, stream, weights, sums, scales, width, out, largest, findings);
+    return status != cudaSuccess ? status : launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
 }
 
 cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,

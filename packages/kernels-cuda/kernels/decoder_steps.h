@@ -49,7 +49,9 @@ enum class Activation : int32_t { kSwiglu, kSilu, kGelu, kGeluTanh };
  * @param largest [tokens] zeros, which change
  */
 cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream);
-/** `swiglu` of a linear layer's products as launch_finish_int8 takes them, gate rows before up rows. */
+/** Whether the next function can do it: rows of floats would not lie on 16 bytes otherwise. */
+bool suits_swiglu_sums(const Int8Weights& weights);
+/** `swiglu` with codes of a linear layer's products as launch_finish_int8 takes them, gate rows before up rows. */
 cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
                                cudaStream_t stream);
 

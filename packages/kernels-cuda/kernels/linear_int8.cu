@@ -107,13 +107,18 @@ __global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights 
 
 // ── §2 ──
 constexpr int kMostQuantizers = 1024, kEncoders = 256;
+constexpr int kManyTokens = 256;  // from there on a processor gets several rows at a time
 
 __global__ void __launch_bounds__(kMostQuantizers) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
-    write_row_codes(input + token * stride, cols, columns, target.codes + token * columns, target.scales + token, nonfinite, scratch);
+    const float* row = input + token * stride;
+    float most = 0.f;
+#pragma unroll 4
+    for (int c = threadIdx.x; c < cols; c += blockDim.x) most = larger(most, row[c]);
+    encode_row(row, cols, columns, block_largest(most, scratch), target.codes + token * columns, target.scales + token, nonfinite);
 }
 
 /** The same of rows whose largest magnitudes are known, as bits. */
@@ -123,12 +128,7 @@ __global__ void __launch_bounds__(kEncoders) encode_input(const float* input, in
     const int64_t token = blockIdx.y;
     const int c = (blockIdx.x * kEncoders + threadIdx.x) * 4;
     const float top = __uint_as_float(largest[token]), scale = symmetric_scale(top);
-    if (c < columns) {
-        int four[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) four[i] = c + i < cols ? to_code(input[token * stride + c + i], scale) : 0;
-        *reinterpret_cast<uint32_t*>(target.codes + token * columns + c) = pack_codes(four[0], four[1], four[2], four[3]);
-    }
+    encode_columns(input + token * stride, cols, columns, scale, target.codes + token * columns, c, gridDim.x * kEncoders * 4);
     if (c > 0) return;
     target.scales[token] = scale;
     if (!(top <= FLT_MAX)) atomicOr(nonfinite, 1u);
@@ -144,7 +144,7 @@ template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int
 }  // namespace
 
 cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
-    const int threads = std::clamp((cols + 127) / 128 * 32, 64, kMostQuantizers);
+    const int threads = std::clamp((cols + 127) / 128 * 32, 64, tokens < kManyTokens ? kMostQuantizers : kMostQuantizers / 4);
     return launch_early(quantize_input, dim3(tokens), threads, 0, stream, input, input_stride, cols, padded_columns(cols), target, nonfinite);
 }
 

@@ -308,7 +308,7 @@ void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
         check_cuda(launch_swiglu_int8(up.int8_weights(), codes.codes, tokens, gated, stream), "run an MLP's first layer");
         return check_cuda(launch_encode_rows(gated.floats, gated.stride, tokens, facts_.intermediate, largest, target.codes, findings, stream), "quantize an MLP's rows");
     }
-    if (swiglu && up.sum(codes.codes, tokens, work_.products, stream))
+    if (swiglu && suits_swiglu_sums(up.int8_weights()) && up.sum(codes.codes, tokens, work_.products, stream))
         return check_cuda(launch_swiglu_sums(up.int8_weights(), work_.products.sums->as<int32_t>(), codes.codes.scales, tokens, target, largest, findings, stream), "activate");
     project(up, tokens, work_.wide->as<float>(), false, stream);
     check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, target, largest, findings, stream), "activate");

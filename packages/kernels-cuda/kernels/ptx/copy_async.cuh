@@ -11,6 +11,11 @@ __device__ __forceinline__ void copy_async_16(uint32_t target, const void* sourc
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0) : "memory");
 }
 
+/** The same of 4 bytes. */
+__device__ __forceinline__ void copy_async_4(uint32_t target, const void* source, bool inside) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(inside ? 4 : 0) : "memory");
+}
+
 /** Ends a group; an empty one is fine. */
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
