@@ -77,7 +77,7 @@ export function withCacheOptions(command: Command): Command {
   return command
     .option(
       '--kv-cache-memory <MiB>',
-      'of all sequences together (default: 64 of full length, at most a quarter of the memory)',
+      "of all sequences together (default: 64 of full length, at most a quarter of the memory, or 3/4 of what is left of a GPU's)",
       integer(1, 2 ** 24),
     )
     .option('--no-prefix-cache', 'compute every prompt from its beginning, also where an earlier one began alike');

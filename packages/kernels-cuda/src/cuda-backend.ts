@@ -10,6 +10,7 @@ import { unpackInt4 } from '@int-flash/quant';
 import { createCudaDecoder } from './cuda-decoder.js';
 import { CudaLinear } from './cuda-linear.js';
 import { cudaStatus } from './cuda-status.js';
+import { decoderMemory } from './decoder-memory.js';
 import {
   type DeviceHandle,
   loadNativeAddon,
@@ -37,6 +38,7 @@ export function createCudaBackend({ kernel = 'auto' }: { readonly kernel?: CudaK
     });
   }
   const device = callNative(() => addon.openDevice(0));
+  const { totalBytes } = addon.deviceFacts(device);
   return {
     name: 'cuda',
     status: cudaStatus,
@@ -47,6 +49,7 @@ export function createCudaBackend({ kernel = 'auto' }: { readonly kernel?: CudaK
     cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,
     createLinear: (weights) => new CudaLinear(addon, device, weights),
     createDecoder: (spec) => createCudaDecoder(addon, device, spec),
+    decoderMemory: (shape) => decoderMemory(totalBytes, shape),
     liveBytes: () => addon.liveBytes(device),
   };
 }

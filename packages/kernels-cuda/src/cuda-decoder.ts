@@ -9,12 +9,12 @@ import {
   type Linear,
 } from '@int-flash/ops';
 import { CudaLinear } from './cuda-linear.js';
+import { MAX_HEAD_DIM } from './decoder-memory.js';
 import type { DecoderHandle, DeviceHandle, LinearHandle, NativeAddon, SequenceHandle } from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
 
 /** As native/decoder.h numbers them. */
 const ACTIVATION_NUMBERS = { swiglu: 0, silu: 1, gelu: 2, 'gelu-tanh': 3 } as const;
-const MAX_HEAD_DIM = 256; // what the kernels are compiled for
 
 /**
  * A decoder whose weights, caches and activations stay on the GPU.

@@ -42,7 +42,7 @@ export async function stepOnDevice(
     if (cache instanceof DeviceCache && wantsAll) found.set(cache, await allLogits(cache, ids, pace));
   for (const type of ['int8', 'int4'] as const) {
     const ours = parts.flatMap(({ cache, ids, draw, wantsAll }) =>
-      cache instanceof DeviceCache && cache.type === type && !wantsAll ? [{ cache, ids, draw }] : [],
+      cache instanceof DeviceCache && cache.dtype === type && !wantsAll ? [{ cache, ids, draw }] : [],
     );
     const drawing = ours.flatMap(({ draw, ...part }) => (draw ? [{ ...part, draw }] : []));
     const others = ours.filter(({ draw }) => !draw);

@@ -1,6 +1,7 @@
 import type { Backend } from '@int-flash/ops';
 import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer } from './kv-cache-layer.js';
 import { type PageCounts, PagePool } from './page-pool.js';
+import type { PageSource } from './paged-sequence.js';
 import { PrefixTree } from './prefix-tree.js';
 
 export interface KvCachePoolShape {
@@ -19,7 +20,7 @@ export interface KvCachePoolShape {
  *
  * Its memory is reserved at once, and taken from the system as pages are first written to.
  */
-export class KvCachePool {
+export class KvCachePool implements PageSource {
   readonly shape: KvCachePoolShape;
   readonly layers: readonly KvCacheLayer[];
   readonly pages: PagePool;
@@ -35,12 +36,6 @@ export class KvCachePool {
     this.pages = new PagePool(shape.pages);
     this.prefixes = shape.keepsPrefixes === false ? undefined : new PrefixTree(this.pages);
     this.pageBytes = this.layers.reduce((sum, layer) => sum + layer.pageBytes, 0);
-  }
-
-  /** Pages that sequences could get: the free ones, and those that are only kept. */
-  get available(): number {
-    const { pages, used } = this.pages.counts();
-    return pages - used;
   }
 
   /** A page for a sequence, at the cost of a kept one if need be; undefined when sequences hold them all. */

@@ -1,18 +1,16 @@
 import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
+import { CallHistory } from './call-history.js';
 import type { KeyValueRows, LayerState } from './kv-cache-layer.js';
 import type { KvCachePool } from './kv-cache-pool.js';
+import { pagesOf } from './page-limit.js';
+import type { PagedSequence } from './paged-sequence.js';
 import type { PrefixNode } from './prefix-tree.js';
-import { RUN_KEYS, replayLength } from './replay.js';
-
-/** Counts bytes that live objects hold; 0 once all are disposed. */
-export interface ByteCount {
-  bytes: number;
-}
+import { RUN_KEYS } from './replay.js';
 
 export interface KvCacheOptions {
   /** Positions that the model can tell apart; the cache never grows past it. */
   readonly maxTokens: number;
-  /** Whether a token's bits depend on no more than {@link replayLength} says; false by default. */
+  /** Whether a token's bits depend on no more than `replayLength` says; false by default. */
   readonly isExact?: boolean;
   /** Tokens of a prompt that are computed together, whole pages. */
   readonly chunk?: number;
@@ -21,12 +19,12 @@ export interface KvCacheOptions {
 }
 
 /**
- * Keys and values of one sequence, all layers: a block table of pages from a pool. Can be cut back to a length, and put aside: then
- * its pages are free, and the tokens it held are to be computed again.
+ * Keys and values of one sequence in host memory, all layers: a block table of pages from a pool.
  *
  * Owned by exactly one disposable, which disposes it.
  */
-export class KvCache {
+export class KvCache implements PagedSequence {
+  readonly canDraw = false;
   readonly #pool: KvCachePool;
   readonly #options: KvCacheOptions;
   readonly #lengths: number[];
@@ -39,8 +37,7 @@ export class KvCache {
   readonly #nodes: PrefixNode[] = [];
   /** Value scales' maxima behind each whole page, as far as they were wanted. */
   readonly #largest: Float32Array[][] = [];
-  readonly #history: number[] = [];
-  readonly #calls: number[] = [];
+  readonly #history = new CallHistory();
   /** Of {@link history} from the start, those whose bits anybody would compute who reads the same. */
   #common = 0;
   #disposed = false;
@@ -57,9 +54,8 @@ export class KvCache {
     return Math.min(...this.#lengths);
   }
 
-  /** Tokens that were computed, whether the cache still holds them or was put aside. */
   get history(): readonly number[] {
-    return this.#history;
+    return this.#history.ids;
   }
 
   get pageCount(): number {
@@ -74,22 +70,18 @@ export class KvCache {
     return this.#pool;
   }
 
-  /** Whether tokens of several calls may be computed in one. */
+  get chunk(): number | undefined {
+    return this.#options.chunk;
+  }
+
   get isExact(): boolean {
     return this.#options.isExact === true;
   }
 
-  /** Pages that more tokens would take. */
   pagesFor(tokens: number): number {
     return pagesOf(this.length + tokens) - this.#pageCount;
   }
 
-  /**
-   * Makes room for more tokens.
-   *
-   * @returns false when the pool has no page left; then nothing has changed.
-   * @throws {IntFlashError} `ERR_DISPOSED`, `ERR_SHAPE` past `maxTokens`.
-   */
   reserve(tokens: number): boolean {
     this.#expectLive();
     const { length } = this;
@@ -132,7 +124,6 @@ export class KvCache {
     return this.#pool.layers[layer]!.view(this.#pages, this.#lengths[layer]!);
   }
 
-  /** Takes down that one call computed these tokens, which follow those that the cache held, perhaps for the second time. */
   settle(ids: readonly number[]): void {
     const end = this.length;
     const start = end - ids.length;
@@ -142,16 +133,13 @@ export class KvCache {
         ? ids.length >= KV_PAGE_TOKENS || !this.#isCoded
         : end <= RUN_KEYS || ids.length === this.#options.chunk;
     if (this.#common === start && isAlike) this.#common = end;
-    this.#history.push(...ids);
-    this.#calls.push(ids.length);
+    this.#history.add(ids);
   }
 
-  /** Tokens to compute again in the next call after {@link putAside}; 0 when none is missing. */
   get missing(): number {
-    return this.length < this.#history.length ? replayLength(this.#calls, this.length, this.isExact) : 0;
+    return this.#history.missing(this.length, this.isExact);
   }
 
-  /** Puts whole pages where sequences that begin alike find them. */
   publish(): void {
     const { space } = this.#options;
     const tree = this.#pool.prefixes;
@@ -159,7 +147,7 @@ export class KvCache {
     for (let page = this.#nodes.length; (page + 1) * KV_PAGE_TOKENS <= Math.min(this.#common, this.length); page++) {
       const largest = this.#largestBehind(page);
       if (largest.some((heads) => heads.includes(0))) return; // scales of zeros are not settled yet
-      const ids = this.#history.slice(page * KV_PAGE_TOKENS, (page + 1) * KV_PAGE_TOKENS);
+      const ids = this.history.slice(page * KV_PAGE_TOKENS, (page + 1) * KV_PAGE_TOKENS);
       const own = this.#pages[page]!;
       const found = tree.find(space, this.#nodes, ids);
       if (found) this.#exchange(page, found.page);
@@ -168,12 +156,6 @@ export class KvCache {
     }
   }
 
-  /**
-   * Takes over whole pages that others published.
-   *
-   * @param next What is to be computed behind {@link history}; its last token is never taken over, since somebody wants its logits.
-   * @returns Tokens of `next` that the cache holds now.
-   */
   adopt(next: readonly number[]): number {
     const { chunk = KV_PAGE_TOKENS } = this.#options;
     const before = this.#history.length;
@@ -212,12 +194,10 @@ export class KvCache {
     this.#states = node.states.map(({ offsets, largest }) => ({ offsets, largest: largest.slice() }));
     const fresh = end - this.#history.length;
     if (fresh <= 0) return;
-    this.#calls.push(fresh);
-    this.#history.push(...this.#idsTo(end, next, before).slice(-fresh));
+    this.#history.add(this.#idsTo(end, next, before).slice(-fresh));
     this.#common = end;
   }
 
-  /** Names the page that would be computed next, where others might want the very same one. */
   nextPage(next: readonly number[]): string | undefined {
     const { space } = this.#options;
     const end = this.length + KV_PAGE_TOKENS;
@@ -227,20 +207,12 @@ export class KvCache {
     return `${space}/${this.#pages[this.#pageCount - 1] ?? ''}/${this.#idsTo(end, next, this.#history.length).join()}`;
   }
 
-  /** Forgets all tokens from `length` on, those put aside too. */
   forget(length: number): void {
     this.truncate(length);
-    let over = this.#history.length - length;
-    this.#history.length = Math.min(this.#history.length, length);
+    this.#history.forget(length);
     this.#common = Math.min(this.#common, length);
-    while (over > 0) {
-      const last = this.#calls.pop()!;
-      if (last > over) this.#calls.push(last - over);
-      over -= last;
-    }
   }
 
-  /** Drops the rows of all tokens from `length` on, in every layer. */
   truncate(length: number): void {
     this.#expectLive();
     if (!Number.isInteger(length) || length < 0)
@@ -256,7 +228,6 @@ export class KvCache {
     this.#states = this.#statesAt(length);
   }
 
-  /** Frees the pages; {@link missing} says what to compute before the cache can go on. */
   putAside(): void {
     this.publish();
     this.#room = 0;
@@ -267,7 +238,6 @@ export class KvCache {
     this.#states = this.#pool.layers.map((layer) => layer.start());
   }
 
-  /** Frees the memory; twice is a no-op. */
   dispose(): void {
     if (this.#disposed) return;
     this.putAside();
@@ -289,7 +259,7 @@ export class KvCache {
   #idsTo(end: number, next: readonly number[], computed: number): number[] {
     const start = end - KV_PAGE_TOKENS;
     return [
-      ...this.#history.slice(start, Math.min(end, computed)),
+      ...this.history.slice(start, Math.min(end, computed)),
       ...next.slice(Math.max(start - computed, 0), Math.max(end - computed, 0)),
     ];
   }
@@ -363,8 +333,4 @@ export class KvCache {
   #expectLive(): void {
     if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
   }
-}
-
-function pagesOf(tokens: number): number {
-  return Math.ceil(tokens / KV_PAGE_TOKENS);
 }

@@ -1,16 +1,11 @@
-import { totalmem } from 'node:os';
-import { type Backend, IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
-import { KvCache } from './kv-cache.js';
-import { type KvCacheDtype, layerPageBytes } from './kv-cache-layer.js';
-import { KvCachePool } from './kv-cache-pool.js';
+import type { Backend } from '@int-flash/ops';
+import type { DeviceDtype } from './device-cache.js';
+import { DeviceCaches } from './device-caches.js';
+import { HostCaches } from './host-caches.js';
+import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { ModelConfig } from './model-config.js';
-import type { PageCounts } from './page-pool.js';
-
-/** Sequences of full length that a pool has pages for where nothing else is said. */
-const SEQUENCES = 64;
-/** … unless that would be more than this part of the machine's memory. */
-const MEMORY_PART = 1 / 4;
+import { type PageCounts, sumCounts } from './page-pool.js';
 
 export interface KvCacheLimits {
   /** What all sequences' keys and values may take, for each way of storing them. */
@@ -19,74 +14,41 @@ export interface KvCacheLimits {
   readonly keepsPrefixes?: boolean | undefined;
 }
 
-/** A model's caches in host memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
+/** Whether this is what a decoder on a device computes: INT8 attention on codes. */
+export function suitsDevice(attention: AttentionChoice, dtype: KvCacheDtype): dtype is DeviceDtype {
+  return attention === 'int8' && (dtype === 'int8' || dtype === 'int4');
+}
+
+/** A model's caches, in host memory and on the backend's device. */
 export class KvCaches {
-  readonly #config: ModelConfig;
-  readonly #limits: KvCacheLimits;
-  readonly #backend: Backend | undefined;
-  readonly #pools = new Map<KvCacheDtype, KvCachePool>();
+  readonly host: HostCaches;
+  /** Undefined where the backend has no memory of its own, or does not run such a model there. */
+  readonly device: DeviceCaches | undefined;
 
   constructor(config: ModelConfig, limits: KvCacheLimits = {}, backend?: Backend) {
-    this.#backend = backend;
-    this.#config = config;
-    this.#limits = limits;
+    this.host = new HostCaches(config, limits, backend);
+    const memory = backend?.decoderMemory?.(config);
+    this.device = memory && new DeviceCaches(config, limits.bytes, memory, () => backend!.liveBytes());
   }
 
   /**
-   * Tokens that the longest sequence may have.
+   * Tokens that the longest sequence may have: the model's positions, or what the memory holds.
    *
    * @throws {IntFlashError} `ERR_ARG_RANGE` when there is no memory for a single page.
    */
-  contextLength(dtype: KvCacheDtype): number {
-    return Math.min(this.#config.maxPositions, this.#pages(dtype) * KV_PAGE_TOKENS);
+  contextLength(attention: AttentionChoice, dtype: KvCacheDtype): number {
+    return this.device && suitsDevice(attention, dtype)
+      ? this.device.contextLength(dtype)
+      : this.host.contextLength(dtype);
   }
 
-  /** @param chunk Tokens of a prompt computed together. @param isExact As {@link KvCache} has it; only such caches share pages. */
-  create(attention: AttentionChoice, dtype: KvCacheDtype, chunk: number, isExact: boolean): KvCache {
-    return new KvCache(this.#pool(dtype), {
-      maxTokens: this.contextLength(dtype),
-      isExact,
-      chunk,
-      space: isExact ? attention : undefined,
-    });
-  }
-
-  /** Bytes of the pages that sequences hold. */
+  /** Bytes that sequences hold. */
   get bytes(): number {
-    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.counts().used * pool.pageBytes, 0);
+    return this.host.bytes + (this.device?.bytes ?? 0);
   }
 
   /** Of all pools that were wanted so far. */
   counts(): PageCounts {
-    const all = [...this.#pools.values()].map((pool) => pool.counts());
-    const total = (key: keyof PageCounts) => all.reduce((sum, counts) => sum + counts[key], 0);
-    return { pages: total('pages'), used: total('used'), kept: total('kept') };
-  }
-
-  #pool(dtype: KvCacheDtype): KvCachePool {
-    const made = this.#pools.get(dtype);
-    if (made) return made;
-    const { layers, kvHeads, headDim } = this.#config;
-    const keepsPrefixes = this.#limits.keepsPrefixes !== false;
-    const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes };
-    const pool = new KvCachePool(shape, this.#backend);
-    this.#pools.set(dtype, pool);
-    return pool;
-  }
-
-  #pages(dtype: KvCacheDtype): number {
-    const { layers, kvHeads, headDim, maxPositions } = this.#config;
-    const pageBytes = layers * layerPageBytes(dtype, kvHeads, headDim);
-    const { bytes } = this.#limits;
-    if (bytes !== undefined) {
-      const pages = Math.floor(bytes / pageBytes);
-      if (pages > 0) return pages;
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        `Expected a KV cache of at least ${pageBytes} bytes, a page of ${KV_PAGE_TOKENS} tokens, got ${bytes}`,
-      );
-    }
-    const wanted = SEQUENCES * Math.ceil(maxPositions / KV_PAGE_TOKENS);
-    return Math.max(Math.min(wanted, Math.floor((totalmem() * MEMORY_PART) / pageBytes)), 1);
+    return sumCounts([this.host.counts(), ...(this.device ? [this.device.counts()] : [])]);
   }
 }

@@ -23,7 +23,6 @@ import {
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
-import type { ByteCount } from './kv-cache.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
@@ -51,8 +50,8 @@ export interface LoadOptions {
   /** Arithmetic of the linear layers: `auto` (as stored) by default. The output layer is always fp32. */
   readonly linear?: LinearChoice | undefined;
   /**
-   * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's. When it
-   * runs out, the sequence that came last waits, and what it had is computed again.
+   * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's, or three
+   * quarters of what the weights leave of a GPU's. When it runs out, the sequence that came last waits, and what it had is computed again.
    */
   readonly kvCacheBytes?: number | undefined;
   /** Keep what was computed for prompts to come that begin alike, as those of a conversation do; true by default. Changes no answer. */
@@ -80,7 +79,7 @@ export interface ModelStatus {
   readonly sessions: number;
   /** … and the bytes of those caches. */
   readonly kvCacheBytes: number;
-  /** Pages of 64 tokens in host memory: all, held by sequences, and kept for prompts that begin alike. */
+  /** Pages of 64 tokens: all, held by sequences, and (in host memory) kept for prompts that begin alike. */
   readonly pages: PageCounts;
   /** Prompt tokens so far, and those of them that earlier prompts had computed. */
   readonly prefixes: { readonly asked: number; readonly found: number };
@@ -148,7 +147,7 @@ async function loadFiles(
   try {
     const { config } = files.weights;
     const caches = new KvCaches(config, cacheLimits, backend);
-    caches.contextLength(kvCacheDtype); // refuses a limit that holds nothing, before the weights are read
+    if (bytes !== undefined) caches.contextLength(attention, kvCacheDtype); // refuses a limit that holds nothing, before the weights are read
     const tokenizer = await files.readTokenizer();
     const generation = await files.readGenerationConfig();
     const weights = await loadWeights(files.weights, backend, linear);
@@ -192,7 +191,6 @@ export class LanguageModel {
   readonly generationConfig: GenerationConfig;
   readonly #parts: Parts;
   readonly #model: GenerationModel;
-  readonly #cacheBytes: ByteCount = { bytes: 0 };
   #disposed: Promise<void> | undefined;
 
   constructor(parts: Parts) {
@@ -209,7 +207,6 @@ export class LanguageModel {
       tokenizer,
       eosTokenIds: new Set(eos.filter((id) => id !== undefined)),
       sessions: new Set(),
-      cacheBytes: this.#cacheBytes,
       expectLive: () => this.#expectLive(),
     };
   }
@@ -229,7 +226,7 @@ export class LanguageModel {
       kvCacheDtype,
       linear,
       sessions: sessions.size,
-      kvCacheBytes: this.#cacheBytes.bytes + caches.bytes,
+      kvCacheBytes: caches.bytes,
       pages: caches.counts(),
       prefixes: scheduler.prefixes,
       preemptions: scheduler.preemptions,

@@ -10,6 +10,17 @@ export interface PageCounts {
   readonly kept: number;
 }
 
+/** Of several pools together. */
+export function sumCounts(all: Iterable<PageCounts>): PageCounts {
+  const sum = { pages: 0, used: 0, kept: 0 };
+  for (const { pages, used, kept } of all) {
+    sum.pages += pages;
+    sum.used += used;
+    sum.kept += kept;
+  }
+  return sum;
+}
+
 /**
  * Hands out pages by number, and counts who holds each: sequences, and besides them whoever keeps its content for later.
  *

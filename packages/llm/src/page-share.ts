@@ -1,4 +1,4 @@
-import type { KvCache } from './kv-cache.js';
+import type { PagedSequence } from './paged-sequence.js';
 
 /**
  * Decides which sequences hold pages when there are not enough for all.
@@ -9,17 +9,17 @@ import type { KvCache } from './kv-cache.js';
  */
 export class PageShare {
   preemptions = 0;
-  readonly #isWaitedFor: (cache: KvCache) => boolean;
+  readonly #isWaitedFor: (cache: PagedSequence) => boolean;
   /** In the order in which they came. */
-  readonly #present = new Set<KvCache>();
-  readonly #admitted = new Set<KvCache>();
-  readonly #inStep = new Set<KvCache>();
+  readonly #present = new Set<PagedSequence>();
+  readonly #admitted = new Set<PagedSequence>();
+  readonly #inStep = new Set<PagedSequence>();
   readonly #pagesInStep = new Set<string>();
   #isFull = false;
   #asked = 0;
   #found = 0;
 
-  constructor(isWaitedFor: (cache: KvCache) => boolean) {
+  constructor(isWaitedFor: (cache: PagedSequence) => boolean) {
     this.#isWaitedFor = isWaitedFor;
   }
 
@@ -28,11 +28,11 @@ export class PageShare {
     return { found: this.#found, asked: this.#asked };
   }
 
-  enter(cache: KvCache): void {
+  enter(cache: PagedSequence): void {
     this.#present.add(cache);
   }
 
-  leave(cache: KvCache): void {
+  leave(cache: PagedSequence): void {
     this.#present.delete(cache);
     this.#admitted.delete(cache);
   }
@@ -48,7 +48,7 @@ export class PageShare {
   }
 
   /** Takes over what others computed already. @returns tokens of `next` that need no computing */
-  adopt(cache: KvCache, next: readonly number[]): number {
+  adopt(cache: PagedSequence, next: readonly number[]): number {
     if (this.#isFull && !this.#admitted.has(cache)) return 0;
     const found = cache.adopt(next);
     this.#found += found;
@@ -60,10 +60,10 @@ export class PageShare {
    *
    * @param tokens Of this step.
    * @param all    That it wants to hold at the end, besides what it holds.
-   * @param page   What it computes, where another could want the very same (`KvCache.nextPage`): then only one computes it.
+   * @param page   What it computes, where another could want the very same (`PagedSequence.nextPage`): then only one computes it.
    * @returns false when it has to wait.
    */
-  makeRoom(cache: KvCache, tokens: number, all: number, page: string | undefined): boolean {
+  makeRoom(cache: PagedSequence, tokens: number, all: number, page: string | undefined): boolean {
     if (page !== undefined && this.#pagesInStep.has(page)) return false;
     if (!this.#admit(cache, all)) return false;
     while (!cache.reserve(tokens)) if (!this.#takeFrom(cache)) return false;
@@ -77,12 +77,13 @@ export class PageShare {
     for (const cache of this.#present) if (cache.pageCount > 0 && !this.#isWaitedFor(cache)) this.#putAside(cache);
   }
 
-  #admit(cache: KvCache, tokens: number): boolean {
+  #admit(cache: PagedSequence, tokens: number): boolean {
     if (this.#admitted.has(cache)) return true;
     const { pool } = cache;
-    const needed = Math.min(cache.pagesFor(tokens + 1), pool.shape.pages - cache.pageCount); // one more: for the answer
+    const { pages, used } = pool.counts();
+    const needed = Math.min(cache.pagesFor(tokens + 1), pages - cache.pageCount); // one more: for the answer
     const isLonely = ![...this.#admitted].some((other) => other.pool === pool);
-    if (this.#isFull || (needed > pool.available && !isLonely)) {
+    if (this.#isFull || (needed > pages - used && !isLonely)) {
       this.#isFull = true;
       cache.putAside();
       return false;
@@ -91,7 +92,7 @@ export class PageShare {
     return true;
   }
 
-  #takeFrom(taker: KvCache): boolean {
+  #takeFrom(taker: PagedSequence): boolean {
     const arrivals = [...this.#present];
     const own = arrivals.indexOf(taker);
     for (let i = arrivals.length - 1; i >= 0; i--) {
@@ -104,7 +105,7 @@ export class PageShare {
     return false;
   }
 
-  #putAside(cache: KvCache): void {
+  #putAside(cache: PagedSequence): void {
     cache.putAside();
     this.#admitted.delete(cache);
     this.preemptions++;

@@ -1,7 +1,5 @@
 import { type DrawRules, eventLoopTurn, KV_PAGE_TOKENS } from '@int-flash/ops';
-import { DEVICE_CHUNK } from './device-cache.js';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
-import { KvCache } from './kv-cache.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
 import { PageShare } from './page-share.js';
@@ -66,11 +64,11 @@ export class Scheduler {
 
   /** Tells of a sequence to come: those that came earlier have the better right to pages. */
   enter(cache: SequenceCache): void {
-    if (cache instanceof KvCache) this.#share.enter(cache);
+    this.#share.enter(cache);
   }
 
   leave(cache: SequenceCache): void {
-    if (cache instanceof KvCache) this.#share.leave(cache);
+    this.#share.leave(cache);
   }
 
   submit(work: SequenceWork, signal: AbortSignal): SubmittedWork {
@@ -213,7 +211,6 @@ class Job implements SubmittedWork {
   step: Step | undefined;
   isSettled = false;
   readonly #share: PageShare;
-  readonly #pages: KvCache | undefined;
   readonly #before: number;
   #isReplay = false;
   #settle!: { resolve(outcome: PartOutcome): void; reject(reason: unknown): void };
@@ -222,8 +219,7 @@ class Job implements SubmittedWork {
   constructor(work: SequenceWork, share: PageShare) {
     this.work = work;
     this.#share = share;
-    this.#pages = work.cache instanceof KvCache ? work.cache : undefined;
-    this.#before = this.#pages?.history.length ?? work.cache.length;
+    this.#before = work.cache.history.length;
     this.outcome = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -235,7 +231,7 @@ class Job implements SubmittedWork {
 
   /** Whether it cannot share a step. */
   get isAlone(): boolean {
-    return this.work.onLogits !== undefined && !this.#pages?.missing;
+    return this.work.onLogits !== undefined && this.work.cache.missing === 0;
   }
 
   get part(): BatchPart {
@@ -245,34 +241,31 @@ class Job implements SubmittedWork {
 
   /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
   prepare(): void {
-    const { ids, chunk } = this.work;
-    if (this.#sharesPages) this.at += this.#share.adopt(this.#pages!, ids.slice(this.at));
-    const missing = this.#pages?.missing ?? 0;
+    const { ids, cache, onLogits } = this.work;
+    if (this.#sharesPages) this.at += this.#share.adopt(cache, ids.slice(this.at));
+    const { missing } = cache;
     this.#isReplay = missing > 0;
     // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
-    const usual = !this.#pages && !this.work.onLogits ? DEVICE_CHUNK : PREFILL_CHUNK;
+    const usual = onLogits ? PREFILL_CHUNK : (cache.chunk ?? PREFILL_CHUNK);
     this.next = this.#isReplay
-      ? this.#pages!.history.slice(this.#pages!.length, this.#pages!.length + missing)
-      : ids.slice(this.at, this.at + (chunk ?? usual));
+      ? cache.history.slice(cache.length, cache.length + missing)
+      : ids.slice(this.at, this.at + (this.work.chunk ?? usual));
   }
 
   /** Gets pages for what comes next. @returns false when it has to wait for some */
   makeRoom(): boolean {
-    const pages = this.#pages;
-    if (!pages) return true;
-    const rest = this.work.ids.length - this.at;
-    const name = this.#sharesPages
-      ? pages.nextPage(this.work.ids.slice(this.at, this.at + KV_PAGE_TOKENS + 1))
-      : undefined;
-    return this.#share.makeRoom(pages, this.next.length, pages.history.length - pages.length + rest, name);
+    const { cache, ids } = this.work;
+    const rest = ids.length - this.at;
+    const name = this.#sharesPages ? cache.nextPage(ids.slice(this.at, this.at + KV_PAGE_TOKENS + 1)) : undefined;
+    return this.#share.makeRoom(cache, this.next.length, cache.history.length - cache.length + rest, name);
   }
 
   /** Counts the last part as done. @returns whether there is another */
   advance(): boolean {
-    const { wantsAll, ids } = this.work;
-    this.#pages?.settle(this.next);
+    const { wantsAll, ids, cache } = this.work;
+    cache.settle(this.next);
     // Of tokens that were only guessed, the wrong ones are still to be taken back.
-    if (!wantsAll) this.#pages?.publish();
+    if (!wantsAll) cache.publish();
     if (!this.#isReplay) this.at += this.next.length;
     return this.at < ids.length;
   }
@@ -291,10 +284,7 @@ class Job implements SubmittedWork {
   /** Leaves the cache as it was. */
   fail(reason: unknown): void {
     const { cache } = this.work;
-    if (!cache.isDisposed) {
-      if (cache instanceof KvCache) cache.forget(this.#before);
-      else cache.truncate(this.#before);
-    }
+    if (!cache.isDisposed) cache.forget(this.#before);
     this.release();
     this.reject(reason);
   }
@@ -306,8 +296,6 @@ class Job implements SubmittedWork {
   /** Whether it may take over what others computed: not where each token's logits are wanted, or its chunks would be cut elsewhere. */
   get #sharesPages(): boolean {
     const { chunk, onLogits, wantsAll } = this.work;
-    return (
-      this.#pages !== undefined && onLogits === undefined && !wantsAll && (chunk ?? PREFILL_CHUNK) === PREFILL_CHUNK
-    );
+    return onLogits === undefined && !wantsAll && (chunk ?? PREFILL_CHUNK) === PREFILL_CHUNK;
   }
 }

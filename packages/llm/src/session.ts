@@ -1,8 +1,5 @@
 import type { DrawRules } from '@int-flash/ops';
-import { DeviceCache } from './device-cache.js';
 import type { PartOutcome, SequenceCache } from './device-step.js';
-import type { ByteCount } from './kv-cache.js';
-import { KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { Scheduler, SequenceWork } from './scheduler.js';
@@ -13,7 +10,6 @@ export interface SessionOwner {
   readonly transformer: Transformer;
   readonly scheduler: Scheduler;
   readonly sessions: Set<Session>;
-  readonly cacheBytes: ByteCount;
 }
 
 export interface SessionSettings {
@@ -42,7 +38,7 @@ export class Session {
     settings.signal?.throwIfAborted();
     this.#owner = owner;
     this.#settings = settings;
-    this.#cache = owner.transformer.createCache(settings.attention, settings.kvCacheDtype, owner.cacheBytes);
+    this.#cache = owner.transformer.createCache(settings.attention, settings.kvCacheDtype);
     settings.signal?.addEventListener('abort', this.#onAbort, { once: true });
     owner.sessions.add(this);
     owner.scheduler.enter(this.#cache);
@@ -50,12 +46,12 @@ export class Session {
 
   /** Tokens computed so far. */
   get length(): number {
-    return this.#cache instanceof KvCache ? this.#cache.history.length : this.#cache.length;
+    return this.#cache.history.length;
   }
 
-  /** Whether several tokens get the same bits in one call as one by one. */
+  /** Whether several tokens get the same bits in one call as one by one, and can be taken back without a trace. */
   get isExact(): boolean {
-    return this.#cache instanceof KvCache && this.#cache.isExact;
+    return this.#cache.isExact;
   }
 
   /**
@@ -70,7 +66,7 @@ export class Session {
 
   /** Whether {@link draw} is possible: the cache is on a device that draws tokens itself. */
   get canDraw(): boolean {
-    return this.#cache instanceof DeviceCache;
+    return this.#cache.canDraw;
   }
 
   /** Computes the next tokens and draws what follows, without their logits in between. Otherwise as {@link forward}. */
@@ -98,8 +94,7 @@ export class Session {
   /** Forgets all tokens from `length` on. */
   truncate(length: number): void {
     this.#ended.signal.throwIfAborted();
-    if (this.#cache instanceof KvCache) this.#cache.forget(length);
-    else this.#cache.truncate(length);
+    this.#cache.forget(length);
   }
 
   /**

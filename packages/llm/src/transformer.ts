@@ -9,9 +9,9 @@ import {
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
-import type { ByteCount, KvCache } from './kv-cache.js';
+import type { KvCache } from './kv-cache.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
-import { KvCaches } from './kv-caches.js';
+import { KvCaches, suitsDevice } from './kv-caches.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
 import { layerNorm } from './layers/layer-norm.js';
@@ -66,13 +66,12 @@ interface StepBuffers {
  */
 export class Transformer {
   readonly config: ModelConfig;
-  /** Those in host memory. */
   readonly caches: KvCaches;
   readonly #weights: ModelWeights;
   readonly #backend: Backend;
   readonly #rotary: Rotary | undefined;
-  /** Undefined until it is wanted, null where the backend has none. */
-  #decoder: Decoder | null | undefined;
+  /** On the backend's device; undefined until it is wanted. */
+  #decoder: Decoder | undefined;
   /** What a step used last, and the larger arrays that it was cut from. */
   #spare: { readonly whole: StepBuffers; readonly cut: StepBuffers } | undefined;
 
@@ -98,28 +97,24 @@ export class Transformer {
    * An empty cache for one sequence. Where the backend runs a whole decoder on its own memory and the sequence's arithmetic is what that
    * computes (INT8 attention on codes), the cache lies there, and so does everything that {@link forward} does with it.
    */
-  createCache(attention: AttentionChoice, dtype: KvCacheDtype, count: ByteCount): SequenceCache {
-    const { maxPositions, vocabSize } = this.config;
-    const isCoded = dtype === 'int8' || dtype === 'int4';
-    const decoder = attention === 'int8' && isCoded ? this.#deviceDecoder() : null;
-    if (decoder && isCoded)
-      return new DeviceCache(decoder.createSequence(dtype), { type: dtype, vocabSize, maxTokens: maxPositions }, count);
+  createCache(attention: AttentionChoice, dtype: KvCacheDtype): SequenceCache {
+    const { host, device } = this.caches;
+    if (device && suitsDevice(attention, dtype)) return device.create(dtype, this.#deviceDecoder());
     // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
-    const isExact = this.#backend.name !== 'cuda' && (isCoded || attention === 'fp32');
-    return this.caches.create(attention, dtype, PREFILL_CHUNK, isExact);
+    const isExact = this.#backend.name !== 'cuda' && (dtype === 'int8' || dtype === 'int4' || attention === 'fp32');
+    return host.create(attention, dtype, PREFILL_CHUNK, isExact);
   }
 
-  /** Tokens that the longest sequence may have: the model's positions, or what the cache's memory holds. */
+  /** As {@link KvCaches.contextLength}. */
   contextLength(attention: AttentionChoice, dtype: KvCacheDtype): number {
-    const isCoded = dtype === 'int8' || dtype === 'int4';
-    const isOnDevice = attention === 'int8' && isCoded && this.#deviceDecoder() !== null;
-    return isOnDevice ? this.config.maxPositions : this.caches.contextLength(dtype);
+    if (this.caches.device && suitsDevice(attention, dtype)) this.#deviceDecoder(); // what it takes is not left for sequences
+    return this.caches.contextLength(attention, dtype);
   }
 
   /** Frees what the backend holds beside the weights; twice is a no-op. */
   dispose(): void {
     this.#decoder?.dispose();
-    this.#decoder = null;
+    this.#decoder = undefined;
   }
 
   /**
@@ -166,7 +161,7 @@ export class Transformer {
     const before = parts.map(({ cache }) => cache.length);
     try {
       const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
-      const fromDevice = await stepOnDevice(() => this.#deviceDecoder()!, parts, pace);
+      const fromDevice = await stepOnDevice(() => this.#deviceDecoder(), parts, pace);
       return parts.map(({ cache }) => fromDevice.get(cache) ?? fromHost.shift()!);
     } catch (error) {
       parts.forEach(({ cache }, i) => {
@@ -176,8 +171,9 @@ export class Transformer {
     }
   }
 
-  #deviceDecoder(): Decoder | null {
-    this.#decoder ??= this.#backend.createDecoder?.(decoderSpec(this.config, this.#weights, this.#rotary)) ?? null;
+  /** Only of a backend that told what its sequences take. */
+  #deviceDecoder(): Decoder {
+    this.#decoder ??= this.#backend.createDecoder!(decoderSpec(this.config, this.#weights, this.#rotary))!;
     return this.#decoder;
   }
 

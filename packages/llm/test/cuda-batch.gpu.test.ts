@@ -35,7 +35,7 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
         const weights = randomWeights(config, cuda, 'int8');
         const model = new Transformer(config, weights, cuda);
         const run = { attention: 'int8' } as const;
-        const cacheOf = (i: number) => model.createCache('int8', i % 3 === 2 ? 'int4' : 'int8', { bytes: 0 });
+        const cacheOf = (i: number) => model.createCache('int8', i % 3 === 2 ? 'int4' : 'int8');
         // Per sequence, its tokens of each step; 0: it is not there.
         const steps = [
           [70, 1, 0, 1090, 9],
@@ -83,7 +83,7 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
       const model = new Transformer(SMALL, weights, cuda);
       const run = { attention: 'int8' } as const;
       const lengths = [2300, 1024, 5];
-      const caches = lengths.map(() => model.createCache('int8', 'int8', { bytes: 0 }));
+      const caches = lengths.map(() => model.createCache('int8', 'int8'));
       for (const [i, cache] of caches.entries())
         await step(model, [{ ids: tokenIds(lengths[i]!, SMALL.vocabSize), cache, ...run }]);
       const parts = caches.map((cache) => ({ ids: [17], cache, ...run }));
@@ -105,7 +105,7 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
       weights.embedding[7 * SMALL.hiddenSize] = Number.NaN;
       const model = new Transformer({ ...SMALL, tiedEmbeddings: false }, weights, cuda);
       const run = { attention: 'int8' } as const;
-      const caches = [0, 1].map(() => model.createCache('int8', 'int8', { bytes: 0 }));
+      const caches = [0, 1].map(() => model.createCache('int8', 'int8'));
       const both = (a: number[], b: number[]) =>
         step(
           model,
@@ -129,7 +129,7 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
     const config = { ...SMALL, vocabSize: 6000 };
     const weights = randomWeights(config, cuda, 'int8');
     const model = new Transformer(config, weights, cuda);
-    const caches = [0, 1].map(() => model.createCache('int8', 'int8', { bytes: 0 }));
+    const caches = [0, 1].map(() => model.createCache('int8', 'int8'));
     const none = { logitBias: new Map(), repeatPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 };
     const cuts = [
       { topK: 0, topP: 1, minP: 0 },
@@ -167,7 +167,7 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
   it('gives logits and draws in one step, and refuses to draw from logits that are not finite', async () => {
     const weights = randomWeights(SMALL, cuda, 'int8');
     const model = new Transformer(SMALL, weights, cuda);
-    const caches = [0, 1, 2].map((i) => model.createCache('int8', i === 2 ? 'int4' : 'int8', { bytes: 0 }));
+    const caches = [0, 1, 2].map((i) => model.createCache('int8', i === 2 ? 'int4' : 'int8'));
     const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: SMALL.vocabSize };
     const part = (i: number) => ({ ids: [3 + i, 4], cache: caches[i]!, attention: 'int8' }) as const;
     const outcomes = await model.forwardBatch([{ ...part(0), draw }, part(1), { ...part(2), draw }], new Pace());

@@ -26,8 +26,7 @@ async function run(
   dtype: 'int8' | 'int4' = 'int8',
 ): Promise<Float32Array[]> {
   const model = new Transformer(config, weights, backend);
-  const count = { bytes: 0 };
-  const cache = model.createCache('int8', dtype, count);
+  const cache = model.createCache('int8', dtype);
   expect(cache instanceof DeviceCache).toBe(backend.name === 'cuda');
   const all: Float32Array[] = [];
   let from = 0;
@@ -39,9 +38,9 @@ async function run(
     from += length;
   }
   expect(cache.length).toBe(from);
-  if (cache instanceof DeviceCache) expect(count.bytes).toBeGreaterThan(0); // pools count the others'
+  expect(model.caches.bytes).toBeGreaterThan(0);
   cache.dispose();
-  expect(count.bytes).toBe(0);
+  expect(model.caches.bytes).toBe(0);
   model.dispose();
   weights.dispose();
   return all;
@@ -150,7 +149,7 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     const model = new Transformer(SMALL, weights, cuda);
     const ids = tokenIds(20, SMALL.vocabSize);
     const settings = { attention: 'int8', pace: new Pace() } as const;
-    const cache = model.createCache('int8', 'int8', { bytes: 0 });
+    const cache = model.createCache('int8', 'int8');
     await model.forward(ids.slice(0, 8), { cache, ...settings });
     const all = new Float32Array(12 * SMALL.vocabSize);
     await model.forward(ids.slice(8), { cache, ...settings }, (logits, first) =>
@@ -175,7 +174,7 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     const untied = { ...SMALL, tiedEmbeddings: false };
     const model = new Transformer(untied, weights, cuda);
     const settings = { attention: 'int8', pace: new Pace() } as const;
-    const cache = model.createCache('int8', 'int8', { bytes: 0 });
+    const cache = model.createCache('int8', 'int8');
     const first = await model.forward([1, 2, 3], { cache, ...settings });
     await expect(model.forward([4, 7], { cache, ...settings })).rejects.toMatchObject({ code: 'ERR_NONFINITE' });
     await expect(model.forward([4, 300], { cache, ...settings })).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
@@ -199,14 +198,14 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     const texts = [tokenIds(50, SMALL.vocabSize), tokenIds(90, SMALL.vocabSize).reverse()];
     const alone: Float32Array[] = [];
     for (const text of texts) {
-      const cache = model.createCache('int8', 'int8', { bytes: 0 });
+      const cache = model.createCache('int8', 'int8');
       for (const id of text) await model.forward([id], { cache, ...settings });
       alone.push(await model.forward([5], { cache, ...settings }));
       cache.dispose();
     }
     const together = await Promise.all(
       texts.map(async (text) => {
-        const cache = model.createCache('int8', 'int8', { bytes: 0 });
+        const cache = model.createCache('int8', 'int8');
         for (const id of text) await model.forward([id], { cache, ...settings });
         const logits = await model.forward([5], { cache, ...settings });
         cache.dispose();

@@ -32,7 +32,7 @@ describe('the transformer against transformers', () => {
     const model = new Transformer(config, weights, backend);
     const golden = JSON.parse(readFileSync(`${root}${name}/golden.json`, 'utf8')) as Golden;
     for (const prompt of golden.prompts) {
-      const cache = model.createCache('fp32', 'fp32', { bytes: 0 });
+      const cache = model.createCache('fp32', 'fp32');
       const run = { cache, attention: 'fp32', pace: new Pace() } as const;
       let logits = await model.forward(prompt.ids, run);
       const errors = prompt.logits.map((value, id) => Math.abs(value - logits[id]!));

@@ -46,6 +46,24 @@ export interface DecoderLayer {
   readonly windowLeft: number;
 }
 
+/** What decides how large a sequence's cache is. */
+export interface DecoderCacheShape {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** The memory that a decoder's sequences lie in, and what they take of it. */
+export interface DecoderMemory {
+  /** All that the device has, whether in use or not. */
+  readonly deviceBytes: number;
+  /**
+   * Of 64 tokens (`KV_PAGE_TOKENS`) in all layers: a cache grows by as much at a time, and gives as much back when it is cut. What a sequence
+   * takes besides, whatever its length, is little against it.
+   */
+  readonly pageBytes: { readonly int8: number; readonly int4: number };
+}
+
 /** A decoder on a backend's own memory: attention in INT8, the arithmetic of docs/arithmetic.md. */
 export interface Decoder {
   /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */

@@ -30,7 +30,9 @@ export {
 export { checkBuffer } from './buffer-check.js';
 export type {
   Decoder,
+  DecoderCacheShape,
   DecoderLayer,
+  DecoderMemory,
   DecoderNorm,
   DecoderPart,
   DecoderSequence,

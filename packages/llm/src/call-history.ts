@@ -1,0 +1,37 @@
+import { replayLength } from './replay.js';
+
+/** The tokens that were computed of a sequence, and how many in each call: what it takes to compute them again to the same bits. */
+export class CallHistory {
+  readonly #ids: number[] = [];
+  readonly #calls: number[] = [];
+
+  get ids(): readonly number[] {
+    return this.#ids;
+  }
+
+  get length(): number {
+    return this.#ids.length;
+  }
+
+  /** Tokens of one more call. */
+  add(ids: readonly number[]): void {
+    this.#ids.push(...ids);
+    this.#calls.push(ids.length);
+  }
+
+  /** Forgets all tokens from `length` on. */
+  forget(length: number): void {
+    let over = this.#ids.length - length;
+    this.#ids.length = Math.min(this.#ids.length, length);
+    while (over > 0) {
+      const last = this.#calls.pop()!;
+      if (last > over) this.#calls.push(last - over);
+      over -= last;
+    }
+  }
+
+  /** Tokens to compute again in the next call where only the first `done` are there; 0 when all are. @param isExact As {@link replayLength} has it. */
+  missing(done: number, isExact: boolean): number {
+    return done < this.#ids.length ? replayLength(this.#calls, done, isExact) : 0;
+  }
+}

@@ -1,0 +1,65 @@
+import { type Decoder, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { DeviceCache, type DeviceDtype } from './device-cache.js';
+import { DevicePages } from './device-pages.js';
+import type { ModelConfig } from './model-config.js';
+import { countPages } from './page-limit.js';
+import { type PageCounts, sumCounts } from './page-pool.js';
+
+/** Where nothing is said, a pool takes no more than this part of the device's memory that is left: steps need some, and so do others who use it. */
+const MEMORY_PART = 3 / 4;
+
+/** A model's caches in a device's memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
+export class DeviceCaches {
+  readonly #config: ModelConfig;
+  readonly #limit: number | undefined;
+  readonly #memory: DecoderMemory;
+  readonly #liveBytes: () => number;
+  readonly #pools = new Map<DeviceDtype, DevicePages>();
+
+  /** @param limit Bytes for each way of storing. @param liveBytes What all that lives on the device takes, the weights for one. */
+  constructor(config: ModelConfig, limit: number | undefined, memory: DecoderMemory, liveBytes: () => number) {
+    this.#config = config;
+    this.#limit = limit;
+    this.#memory = memory;
+    this.#liveBytes = liveBytes;
+  }
+
+  /** Tokens that the longest sequence may have. @throws {IntFlashError} as {@link countPages}. */
+  contextLength(dtype: DeviceDtype): number {
+    return Math.min(this.#config.maxPositions, this.#pool(dtype).counts().pages * KV_PAGE_TOKENS);
+  }
+
+  create(dtype: DeviceDtype, decoder: Decoder): DeviceCache {
+    const { vocabSize } = this.#config;
+    return new DeviceCache(decoder, this.#pool(dtype), { dtype, vocabSize, maxTokens: this.contextLength(dtype) });
+  }
+
+  /** Bytes of the device's memory that sequences hold. */
+  get bytes(): number {
+    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.bytes, 0);
+  }
+
+  /** Of all pools that were wanted so far. */
+  counts(): PageCounts {
+    return sumCounts([...this.#pools.values()].map((pool) => pool.counts()));
+  }
+
+  #pool(dtype: DeviceDtype): DevicePages {
+    const made = this.#pools.get(dtype);
+    if (made) return made;
+    const { maxPositions } = this.#config;
+    const pageBytes = this.#memory.pageBytes[dtype];
+    const mostBytes = MEMORY_PART * this.#leftBytes();
+    const pool = new DevicePages(countPages({ pageBytes, bytes: this.#limit, mostBytes, maxPositions }));
+    this.#pools.set(dtype, pool);
+    return pool;
+  }
+
+  /** What neither other things have nor the pools that were made so far may take. */
+  #leftBytes(): number {
+    const { deviceBytes, pageBytes } = this.#memory;
+    let promised = 0;
+    for (const [dtype, pool] of this.#pools) promised += pool.counts().pages * pageBytes[dtype];
+    return deviceBytes - promised - (this.#liveBytes() - this.bytes);
+  }
+}

@@ -1,0 +1,184 @@
+import { selectBackend, status } from '@int-flash/attention';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type GenerateOptions, type LanguageModel, loadRandomModel } from '../src/index.js';
+import { KvCaches } from '../src/kv-caches.js';
+import { Pace } from '../src/pace.js';
+import { Random } from '../src/random.js';
+import { Transformer } from '../src/transformer.js';
+import { randomWeights, SMALL, tokenIds, VARIANTS } from './random-decoder.js';
+
+// REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
+const available = status().backends.some(({ name, available }) => name === 'cuda' && available);
+
+const SHAPE = {
+  model_type: 'llama',
+  vocab_size: 300,
+  hidden_size: 96,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 64,
+  intermediate_size: 200,
+  max_position_embeddings: 2048,
+  rms_norm_eps: 1e-6,
+};
+const PAGES = 40;
+const AT_ONCE = 20;
+const GREEDY = { temperature: 0, ignoreEos: true } as const;
+
+const random = new Random(23);
+const integer = (below: number) => Math.floor(random.next() * below);
+const tokens = (length: number) => Array.from({ length }, () => integer(300));
+
+interface Request {
+  readonly prompt: readonly number[];
+  readonly options: GenerateOptions;
+}
+
+/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits, to the bit. */
+async function answer(model: LanguageModel, { prompt, options }: Request): Promise<string> {
+  const told: unknown[] = [];
+  for await (const { tokenId, logprob } of model.generate(prompt, options)) told.push(tokenId, logprob ?? null);
+  return JSON.stringify(told);
+}
+
+describe.skipIf(!available)('pages of a GPU', () => {
+  const cuda = available ? selectBackend('cuda') : undefined!;
+  const pageBytes = (config: { layers: number; kvHeads: number; headDim: number }) =>
+    cuda.decoderMemory!(config)!.pageBytes;
+
+  it.each(Object.keys(VARIANTS))('take what is said of them: %s', async (name) => {
+    const config = { ...SMALL, ...VARIANTS[name] };
+    const weights = randomWeights(config, cuda, 'int8');
+    for (const dtype of ['int8', 'int4'] as const) {
+      const caches = new KvCaches(config, {}, cuda);
+      const model = new Transformer(config, weights, cuda, caches);
+      const cache = model.createCache('int8', dtype);
+      const settings = { cache, attention: 'int8', pace: new Pace() } as const;
+      expect(caches.bytes).toBe(0);
+      await model.forward([1], settings);
+      const first = caches.bytes;
+      await model.forward(tokenIds(3 * 64, config.vocabSize), settings);
+      expect(caches.bytes - first).toBe(3 * pageBytes(config)[dtype]);
+      expect(caches.counts().used).toBe(4);
+      cache.truncate(64);
+      expect(caches.bytes).toBe(first);
+      cache.putAside();
+      expect([caches.bytes, caches.counts().used, cache.length]).toEqual([0, 0, 0]);
+      cache.dispose();
+      model.dispose();
+    }
+    weights.dispose();
+    expect(cuda.liveBytes()).toBe(0);
+  });
+
+  describe.each(['int8', 'int4'] as const)('that sequences with a cache in %s share', (kvCacheDtype) => {
+    const shape = { layers: 2, kvHeads: 2, headDim: 64 };
+    let roomy: LanguageModel;
+    let tight: LanguageModel;
+
+    beforeAll(async () => {
+      // Float weights: INT8 activations would round most differences away.
+      const options = { backend: 'cuda', linear: 'fp32', kvCacheDtype } as const;
+      roomy = await loadRandomModel(SHAPE, options);
+      tight = await loadRandomModel(SHAPE, { ...options, kvCacheBytes: PAGES * pageBytes(shape)[kvCacheDtype] });
+    });
+
+    afterAll(async () => {
+      for (const model of [roomy, tight]) {
+        expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0, kept: 0 } });
+        await model.dispose();
+      }
+      expect(cuda.liveBytes()).toBe(0);
+    });
+
+    it('are as many as was said, or as 64 sequences take', () => {
+      expect([tight.contextLength, roomy.contextLength]).toEqual([2048, 2048]);
+      expect(tight.status().pages.pages).toBe(PAGES);
+      expect(roomy.status().pages.pages).toBe(64 * 32);
+    });
+
+    it('are refused to prompts that they do not hold, and a limit of less than one altogether', async () => {
+      const bytes = pageBytes(shape)[kvCacheDtype];
+      const load = (kvCacheBytes: number) => loadRandomModel(SHAPE, { backend: 'cuda', kvCacheDtype, kvCacheBytes });
+      await using small = await load(3 * bytes + 10);
+      expect(small.contextLength).toBe(192);
+      expect(() => small.generate(tokens(192))).toThrowError(expect.objectContaining({ code: 'ERR_ARG_RANGE' }));
+      const full = small.generate(tokens(180), { ...GREEDY, maxTokens: 100 });
+      for await (const _ of full);
+      expect(full.stats).toMatchObject({ newTokens: 12, finishReason: 'length' });
+      await expect(load(bytes - 1)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+    });
+
+    it('give each what it gets alone, a third aborted at random, and none is lost', { timeout: 300_000 }, async () => {
+      const requests = Array.from({ length: 150 }, (_, i): Request => {
+        const length = i % 15 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
+        const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, ...(i % 2 === 0 && { logprobs: 0 }) };
+        const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
+        return { prompt: tokens(1 + length), options: { ...drawn, ...rules } };
+      });
+      let next = 0;
+      const told: string[] = [];
+      const work = async () => {
+        while (next < requests.length) {
+          const i = next++;
+          const { prompt, options } = requests[i]!;
+          if (i % 3 !== 0) {
+            told[i] = await answer(tight, requests[i]!);
+            continue;
+          }
+          const controller = new AbortController();
+          const timer = setTimeout(() => controller.abort('enough'), integer(100));
+          const ended = answer(tight, { prompt, options: { ...options, signal: controller.signal } });
+          await ended.catch((reason) => expect(reason).toBe('enough'));
+          clearTimeout(timer);
+        }
+      };
+      await Promise.all(Array.from({ length: AT_ONCE }, work));
+      expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
+      expect(tight.status().preemptions).toBeGreaterThan(0);
+      const different: number[] = [];
+      for (const [i, request] of requests.entries())
+        if (i % 3 !== 0 && told[i] !== (await answer(roomy, request))) different.push(i);
+      expect(different).toEqual([]);
+      expect(roomy.status().preemptions).toBe(0);
+    });
+
+    // Beyond 1,024 keys, calls of up to eight tokens have other bits than larger ones; the first call has its own.
+    it.each([5, 70, 900, 1020, 1500])('are computed again to the bit, for a prompt of %i tokens', async (length) => {
+      const idle = { prompt: tokens(length), options: { ...GREEDY, maxTokens: 60, logprobs: 0 } };
+      const before = tight.status().preemptions;
+      const reading = tight.generate(idle.prompt, idle.options);
+      const told: unknown[] = [];
+      const take = async () => {
+        const { tokenId, logprob } = (await reading.next()).value!;
+        told.push(tokenId, logprob);
+      };
+      for (let i = 0; i < 30; i++) await take();
+      for (let i = 0; i < 2; i++) {
+        await answer(tight, { prompt: tokens(2040), options: { ...GREEDY, maxTokens: 8 } });
+        // Where both find room, nothing is put aside: two that do not, then.
+        await using second = tight.generate(tokens(1300), GREEDY);
+        await second.next();
+        await answer(tight, { prompt: tokens(2040), options: { ...GREEDY, maxTokens: 8 } });
+        for (let token = 0; token < 10; token++) await take();
+      }
+      expect(tight.status().preemptions).toBeGreaterThan(before);
+      for (let i = 0; i < 10; i++) await take();
+      expect((await reading.next()).done).toBe(true);
+      expect(JSON.stringify(told)).toBe(await answer(roomy, idle));
+    });
+
+    it('are filled with sequences until one has to give way', async () => {
+      const before = tight.status().preemptions;
+      const held: AsyncIterator<unknown>[] = [];
+      while (tight.status().preemptions === before && held.length < PAGES) {
+        const generation = tight.generate(tokens(tight.contextLength / 4 - 2), { ...GREEDY, maxTokens: 2 });
+        held.push(generation);
+        await generation.next();
+      }
+      expect(held).toHaveLength(PAGES / 8 + 1);
+      for (const generation of held) await generation.return?.();
+    });
+  });
+});

@@ -1,0 +1,337 @@
+import { selectBackend } from '@int-flash/attention';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { GenerateOptions } from '../src/index.js';
+import { KvCaches } from '../src/kv-caches.js';
+import { LanguageModel } from '../src/language-model.js';
+import { parseModelConfig } from '../src/model-config.js';
+import { loadWeights } from '../src/model-weights.js';
+import { Pace } from '../src/pace.js';
+import { Random } from '../src/random.js';
+import { randomModelFiles } from '../src/random-model.js';
+import { Transformer } from '../src/transformer.js';
+import { FakeDevice, SEQUENCE_BYTES } from './fake-device.js';
+
+const SHAPE = {
+  model_type: 'llama',
+  vocab_size: 97,
+  hidden_size: 32,
+  num_hidden_layers: 1,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 8,
+  intermediate_size: 48,
+  max_position_embeddings: 2048,
+  rms_norm_eps: 1e-6,
+};
+const CONFIG = parseModelConfig(SHAPE);
+const PAGE_BYTES = 1000; // fake-device.ts, INT8
+
+const random = new Random(5);
+const integer = (below: number) => Math.floor(random.next() * below);
+const tokens = (length: number) => Array.from({ length }, () => 2 + integer(95));
+
+const host = selectBackend('portable');
+let device: FakeDevice;
+let weights: Awaited<ReturnType<typeof loadWeights>>;
+
+beforeEach(async () => {
+  device = new FakeDevice(host);
+  weights = await loadWeights(randomModelFiles(SHAPE).weights, host, 'fp32');
+});
+
+afterEach(() => {
+  expect({ live: device.live, sequences: device.sequences }).toEqual({ live: 0, sequences: 0 });
+});
+
+/** A model on the device, whose cache holds so many pages of INT8. */
+async function model(pages?: number): Promise<LanguageModel> {
+  const backend = device.backend();
+  const files = randomModelFiles(SHAPE);
+  const bytes = pages === undefined ? undefined : pages * PAGE_BYTES + 10;
+  return new LanguageModel({
+    config: CONFIG,
+    generation: {},
+    tokenizer: await files.readTokenizer(),
+    weights,
+    backend,
+    caches: new KvCaches(CONFIG, { bytes }, backend),
+    attention: 'int8',
+    kvCacheDtype: 'int8',
+    linear: 'auto',
+  });
+}
+
+interface Request {
+  readonly prompt: readonly number[];
+  readonly options: GenerateOptions;
+}
+
+/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits. */
+async function answer(from: LanguageModel, { prompt, options }: Request): Promise<string> {
+  const told: unknown[] = [];
+  for await (const { tokenId, logprob } of from.generate(prompt, options)) told.push(tokenId, logprob);
+  return JSON.stringify(told);
+}
+
+/** As each would be answered with the device to itself. */
+async function alone(requests: readonly Request[]): Promise<string[]> {
+  await using roomy = await model(1000);
+  const told: string[] = [];
+  for (const request of requests) told.push(await answer(roomy, request));
+  expect(roomy.status().preemptions).toBe(0);
+  return told;
+}
+
+const GREEDY = { temperature: 0, ignoreEos: true } as const;
+
+describe('sequences that share too few pages of a device', () => {
+  it('get what each gets alone, a third aborted at random, and no page is lost', async () => {
+    const requests = Array.from({ length: 300 }, (_, i): Request => {
+      const length = i % 20 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
+      const drawn = { maxTokens: 1 + integer(60), ignoreEos: true, ...(i % 2 === 0 && { logprobs: 1 }) };
+      const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
+      return { prompt: tokens(1 + length), options: { ...drawn, ...rules } };
+    });
+    const expected = await alone(requests);
+    const pages = 40;
+    device.peak = 0;
+    await using tight = await model(pages);
+    let next = 0;
+    let aborted = 0;
+    const work = async () => {
+      while (next < requests.length) {
+        const i = next++;
+        const { prompt, options } = requests[i]!;
+        if (i % 3 !== 0) {
+          expect(await answer(tight, requests[i]!), `request ${i}`).toBe(expected[i]);
+          continue;
+        }
+        const controller = new AbortController();
+        const timer = setTimeout(() => controller.abort('enough'), integer(60));
+        const ended = answer(tight, { prompt, options: { ...options, signal: controller.signal } });
+        await ended.catch((reason) => {
+          expect(reason).toBe('enough');
+          aborted++;
+        });
+        clearTimeout(timer);
+      }
+    };
+    const atOnce = 20;
+    await Promise.all(Array.from({ length: atOnce }, work));
+    expect(aborted).toBeGreaterThan(10);
+    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { pages, used: 0, kept: 0 } });
+    expect(tight.status().preemptions).toBeGreaterThan(0);
+    expect(device.peak).toBeLessThanOrEqual(pages * PAGE_BYTES + atOnce * SEQUENCE_BYTES);
+    expect(device.peak).toBeGreaterThan((pages - 5) * PAGE_BYTES);
+  });
+
+  it('hold as many pages as there are, and get the same bits whoever gives way', async () => {
+    const long = [1020, 1003, 1100, 990, 5].map((length) => ({
+      prompt: tokens(length),
+      options: { ...GREEDY, maxTokens: 150, logprobs: 0 },
+    }));
+    const expected = await alone(long);
+    await using tight = await model(36);
+    expect(await Promise.all(long.map((wanted) => answer(tight, wanted)))).toEqual(expected);
+    expect(tight.status().preemptions).toBeGreaterThan(0);
+    // The comparison can fail: cut otherwise, a prompt gets other bits.
+    const otherwise = { ...long[0]!, options: { ...long[0]!.options, prefillChunk: 16 } };
+    expect(await answer(tight, otherwise)).not.toBe(expected[0]);
+  });
+
+  it('wait in the order in which they came', async () => {
+    await using tight = await model(10);
+    const ends: string[] = [];
+    const run = (name: string, length: number, maxTokens: number) =>
+      answer(tight, { prompt: tokens(length), options: { ...GREEDY, maxTokens } }).then(() => ends.push(name));
+    // Beside the first there is room for the third, but not for the second.
+    await Promise.all([run('first', 500, 30), run('second', 400, 1), run('third', 60, 1)]);
+    expect(ends).toEqual(['first', 'second', 'third']);
+    expect(device.steps.slice(0, 30)).toEqual([[500], ...new Array(29).fill([1])]);
+  });
+
+  // Beyond 1,024 keys, calls of up to eight tokens have other bits than larger ones; the first call has its own.
+  it.each([
+    [5, [5, 29]],
+    [900, [512, 388, 29]],
+    [1020, [512, 508, 8, 8, 8, 5]],
+    [1500, [512, 512, 476, 8, 8, 8, 5]],
+  ])('give up their pages when nobody reads on, and go on when somebody does: %i tokens', async (length, again) => {
+    const idle = { prompt: tokens(length), options: { ...GREEDY, maxTokens: 40 } };
+    const [expected] = await alone([idle]);
+    await using tight = await model(32);
+    const reading = tight.generate(idle.prompt, idle.options);
+    const told: unknown[] = [];
+    for (let i = 0; i < 30; i++) told.push((await reading.next()).value!.tokenId, undefined);
+    const used = Math.ceil((length + 29) / 64);
+    expect(tight.status()).toMatchObject({
+      kvCacheBytes: used * PAGE_BYTES + SEQUENCE_BYTES,
+      pages: { pages: 32, used },
+    });
+    await answer(tight, { prompt: tokens(2040), options: { ...GREEDY, maxTokens: 1 } });
+    expect(tight.status()).toMatchObject({ preemptions: 1, sessions: 1, kvCacheBytes: 0, pages: { used: 0 } });
+    device.steps.length = 0;
+    for await (const { tokenId } of reading) told.push(tokenId, undefined);
+    expect(JSON.stringify(told)).toBe(expected);
+    expect(device.steps.flat()).toEqual([...again, ...new Array(10).fill(1)]);
+  });
+
+  it('end when they are aborted while put aside or waiting', async () => {
+    await using tight = await model(32);
+    const controller = new AbortController();
+    const idle = tight.generate(tokens(1500), { ...GREEDY, signal: controller.signal });
+    await idle.next();
+    const holder = tight.generate(tokens(1900), GREEDY);
+    await holder.next();
+    const putAside = idle.next().catch((reason) => reason);
+    const waiting = answer(tight, { prompt: tokens(1500), options: { ...GREEDY, signal: controller.signal } });
+    const survivor = answer(tight, { prompt: tokens(700), options: { ...GREEDY, maxTokens: 3 } });
+    controller.abort('enough');
+    expect(await putAside).toBe('enough');
+    await expect(waiting).rejects.toBe('enough');
+    expect(JSON.parse(await survivor)).toHaveLength(6);
+    await holder.return();
+    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
+  });
+
+  it('fill the cache until one has to give its pages up', async () => {
+    await using tight = await model(100);
+    const held: AsyncIterator<unknown>[] = [];
+    while (tight.status().preemptions === 0) {
+      const generation = tight.generate(tokens(2046), { ...GREEDY, maxTokens: 2 });
+      held.push(generation);
+      await generation.next();
+    }
+    expect(held).toHaveLength(4); // three of 32 pages, and one too many
+    for (const generation of held) await generation.return?.();
+  });
+
+  it('are read with all logits as one alone is', async () => {
+    const ids = tokens(1200);
+    await using roomy = await model();
+    const expected = await roomy.logits(ids);
+    await using tight = await model(20);
+    const busy = answer(tight, { prompt: tokens(600), options: { ...GREEDY, maxTokens: 100 } });
+    expect(await tight.logits(ids)).toEqual(expected);
+    expect((await tight.perplexity(ids, { window: 600 })).predicted).toBe(1198);
+    await busy;
+  });
+});
+
+describe('the memory of a device', () => {
+  it('decides how long a sequence may be, and is refused when it holds nothing', async () => {
+    await using tight = await model(3);
+    expect(tight.contextLength).toBe(192);
+    expect(() => tight.generate(tokens(192))).toThrowError(
+      expect.objectContaining({ code: 'ERR_ARG_RANGE', message: 'Expected 1 to 191 tokens, got 192' }),
+    );
+    const full = tight.generate(tokens(180), { ...GREEDY, maxTokens: 100 });
+    for await (const _ of full);
+    expect(full.stats).toMatchObject({ newTokens: 12, finishReason: 'length' });
+    const caches = new KvCaches(CONFIG, { bytes: PAGE_BYTES - 1 }, device.backend());
+    expect(() => caches.contextLength('int8', 'int8')).toThrowError(
+      expect.objectContaining({ code: 'ERR_ARG_RANGE', message: expect.stringContaining(`${PAGE_BYTES} bytes`) }),
+    );
+    expect(caches.contextLength('int8', 'int4')).toBe(64); // pages of 600 bytes
+    expect(() => caches.contextLength('fp32', 'int8')).toThrowError('got 999'); // a page in host memory
+  });
+
+  it('is taken for 64 sequences of full length, but never more than three quarters of what is left', () => {
+    const pagesOf = (bytes: number, dtypes: readonly ('int8' | 'int4')[]) => {
+      const caches = new KvCaches(CONFIG, {}, device.backend(bytes));
+      for (const dtype of dtypes) caches.contextLength('int8', dtype);
+      return caches.counts().pages;
+    };
+    expect(pagesOf(1e9, ['int8'])).toBe(64 * 32);
+    expect(pagesOf(1_000_000, ['int8'])).toBe(750);
+    expect(pagesOf(1_000_000, ['int8', 'int8', 'int4'])).toBe(750 + Math.floor((0.75 * 250_000) / 600));
+    device.live = 400_000; // weights
+    expect(pagesOf(1_000_000, ['int8'])).toBe(450);
+    expect(pagesOf(300_000, ['int8'])).toBe(1);
+    device.live = 0;
+  });
+
+  it('is not the memory of sequences with other arithmetic', async () => {
+    await using tight = await model(200);
+    const other = { ...GREEDY, maxTokens: 2, attention: 'fp32', kvCacheDtype: 'fp32' } as const;
+    const generation = tight.generate(tokens(100), other);
+    await generation.next();
+    expect(device.live).toBe(0);
+    expect(tight.status().pages.used).toBe(2);
+    await generation.return();
+  });
+
+  it('may end before the limit does: who needs it fails, the others get on', async () => {
+    await using tight = await model(100);
+    const small = { prompt: tokens(100), options: { ...GREEDY, maxTokens: 20 } };
+    const [expected] = await alone([small]);
+    device.capacity = 6 * PAGE_BYTES;
+    const ends = await Promise.allSettled([
+      answer(tight, small),
+      answer(tight, { prompt: tokens(600), options: GREEDY }),
+    ]);
+    expect(ends[0]).toEqual({ status: 'fulfilled', value: expected });
+    expect(ends[1]).toMatchObject({ status: 'rejected', reason: { code: 'ERR_OOM', where: 'device' } });
+    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
+  });
+
+  it('has no page for a sequence by itself when others hold them all', async () => {
+    const backend = device.backend();
+    const caches = new KvCaches(CONFIG, { bytes: 2 * PAGE_BYTES }, backend);
+    const transformer = new Transformer(CONFIG, weights, backend, caches);
+    const [one, other] = [0, 1].map(() => transformer.createCache('int8', 'int8'));
+    const run = (cache: typeof one, ids: number[]) =>
+      transformer.forward(ids, { cache: cache!, attention: 'int8', pace: new Pace() });
+    await run(one, tokens(65));
+    await expect(run(other, tokens(1))).rejects.toMatchObject({ code: 'ERR_OOM', where: 'device' });
+    await expect(run(one, tokens(64))).rejects.toMatchObject({ code: 'ERR_SHAPE' });
+    expect([one!.length, other!.length, caches.counts().used, device.sequences]).toEqual([65, 0, 2, 1]);
+    one!.truncate(64);
+    await run(other, tokens(1));
+    expect(() => one!.truncate(-1)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_RANGE' }));
+    for (const cache of [one!, other!, one!]) cache.dispose();
+    expect(caches.counts().used).toBe(0);
+    await expect(run(one, tokens(1))).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    transformer.dispose();
+  });
+
+  it('is free again after a step that fails, and the sequence goes on from where it was', async () => {
+    const backend = device.backend();
+    const transformer = new Transformer(CONFIG, weights, backend, new KvCaches(CONFIG, {}, backend));
+    const caches = [0, 1].map(() => transformer.createCache('int8', 'int8'));
+    const step = (ids: readonly number[][]) =>
+      transformer.forwardBatch(
+        ids.map((part, i) => ({ ids: part, cache: caches[i]!, attention: 'int8' as const })),
+        new Pace(),
+      );
+    await step([tokens(60), tokens(3)]);
+    device.onStep = () => {
+      throw new Error('at fault');
+    };
+    await expect(step([tokens(500), tokens(500)])).rejects.toThrow('at fault');
+    expect(caches.map(({ length, pageCount }) => [length, pageCount])).toEqual([
+      [60, 1],
+      [3, 1],
+    ]);
+    expect(device.live).toBe(2 * (PAGE_BYTES + SEQUENCE_BYTES));
+    device.onStep = () => {};
+    await step([[1], [2]]);
+    for (const cache of caches) cache.dispose();
+    transformer.dispose();
+  });
+
+  it('may be lost: everybody is told why, and nothing is held', async () => {
+    await using tight = await model(100);
+    const reading = tight.generate(tokens(100), GREEDY);
+    await reading.next();
+    device.isLost = true;
+    const ends = await Promise.allSettled([
+      (async () => {
+        for await (const _ of reading);
+      })(),
+      answer(tight, { prompt: tokens(100), options: GREEDY }),
+    ]);
+    for (const end of ends) expect(end).toMatchObject({ status: 'rejected', reason: { code: 'ERR_DEVICE_LOST' } });
+    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
+  });
+});

@@ -1,0 +1,195 @@
+import {
+  type Backend,
+  type Decoder,
+  type DecoderPart,
+  type DecoderSequence,
+  type DrawPart,
+  IntFlashError,
+  KV_PAGE_TOKENS,
+} from '@int-flash/ops';
+
+/** What a sequence takes besides its pages. */
+export const SEQUENCE_BYTES = 100;
+
+/**
+ * Stands for a backend with memory of its own. What a token gets depends on the tokens before it and on how they were cut into calls, just as far
+ * as on a real one (docs/arithmetic.md): the first call's size, and beyond 1,024 keys whether a token's own call was of more than eight.
+ */
+export class FakeDevice {
+  readonly pageBytes = { int8: 1000, int4: 600 };
+  /** Allocations beyond it fail. */
+  capacity = Infinity;
+  live = 0;
+  peak = 0;
+  /** Sequences that are not disposed. */
+  sequences = 0;
+  /** Tokens of each sequence of each step. */
+  readonly steps: number[][] = [];
+  /** Told of each step's tokens; what it throws, the step throws. */
+  onStep: (ids: readonly Int32Array[]) => void = () => {};
+  isLost = false;
+  readonly #host: Backend;
+  #vocabSize = 0;
+
+  /** @param host Holds the weights, and computes what sequences in host memory want. */
+  constructor(host: Backend) {
+    this.#host = host;
+  }
+
+  backend(deviceBytes = 10_000_000): Backend {
+    return {
+      ...this.#host,
+      createLinear: (weights) => this.#host.createLinear(weights),
+      liveBytes: () => this.live,
+      decoderMemory: () => ({ deviceBytes, pageBytes: this.pageBytes }),
+      createDecoder: ({ vocabSize }) => {
+        this.#vocabSize = vocabSize;
+        return this.#decoder();
+      },
+    };
+  }
+
+  allocate(bytes: number): void {
+    if (this.live + bytes > this.capacity)
+      throw new IntFlashError('ERR_OOM', `Expected ${bytes} bytes of device memory`, { where: 'device', bytes });
+    this.live += bytes;
+    this.peak = Math.max(this.peak, this.live);
+  }
+
+  expectThere(): void {
+    if (this.isLost) throw new IntFlashError('ERR_DEVICE_LOST', 'Expected a working device, got one that was lost');
+  }
+
+  /** A step over several, to the logits' seeds behind each one's tokens. */
+  async step(parts: readonly DecoderPart[]): Promise<number[][]> {
+    const sequences = parts.map(({ sequence }) => sequence as FakeSequence);
+    this.expectThere();
+    for (const [i, { ids }] of parts.entries()) sequences[i]!.reserve(ids.length);
+    for (const sequence of sequences) sequence.isBusy = true;
+    await new Promise((resolve) => setImmediate(resolve));
+    for (const sequence of sequences) sequence.isBusy = false;
+    this.expectThere();
+    this.onStep(parts.map(({ ids }) => ids));
+    this.steps.push(parts.map(({ ids }) => ids.length));
+    return parts.map(({ ids }, i) => sequences[i]!.compute(ids));
+  }
+
+  writeLogits(seed: number, logits: Float32Array): void {
+    let state = seed;
+    for (let i = 0; i < logits.length; i++) {
+      state = mix(state, i);
+      logits[i] = (state / 2 ** 32) * 8;
+    }
+  }
+
+  get vocabSize(): number {
+    return this.#vocabSize;
+  }
+
+  #decoder(): Decoder {
+    return {
+      createSequence: (type) => new FakeSequence(this, this.pageBytes[type]),
+      forwardBatch: async (parts, logits) => {
+        const seeds = await this.step(parts);
+        for (const [i, of] of seeds.entries())
+          this.writeLogits(of.at(-1)!, logits.subarray(i * this.#vocabSize, (i + 1) * this.#vocabSize));
+      },
+      drawBatch: async (parts: readonly DrawPart[]) => {
+        const seeds = await this.step(parts);
+        return Int32Array.from(parts, ({ draw }, i) => {
+          const seed = seeds[i]!.at(-1)!;
+          return Math.floor(
+            (draw.temperature === 0 ? seed / 2 ** 32 : (seed / 2 ** 32 + draw.uniform) % 1) * draw.vocabulary,
+          );
+        });
+      },
+      dispose: () => {},
+    };
+  }
+}
+
+class FakeSequence implements DecoderSequence {
+  bytes = 0;
+  isBusy = false;
+  readonly #device: FakeDevice;
+  readonly #pageBytes: number;
+  /** Behind each token. */
+  readonly #states: number[] = [];
+  #offset = 0;
+  #pages = 0;
+  #isDisposed = false;
+
+  constructor(device: FakeDevice, pageBytes: number) {
+    device.allocate(SEQUENCE_BYTES);
+    device.sequences++;
+    this.#device = device;
+    this.#pageBytes = pageBytes;
+    this.bytes = SEQUENCE_BYTES;
+  }
+
+  get length(): number {
+    return this.#states.length;
+  }
+
+  reserve(tokens: number): void {
+    this.#expectFree();
+    const wanted = Math.ceil((this.length + tokens) / KV_PAGE_TOKENS);
+    for (; this.#pages < wanted; this.#pages++) {
+      this.#device.allocate(this.#pageBytes);
+      this.bytes += this.#pageBytes;
+    }
+  }
+
+  compute(ids: Int32Array): number[] {
+    if (this.length === 0)
+      this.#offset = ids.length < 8 ? 0 : ids.subarray(0, 64).reduce(mix, Math.min(ids.length, 64));
+    return Array.from(ids, (id) => {
+      const cut = this.length < 1024 ? 0 : ids.length <= 8 ? 1 : 2;
+      const state = [id, this.#offset, cut].reduce(mix, this.#states.at(-1) ?? 1);
+      this.#states.push(state);
+      return state;
+    });
+  }
+
+  async forward(ids: Int32Array, logits: Float32Array): Promise<void> {
+    const [seeds] = await this.#device.step([{ sequence: this, ids }]);
+    const { vocabSize } = this.#device;
+    const wanted = seeds!.slice(-logits.length / vocabSize);
+    for (const [i, seed] of wanted.entries())
+      this.#device.writeLogits(seed, logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  truncate(length: number): void {
+    this.#expectFree();
+    this.#device.expectThere();
+    this.#states.length = Math.min(this.length, length);
+    this.#free(Math.ceil(this.length / KV_PAGE_TOKENS));
+  }
+
+  dispose(): void {
+    if (this.#isDisposed) return;
+    this.#expectFree();
+    this.#free(0);
+    this.#isDisposed = true;
+    this.#device.live -= SEQUENCE_BYTES;
+    this.#device.sequences--;
+    this.bytes = 0;
+  }
+
+  #free(pages: number): void {
+    const bytes = (this.#pages - pages) * this.#pageBytes;
+    this.#device.live -= bytes;
+    this.bytes -= bytes;
+    this.#pages = pages;
+  }
+
+  #expectFree(): void {
+    if (this.isBusy || this.#isDisposed) throw new Error('the sequence is in use, or was disposed');
+  }
+}
+
+function mix(state: number, value: number): number {
+  let x = Math.imul(state ^ (value + 0x9e3779b9), 0x85ebca6b);
+  x = Math.imul(x ^ (x >>> 15), 0xc2b2ae35);
+  return (x ^ (x >>> 13)) >>> 0;
+}
