@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "float_pieces.cuh"
+#include "ptx/grid_dependency.cuh"
 
 namespace intflash {
 namespace {
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kThreads) judge_scores(const HeadMaxima maxima
 /** The first block judges; all clear `all` pieces of 16 bytes, of which the first `judged` are the maxima. */
 __global__ void __launch_bounds__(kThreads) judge_and_clear(const HeadMaxima maxima, int64_t count, int heads, int group, int head_dim, double factor, Findings* findings,
                                                             uint4* pieces, int64_t judged, int64_t all) {
+    wait_for_launch_before();
     for (int64_t i = judged + int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all; i += int64_t{gridDim.x} * kThreads) pieces[i] = make_uint4(0, 0, 0, 0);
     if (blockIdx.x > 0) return;
     judge(maxima, count, heads, group, 127, head_dim, factor, findings);
@@ -82,9 +84,12 @@ cudaError_t launch_judge_and_clear(const QuantizeRequest& request, const Sequenc
     const auto judged = (reinterpret_cast<uintptr_t>(request.statistics.arrivals) - reinterpret_cast<uintptr_t>(maxima.query)) / sizeof(uint4);
     const auto all = request.cleared_bytes / sizeof(uint4);
     const size_t blocks = std::min<size_t>(1 + (all - judged) / (4 * kThreads), 128);
-    judge_and_clear<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(maxima, static_cast<int64_t>(table.count) * heads, heads, heads / request.key.heads, request.query.dim,
-                                                                            natural_to_binary(request.scale), request.findings, reinterpret_cast<uint4*>(maxima.query),
-                                                                            static_cast<int64_t>(judged), static_cast<int64_t>(all));
+    cudaLaunchAttribute early{};  // its blocks are there when the quantizers' last ones end
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t how{dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, &early, 1};
+    cudaLaunchKernelEx(&how, judge_and_clear, maxima, static_cast<int64_t>(table.count) * heads, heads, heads / request.key.heads, static_cast<int>(request.query.dim),
+                       natural_to_binary(request.scale), request.findings, reinterpret_cast<uint4*>(maxima.query), static_cast<int64_t>(judged), static_cast<int64_t>(all));
     return cudaGetLastError();
 }
 

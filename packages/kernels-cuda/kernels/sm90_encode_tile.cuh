@@ -5,44 +5,70 @@
 
 namespace intflash {
 
-/** Short rows are kept in shared memory while their tile is encoded, others read again from L2: that leaves room for more blocks. */
-template <class P> constexpr bool kKept = Blocks<P>::kRowBytes <= 128;
-template <class P, bool kHalf> constexpr int kEncodeBytes = kKept<P> ? 2 * kTileKeys * Blocks<P>::kRowBytes : kTileKeys * P::kD * (kHalf ? 2 : 1);
+/**
+ * A tile's rows are read twice. K's stay in shared memory in between, since what L2 hands out limits the whole more than its instructions do; V's are asked
+ * for again: what shared memory would hold of them L1 holds as well, whose room it would take. In rounds of RowLanes.
+ */
+template <class P> constexpr int kKeptKeyRounds = Blocks<P>::kKeptBytes / (kTileKeys / RowLanes<P>::kRounds * Blocks<P>::kRowBytes);
+template <class P, bool kHalf> constexpr int kStagedBytes = kTileKeys * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
 
-/** A tile's rows of one operand, a batch of rounds at a time. */
-template <class P> struct TileRows : SourceRows<P> {
+/** A tile's rows of one operand, those of the first kKept rounds in shared memory. */
+template <class P, int kKept> struct TileRows : SourceRows<P> {
     using Lanes = RowLanes<P>;
-    static constexpr int kBatch = kKept<P> ? 1 : 4;
-    const uint8_t* kept;
-    __device__ __forceinline__ TileRows(const Operand& operand, int64_t first, int count, const uint8_t* kept) : SourceRows<P>(operand, first, count), kept(kept) {}
+    static constexpr int kRest = Lanes::kRounds - kKept, kBatch = kRest < 4 ? kRest : 4, kStride = Lanes::kGroups * Blocks<P>::kRowBytes;
+    uint8_t* own;  // the thread reads what it fetched itself
+    __device__ __forceinline__ TileRows(const Operand& operand, int64_t first, int count, uint8_t* kept)
+        : SourceRows<P>(operand, first, count), own(kept + (threadIdx.x / 32 * kKept * Lanes::kGroups + threadIdx.x % 32 / Lanes::kLanes) * Blocks<P>::kRowBytes + threadIdx.x % Lanes::kLanes * 16) {}
+
+    /** The kept rows on their way. Nobody reads them again. */
+    __device__ __forceinline__ void fetch(const Lanes& lanes) const {
+        if (this->whole()) {
+            const uint32_t target = shared_address_of(own);
+            const uint64_t policy = first_to_leave();
+            const char* source = this->address(lanes.first_row, lanes.channel(0));
+            const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
+#pragma unroll
+            for (int round = 0; round < kKept; ++round, source += step)
+#pragma unroll
+                for (int part = 0; part < 2; ++part) copy_once_async_16(target + round * kStride + part * Lanes::kLanes * 16, source + part * Lanes::kLanes * 16, policy);
+            return;
+        }
+#pragma unroll 1
+        for (int round = 0; round < kKept; ++round)
+#pragma unroll
+            for (int part = 0; part < 2; ++part) reinterpret_cast<uint4*>(own + round * kStride)[part * Lanes::kLanes] = this->piece(lanes.row(round), lanes.channel(part));
+    }
 
     /** Calls work(row, its two pieces, their type) for the thread's rows. kLast: nobody reads them again. */
     template <bool kLast, class F> __device__ __forceinline__ void each(const Lanes& lanes, F work) const {
-        if constexpr (kKept<P>) {
+        if constexpr (kKept > 0)
             with_type<P>(this->operand.type, [&](ElementType type) {
-                const uint8_t* source = kept + lanes.first_row * Blocks<P>::kRowBytes + lanes.lane * 16;
+                const uint8_t* source = own;
 #pragma unroll 1
-                for (int round = 0; round < Lanes::kRounds; ++round, source += Lanes::kGroups * Blocks<P>::kRowBytes)
+                for (int round = 0; round < kKept; ++round, source += kStride)
                     work(lanes.row(round), reinterpret_cast<const uint4*>(source)[0], reinterpret_cast<const uint4*>(source)[Lanes::kLanes], type);
             });
-        } else if (this->whole()) {
-            with_type<P>(this->operand.type, [&](ElementType type) {
-                const char* source = this->address(lanes.first_row, lanes.channel(0));
-                const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
+        if constexpr (kRest > 0) {
+            static_assert(kRest % kBatch == 0, "batches are whole");
+            if (this->whole()) {
+                with_type<P>(this->operand.type, [&](ElementType type) {
+                    const char* source = this->address(lanes.row(kKept), lanes.channel(0));
+                    const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
 #pragma unroll 1
-                for (int begin = 0; begin < Lanes::kRounds; begin += kBatch) {
-                    uint4 raw[kBatch][2];
+                    for (int begin = kKept; begin < Lanes::kRounds; begin += kBatch) {
+                        uint4 raw[kBatch][2];
 #pragma unroll
-                    for (int i = 0; i < kBatch; ++i, source += step)
+                        for (int i = 0; i < kBatch; ++i, source += step)
 #pragma unroll
-                        for (int part = 0; part < 2; ++part) raw[i][part] = load_16<kLast>(source + part * Lanes::kLanes * 16);
+                            for (int part = 0; part < 2; ++part) raw[i][part] = load_16<kLast>(source + part * Lanes::kLanes * 16);
 #pragma unroll
-                    for (int i = 0; i < kBatch; ++i) work(lanes.row(begin + i), raw[i][0], raw[i][1], type);
-                }
-            });
-        } else {
+                        for (int i = 0; i < kBatch; ++i) work(lanes.row(begin + i), raw[i][0], raw[i][1], type);
+                    }
+                });
+                return;
+            }
 #pragma unroll 1
-            for (int round = 0; round < Lanes::kRounds; ++round) {
+            for (int round = kKept; round < Lanes::kRounds; ++round) {
                 const int row = lanes.row(round);
                 work(row, this->piece(row, lanes.channel(0)), this->piece(row, lanes.channel(1)), this->operand.type);
             }
@@ -65,7 +91,7 @@ template <class P> struct OwnChannels {
 };
 
 /** Largest |k - mean| of each key into facts.magnitude; what is wrong with K into the findings. */
-template <class P> __device__ __forceinline__ void measure_keys(TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& mean, Findings* findings) {
+template <class P, class Rows> __device__ __forceinline__ void measure_keys(TileFacts& facts, const Rows& rows, const OwnChannels<P>& mean, Findings* findings) {
     using Lanes = RowLanes<P>;
     constexpr float kSurely = kLargestOperand / 2;  // where no |k - mean| and no |mean| is larger, no |k| is too large
     const Lanes lanes;
@@ -99,7 +125,7 @@ template <class P> __device__ __forceinline__ void measure_keys(TileFacts& facts
 }
 
 /** Weight of each value, its largest |v / channel's maximum|, into facts.weight. */
-template <class P> __device__ __forceinline__ void weigh_values(TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& divisor) {
+template <class P, class Rows> __device__ __forceinline__ void weigh_values(TileFacts& facts, const Rows& rows, const OwnChannels<P>& divisor) {
     using Lanes = RowLanes<P>;
     const Lanes lanes;
     rows.template each<false>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
@@ -123,7 +149,7 @@ template <class P> __device__ __forceinline__ void weigh_values(TileFacts& facts
 template <int kWords> __device__ __forceinline__ uint32_t turned(uint32_t chunk, uint32_t word) { return (word + 4 * chunk) % kWords; }
 
 /** Codes of V + 128 by slot positions. */
-template <class P> __device__ __forceinline__ void stage_codes(const TileFacts& facts, const TileRows<P>& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
+template <class P, class Rows> __device__ __forceinline__ void stage_codes(const TileFacts& facts, const Rows& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
     const RowLanes<P> lanes;
     rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         const uint32_t position = slot_position(facts.slot[row]);
@@ -164,7 +190,7 @@ template <int kD, int kThreads> __device__ __forceinline__ void write_codes(cons
 }
 
 /** V in float16 by slots; what is wrong with it into the findings. */
-template <class P> __device__ __forceinline__ void stage_halves(const TileFacts& facts, const TileRows<P>& rows, uint32_t* staging, Findings* findings) {
+template <class P, class Rows> __device__ __forceinline__ void stage_halves(const TileFacts& facts, const Rows& rows, uint32_t* staging, Findings* findings) {
     const RowLanes<P> lanes;
     uint32_t top = 0;
     rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
@@ -222,12 +248,11 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     const Sm90Sequence& sequence = at.sequence;
     const int thread = threadIdx.x, keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
     const int64_t first_row = sequence.k_start + int64_t{tile_index} * kTileKeys;
-    const TileRows<P> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
-    const TileRows<P> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory + kTileKeys * Blocks<P>::kRowBytes);
-    if (kKept<P> && keys > 0) {
-        fetch_rows<P, kTileKeys, true>(memory, key_rows);
-        fetch_rows<P, kTileKeys, true>(memory + kTileKeys * Blocks<P>::kRowBytes, value_rows);
-    }
+    static_assert(kStagedBytes<P, kHalf> <= Blocks<P>::kKeptBytes, "V's codes find room where K's rows were");
+    const Lanes lanes;
+    const TileRows<P, kKeptKeyRounds<P>> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
+    const TileRows<P, 0> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory);
+    if (keys > 0) key_rows.fetch(lanes);
     commit_copies();
     if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
     if (thread < kD) {
@@ -243,7 +268,6 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     __syncthreads();
 
     uint8_t* tile = job.tiles + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
-    const Lanes lanes;
     measure_keys<P>(facts, key_rows, OwnChannels<P>(facts.mean, lanes), request.findings);
     if constexpr (!kHalf) weigh_values<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes));
     __syncthreads();
@@ -271,7 +295,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
             nearest_piece<P>(x).store_once(tile + (part == 0 ? offset : Lanes::second_part(offset, kTileKeys)));
         }
     });
-    if (kKept<P>) __syncthreads();  // K's rows make room for V's codes
+    __syncthreads();  // K's rows make room for V's codes
 
     uint32_t* staging = reinterpret_cast<uint32_t*>(memory);
     if constexpr (kHalf) stage_halves<P>(facts, value_rows, staging, request.findings);

@@ -21,7 +21,7 @@ template <class P> constexpr int kGatherBytes = KeyChunks<P>::kBuffers * KeyChun
 template <class P> __device__ __forceinline__ void fetch_key_chunk(const SourceRows<P>& keys, int chunk, uint8_t* memory) {
     using Chunks = KeyChunks<P>;
     const int from = chunk * Chunks::kRows;
-    fetch_rows<P, Chunks::kRows, false>(memory + chunk % Chunks::kBuffers * Chunks::kBytes, SourceRows<P>(keys.operand, keys.first + from * keys.operand.strides.token, keys.count - from));
+    fetch_rows<P, Chunks::kRows>(memory + chunk % Chunks::kBuffers * Chunks::kBytes, SourceRows<P>(keys.operand, keys.first + from * keys.operand.strides.token, keys.count - from));
     commit_copies();
 }
 

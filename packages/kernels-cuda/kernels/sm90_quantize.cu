@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ptx/grid_dependency.cuh"
 #include "sm90_encode_tile.cuh"
 #include "sm90_gather_channels.cuh"
 
@@ -12,8 +13,8 @@ namespace {
 
 /** Blocks between the last that gathers of a head and the first that encodes it: a third more than run at a time on 132 processors, so that few wait. With many more K and V would have left L2. */
 template <class P> constexpr int kBlocksAhead = 176 * Blocks<P>::kResident;
-/** Short blocks come last, while the last long ones run: so many that encode queries. */
-constexpr int kLastBlocks = 132;
+/** Blocks that encode queries wait for nobody and come last, while the last others run: half as many as run at a time. */
+template <class P> constexpr int kLastBlocks = 66 * Blocks<P>::kResident;
 
 /** f32(largest / 127), at least 2^-126. */
 __device__ __forceinline__ float query_scale(float largest) {
@@ -113,6 +114,7 @@ template <class P> __device__ __forceinline__ void encode_query_rows(const Quant
 /** One image or some tiles' statistics a block, in the order of heads. */
 template <class P, bool kHalf> __global__ void __launch_bounds__(Blocks<P>::kThreads, Blocks<P>::kResident) quantize_all(const __grid_constant__ QuantizeJob job) {
     extern __shared__ __align__(128) uint8_t memory[];
+    launch_dependents();  // the judge of the scores, which waits for the end
     const int per_head = job.gather + job.encode_queries + job.encode_tiles;
     const int step = blockIdx.x / per_head;
     int item = blockIdx.x - step * per_head;
@@ -135,15 +137,16 @@ template <class P, bool kHalf> __global__ void __launch_bounds__(Blocks<P>::kThr
 }
 
 template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, int tiles, int query_blocks, cudaStream_t stream) {
-    constexpr int bytes = std::max(kGatherBytes<P>, kEncodeBytes<P, kHalf>);
+    constexpr int bytes = std::max(kGatherBytes<P>, Blocks<P>::kKeptBytes);
     if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kHalf>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
     const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
     job.encode_tiles = tiles;
     job.gather = job.gathers_key || job.gathers_value ? rounded_up(tiles, Blocks<P>::kGatherTiles) : 0;
     job.encode_queries = job.request.query.heads / job.request.key.heads * rounded_up(query_blocks, Blocks<P>::kQueryRows / kQueryBlock);
     const int64_t per_head = int64_t{job.gather} + job.encode_tiles + job.encode_queries;
-    job.lag = job.gather == 0 ? 0 : std::min(job.heads, rounded_up(std::max(kBlocksAhead<P> - job.encode_queries, 0), per_head));
-    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 ? 0 : rounded_up(kLastBlocks, job.encode_queries)));
+    // In whole heads, as near as that comes: the queries of one lie between as well.
+    job.lag = job.gather == 0 ? 0 : static_cast<int32_t>(std::min<int64_t>(job.heads, (std::max(kBlocksAhead<P> - job.encode_queries, 0) + per_head / 2) / per_head));
+    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 ? 0 : rounded_up(kLastBlocks<P>, job.encode_queries)));
     const int64_t blocks = per_head * (job.heads + job.query_lag);
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     quantize_all<P, kHalf><<<static_cast<unsigned>(blocks), Blocks<P>::kThreads, bytes, stream>>>(job);

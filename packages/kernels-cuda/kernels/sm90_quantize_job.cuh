@@ -15,8 +15,10 @@ template <class P> struct Blocks {
     static constexpr int kThreads = P::kD == 256 ? 512 : 256, kWarps = kThreads / 32;
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
+    /** Shared memory for a tile's rows of K: all of them, or what the resident blocks have of a processor's 228 KB. */
+    static constexpr int kKeptBytes = kTileKeys * kRowBytes < 96 * 1024 ? kTileKeys * kRowBytes : 96 * 1024;
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
-    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = P::kD == 64 ? 256 : 128;
+    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = 256;
 };
 
 struct QuantizeJob {
@@ -113,20 +115,16 @@ template <class P> struct SourceRows {
     }
 };
 
-/** kRows rows on their way to shared memory, zeros where there are none. kLast: nobody reads them again. */
-template <class P, int kRows, bool kLast> __device__ __forceinline__ void fetch_rows(uint8_t* target, const SourceRows<P>& rows) {
+/** kRows rows on their way to shared memory, zeros where there are none. */
+template <class P, int kRows> __device__ __forceinline__ void fetch_rows(uint8_t* target, const SourceRows<P>& rows) {
     constexpr int kPieces = P::kD / P::kPiece, kStep = Blocks<P>::kThreads / kPieces, kRowBytes = Blocks<P>::kRowBytes;
     const int first = threadIdx.x / kPieces, piece = threadIdx.x % kPieces, channel = piece * P::kPiece;
     const uint32_t own = shared_address_of(target) + first * kRowBytes + piece * 16;
     if (rows.template whole<kRows>()) {
         const char* source = rows.address(first, channel);
-        const uint64_t policy = kLast ? first_to_leave() : 0;
         const int64_t step = kStep * rows.operand.strides.token * Blocks<P>::kSize;
 #pragma unroll
-        for (int i = 0; i < kRows / kStep; ++i, source += step) {
-            if constexpr (kLast) copy_once_async_16(own + i * kStep * kRowBytes, source, policy);
-            else copy_async_16(own + i * kStep * kRowBytes, source);
-        }
+        for (int i = 0; i < kRows / kStep; ++i, source += step) copy_async_16(own + i * kStep * kRowBytes, source);
         return;
     }
 #pragma unroll 1
