@@ -149,8 +149,9 @@ for (const name of backend ? options.models.split(',') : []) {
     await prompt(first);
     const prefill = [];
     for (let i = 0; i < 6; i++) {
+      const tokens = ids(promptLength);
       const started = performance.now();
-      await first.forward(ids(promptLength), logits);
+      await first.forward(tokens, logits);
       if (i > 0) prefill.push(performance.now() - started);
       first.truncate(context);
     }

@@ -82,10 +82,9 @@ template <class T> __device__ __forceinline__ void fetch_facts(const CacheView& 
 struct Row {
     float factor;  // f32(f32(sQ · scale) · log2 e)
     float m, l;
-    int begin, end;
+    int begin, end;  // visible keys
 };
 
-/** Keys that a row sees. */
 struct Visible {
     int begin, end;
 };
@@ -148,56 +147,65 @@ template <class T> __device__ __noinline__ bool goes_beyond(const CacheAttention
 __device__ __forceinline__ uint32_t join_codes(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x0040); }
 
 /**
- * Codes of P as the first operand of P·V (a lane's own keys fill its places), row sum and maximum into the row's state; returns how output and
+ * Codes of P as the first operand of P·V (a lane's own keys fill its places), row sums and maxima into the rows' state; `by`: how output and
  * product are rescaled. `kMasked`: of the tile's keys those in `seen` are visible, else all.
  */
 template <class T, bool kMasked>
-__device__ __forceinline__ Rescale weigh_row(const typename T::Stage& stage, int (&scores)[kScoreTiles][4], uint32_t (&p)[kCacheTile / 32][4], int half, const Visible& seen, Row& row) {
+__device__ __forceinline__ void weigh_rows(const typename T::Stage& stage, int (&scores)[kScoreTiles][4], uint32_t (&p)[kCacheTile / 32][4], const Visible (&seen)[2], Row (&rows)[2], Rescale (&by)[2]) {
     const int first = threadIdx.x % 4 * 2;
-    float top = -INFINITY;
+    float top[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int t = 0; t < kScoreTiles; ++t) {
         const float2 key_scale = *reinterpret_cast<const float2*>(stage.key_scales + t * 8 + first), tau = *reinterpret_cast<const float2*>(stage.taus + t * 8 + first);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            float x = __fmaf_rn(__fmul_rn(unbiased(scores[t][half * 2 + i]), i == 0 ? key_scale.x : key_scale.y), row.factor, i == 0 ? tau.x : tau.y);
+        for (int e = 0; e < 4; ++e) {
+            const int half = e / 2, i = e % 2;
+            float x = __fmaf_rn(__fmul_rn(unbiased(scores[t][e]), i == 0 ? key_scale.x : key_scale.y), rows[half].factor, i == 0 ? tau.x : tau.y);
             if constexpr (kMasked) {
                 const int key = t * 8 + first + i;
-                if (key < seen.begin || key >= seen.end) x = -INFINITY;
+                if (key < seen[half].begin || key >= seen[half].end) x = -INFINITY;
             }
-            scores[t][half * 2 + i] = __float_as_int(x);
-            top = fmaxf(top, x);
+            scores[t][e] = __float_as_int(x);
+            top[half] = fmaxf(top[half], x);
         }
     }
-    top = quad_max(top);
-    float sums[4] = {};  // keys first, first + 1, first + 8, first + 9 of every 16
+    top[0] = quad_max(top[0]);
+    top[1] = quad_max(top[1]);
+    float sums[2][4] = {};  // [row][keys first, first + 1, first + 8, first + 9 of every 16]
 #pragma unroll
     for (int t = 0; t < kScoreTiles; t += 2) {
-        uint32_t codes[2];
+        uint32_t codes[2][2];  // [row][odd]
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
             const float2 inverse = *reinterpret_cast<const float2*>(stage.inverses + (t + odd) * 8 + first);
-            uint32_t bits[2];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float x = __int_as_float(scores[t + odd][half * 2 + i]);
-                float weight = exp2_polynomial(__fsub_rn(x, top));
-                if constexpr (kMasked) weight = x == -INFINITY ? 0.f : weight;
-                sums[odd * 2 + i] = __fmaf_rn(weight, i == 0 ? inverse.x : inverse.y, sums[odd * 2 + i]);
-                bits[i] = weight_bits(weight);
+            for (int half = 0; half < 2; ++half) {
+                uint32_t bits[2];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const float x = __int_as_float(scores[t + odd][half * 2 + i]);
+                    float weight = exp2_polynomial(__fsub_rn(x, top[half]));
+                    if constexpr (kMasked) weight = x == -INFINITY ? 0.f : weight;
+                    sums[half][odd * 2 + i] = __fmaf_rn(weight, i == 0 ? inverse.x : inverse.y, sums[half][odd * 2 + i]);
+                    bits[i] = weight_bits(weight);
+                }
+                codes[half][odd] = join_codes(bits[0], bits[1]);
             }
-            codes[odd] = join_codes(bits[0], bits[1]);
         }
-        p[t / 4][t / 2 % 2 * 2 + half] = __byte_perm(codes[0], codes[1], 0x5410);
-    }
-    // a[l] + a[l + 8] lie in one lane, + 4 two lanes on, + 2 one lane on, + 1 in one lane.
-    float low = __fadd_rn(sums[0], sums[2]), high = __fadd_rn(sums[1], sums[3]);
 #pragma unroll
-    for (int step = 2; step > 0; step /= 2) {
-        low = __fadd_rn(low, __shfl_xor_sync(~0u, low, step));
-        high = __fadd_rn(high, __shfl_xor_sync(~0u, high, step));
+        for (int half = 0; half < 2; ++half) p[t / 4][t / 2 % 2 * 2 + half] = __byte_perm(codes[half][0], codes[half][1], 0x5410);
     }
-    return absorb(top, __fadd_rn(low, high), row.m, row.l);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        // a[l] + a[l + 8] lie in one lane, + 4 two lanes on, + 2 one lane on, + 1 in one lane.
+        float low = __fadd_rn(sums[half][0], sums[half][2]), high = __fadd_rn(sums[half][1], sums[half][3]);
+#pragma unroll
+        for (int step = 2; step > 0; step /= 2) {
+            low = __fadd_rn(low, __shfl_xor_sync(~0u, low, step));
+            high = __fadd_rn(high, __shfl_xor_sync(~0u, high, step));
+        }
+        by[half] = absorb(top[half], __fadd_rn(low, high), rows[half].m, rows[half].l);
+    }
 }
 
 // ── §3 ──
@@ -236,17 +244,17 @@ template <class T> __device__ __forceinline__ void accumulate_values(const typen
 }
 
 template <class T, bool kMasked>
-__device__ __forceinline__ void take_tile(const typename T::Shared& shared, const typename T::Stage& stage, int first_key, const BlockRows& block, Row (&rows)[2], float (&out)[T::kD / 16][8]) {
+__device__ __forceinline__ void take_tile(const typename T::Shared& shared, const typename T::Stage& stage, int first_key, Row (&rows)[2], float (&out)[T::kD / 16][8]) {
     int scores[kScoreTiles][4];
     score_keys<T>(shared, stage, scores);
     uint32_t p[kCacheTile / 32][4];
     Rescale by[2];
+    Visible seen[2] = {};
+    if constexpr (kMasked) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        Visible seen{};
-        if constexpr (kMasked) seen = {rows[half].begin - first_key, rows[half].end - first_key};
-        by[half] = weigh_row<T, kMasked>(stage, scores, p, half, seen, rows[half]);
+        for (int half = 0; half < 2; ++half) seen[half] = {rows[half].begin - first_key, rows[half].end - first_key};
     }
+    weigh_rows<T, kMasked>(stage, scores, p, seen, rows, by);
     accumulate_values<T>(stage, p, by, out);
 }
 
@@ -264,7 +272,10 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
     const auto q_scale_of = [&](int half) { return args.query.scales[head_rows + block.row(half)]; };
     Row row[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) row[half] = {__fmul_rn(__fmul_rn(q_scale_of(half), args.scale), kLog2E), -INFINITY, 0.f, block.visible(block.row(half)).begin, block.visible(block.row(half)).end};
+    for (int half = 0; half < 2; ++half) {
+        const Visible seen = block.visible(block.row(half));
+        row[half] = {__fmul_rn(__fmul_rn(q_scale_of(half), args.scale), kLog2E), -INFINITY, 0.f, seen.begin, seen.end};
+    }
     for (int item = threadIdx.x; item < kBlockRows * T::kChunks; item += kThreads) {
         const int r = item / T::kChunks, chunk = item % T::kChunks;
         copy_async_16(shared_address_of(shared.queries + T::place(r, chunk)), args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD + chunk * 16);
@@ -299,10 +310,10 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
         if (T::kStages > 1 && tile < last_tile) fetch(tile + 1, stage ^ 1);
         if (is_suspicious)
             for (int half = 0; half < 2; ++half)
-                if (goes_beyond<T>(args, now, first_key, block.visible(block.row(half)), q_scale_of(half))) atomicOr(args.findings, kOverflow);
+                if (goes_beyond<T>(args, now, first_key, {row[half].begin, row[half].end}, q_scale_of(half))) atomicOr(args.findings, kOverflow);
         if (first_key < end_seen && first_key + kCacheTile > first_seen) {
-            if (first_key >= all_begin && first_key + kCacheTile <= all_end) take_tile<T, false>(shared, now, first_key, block, row, out);
-            else take_tile<T, true>(shared, now, first_key, block, row, out);
+            if (first_key >= all_begin && first_key + kCacheTile <= all_end) take_tile<T, false>(shared, now, first_key, row, out);
+            else take_tile<T, true>(shared, now, first_key, row, out);
         }
         if (tile == last_tile) break;
         if constexpr (T::kStages > 1) {

@@ -118,8 +118,9 @@ template <int kFold> __global__ void __launch_bounds__(kMaxThreads / kFold) norm
     const double factor = 1 / sqrt(squares / width + norm.epsilon);
     float most = 0.f;
     for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = norm.gain[c]; }, [&](int i, int c) {
-        const double scaled = __dmul_rn(row[c] - mean, factor);
-        row[c] = static_cast<float>(__dadd_rn(__dmul_rn(scaled, some[i]), norm.bias == nullptr ? 0. : norm.bias[c]));
+        double scaled = __dmul_rn(__dmul_rn(norm.centered ? row[c] - mean : row[c], factor), some[i]);
+        if (norm.bias != nullptr) scaled = __dadd_rn(scaled, norm.bias[c]);
+        row[c] = static_cast<float>(scaled);
         most = larger(most, row[c]);
     });
     finish_row(row, width, out, token, most, findings, scratch);

@@ -70,7 +70,7 @@ __device__ __forceinline__ void write_query(HeadMemory& memory, const Heads& hea
     const StepSequence& sequence = step.sequences[step.sequence_of[token]];
     const int group = heads.heads / heads.kv_heads, rows_each = sequence.tokens * group;  // of a KV head
     const int64_t place = static_cast<int64_t>(sequence.first) * heads.heads + static_cast<int64_t>(head / group) * rows_each + (token - sequence.first) * group + head % group;
-    for (int d = lane; d < target.padded; d += 32) target.codes[place * target.padded + d] = static_cast<int8_t>(d < dim ? to_code(row[d], scale) : 0);
+    encode_columns(row, dim, target.padded, scale, target.codes + place * target.padded, lane * 4, 128);
     if (lane == 0) target.scales[place] = scale;
 }
 

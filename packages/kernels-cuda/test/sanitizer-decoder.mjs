@@ -57,7 +57,7 @@ for (const [kind, headDim, heads, kvHeads, split] of [
   });
   for (const cacheType of ['int8', 'int4']) {
     const sequence = decoder.createSequence(cacheType);
-    for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 1, 1]) {
+    for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 300, 1, 1]) {
       const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
       await sequence.forward(ids, new Float32Array(vocabSize));
       steps++;

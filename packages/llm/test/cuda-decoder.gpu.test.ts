@@ -90,6 +90,13 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
     });
   });
 
+  // Layers that a library multiplies where there is one; chunks that have several rows a processor, few, and so few that codes come with the MLP's
+  // first layer.
+  it('an MLP of millions of weights', async () => {
+    const config = { ...SMALL, layers: 1, slidingWindows: [null], hiddenSize: 256, intermediateSize: 4096 };
+    await expectTheCpusBits({ config, choice: 'int8', dtype: 'int8', pieces: [300, 20, 1, 8, 3, 140] });
+  });
+
   it.each(['head dim 64', 'head dim 128, eleven queries a key'])('INT4 linear layers, %s', async (name) => {
     const config = { ...SMALL, ...VARIANTS[name], intermediateSize: 192 };
     await expectTheCpusBits({ config, choice: 'int4', dtype: 'int8', pieces: PIECES });
