@@ -5,7 +5,7 @@
 Llama of the given shapes with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
 torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "pp512" are tokens/s of reading 512 tokens of one
 sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
-`--seconds` is left out.
+`--seconds` is left out; compiling takes most of it, and `--batch ''` only reads.
 """
 import argparse
 import json
@@ -112,12 +112,13 @@ for name in options.models.split(","):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     with torch.no_grad():
         read = {f"pp{prompt}": read_rate(model, config, prompt) for prompt in map(int, options.prompt.split(","))}
-        for batch in map(int, options.batch.split(",")):
+        line = {"bench": "decoder", "peer": "transformers-bf16", "model": name, "context": 0, **read}
+        print(json.dumps({**line, **software}), flush=True)
+        for batch in map(int, filter(None, options.batch.split(","))):
             if end - time.monotonic() < COMPILE_SECONDS:
                 break
             tg128, compiled = write_rate(model, config, batch)
-            line = {"bench": "decoder", "peer": "transformers-bf16", "model": name, "context": 0, "batch": batch, **read, "tg128": tg128}
-            print(json.dumps({**line, "compileSeconds": round(compiled, 1), **software}), flush=True)
+            print(json.dumps({**line, "batch": batch, "tg128": tg128, "compileSeconds": round(compiled, 1), **software}), flush=True)
             torch._dynamo.reset()
     del model
     if device == "cuda":

@@ -47,37 +47,6 @@ void check_findings(uint32_t findings) {
 
 }  // namespace
 
-CacheSequence::CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4)
-    : layers_(layers), kv_heads_(facts.kv_heads), padded_(padded_head(facts.head_dim)), max_tokens_(facts.max_tokens), int4_(int4) {
-    const size_t heads = static_cast<size_t>(layers_) * static_cast<size_t>(kv_heads_);
-    table_ = worker.allocate(static_cast<size_t>(ceil_div(max_tokens_, kPageTokens)) * sizeof(uint8_t*));
-    offsets_ = worker.allocate(heads * static_cast<size_t>(facts.head_dim) * sizeof(float));
-    largest_ = worker.allocate(heads * sizeof(float));
-}
-
-int64_t CacheSequence::bytes() const {
-    int64_t sum = static_cast<int64_t>(table_->bytes() + offsets_->bytes() + largest_->bytes());
-    for (const auto& page : pages_) sum += static_cast<int64_t>(page->bytes());
-    return sum;
-}
-
-void CacheSequence::truncate(int length) {
-    length_ = std::min(length_, length);
-    pages_.resize(static_cast<size_t>(ceil_div(length_, kPageTokens)));
-}
-
-void CacheSequence::reserve(Stream& worker, int tokens) {
-    if (tokens > max_tokens_) throw Failure("ERR_SHAPE", "Expected at most " + std::to_string(max_tokens_) + " tokens in the cache, got " + std::to_string(tokens));
-    const size_t wanted = static_cast<size_t>(ceil_div(tokens, kPageTokens)), before = pages_.size();
-    if (wanted <= before) return;
-    const size_t page_bytes = static_cast<size_t>(layers_ * kv_heads_ * image_bytes(padded_, int4_));
-    while (pages_.size() < wanted) pages_.push_back(worker.allocate(page_bytes));
-    std::vector<uint8_t*> pointers;
-    for (size_t i = before; i < wanted; ++i) pointers.push_back(pages_[i]->as<uint8_t>());
-    check_cuda(cudaMemcpyAsync(table_->as<uint8_t*>() + before, pointers.data(), pointers.size() * sizeof(uint8_t*), cudaMemcpyHostToDevice, worker.handle()),
-               "copy the page table");
-}
-
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
       shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
