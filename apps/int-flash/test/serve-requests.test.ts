@@ -188,6 +188,14 @@ describe('bad requests', () => {
     const text = await raw(served.port, head);
     expect(text).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
     expect(JSON.parse(/\{.*\}/.exec(text)![0]).error.message).toMatch(/^Expected/);
+    expect(text).toMatch(/^content-security-policy: default-src 'none';/m);
+    expect(text).toMatch(/^x-content-type-options: nosniff\r$/m);
+  });
+
+  it('CONNECT, which is for proxies', async () => {
+    const text = await raw(served.port, 'CONNECT outside.example:443 HTTP/1.1\r\nhost: localhost\r\n\r\n');
+    expect(text).toMatch(/^HTTP\/1.1 405 /);
+    expect(JSON.parse(/\{.*\}/.exec(text)![0]).error).toMatchObject({ code: 'method_not_allowed' });
   });
 
   it('headers and bodies that do not come', async () => {

@@ -42,8 +42,13 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
   server.on('clientError', refuseBadRequest);
   server.on('checkExpectation', (_, response) => {
     const { body } = invalid('Expected no other expectation than 100-continue.', undefined, undefined, 417);
-    response.writeHead(417, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
+    response
+      .writeHead(417, { ...SECURITY_HEADERS, 'content-type': 'application/json', connection: 'close' })
+      .end(JSON.stringify(body));
   });
+  server.on('connect', (_, socket: Socket) =>
+    refuse(socket, 405, 'Expected another method than CONNECT.', 'method_not_allowed'),
+  );
   server.listen({ host: settings.host, port: settings.port });
   await once(server, 'listening');
   return { url: urlOf(server, settings.host), close: (ms) => close(server, state, ms) };
@@ -79,12 +84,23 @@ function refuseBadRequest(error: NodeJS.ErrnoException, socket: Socket): void {
     return;
   }
   const [status, message] = BAD_REQUESTS[error.code ?? ''] ?? [400, 'Expected a valid HTTP request.'];
+  refuse(socket, status, message, null);
+}
+
+/** Answers without a response of Node's, in the form of all others. */
+function refuse(socket: Socket, status: number, message: string, code: string | null): void {
   const type: ApiErrorType = 'invalid_request_error';
-  const body = JSON.stringify({ error: { message, type, param: null, code: null } });
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
-    () => socket.destroy(),
-  );
+  const body = JSON.stringify({ error: { message, type, param: null, code } });
+  const headers = {
+    ...SECURITY_HEADERS,
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(body),
+    connection: 'close',
+    ...(status === 405 && { allow: 'GET, POST' }),
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.on('error', () => {}); // who asked may have gone
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`, () => socket.destroy());
 }
 
 const BAD_REQUESTS: Readonly<Record<string, [status: number, message: string]>> = {
