@@ -5,6 +5,7 @@ import { IntFlashError } from '@int-flash/ops';
 import { afterEach, describe, expect, it } from 'vitest';
 import { unavailable } from '../src/serve/api-error.js';
 import type { ServeSettings } from '../src/serve/serve-settings.js';
+import { wholeJson } from '../src/serve/whole-answer.js';
 import { type MockOptions, mockEngine } from './mock-engine.js';
 import { ask, CHAT, chat, events, open, type Served, startServer, until } from './serve-harness.js';
 
@@ -169,6 +170,32 @@ describe('a slow reader', () => {
     expect((await ask(served, '/health')).status).toBe(200);
   });
 
+  it('of a whole answer keeps its place until it has read, so that what is kept unread has an end', async () => {
+    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
+    const { served } = await serve(long, { maxRunning: 1, slowReaderMs: 60_000 });
+    const first = start(served, chat({ max_tokens: 2000, n: 4 })); // 32 MB, not read yet
+    await until(() => first.response() !== undefined);
+    const second = ask(served, CHAT, { body: chat({ max_tokens: 1 }) });
+    await until(() => served.state.admission.waiting === 1);
+    expect(served.state.admission.running).toBe(1);
+    let length = 0;
+    for await (const chunk of first.response()!) length += chunk.length;
+    expect(length).toBeGreaterThan(32e6);
+    expect((await second).status).toBe(200);
+    await until(() => served.state.admission.running === 0);
+  });
+
+  it('of a whole answer that takes a little of it now and then is cut off as well', async () => {
+    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
+    const { served } = await serve(long, { slowReaderMs: 400 });
+    const { response } = start(served, chat({ max_tokens: 2000, n: 4 }));
+    await until(() => response() !== undefined);
+    const trickle = setInterval(() => response()!.read(1), 50);
+    await until(() => served.state.admission.running === 0);
+    clearInterval(trickle);
+    expect(served.state.requestsUnderWay).toBe(0);
+  });
+
   it('that wakes up in time gets everything', async () => {
     const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 60_000 });
     const { response } = start(served, chat({ max_tokens: 2000, stream: true }));
@@ -195,6 +222,43 @@ describe('the end', () => {
     expect((await running).text).toContain('[DONE]');
     await closed;
     await expect(ask(served, '/health')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+  });
+
+  it('waits for who still reads a whole answer, until time is up', async () => {
+    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
+    const { served } = await serve(long);
+    const { response } = start(served, chat({ max_tokens: 2000, n: 4 }));
+    await until(() => response() !== undefined);
+    const closed = served.close(60_000);
+    await new Promise((resolve) => setTimeout(resolve, 1200)); // longer than who is given up at once would get
+    let length = 0;
+    for await (const chunk of response()!) length += chunk.length;
+    expect(length).toBeGreaterThan(32e6);
+    await closed;
+
+    const again = await serve(long);
+    const { response: unread } = start(again.served, chat({ max_tokens: 2000, n: 4 }));
+    await until(() => unread() !== undefined);
+    unread()!.on('error', () => {});
+    await again.served.close(300);
+    expect(again.served.state.requestsUnderWay).toBe(0);
+  });
+
+  it('does not wait for who stopped reading a stream when time is up', async () => {
+    const { served, engine } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 });
+    const { response } = start(served, chat({ max_tokens: 50_000, stream: true })); // never read
+    await until(() => response() !== undefined);
+    response()!.on('error', () => {});
+    let before = -1;
+    await until(() => {
+      const still = engine.drawn === before;
+      before = engine.drawn;
+      return still && before > 0;
+    });
+    const asked = performance.now();
+    await served.close(0);
+    expect(performance.now() - asked).toBeLessThan(15_000); // less than readers get that are waited for
+    expect(engine.held().sequences).toBe(0);
   });
 
   it('cuts streams off when time is up, with an error as their last event', async () => {
@@ -259,6 +323,24 @@ describe('an engine that fails', () => {
   it('for a moment is a 503', async () => {
     const { served } = await serve({ failAt: { token: 0, error: unavailable('Later.', 'later') } });
     expect((await ask(served, CHAT, { body: chat() })).status).toBe(503);
+  });
+});
+
+describe('a whole answer longer than one may be', () => {
+  it('is a 400 that says to stream, and is drawn no further', async () => {
+    const { served, engine } = await serve({ text: () => 'x'.repeat(1_000_000), contextLength: 100_000 });
+    const { status, json } = await ask(served, CHAT, { body: chat({ max_tokens: 1000 }) });
+    expect([status, json().error.code, json().error.param]).toEqual([400, 'answer_too_long', 'stream']);
+    expect(engine.drawn).toBeLessThan(20);
+    expect(served.reports).toEqual([]);
+    const { text } = await ask(served, CHAT, { body: chat({ max_tokens: 20, stream: true }) });
+    expect(text.length).toBeGreaterThan(20e6);
+  });
+
+  it('is known by V8’s limit, too', () => {
+    const tooLong = { toJSON: () => 'x'.repeat(2 ** 30) };
+    expect(() => wholeJson(tooLong)).toThrow('Expected stream to be true');
+    expect(() => wholeJson({ toJSON: () => BigInt(1) })).toThrow(TypeError);
   });
 });
 
