@@ -35,7 +35,7 @@ function readBody(request: IncomingMessage): Promise<Buffer> {
       size += chunk.length;
       if (size > MAX_BODY_BYTES) {
         chunks.length = 0;
-        reject(tooLarge(MAX_BODY_BYTES)); // the rest is read and dropped until the answer has closed the connection
+        reject(tooLarge(MAX_BODY_BYTES)); // the rest is read and dropped, for half a second: who is cut off while it sends does not hear why
       } else chunks.push(chunk);
     });
     request.on('end', () => resolve(Buffer.concat(chunks)));
