@@ -1,6 +1,7 @@
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { describeInBrowser, launchBrowser, openPage } from './browser';
+import { launchBrowser, openPage } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { PageServer } from './page-server';
 
 describeInBrowser('the attention lab', () => {
