@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { loadWebPage } from '../src/serve/web-page.js';
 import { CHAT, chat } from '../test/serve-harness.js';
 import { type Finding, round } from './record.js';
 import { startMockServer } from './server-process.js';
@@ -13,8 +14,32 @@ const PATIENCE_MS = 30_000; // the default, of which the server is told nothing 
 
 /** S5: clients that ask for much and read nothing; what they cost, and whether they are given up in time. */
 export async function stalledReaders(): Promise<Finding[]> {
-  const [streams, whole] = [await stalledStreams(), await stalledWholes()];
-  return [...streams, ...whole];
+  const streams = await stalledStreams();
+  return [...streams, ...(await stalledWholes()), ...(await stalledPages())];
+}
+
+/** Of the page's largest file, asked for a thousand times on each connection before the first answer is there. */
+async function stalledPages(): Promise<Finding[]> {
+  const server = await startMockServer({});
+  const { rss } = await server.stats();
+  const [path] = [...loadWebPage().files].sort(([, a], [, b]) => b.body.length - a.body.length)[0]!;
+  const request = `GET ${path} HTTP/1.1\r\nhost: localhost\r\n\r\n`;
+  const sockets = Array.from({ length: READERS }, () => stalled(server.port, request.repeat(1000)));
+  let most = rss;
+  for (let i = 0; i < 30; i++) {
+    await sleep(100);
+    most = Math.max(most, (await server.stats()).rss);
+  }
+  for (const socket of sockets) socket.destroy();
+  await server.stop();
+  return [
+    {
+      what: `memory that ${READERS} readers of the page cost who ask for it 1000 times and stall, at most`,
+      value: round((most - rss) / 1e6),
+      unit: 'MB',
+      bound: 120,
+    },
+  ];
 }
 
 /** Of whole answers as long as the demo model's can be: a thousand tokens, each with twenty others and what they were likely to be. */
@@ -85,9 +110,13 @@ async function stalledStreams(): Promise<Finding[]> {
 function stall(port: number, stream: boolean): Socket {
   const payload = JSON.stringify(chat({ max_tokens: TOKENS, stream }));
   const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(payload)}\r\n\r\n`;
+  return stalled(port, head + payload);
+}
+
+function stalled(port: number, request: string): Socket {
   const socket = connect({ port, host: '127.0.0.1' });
   socket.pause();
   socket.on('error', () => {}); // the server cuts it off
-  socket.write(head + payload);
+  socket.write(request);
   return socket;
 }

@@ -196,6 +196,25 @@ describe('a slow reader', () => {
     expect(served.state.requestsUnderWay).toBe(0);
   });
 
+  it('of many requests at once on one connection is cut off: all their answers would lie here', async () => {
+    const { served } = await serve({});
+    const pipelined = async (count: number) => {
+      const socket = connect(served.port, '127.0.0.1');
+      socket.on('error', () => {}); // cut off
+      let text = '';
+      socket.setEncoding('latin1').on('data', (chunk) => {
+        text += chunk;
+      });
+      socket.write('GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n'.repeat(count - 1));
+      socket.write('GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n');
+      await new Promise((resolve) => socket.once('close', resolve));
+      return text.match(/HTTP\/1\.1 200/g)?.length ?? 0;
+    };
+    expect(await pipelined(8)).toBe(8);
+    expect(await pipelined(3000)).toBeLessThanOrEqual(8);
+    expect(await pipelined(1)).toBe(1);
+  });
+
   it('that wakes up in time gets everything', async () => {
     const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 60_000 });
     const { response } = start(served, chat({ max_tokens: 2000, stream: true }));

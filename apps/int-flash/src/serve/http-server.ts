@@ -11,6 +11,8 @@ import type { WebPage } from './web-page.js';
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 5000;
+/** Requests on one connection that have no answer yet. Clients send one after the other; who sends thousands at once has their answers kept. */
+const MAX_PIPELINED = 8;
 
 /** The listening server; the model may still be loading. */
 export interface HttpServer {
@@ -31,11 +33,20 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
       return Response.json(refusal.body, { status: refusal.status });
     },
   });
+  const unanswered = new WeakMap<Socket, number>();
   const server = createServer(serverOptions(settings), (request, response) => {
+    const { socket } = request;
+    const open = (unanswered.get(socket) ?? 0) + 1;
+    if (open > MAX_PIPELINED) {
+      socket.destroy();
+      return;
+    }
+    unanswered.set(socket, open);
+    response.once('close', () => unanswered.set(socket, unanswered.get(socket)! - 1));
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     if (state.phase === 'draining') response.setHeader('connection', 'close');
     // Said to its end, but not yet heard: from here on a reader that takes nothing for so long is cut off. Streams see to it before, too.
-    response.once('prefinish', () => request.socket.setTimeout(settings.slowReaderMs));
+    response.once('prefinish', () => socket.setTimeout(settings.slowReaderMs));
     void listener(request, response);
   });
   server.maxConnections = settings.maxConnections;
