@@ -12,7 +12,7 @@ import type { WebPage } from './web-page.js';
 const MAX_HEADER_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 5000;
 /** Requests on one connection that have no answer yet. Clients send one after the other; who sends thousands at once has their answers kept. */
-const MAX_PIPELINED = 8;
+const MAX_PIPELINED = 4;
 
 /** The listening server; the model may still be loading. */
 export interface HttpServer {
