@@ -12,6 +12,7 @@ const BODIES = 400;
 const BODY_BYTES = 2 * 1024 * 1024;
 const SLOW = 100;
 const CONNECTIONS = 1200;
+const UNFINISHED = 1000;
 
 interface TooMuch extends FloodRequest {
   readonly status: number;
@@ -37,6 +38,7 @@ export async function limits(): Promise<Finding[]> {
   const { begun, failures } = await server.stats();
   const isAlive = (await ask(server, CHAT, { body: chat() })).status === 200;
   await server.stop();
+  const unfinishedBytes = await unfinishedBodies();
   const connections = await tooManyConnections();
   const { headersMs, bodyMs, unanswered } = await slow;
   return [
@@ -60,6 +62,12 @@ export async function limits(): Promise<Finding[]> {
       value: failures + Number(!isAlive),
       unit: 'failures',
       bound: 0,
+    },
+    {
+      what: `memory that ${UNFINISHED} clients cost who send 2 MB of a body and stop`,
+      value: round(unfinishedBytes / 1e6),
+      unit: 'MB',
+      bound: 200, // as above
     },
     {
       what: `connections held of ${CONNECTIONS}`,
@@ -176,6 +184,31 @@ async function slowSenders() {
   const [headers, bodies] = await Promise.all([all(`${head}x-slow: `), all(`${head}content-length: 1000\r\n\r\n`)]);
   await server.stop();
   return { headersMs: Math.max(...headers), bodyMs: Math.max(...bodies), unanswered };
+}
+
+/** Bodies that are within their limit, and never end. @returns what they cost the server. */
+async function unfinishedBodies(): Promise<number> {
+  const server = await startMockServer({});
+  const { rss } = await server.stats();
+  const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2000001\r\n\r\n`;
+  const body = Buffer.concat([Buffer.from(head), Buffer.alloc(2_000_000, 'x')]);
+  const sockets: Socket[] = [];
+  let most = rss;
+  for (let i = 0; i < UNFINISHED; i++) {
+    const socket = connect({ port: server.port, host: '127.0.0.1' });
+    socket.on('error', () => {}); // refused while it sends
+    socket.resume().write(body);
+    sockets.push(socket);
+    if (i % 20 === 19) {
+      await sleep(20);
+      most = Math.max(most, (await server.stats()).rss);
+    }
+  }
+  await sleep(500);
+  most = Math.max(most, (await server.stats()).rss);
+  for (const socket of sockets) socket.destroy();
+  await server.stop();
+  return most - rss;
 }
 
 /** Connections that send nothing. @returns how many of them stay. */

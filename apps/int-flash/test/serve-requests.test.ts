@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { mockEngine } from './mock-engine.js';
-import { ask, CHAT, chat, events, type Served, startServer } from './serve-harness.js';
+import { ask, CHAT, chat, events, type Served, startServer, until } from './serve-harness.js';
 
 let served: Served;
 const engine = mockEngine();
@@ -209,6 +209,21 @@ describe('bad requests', () => {
     const text = await raw(served.port, 'CONNECT outside.example:443 HTTP/1.1\r\nhost: localhost\r\n\r\n');
     expect(text).toMatch(/^HTTP\/1.1 405 /);
     expect(JSON.parse(/\{.*\}/.exec(text)![0]).error).toMatchObject({ code: 'method_not_allowed' });
+  });
+
+  it('bodies that together are more than the server keeps while they come', async () => {
+    const unfinished = Array.from({ length: 70 }, () => {
+      const socket = connect(served.port, '127.0.0.1');
+      socket.on('error', () => {}); // some are refused
+      const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2000001\r\n\r\n`;
+      socket.write(head + 'x'.repeat(2_000_000));
+      return socket;
+    });
+    const refused = await Promise.any(unfinished.map((socket) => once(socket, 'data').then(([data]) => String(data))));
+    expect(refused).toMatch(/^HTTP\/1.1 429 [\s\S]*^retry-after: 1\r$[\s\S]*"code":"bodies_too_large"/m);
+    for (const socket of unfinished) socket.destroy();
+    await until(() => served.state.requestsUnderWay === 0);
+    expect((await ask(served, CHAT, { body: chat({ user: 'x'.repeat(2_000_000) }) })).status).toBe(200);
   });
 
   it('headers and bodies that do not come', async () => {

@@ -86,7 +86,7 @@ async function complete(
   try {
     const { engine } = state;
     state.admission.expectRoom();
-    const body = await readJsonBody(incoming);
+    const body = await readJsonBody(incoming, state.bodies);
     await state.turns.enter();
     controller.signal.throwIfAborted();
     const { request, prompts, format } = ask(engine, body);
