@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 const { publicPackages, publishOrder, publishPackages } = await import(
@@ -32,6 +33,12 @@ describe('the order of a release', () => {
     ];
     expect(() => publishOrder(circle)).toThrow('a → b → a');
   });
+});
+
+it('does not take a misspelled option for a release', () => {
+  const run = fileURLToPath(new URL('../../../tools/run.mjs', import.meta.url));
+  const { status, stderr } = spawnSync(process.execPath, [run, 'release', '--dryrun'], { encoding: 'utf8' });
+  expect([status, stderr]).toEqual([1, expect.stringContaining("Unknown option '--dryrun'")]);
 });
 
 describe('publishing', { timeout: 120_000 }, () => {
