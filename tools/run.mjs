@@ -25,6 +25,10 @@ const JOBS = {
     await prepare({ native: 'optional', build: 'js' });
     return soak(args);
   },
+  release: async (args) => {
+    const { release } = await import('./jobs/release.mjs');
+    return release(args);
+  },
   build: async () => {
     const { prepare } = await import('./phases/prepare.mjs');
     await prepare({ native: 'required', build: 'js+types', cuda: 'every architecture' });

@@ -7,7 +7,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { root, run, runTool } from '../process.mjs';
-import { workspacePackages } from '../stamp.mjs';
+import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
 import { checkInstall } from './check-install.mjs';
 
 const LISTS = join(root, 'tools/checks/packed-files.json');
@@ -17,14 +17,17 @@ const INSTALL_SCRIPTS = ['preinstall', 'install', 'postinstall', 'prepare'];
 const problems = [];
 const folder = mkdtempSync(join(tmpdir(), 'int-flash-pack-'));
 try {
-  const packages = workspacePackages()
-    .map((path) => ({ path, manifest: JSON.parse(readFileSync(join(root, path, 'package.json'), 'utf8')) }))
-    .filter(({ manifest }) => !manifest.private && fitsHere(manifest));
+  const packages = publicPackages().filter(({ manifest }) => fitsHere(manifest));
   const packed = await atOnce(packages, pack);
   if (process.argv.includes('--update')) await writeLists(packed);
   compareLists(packed);
   await atOnce(packed, inspect);
   if (problems.length === 0) problems.push(...(await checkInstall(packed, folder)));
+  // A rehearsal, at a port where nobody listens: npm looks at each tarball and sends nothing.
+  const nobody = { registry: 'http://127.0.0.1:9/', env: { npm_config_fetch_retries: '0' } };
+  await publishPackages(publishOrder(packed), { dryRun: true, ...nobody }).catch(({ message }) =>
+    problems.push(message),
+  );
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
@@ -44,10 +47,8 @@ function fitsHere({ name, os, cpu, libc }) {
 }
 
 async function pack({ path, manifest }) {
-  const { status, output } = await runTool('pnpm/bin/pnpm.cjs', ['--dir', path, 'pack', '--pack-destination', folder]);
-  if (status !== 0) throw new Error(`${path}: pack failed\n${output}`);
-  const { name, version } = manifest;
-  const tarball = join(folder, `${name.replace('@', '').replace('/', '-')}-${version}.tgz`);
+  const { name } = manifest;
+  const tarball = await packPackage({ path, manifest }, folder);
   const listed = await run('tar', ['-tzf', tarball]);
   const files = listed.output
     .trim()

@@ -240,6 +240,13 @@ const TABLES = {
     );
     return `${passed} tests passed and ${failed} failed on one ${gpu} (driver ${driver}), among them ${cases.toLocaleString('en-US')} forward cases.`;
   },
+  /** A whole report, below its title: its sections become parts of the one that shows it. */
+  'gpu-reproduce': () => {
+    const report = readFileSync(join(root, RESULTS, 'h200/reproduce/report.md'), 'utf8');
+    const start = report.search(/^## /m);
+    if (start < 0) throw new Error(`Expected ${RESULTS}/h200/reproduce/report.md to have sections`);
+    return report.slice(start).trimEnd().replace(/^#+ /gm, '#$&');
+  },
   soak: () => {
     const rows = read('cpu/soak.jsonl', {});
     return table(

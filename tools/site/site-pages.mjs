@@ -69,4 +69,5 @@ export const FILES = {
   'images/chat-dark.png': 'docs/images/chat-dark.png',
   'images/chat-light.png': 'docs/images/chat-light.png',
   'images/attention-lab.png': 'docs/images/attention-lab.png',
+  'reproduced-on-h200.html': 'docs/results/h200/reproduce/report.html',
 };

@@ -6,8 +6,10 @@ import { SERVE_DEFAULTS } from '../src/serve/serve-settings.js';
 import { ServeState } from '../src/serve/serve-state.js';
 import { loadWebPage } from '../src/serve/web-page.js';
 import { mockEngine } from '../test/mock-engine.js';
+import type { MockSettings } from './server-process.js';
 
-const { tokenMs = 0, tokenCharacters = 0, ...settings } = JSON.parse(process.argv[2] ?? '{}') as Record<string, number>;
+const given = JSON.parse(process.argv[2] ?? '{}') as MockSettings;
+const { tokenMs = 0, tokenCharacters = 0, ...settings } = given;
 const longToken = 'x'.repeat(tokenCharacters);
 const engine = mockEngine({ tokenMs, ...(tokenCharacters > 0 ? { text: () => longToken } : {}) });
 let failures = 0;
@@ -26,6 +28,7 @@ process.on('message', (what) => {
     underWay: state.requestsUnderWay,
     running: state.admission.running,
     failures,
+    begun: engine.begun,
     ...engine.held(),
   });
 });

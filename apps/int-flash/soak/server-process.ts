@@ -1,6 +1,13 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import type { ServeSettings } from '../src/serve/serve-settings.js';
+
+/** Of the server, and how its mock engine draws. */
+export interface MockSettings extends Partial<ServeSettings> {
+  readonly tokenMs?: number;
+  readonly tokenCharacters?: number;
+}
 
 /** What a mock server holds. */
 export interface ServerStats {
@@ -11,6 +18,8 @@ export interface ServerStats {
   readonly underWay: number;
   readonly running: number;
   readonly failures: number;
+  /** Sequences that were ever begun. */
+  readonly begun: number;
   readonly sequences: number;
   readonly kvCacheBytes: number;
 }
@@ -23,7 +32,7 @@ export interface MockServer {
   stop(): Promise<void>;
 }
 
-export async function startMockServer(settings: Readonly<Record<string, number>>): Promise<MockServer> {
+export async function startMockServer(settings: MockSettings): Promise<MockServer> {
   const path = fileURLToPath(new URL('mock-server.js', import.meta.url));
   const child = fork(path, [JSON.stringify(settings)], { execArgv: ['--expose-gc'] });
   const [{ port }] = (await once(child, 'message')) as [{ port: number }];
@@ -48,15 +57,29 @@ export interface CommandServer {
   stop(): Promise<void>;
 }
 
+interface CommandSettings {
+  readonly env?: NodeJS.ProcessEnv;
+  /** Told all that it writes; without, what it writes to stderr goes to this process's. */
+  readonly onOutput?: (text: string) => void;
+}
+
 /** `int-flash serve` with the demo model. */
-export async function startCommandServer(args: readonly string[] = []): Promise<CommandServer> {
+export async function startCommandServer(
+  args: readonly string[] = [],
+  { env = {}, onOutput }: CommandSettings = {},
+): Promise<CommandServer> {
   const cli = 'apps/int-flash/dist/cli.js';
-  const command = [cli, 'serve', 'models/int-flash-demo', '--port', '0', '--quiet', ...args];
-  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const command = [cli, 'serve', 'models/int-flash-demo', '--port', '0', ...(onOutput ? [] : ['--quiet']), ...args];
+  const child = spawn(process.execPath, command, {
+    stdio: ['ignore', 'pipe', onOutput ? 'pipe' : 'inherit'],
+    env: { ...process.env, ...env },
+  });
+  child.stderr?.setEncoding('utf8').on('data', onOutput!);
   const port = await new Promise<number>((resolve, reject) => {
     let text = '';
-    child.stdout.setEncoding('utf8').on('data', (chunk) => {
+    child.stdout!.setEncoding('utf8').on('data', (chunk) => {
       text += chunk;
+      onOutput?.(chunk);
       const found = /http:\/\/127\.0\.0\.1:(\d+)/.exec(text);
       if (found) resolve(Number(found[1]));
     });

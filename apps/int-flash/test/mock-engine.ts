@@ -15,6 +15,8 @@ export interface MockOptions {
 export interface MockEngine extends Engine {
   /** Tokens drawn so far, by all requests. */
   readonly drawn: number;
+  /** Sequences that were given a cache so far. */
+  readonly begun: number;
   readonly isDisposed: boolean;
 }
 
@@ -26,6 +28,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
   const { tokenMs = 0, held: hold, contextLength = 1024, failAt, text = (i) => `w${i} ` } = options;
   let held = 0;
   let drawn = 0;
+  let begun = 0;
   let isDisposed = false;
 
   return {
@@ -48,6 +51,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
     async *generate(_ids, { maxTokens, logprobs, stop = [] }, signal): AsyncGenerator<EngineToken, void> {
       signal.throwIfAborted();
       held++;
+      begun++;
       try {
         for (let i = 0; i < maxTokens; i++) {
           // A signal on each sleep would cost more than the mock is to cost.
@@ -85,6 +89,9 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
     },
     get drawn() {
       return drawn;
+    },
+    get begun() {
+      return begun;
     },
     get isDisposed() {
       return isDisposed;

@@ -187,6 +187,7 @@ describe('reports', () => {
     expect(html).not.toMatch(/<script|<link|<img|\ssrc=|\shref=|url\((?!#)|@import/);
     expect(html.match(/https?:\/\/[^"\s<]+/g) ?? []).toEqual([]);
     expect(html.match(/<svg[^>]*role="img"/g)).toHaveLength(3);
+    expect(html.match(/<svg(?![^>]*(role="img"|aria-hidden="true"))/g)).toBeNull(); // a reader hears the plots, not the legends' squares
     expect(html).toContain('aria-label="Milliseconds by tokens"');
     expect(html.match(/<path d="M[^"]*L[^"]*"[^>]* stroke="#/g)!.length).toBeGreaterThanOrEqual(4); // a line a variant
     expect(html).toContain('a &lt;model&gt;');

@@ -1,44 +1,10 @@
 import { once } from 'node:events';
-import type { IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { IntFlashError } from '@int-flash/ops';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { unavailable } from '../src/serve/api-error.js';
-import type { ServeSettings } from '../src/serve/serve-settings.js';
-import { type MockOptions, mockEngine } from './mock-engine.js';
-import { ask, CHAT, chat, events, open, type Served, startServer, until } from './serve-harness.js';
-
-let served: Served | undefined;
-
-afterEach(async () => {
-  await served?.close();
-  served = undefined;
-});
-
-async function serve(mock: MockOptions, settings: Partial<ServeSettings> = {}) {
-  const engine = mockEngine(mock);
-  served = await startServer(engine, settings);
-  return { engine, served };
-}
-
-/** For {@link MockOptions.held}. */
-function hold() {
-  let release = () => {};
-  const held = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  return { held, release };
-}
-
-/** A request whose connection the test holds. */
-function start(server: Served, body: Record<string, unknown>) {
-  let response: IncomingMessage | undefined;
-  const outgoing = open(server, CHAT, { body }, (arrived) => {
-    response = arrived;
-  });
-  outgoing.on('error', () => {}); // destroyed by the test
-  return { outgoing, response: () => response };
-}
+import { hold, serve, start } from './serve-fixture.js';
+import { ask, CHAT, chat, events, open, startServer, until } from './serve-harness.js';
 
 describe('the queue', () => {
   it('runs so many, keeps so many waiting, and refuses the next at once', async () => {
@@ -81,7 +47,7 @@ describe('the queue', () => {
   });
 
   it('answers nothing but /health while the model loads', async () => {
-    served = await startServer();
+    const served = await startServer();
     const health = await ask(served, '/health');
     expect([health.status, health.json()]).toEqual([503, { status: 'loading' }]);
     for (const [path, body] of [
@@ -92,6 +58,7 @@ describe('the queue', () => {
       const reply = await ask(served, path, { body });
       expect([reply.status, reply.json().error.code, reply.headers['retry-after']]).toEqual([503, 'loading', '2']);
     }
+    await served.close();
   });
 });
 
@@ -138,49 +105,6 @@ describe('a client that hangs up', () => {
   });
 });
 
-describe('a slow reader', () => {
-  it('pauses its own stream, with little kept for it, and is cut off', async () => {
-    const { served, engine } = await serve(
-      { text: () => 'x'.repeat(4000), contextLength: 100_000 },
-      { slowReaderMs: 600 },
-    );
-    const { response } = start(served, chat({ max_tokens: 50_000, stream: true })); // never read
-    await until(() => response() !== undefined);
-    let before = -1;
-    await until(() => {
-      const still = engine.drawn === before;
-      before = engine.drawn;
-      return still && before > 0;
-    });
-    // 256 KB here, and what the system's sockets hold.
-    expect(engine.drawn * 4000).toBeLessThan(16e6);
-    await until(() => engine.held().sequences === 0);
-    await until(() => served.state.requestsUnderWay === 0);
-  });
-
-  it('of a whole answer is cut off, too', async () => {
-    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
-    const { served } = await serve(long, { slowReaderMs: 300 });
-    const { response } = start(served, chat({ max_tokens: 1000, n: 8 })); // 32 MB, never read
-    await until(() => response() !== undefined);
-    const sockets = () => process.getActiveResourcesInfo().filter((what) => what === 'TCPSocketWrap').length;
-    const both = sockets(); // the server's and this process's own
-    await until(() => sockets() < both, 10_000);
-    expect((await ask(served, '/health')).status).toBe(200);
-  });
-
-  it('that wakes up in time gets everything', async () => {
-    const { served } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 }, { slowReaderMs: 60_000 });
-    const { response } = start(served, chat({ max_tokens: 2000, stream: true }));
-    await until(() => response() !== undefined);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    let text = '';
-    for await (const chunk of response()!) text += chunk;
-    expect(events(text).at(-1)).toBe('[DONE]');
-    expect(text.match(/x{4000}/g)).toHaveLength(2000);
-  });
-});
-
 describe('the end', () => {
   it('finishes what is under way and refuses the rest', async () => {
     const { held, release } = hold();
@@ -195,6 +119,43 @@ describe('the end', () => {
     expect((await running).text).toContain('[DONE]');
     await closed;
     await expect(ask(served, '/health')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+  });
+
+  it('waits for who still reads a whole answer, until time is up', async () => {
+    const long = { text: () => 'x'.repeat(4000), contextLength: 100_000 };
+    const { served } = await serve(long);
+    const { response } = start(served, chat({ max_tokens: 2000, n: 4 }));
+    await until(() => response() !== undefined);
+    const closed = served.close(60_000);
+    await new Promise((resolve) => setTimeout(resolve, 1200)); // longer than who is given up at once would get
+    let length = 0;
+    for await (const chunk of response()!) length += chunk.length;
+    expect(length).toBeGreaterThan(32e6);
+    await closed;
+
+    const again = await serve(long);
+    const { response: unread } = start(again.served, chat({ max_tokens: 2000, n: 4 }));
+    await until(() => unread() !== undefined);
+    unread()!.on('error', () => {});
+    await again.served.close(300);
+    expect(again.served.state.requestsUnderWay).toBe(0);
+  });
+
+  it('does not wait for who stopped reading a stream when time is up', async () => {
+    const { served, engine } = await serve({ text: () => 'x'.repeat(4000), contextLength: 100_000 });
+    const { response } = start(served, chat({ max_tokens: 50_000, stream: true })); // never read
+    await until(() => response() !== undefined);
+    response()!.on('error', () => {});
+    let before = -1;
+    await until(() => {
+      const still = engine.drawn === before;
+      before = engine.drawn;
+      return still && before > 0;
+    });
+    const asked = performance.now();
+    await served.close(0);
+    expect(performance.now() - asked).toBeLessThan(15_000); // less than readers get that are waited for
+    expect(engine.held().sequences).toBe(0);
   });
 
   it('cuts streams off when time is up, with an error as their last event', async () => {

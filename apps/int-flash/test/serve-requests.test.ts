@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { mockEngine } from './mock-engine.js';
-import { ask, CHAT, chat, events, type Served, startServer } from './serve-harness.js';
+import { ask, CHAT, chat, events, type Served, startServer, until } from './serve-harness.js';
 
 let served: Served;
 const engine = mockEngine();
@@ -146,12 +146,25 @@ describe('bad requests', () => {
   it('2 MB and a byte', async () => {
     const body = JSON.stringify(chat({ user: 'x'.repeat(2 * 1024 * 1024) }));
     expect((await ask(served, CHAT, { body })).status).toBe(413);
-    const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`;
-    const chunked = await raw(served.port, `${head}${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`);
-    expect(chunked).toMatch(/^HTTP\/1.1 413 /);
-    expect(JSON.parse(/\{.*\}/.exec(chunked)![0]).error.code).toBe('body_too_large');
+    const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n`;
+    const chunked = `${head}transfer-encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`;
+    const refused = await raw(served.port, chunked, 'body_too_large');
+    expect(refused).toMatch(/^HTTP\/1.1 413 /);
     expect((await ask(served, '/health')).status).toBe(200);
   });
+
+  it.each(['content-length: 33554432', 'transfer-encoding: chunked'])(
+    '32 MB, %s: who still sends hears of it',
+    async (how) => {
+      const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n${how}\r\n\r\n`;
+      const body = 'x'.repeat(2 ** 25);
+      const sent = how.startsWith('transfer') ? `${body.length.toString(16)}\r\n${body}\r\n` : body;
+      const replies = await Promise.all(
+        Array.from({ length: 8 }, () => raw(served.port, head + sent, 'body_too_large')),
+      );
+      for (const text of replies) expect(text).toMatch(/^HTTP\/1.1 413 /);
+    },
+  );
 
   it.each([
     ['GET', CHAT, 405],
@@ -188,6 +201,29 @@ describe('bad requests', () => {
     const text = await raw(served.port, head);
     expect(text).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
     expect(JSON.parse(/\{.*\}/.exec(text)![0]).error.message).toMatch(/^Expected/);
+    expect(text).toMatch(/^content-security-policy: default-src 'none';/m);
+    expect(text).toMatch(/^x-content-type-options: nosniff\r$/m);
+  });
+
+  it('CONNECT, which is for proxies', async () => {
+    const text = await raw(served.port, 'CONNECT outside.example:443 HTTP/1.1\r\nhost: localhost\r\n\r\n');
+    expect(text).toMatch(/^HTTP\/1.1 405 /);
+    expect(JSON.parse(/\{.*\}/.exec(text)![0]).error).toMatchObject({ code: 'method_not_allowed' });
+  });
+
+  it('bodies that together are more than the server keeps while they come', async () => {
+    const unfinished = Array.from({ length: 70 }, () => {
+      const socket = connect(served.port, '127.0.0.1');
+      socket.on('error', () => {}); // some are refused
+      const head = `POST ${CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2000001\r\n\r\n`;
+      socket.write(head + 'x'.repeat(2_000_000));
+      return socket;
+    });
+    const refused = await Promise.any(unfinished.map((socket) => once(socket, 'data').then(([data]) => String(data))));
+    expect(refused).toMatch(/^HTTP\/1.1 429 [\s\S]*^retry-after: 1\r$[\s\S]*"code":"bodies_too_large"/m);
+    for (const socket of unfinished) socket.destroy();
+    await until(() => served.state.requestsUnderWay === 0);
+    expect((await ask(served, CHAT, { body: chat({ user: 'x'.repeat(2_000_000) }) })).status).toBe(200);
   });
 
   it('headers and bodies that do not come', async () => {
@@ -320,14 +356,15 @@ describe('good requests', () => {
   });
 });
 
-/** Sends bytes and reads to the end of the connection. */
-async function raw(port: number, head: string): Promise<string> {
+/** Sends bytes and reads to the end of the connection, or to a word. */
+async function raw(port: number, head: string, end?: string): Promise<string> {
   const socket = connect(port, '127.0.0.1');
   socket.on('error', () => {}); // the server may have closed it already
   socket.setEncoding('utf8').setTimeout(10_000, () => socket.destroy());
   let text = '';
   socket.on('data', (chunk) => {
     text += chunk;
+    if (end !== undefined && text.includes(end)) socket.destroy();
   });
   socket.write(head);
   await once(socket, 'close');

@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ask, describeInBrowser, launchBrowser, openPage } from './browser';
+import { ask, launchBrowser, openPage } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { PageServer } from './page-server';
 
 // Evaluated through the debugger, which the page's policy does not concern; a script element would be blocked.

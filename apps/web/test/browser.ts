@@ -1,24 +1,13 @@
 import { existsSync } from 'node:fs';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
-import { describe } from 'vitest';
 
-const INSTALLED = [
+/** The browser there is. */
+export const INSTALLED = [
   process.env.CHROMIUM_PATH ?? '',
   '/usr/bin/chromium',
   '/usr/bin/chromium-browser',
   '/usr/bin/google-chrome',
 ].find((path) => path !== '' && existsSync(path));
-
-// REQUIRE_BROWSER=1, set by .ci/run, turns this skip into a failure: there, a missing browser would hide a broken page.
-if (INSTALLED === undefined) {
-  const message =
-    'No Chromium here, so the page is not tested. `apt-get install chromium`, or name one in CHROMIUM_PATH.';
-  if (process.env.REQUIRE_BROWSER === '1') throw new Error(message);
-  process.stderr.write(`\n*** ${message} ***\n\n`);
-}
-
-/** `describe`, skipped where there is no browser. */
-export const describeInBrowser = describe.skipIf(INSTALLED === undefined);
 
 /** A browser of its own for each test file, with everything off that would speak to the network by itself. */
 export function launchBrowser(): Promise<Browser> {

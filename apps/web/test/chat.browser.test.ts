@@ -1,6 +1,7 @@
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
-import { ask, describeInBrowser, launchBrowser, openPage, type Trespasses } from './browser';
+import { ask, launchBrowser, openPage, type Trespasses } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { PageServer } from './page-server';
 
 describeInBrowser('the chat', () => {

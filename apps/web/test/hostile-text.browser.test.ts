@@ -1,6 +1,7 @@
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ask, describeInBrowser, launchBrowser, openPage } from './browser';
+import { ask, launchBrowser, openPage } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { LEAKING_STRINGS, SCRIPT_STRINGS } from './hostile-strings';
 import { PageServer } from './page-server';
 

@@ -1,6 +1,7 @@
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { describeInBrowser, launchBrowser, openPage } from './browser';
+import { launchBrowser, openPage } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { PageServer } from './page-server';
 
 describeInBrowser('the attention lab', () => {
@@ -66,6 +67,35 @@ describeInBrowser('the attention lab', () => {
     expect(covered).toEqual([]);
     server.settings.lab = lab;
   });
+
+  it.each([
+    [1100, 1000],
+    [1100, 720],
+    [1280, 600],
+    [375, 667],
+  ])(
+    'has its button in a window of %i × %i pixels, wherever the form is, and nothing in focus below it',
+    async (width, height) => {
+      await page.setViewportSize({ width, height });
+      const run = page.getByRole('button', { name: 'Run on the server' });
+      const isInSight = () =>
+        run.evaluate((button) => {
+          const { left, right, top, bottom } = button.getBoundingClientRect();
+          const there = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+          return top >= 0 && bottom <= innerHeight && there === button;
+        });
+      await run.waitFor();
+      expect(await isInSight()).toBe(true);
+      const inputs = page.locator('.lab-form :is(input:checked, select, input[type=number])');
+      for (const input of await inputs.all()) {
+        await input.focus();
+        const bottom = await input.evaluate((element) => element.getBoundingClientRect().bottom);
+        const top = await run.evaluate((button) => button.parentElement!.getBoundingClientRect().top);
+        expect(bottom).toBeLessThanOrEqual(top);
+        expect(await isInSight()).toBe(true);
+      }
+    },
+  );
 
   it('stops a run, and the server hears of it', async () => {
     server.settings.pauseMs = 60_000;

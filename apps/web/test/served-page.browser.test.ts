@@ -1,6 +1,7 @@
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ask, describeInBrowser, launchBrowser, openPage } from './browser';
+import { ask, launchBrowser, openPage } from './browser';
+import { describeInBrowser } from './describe-in-browser';
 import { serveShippedModel } from './served-model';
 
 describeInBrowser('int-flash serve', { timeout: 120_000 }, () => {

@@ -8,9 +8,9 @@ const STYLE = `
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #8884; text-align: right; vertical-align: top; }
-th:first-child, td:first-child, .text th, .text td { text-align: left; }
 th { font-weight: 600; }
 td { font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child, .text th, .text td { text-align: left; }
 figure { margin: 1rem 0; }
 code { font-family: ui-monospace, monospace; }
 `;

@@ -50,8 +50,9 @@ function render(title: string, options: Plot.PlotOptions): string {
     color: { type: 'categorical', legend: true },
     ...options,
   });
-  const svg = [...figure.querySelectorAll('svg')].at(-1) ?? figure; // after those of the legend
-  svg.setAttribute('role', 'img');
-  svg.setAttribute('aria-label', title);
+  const svgs = figure.localName === 'svg' ? [figure] : [...figure.querySelectorAll('svg')];
+  for (const swatch of svgs.slice(0, -1)) swatch.setAttribute('aria-hidden', 'true'); // of the legend, whose text says it
+  svgs.at(-1)!.setAttribute('role', 'img');
+  svgs.at(-1)!.setAttribute('aria-label', title);
   return figure.outerHTML;
 }

@@ -9,6 +9,7 @@ export type FinishReason = 'stop' | 'length';
 export interface DrawnChoice {
   readonly index: number;
   readonly text: string;
+  /** Those with log-probabilities, if they were asked for. */
   readonly tokens: readonly EngineToken[];
   readonly finishReason: FinishReason;
 }

@@ -47,7 +47,6 @@ export function invalid(message: string, param?: string, code?: string, status =
 export function tooLarge(maxBytes: number): ApiError {
   return new ApiError(413, 'invalid_request_error', `Expected a body of at most ${maxBytes} bytes.`, {
     code: 'body_too_large',
-    headers: { connection: 'close' },
   });
 }
 

@@ -10,6 +10,7 @@ import type { Engine, EngineToken } from './engine.js';
 import { EventStream } from './event-stream.js';
 import { readJsonBody } from './request-body.js';
 import type { ServeState } from './serve-state.js';
+import { KeptAnswer, sendWhole, wholeJson } from './whole-answer.js';
 
 export type ServeEnv = {
   Bindings: HttpBindings;
@@ -81,11 +82,11 @@ async function complete(
   const done = state.begin(controller);
   const onClose = () => controller.abort(new ClientGone('the client hung up'));
   outgoing.once('close', onClose);
-  const stream = new EventStream(outgoing, state.settings.slowReaderMs);
+  const stream = new EventStream(outgoing, state.settings.slowReaderMs, controller.signal);
   try {
     const { engine } = state;
     state.admission.expectRoom();
-    const body = await readJsonBody(incoming);
+    const body = await readJsonBody(incoming, state.bodies);
     await state.turns.enter();
     controller.signal.throwIfAborted();
     const { request, prompts, format } = ask(engine, body);
@@ -101,13 +102,18 @@ async function complete(
         run.promptTokens,
         choices.reduce((sum, { tokens }) => sum + tokens, 0),
       );
-      if (!request.stream)
-        return c.json(
+      if (!request.stream) {
+        const json = wholeJson(
           format.whole(
             choices.map(({ drawn }) => drawn),
             usage,
-          ) as object,
+          ),
         );
+        // In its place until it is read: what is kept for slow readers then has the same end as what is drawn.
+        const isSent = await sendWhole(outgoing, json, state.settings.slowReaderMs, controller.signal);
+        if (!isSent) c.set('outcome', 'aborted');
+        return RESPONSE_ALREADY_SENT;
+      }
       if (request.includeUsage) await stream.send(format.usage(usage));
       await stream.end();
       return RESPONSE_ALREADY_SENT;
@@ -146,8 +152,10 @@ async function draw(
   stream: EventStream,
 ): Promise<DrawResult> {
   const { index } = choice;
-  const kept: EngineToken[] = [];
+  const kept = new KeptAnswer();
+  const tokens: EngineToken[] = [];
   let text = '';
+  let offset = 0;
   let count = 0;
   let finishReason: 'stop' | 'length' = 'length';
   for await (const token of choice.tokens) {
@@ -158,14 +166,19 @@ async function draw(
     state.metrics.completionTokens.inc();
     if (token.finishReason) finishReason = token.finishReason;
     if (format) {
-      const event = format.piece(index, token, text.length);
+      const event = format.piece(index, token, offset);
       const slow = event === undefined ? undefined : stream.send(event);
       if (slow) await slow;
-    } else kept.push(token);
-    text += token.text;
+      offset += token.text.length;
+    } else {
+      const hasLogprobs = token.logprob !== undefined;
+      kept.add(token.text.length, hasLogprobs ? 1 + (token.topLogprobs?.length ?? 0) : 0);
+      if (hasLogprobs) tokens.push(token);
+      text += token.text;
+    }
   }
   for (const event of format?.closing(index, finishReason) ?? []) await stream.send(event);
-  return { drawn: { index, text, tokens: kept, finishReason }, tokens: count };
+  return { drawn: { index, text, tokens, finishReason }, tokens: count };
 }
 
 /** All of them, or the first failure once every other one has ended too. */

@@ -1,9 +1,6 @@
-import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import type { ApiErrorBody } from './api-error.js';
-
-/** What a reader may leave unread in this process before its stream pauses … */
-const MAX_BUFFERED_BYTES = 256 * 1024;
+import { drained, MAX_BUFFERED_BYTES } from './drained.js';
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -11,19 +8,21 @@ const HEADERS = {
   'x-accel-buffering': 'no', // a proxy in between must not collect events
 };
 
-/** The reader took nothing for so long that it was given up. */
-class SlowReader extends Error {}
-
 /** Server-sent events on a response, as fast as its reader takes them and no faster. */
 export class EventStream {
   readonly #response: ServerResponse;
   readonly #patienceMs: number;
+  readonly #signal: AbortSignal;
   #hasStarted = false;
 
-  /** @param patienceMs … and how long it may stay paused before it is cut off. */
-  constructor(response: ServerResponse, patienceMs: number) {
+  /**
+   * @param patienceMs How long a reader may keep its stream paused before it is cut off.
+   * @param signal     Aborted when nobody is to wait for the reader any more.
+   */
+  constructor(response: ServerResponse, patienceMs: number, signal: AbortSignal) {
     this.#response = response;
     this.#patienceMs = patienceMs;
+    this.#signal = signal;
   }
 
   /** Whether the status line is out, so that failures can only be told as an event. */
@@ -34,7 +33,6 @@ export class EventStream {
   /**
    * @param json on one line
    * @returns a promise where the reader is slow, to be waited for before more is sent: for a thousand streams it is cheaper to have none
-   * @throws {SlowReader}
    */
   send(json: string): Promise<void> | undefined {
     return this.#write(`data: ${json}\n\n`);
@@ -58,23 +56,7 @@ export class EventStream {
     const response = this.#response;
     if (response.destroyed) return undefined; // whoever draws the tokens is told by the request's signal
     if (response.write(event) || response.writableLength < MAX_BUFFERED_BYTES) return undefined;
-    return this.#drained();
-  }
-
-  async #drained(): Promise<void> {
-    const response = this.#response;
-    const timer = setTimeout(() => response.destroy(new SlowReader('the reader stopped reading')), this.#patienceMs);
-    const closed = new AbortController();
-    const onClose = () => closed.abort();
-    response.once('close', onClose);
-    try {
-      await once(response, 'drain', { signal: closed.signal });
-    } catch (error) {
-      if (!closed.signal.aborted) throw error;
-    } finally {
-      clearTimeout(timer);
-      response.off('close', onClose);
-    }
+    return drained(response, this.#patienceMs, this.#signal);
   }
 
   #start(): void {

@@ -11,6 +11,8 @@ import type { WebPage } from './web-page.js';
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 5000;
+/** Requests on one connection that have no answer yet. Clients send one after the other; who sends thousands at once has their answers kept. */
+const MAX_PIPELINED = 4;
 
 /** The listening server; the model may still be loading. */
 export interface HttpServer {
@@ -31,19 +33,33 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
       return Response.json(refusal.body, { status: refusal.status });
     },
   });
+  const unanswered = new WeakMap<Socket, number>();
   const server = createServer(serverOptions(settings), (request, response) => {
+    const { socket } = request;
+    const open = (unanswered.get(socket) ?? 0) + 1;
+    if (open > MAX_PIPELINED) {
+      socket.destroy();
+      return;
+    }
+    unanswered.set(socket, open);
+    response.once('close', () => unanswered.set(socket, unanswered.get(socket)! - 1));
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     if (state.phase === 'draining') response.setHeader('connection', 'close');
     // Said to its end, but not yet heard: from here on a reader that takes nothing for so long is cut off. Streams see to it before, too.
-    response.once('prefinish', () => request.socket.setTimeout(settings.slowReaderMs));
+    response.once('prefinish', () => socket.setTimeout(settings.slowReaderMs));
     void listener(request, response);
   });
   server.maxConnections = settings.maxConnections;
   server.on('clientError', refuseBadRequest);
   server.on('checkExpectation', (_, response) => {
     const { body } = invalid('Expected no other expectation than 100-continue.', undefined, undefined, 417);
-    response.writeHead(417, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
+    response
+      .writeHead(417, { ...SECURITY_HEADERS, 'content-type': 'application/json', connection: 'close' })
+      .end(JSON.stringify(body));
   });
+  server.on('connect', (_, socket: Socket) =>
+    refuse(socket, 405, 'Expected another method than CONNECT.', 'method_not_allowed'),
+  );
   server.listen({ host: settings.host, port: settings.port });
   await once(server, 'listening');
   return { url: urlOf(server, settings.host), close: (ms) => close(server, state, ms) };
@@ -79,12 +95,23 @@ function refuseBadRequest(error: NodeJS.ErrnoException, socket: Socket): void {
     return;
   }
   const [status, message] = BAD_REQUESTS[error.code ?? ''] ?? [400, 'Expected a valid HTTP request.'];
+  refuse(socket, status, message, null);
+}
+
+/** Answers without a response of Node's, in the form of all others. */
+function refuse(socket: Socket, status: number, message: string, code: string | null): void {
   const type: ApiErrorType = 'invalid_request_error';
-  const body = JSON.stringify({ error: { message, type, param: null, code: null } });
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
-    () => socket.destroy(),
-  );
+  const body = JSON.stringify({ error: { message, type, param: null, code } });
+  const headers = {
+    ...SECURITY_HEADERS,
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(body),
+    connection: 'close',
+    ...(status === 405 && { allow: 'GET, POST' }),
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.on('error', () => {}); // who asked may have gone
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`, () => socket.destroy());
 }
 
 const BAD_REQUESTS: Readonly<Record<string, [status: number, message: string]>> = {

@@ -1,15 +1,37 @@
 import type { IncomingMessage } from 'node:http';
-import { invalid, tooLarge } from './api-error.js';
+import { ApiError, invalid, tooLarge } from './api-error.js';
 
 const MAX_BODY_BYTES = 2 * 1024 * 1024;
 const MAX_JSON_DEPTH = 64;
+/** Of all bodies that are being read: a thousand clients that send most of theirs and stop must not take two gigabytes. */
+const MAX_BYTES_AT_ONCE = 96 * 1024 * 1024;
+
+/** What the bodies of requests hold while they are being read. */
+export class IncomingBodies {
+  #bytes = 0;
+
+  /** @throws {ApiError} 429 when there is no room for it. */
+  add(bytes: number): void {
+    if (this.#bytes + bytes > MAX_BYTES_AT_ONCE) {
+      throw new ApiError(429, 'rate_limit_error', 'Too much is being sent at once. Try again later.', {
+        code: 'bodies_too_large',
+        headers: { 'retry-after': '1' },
+      });
+    }
+    this.#bytes += bytes;
+  }
+
+  remove(bytes: number): void {
+    this.#bytes -= bytes;
+  }
+}
 
 /**
  * Reads a JSON body under the size limit.
  *
- * @throws {ApiError} 413, 415, 400.
+ * @throws {ApiError} 413, 415, 429, 400.
  */
-export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
+export async function readJsonBody(request: IncomingMessage, bodies: IncomingBodies): Promise<unknown> {
   // Also what keeps web pages of other origins out: a browser asks before it sends this type, and is not answered.
   if (!/^application\/json\s*(;|$)/i.test(request.headers['content-type'] ?? '')) {
     throw invalid('Expected the header content-type: application/json.', undefined, 'unsupported_media_type', 415);
@@ -17,7 +39,7 @@ export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
   if ((request.headers['content-encoding'] ?? 'identity') !== 'identity') {
     throw invalid('Expected a body without content-encoding.', undefined, 'unsupported_media_type', 415);
   }
-  const text = decodeUtf8(await readBody(request));
+  const text = decodeUtf8(await readBody(request, bodies));
   expectShallow(text);
   try {
     return JSON.parse(text);
@@ -26,22 +48,33 @@ export async function readJsonBody(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-function readBody(request: IncomingMessage): Promise<Buffer> {
+async function readBody(request: IncomingMessage, bodies: IncomingBodies): Promise<Buffer> {
   if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) throw tooLarge(MAX_BODY_BYTES);
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    request.on('data', (chunk: Buffer) => {
-      size += chunk.length;
-      if (size > MAX_BODY_BYTES) {
-        chunks.length = 0;
-        reject(tooLarge(MAX_BODY_BYTES)); // the rest is read and dropped until the answer has closed the connection
-      } else chunks.push(chunk);
+  const chunks: Buffer[] = [];
+  let size = 0;
+  let isRefused = false;
+  try {
+    return await new Promise((resolve, reject) => {
+      request.on('data', (chunk: Buffer) => {
+        if (isRefused) return; // read and dropped, for half a second: who is cut off while it sends does not hear why
+        try {
+          if (size + chunk.length > MAX_BODY_BYTES) throw tooLarge(MAX_BODY_BYTES);
+          bodies.add(chunk.length);
+          size += chunk.length;
+          chunks.push(chunk);
+        } catch (error) {
+          isRefused = true;
+          chunks.length = 0;
+          reject(error);
+        }
+      });
+      request.on('end', () => resolve(Buffer.concat(chunks)));
+      request.on('error', reject);
+      request.on('close', () => reject(invalid('Expected the whole body, got a part of it.')));
     });
-    request.on('end', () => resolve(Buffer.concat(chunks)));
-    request.on('error', reject);
-    request.on('close', () => reject(invalid('Expected the whole body, got a part of it.')));
-  });
+  } finally {
+    bodies.remove(size);
+  }
 }
 
 function decodeUtf8(bytes: Buffer): string {

@@ -1,6 +1,7 @@
 import { Admission } from './admission.js';
 import { unavailable } from './api-error.js';
 import type { Engine, EngineCache } from './engine.js';
+import { IncomingBodies } from './request-body.js';
 import { ServeMetrics } from './serve-metrics.js';
 import type { ServeSettings } from './serve-settings.js';
 import { TurnTaking } from './turn-taking.js';
@@ -12,6 +13,7 @@ export class ServeState {
   readonly settings: ServeSettings;
   readonly admission: Admission;
   readonly metrics = new ServeMetrics();
+  readonly bodies = new IncomingBodies();
   /** Where requests that arrived together take turns to be judged. */
   readonly turns = new TurnTaking();
   /** Told of failures that are the server's own. */

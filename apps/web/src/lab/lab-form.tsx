@@ -98,16 +98,18 @@ export function LabForm({ running, onStart, onStop }: Props) {
           </label>
         ))}
       </fieldset>
-      {running ? (
-        // Keys, so that a click on one is over before the other is there: one element turned into the other would act on it too.
-        <button key="stop" type="button" class="primary" onClick={onStop}>
-          Stop
-        </button>
-      ) : (
-        <button key="run" type="submit" class="primary" disabled={request.variants.length === 0}>
-          Run on the server
-        </button>
-      )}
+      <div class="lab-run">
+        {running ? (
+          // Keys, so that a click on one is over before the other is there: one element turned into the other would act on it too.
+          <button key="stop" type="button" class="primary" onClick={onStop}>
+            Stop
+          </button>
+        ) : (
+          <button key="run" type="submit" class="primary" disabled={request.variants.length === 0}>
+            Run on the server
+          </button>
+        )}
+      </div>
     </form>
   );
 }
