@@ -68,5 +68,5 @@ export async function publishPackages(packed, { dryRun, provenance, registry, sa
 }
 
 function npm(args, env) {
-  return run('npm', args, { env, shell: process.platform === 'win32' });
+  return run('npm', [...args, '--loglevel', 'error'], { env, shell: process.platform === 'win32' });
 }

@@ -77,6 +77,7 @@ describe('publishing', { timeout: 120_000 }, () => {
     npm_config_cache: join(folder, 'cache'),
     npm_config_update_notifier: 'false',
     npm_config_fetch_retries: '0',
+    npm_config_loglevel: 'silent', // as under `npm --silent`: why it failed is told all the same
   });
 
   function packed(name: string) {
