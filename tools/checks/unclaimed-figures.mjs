@@ -3,7 +3,7 @@
 //   <!-- unmeasured: 8 30; limits of ours -->      these numbers, in this document
 //   <!-- unmeasured table; bounds of tests -->     those of the table that follows
 const UNIT =
-  /(?<![\w./-])([+−-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)\s?(?:ms|µs|s|tokens\/s|tokens a second|GOPS|TOPS|GB\/s|%|× (?:fp32|float32|faster|the speed))(?![\w])/g;
+  /(?<![\w./-])([+−-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)\s?(?:ms|µs|s|tokens\/s|tokens a second|GOPS|TOPS|GB\/s|MB|%|times|× (?:fp32|float32|faster|the speed))(?![\w])/g;
 const NUMBER = /^[+−-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?$/;
 const DECIMAL = /\.\d|e-/;
 const TOLD = /<!--\s*(un)?measured:\s*([^>]*?)\s*-->/g;

@@ -16,7 +16,7 @@ import { runCommand } from './run-command.js';
 const NOWHERE = existsSync('/proc') ? '/proc' : '\0';
 
 /** Mean relative errors that reproduce the paper to the digit: FP8 1, INT8 1 − what it claims. */
-function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
+function madeUpReport({ savedTime = 0.75, timedUpTo = Infinity, textTokens = 2000 } = {}): ReproductionReport {
   const row = (distribution: ErrorRow['distribution'], variant: ErrorRow['variant'], mre: number): ErrorRow => ({
     distribution,
     variant,
@@ -51,7 +51,8 @@ function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
       SPEED_VARIANTS.map((variant) => ({
         keys,
         variant,
-        ms: variant === 'full-int8' ? 10 * (1 - savedTime) : variant === 'paper-int8' ? 6 : 10,
+        ms:
+          keys > timedUpTo ? null : variant === 'full-int8' ? 10 * (1 - savedTime) : variant === 'paper-int8' ? 6 : 10,
       })),
     ),
   } as const;
@@ -70,7 +71,7 @@ function madeUpReport({ savedTime = 0.75 } = {}): ReproductionReport {
       text: 'eval.txt',
       attention: i < 2 ? ('fp32' as const) : ('int8' as const),
       kvCacheDtype,
-      tokens: 10,
+      tokens: textTokens,
       perplexity: 5 + i / 10,
       perplexityChange: [0, 0, 0.004, 0.031][i]!,
       cacheBytes: 1000 / (i + 1),
@@ -146,6 +147,18 @@ describe('judgeClaims', () => {
     const [speed] = madeUpReport({ savedTime: 0.7 }).claims;
     expect(speed).toMatchObject({ oursHolds: false, ours: '70% / 70% / 70% / 70% / 70%' });
     expect(speed).toMatchObject({ reproducedHolds: false, reproduced: '40% / 40% / 40% / 40% / 40%' });
+  });
+
+  it('does not take lengths that were not timed for lengths that were reached', () => {
+    const [speed] = madeUpReport({ timedUpTo: 1024 }).claims;
+    expect(speed).toMatchObject({ oursHolds: null, ours: '75% / – / – / – / –' });
+    const [slower] = madeUpReport({ timedUpTo: 1024, savedTime: 0.1 }).claims;
+    expect(slower).toMatchObject({ oursHolds: false, ours: '10% / – / – / – / –' });
+  });
+
+  it('does not judge a cache by a few tokens', () => {
+    const cache = madeUpReport({ textTokens: 482 }).claims.find(({ claim }) => claim.startsWith('A KV cache in INT8'));
+    expect(cache).toMatchObject({ oursHolds: null, why: expect.stringContaining('482 tokens are too few') });
   });
 });
 
