@@ -52,6 +52,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
       signal.throwIfAborted();
       held++;
       begun++;
+      let textEnd = 0;
       try {
         for (let i = 0; i < maxTokens; i++) {
           // A signal on each sleep would cost more than the mock is to cost.
@@ -61,13 +62,14 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
           if (failAt?.token === i) throw failAt.error;
           drawn++;
           const piece = text(i);
+          textEnd += piece.length;
           const isStopped = stop.some((end) => piece.includes(end));
           const isLast = isStopped || i === maxTokens - 1;
           yield {
             tokenId: i % VOCABULARY,
             text: isStopped ? '' : piece,
             ...(isLast ? { finishReason: isStopped ? 'stop' : 'length' } : {}),
-            ...(logprobs === undefined ? {} : { logprob: -0.5, topLogprobs: [{ tokenId: 1, logprob: -0.5 }] }),
+            ...(logprobs === undefined ? {} : { logprob: -0.5, topLogprobs: [{ tokenId: 1, logprob: -0.5 }], textEnd }),
           };
           if (isLast) return;
         }

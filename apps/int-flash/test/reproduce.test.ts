@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
@@ -267,8 +267,37 @@ describe('the command', () => {
     });
     const { code, stdout } = await run;
     expect({ code, stdout }).toEqual({ code: 130, stdout: '' });
-    expect(existsSync(join(out, 'report.md'))).toBe(false);
+    expect(existsSync(out)).toBe(false);
   }, 60_000);
+
+  it('leaves no empty folder of its own behind where it measured nothing, and every other one', async () => {
+    const at = mkdtempSync(join(tmpdir(), 'int-flash-report-'));
+    for (const there of ['empty', 'full']) mkdirSync(join(at, there));
+    writeFileSync(join(at, 'full', 'mine'), '');
+    for (const out of ['new', 'new/deep', 'empty', 'full', 'full/new']) {
+      const args = ['reproduce', '--out', join(at, out), '--results', join(at, 'results', 'all', 'lines.jsonl')];
+      const run = await runFake(args); // whose runtime measures nothing
+      expect(run).toMatchObject({ code: 1, stdout: '' });
+      expect(run.stderr).toContain('Expected a library that measures');
+    }
+    expect(readdirSync(at, { recursive: true }).sort()).toEqual(['empty', 'full', join('full', 'mine')]);
+  });
+
+  it('leaves a folder of its own that holds something by now', async () => {
+    const at = mkdtempSync(join(tmpdir(), 'int-flash-report-'));
+    const reproduce = async () => {
+      writeFileSync(join(at, 'new', 'theirs'), '');
+      throw new Error('broken');
+    };
+    await runFake(['reproduce', '--out', join(at, 'new', 'deep')], { runtime: { reproduce } });
+    expect(readdirSync(at, { recursive: true }).sort()).toEqual(['new', join('new', 'theirs')]);
+  });
+
+  it('leaves none behind where the file of results cannot be', async () => {
+    const at = mkdtempSync(join(tmpdir(), 'int-flash-report-'));
+    await runFake(['reproduce', '--out', join(at, 'x'), '--results', at]);
+    expect(readdirSync(at)).toEqual([]);
+  });
 
   it.each([
     ['a file in its way', (at: string) => ['--out', join(at, 'file')], 2, /^ERR_USAGE: Expected a folder, got a file/],

@@ -100,6 +100,66 @@ describe('the official client', () => {
     expect(banned.choices[0]!.text.slice(0, 3)).not.toBe(text.slice(0, 3));
   });
 
+  describe('log-probabilities with a stop string', () => {
+    const request = { model, temperature: 0, max_tokens: 12 };
+    const chatRequest = { ...request, messages, logprobs: true };
+    const textRequest = { ...request, prompt: 'Once upon a time', logprobs: 1 };
+    interface Answer {
+      readonly text: string;
+      readonly tokens: readonly string[];
+    }
+    const ways: Record<string, (stop?: string[]) => Promise<Answer>> = {
+      chat: async (stop) => {
+        const [choice] = (await client.chat.completions.create({ ...chatRequest, stop })).choices;
+        return { text: choice!.message.content!, tokens: choice!.logprobs!.content!.map(({ token }) => token) };
+      },
+      'streamed chat': async (stop) => {
+        const answer = { text: '', tokens: [] as string[] };
+        for await (const { choices } of await client.chat.completions.create({ ...chatRequest, stop, stream: true })) {
+          answer.text += choices[0]!.delta.content ?? '';
+          answer.tokens.push(...(choices[0]!.logprobs?.content ?? []).map(({ token }) => token));
+        }
+        return answer;
+      },
+      text: async (stop) => {
+        const [choice] = (await client.completions.create({ ...textRequest, stop })).choices;
+        return { text: choice!.text, tokens: choice!.logprobs!.tokens! };
+      },
+      'streamed text': async (stop) => {
+        const answer = { text: '', tokens: [] as string[] };
+        for await (const { choices } of await client.completions.create({ ...textRequest, stop, stream: true })) {
+          const { tokens = [], text_offset = [] } = choices[0]!.logprobs ?? {};
+          for (const [i, token] of tokens.entries()) {
+            expect(text_offset[i]).toBe(answer.tokens.join('').length);
+            answer.tokens.push(token);
+          }
+          answer.text += choices[0]!.text;
+        }
+        return answer;
+      },
+    };
+
+    it.each(Object.keys(ways))('are of the tokens whose text is returned: %s', async (way) => {
+      const whole = await ways[way]!();
+      const { text, tokens } = whole;
+      expect(tokens.join('')).toBe(text);
+      // A stop string that two tokens are needed for and a third may follow, in front of a token and within one.
+      const third = tokens.findIndex((token, i) => i >= 2 && token.length >= 2);
+      const start = tokens.slice(0, third).join('').length;
+      for (const within of [0, 1]) {
+        const from = start + within;
+        const stop = text.slice(from, start + tokens[third]!.length + 1);
+        expect(text.indexOf(stop)).toBe(from);
+        expect(await ways[way]!([stop])).toEqual({
+          text: text.slice(0, from),
+          tokens: tokens.slice(0, third + within),
+        });
+      }
+      // One that begins and never comes: all are told.
+      expect(await ways[way]!([`${text.slice(start)}\0`])).toEqual(whole);
+    });
+  });
+
   function firstToken(text: string): number {
     return engine.encodeText(text).find((id) => text.startsWith(engine.tokenText(id).text))!;
   }

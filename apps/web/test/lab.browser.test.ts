@@ -69,6 +69,49 @@ describeInBrowser('the attention lab', () => {
   });
 
   it.each([
+    ['at the same place', [2.4, 2.4, 2.4], [0.23, 0.23, 0.23]],
+    ['almost there', [2.36, 2.4, 2.42], [0.233, 0.228, 0.23]],
+    ['in a row', [2.4, 2.44, 2.48], [0.23, 0.23, 0.23]],
+  ])('lets no point cover another: three %s', async (_, ms, relativeL2) => {
+    await page.setViewportSize({ width: 1100, height: 1400 }); // all of it in sight
+    const result = { type: 'result', repeats: 9, cosine: 0.97, worst: 0.1 };
+    const { lab } = server.settings;
+    const kinds = ['full-int8', 'paper-int8', 'int4-qk'];
+    server.settings.lab = [
+      lab[0]!,
+      ...kinds.map((variant, i) => ({ ...result, variant, ms: ms[i], relativeL2: relativeL2[i] })),
+      { ...result, variant: 'fp32', ms: 6, relativeL2: 2e-6 },
+      { type: 'end' },
+    ];
+    await page.getByRole('button', { name: 'Run on the server' }).click();
+    await page.getByText('Done: 4 kinds of arithmetic.').waitFor();
+    server.settings.lab = lab;
+    const marks = await page.locator('.point circle').evaluateAll((circles) =>
+      circles.map((circle) => {
+        const { left, right, top, bottom } = circle.getBoundingClientRect();
+        let seen = 0; // pixels of it that nothing lies on
+        for (let y = top + 0.5; y < bottom; y++) {
+          for (let x = left + 0.5; x < right; x++) if (document.elementFromPoint(x, y) === circle) seen++;
+        }
+        const name = circle.parentElement!.querySelector('text')!;
+        return { kind: circle.parentElement!.classList[1]!, seen, x: (left + right) / 2, name: name.textContent! };
+      }),
+    );
+    expect(marks.map(({ kind }) => kind).sort()).toEqual([...kinds, 'fp32'].sort());
+    for (const { kind, seen } of marks) expect(seen, kind).toBeGreaterThan(60); // a dot alone has about 120
+    // Each at its own place, and its name says which mark is meant.
+    const at = (kind: string) => marks.find((mark) => mark.kind === kind)!;
+    for (const [i, kind] of kinds.entries()) {
+      for (const [j, other] of kinds.entries()) {
+        expect(Math.sign(Math.round(at(kind).x - at(other).x)) + 0).toBe(Math.sign(ms[i]! - ms[j]!));
+      }
+    }
+    expect(at('full-int8').name).toBe('full INT8 (dot)');
+    expect(at('paper-int8').name).toBe('paper INT8 (ring)');
+    expect(at('fp32').name).toBe('fp32');
+  });
+
+  it.each([
     [1100, 1000],
     [1100, 720],
     [1280, 600],

@@ -15,6 +15,8 @@ export interface GeneratedToken {
   readonly logprob?: number;
   /** With `logprobs` > 0: the most probable tokens in its place. */
   readonly topLogprobs?: readonly TokenLogprob[];
+  /** With `logprobs`: where its own text ends, in characters of all that was drawn; a stop string may have cut `text` before. */
+  readonly textEnd?: number;
 }
 
 /** `stop`: an end token or a stop string. `length`: `maxTokens`, or the end of the context. */
@@ -126,6 +128,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     const detokenizer = tokenizer.createDetokenizer({ skipSpecialTokens: true });
     const stopStrings = new StopStrings(stops);
     const answer: number[] = [];
+    let textEnd = 0;
     const ids = [...this.promptIds];
     const speculation = new Speculation(session, session.isExact ? this.#options.speculate : 0);
     const clock = new Stopwatch();
@@ -146,8 +149,9 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
       const ended = eosTokenIds.has(tokenId) && !this.#options.ignoreEos;
       const last = ended || answer.length >= maxTokens;
       const piece = detokenizer.push(tokenId) + (last ? detokenizer.flush() : '');
+      textEnd += piece.length;
       const text = stopStrings.push(piece) + (last ? stopStrings.flush() : '');
-      const token = { tokenId, text, ...(logits && this.#logprobs(logits, tokenId)) };
+      const token = { tokenId, text, ...(logits && this.#logprobs(logits, tokenId, textEnd)) };
       if (last || stopStrings.found) {
         const finishReason = ended || stopStrings.found ? 'stop' : 'length';
         const counts = { promptTokens: this.promptIds.length, newTokens: answer.length };
@@ -161,11 +165,15 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     }
   }
 
-  #logprobs(logits: Float32Array, tokenId: number): Pick<GeneratedToken, 'logprob' | 'topLogprobs'> {
+  #logprobs(
+    logits: Float32Array,
+    tokenId: number,
+    textEnd: number,
+  ): Pick<GeneratedToken, 'logprob' | 'topLogprobs' | 'textEnd'> {
     const wanted = this.#options.logprobs;
     if (wanted === undefined) return {};
     const { logprob, top } = logprobs(logits, tokenId, wanted);
-    return wanted > 0 ? { logprob, topLogprobs: top } : { logprob };
+    return wanted > 0 ? { logprob, topLogprobs: top, textEnd } : { logprob, textEnd };
   }
 }
 

@@ -145,6 +145,9 @@ describe('generate', () => {
     const cut = await draw(fox.ids, { ...GREEDY, maxTokens: 12, stop: ['never this', stop] });
     expect(cut.text).toBe(whole.text.slice(0, whole.text.indexOf(stop)));
     expect(cut.stats.finishReason).toBe('stop');
+    const told = await draw(fox.ids, { ...GREEDY, maxTokens: 12, stop: ['never this', stop], logprobs: 0 });
+    expect(told.text).toBe(cut.text);
+    expect(told.tokens.at(-1)!.textEnd).toBeGreaterThanOrEqual(told.text.length + stop.length); // drawn, and cut off
     expect(cut.ids).toEqual(whole.ids.slice(0, cut.ids.length));
   });
 

@@ -4,7 +4,7 @@ import { Argument, type Command, Option } from 'commander';
 import type { App } from '../app.js';
 import { shippedModel } from '../model-folder.js';
 import { type OutputOptions, path, withOutputOptions } from '../options.js';
-import { claimFile, claimFolder } from '../output-place.js';
+import { claimFile, claimFolder, removeEmpty } from '../output-place.js';
 import { withProgressBar } from '../progress-bar.js';
 import { markdownReport } from '../report/markdown-report.js';
 import { REPORT_PARTS, type ReportPart } from '../report/report-sections.js';
@@ -34,7 +34,14 @@ export function addReproduce(program: Command, app: App): void {
       path,
     );
   withOutputOptions(command).action((part: ReportPart, options: ReproduceOptions) =>
-    stoppable(app.terminal, (signal) => run(app, part, options, signal)),
+    stoppable(app.terminal, async (signal) => {
+      const made: string[] = [];
+      try {
+        await run(app, part, options, made, signal);
+      } finally {
+        await removeEmpty(made);
+      }
+    }),
   );
 }
 
@@ -42,11 +49,12 @@ async function run(
   { terminal, runtime, env }: App,
   part: ReportPart,
   options: ReproduceOptions,
+  made: string[],
   signal: AbortSignal,
 ): Promise<void> {
   const folder = resolve(options.out);
-  await claimFolder(folder);
-  if (options.results !== undefined) await claimFile(options.results);
+  await claimFolder(folder, made);
+  if (options.results !== undefined) await claimFile(options.results, made);
   const quiet = options.quiet === true || options.json === true;
   const settings = { quick: options.quick === true, backend: options.backend, model: shippedModel() ?? null, signal };
   const started = performance.now();

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import type { Usage } from './completion-run.js';
-import type { Engine, EngineToken } from './engine.js';
+import type { Engine } from './engine.js';
 import { chatLogprob, textLogprobs } from './logprobs.js';
+import type { ToldToken } from './told-tokens.js';
 
 export type FinishReason = 'stop' | 'length';
 
@@ -9,8 +10,8 @@ export type FinishReason = 'stop' | 'length';
 export interface DrawnChoice {
   readonly index: number;
   readonly text: string;
-  /** Those with log-probabilities, if they were asked for. */
-  readonly tokens: readonly EngineToken[];
+  /** Those to tell log-probabilities of, if they were asked for. */
+  readonly tokens: readonly ToldToken[];
   readonly finishReason: FinishReason;
 }
 
@@ -19,8 +20,8 @@ export interface AnswerFormat {
   whole(choices: readonly DrawnChoice[], usage: Usage): unknown;
   /** Events that open a choice, as JSON. */
   opening(index: number): string[];
-  /** Undefined: nothing to tell of this token. `offset`: characters of the choice before it. */
-  piece(index: number, token: EngineToken, offset: number): string | undefined;
+  /** Undefined: there is nothing to tell. `tokens`: those to tell log-probabilities of now. */
+  piece(index: number, text: string, tokens: readonly ToldToken[]): string | undefined;
   closing(index: number, reason: FinishReason): string[];
   usage(usage: Usage): string;
 }
@@ -36,7 +37,7 @@ export function chatFormat(engine: Engine, { logprobs, includeUsage }: Wanted): 
   const eventHead = { ...head, object: 'chat.completion.chunk' };
   const event = eventsWith(eventHead, includeUsage);
   // The end token is no part of the answer.
-  const told = (tokens: readonly EngineToken[]) =>
+  const told = (tokens: readonly ToldToken[]) =>
     tokens.filter(({ tokenId }) => !engine.isEnd(tokenId)).map((token) => chatLogprob(engine, token));
   return {
     whole: (choices, usage) => ({
@@ -53,13 +54,13 @@ export function chatFormat(engine: Engine, { logprobs, includeUsage }: Wanted): 
     opening: (index) => [
       event([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }]),
     ],
-    piece: (index, token) => {
-      const content = logprobs ? told([token]) : [];
-      if (token.text === '' && content.length === 0) return undefined;
+    piece: (index, text, tokens) => {
+      const content = told(tokens);
+      if (text === '' && content.length === 0) return undefined;
       return event([
         {
           index,
-          delta: { content: token.text },
+          delta: { content: text },
           logprobs: logprobs ? { content, refusal: null } : null,
           finish_reason: null,
         },
@@ -79,16 +80,16 @@ export function textFormat(engine: Engine, { logprobs, includeUsage }: Wanted): 
       choices: choices.map(({ index, text, tokens, finishReason }) => ({
         index,
         text,
-        logprobs: logprobs ? textLogprobs(engine, tokens, 0) : null,
+        logprobs: logprobs ? textLogprobs(engine, tokens) : null,
         finish_reason: finishReason,
       })),
       usage,
     }),
     opening: () => [],
-    piece: (index, token, offset) => {
-      if (token.text === '' && !logprobs) return undefined;
-      const told = logprobs ? textLogprobs(engine, [token], offset) : null;
-      return event([{ index, text: token.text, logprobs: told, finish_reason: null }]);
+    piece: (index, text, tokens) => {
+      if (text === '' && tokens.length === 0) return undefined;
+      const told = logprobs ? textLogprobs(engine, tokens) : null;
+      return event([{ index, text, logprobs: told, finish_reason: null }]);
     },
     closing: (index, reason) => [event([{ index, text: '', logprobs: null, finish_reason: reason }])],
     usage: (usage) => event([], usage),

@@ -6,10 +6,11 @@ import { type AnswerFormat, chatFormat, type DrawnChoice, textFormat } from './a
 import { asApiError, invalid } from './api-error.js';
 import { type CompletionRequest, judgeChatRequest, judgeTextRequest } from './completion-request.js';
 import { type Choice, expectEncodable, expectModel, planRun, usageOf } from './completion-run.js';
-import type { Engine, EngineToken } from './engine.js';
+import type { Engine } from './engine.js';
 import { EventStream } from './event-stream.js';
 import { readJsonBody } from './request-body.js';
 import type { ServeState } from './serve-state.js';
+import { type ToldToken, ToldTokens } from './told-tokens.js';
 import { KeptAnswer, sendWhole, wholeJson } from './whole-answer.js';
 
 export type ServeEnv = {
@@ -94,8 +95,9 @@ async function complete(
     const leave = await state.admission.enter(run.choices.length, controller.signal);
     try {
       state.metrics.promptTokens.inc(run.promptTokens);
+      const canBeCut = request.settings.stop !== undefined;
       const drawing = run.choices.map((choice) =>
-        draw(state, choice, arrived, request.stream ? format : undefined, stream),
+        draw(state, choice, arrived, request.stream ? format : undefined, stream, canBeCut),
       );
       const choices = await allOrAbort(drawing, controller);
       const usage = usageOf(
@@ -150,12 +152,13 @@ async function draw(
   arrived: number,
   format: AnswerFormat | undefined,
   stream: EventStream,
+  canBeCut: boolean,
 ): Promise<DrawResult> {
   const { index } = choice;
   const kept = new KeptAnswer();
-  const tokens: EngineToken[] = [];
+  const tellable = new ToldTokens(canBeCut);
+  const tokens: ToldToken[] = [];
   let text = '';
-  let offset = 0;
   let count = 0;
   let finishReason: 'stop' | 'length' = 'length';
   for await (const token of choice.tokens) {
@@ -165,15 +168,15 @@ async function draw(
     }
     state.metrics.completionTokens.inc();
     if (token.finishReason) finishReason = token.finishReason;
+    const hasLogprobs = token.logprob !== undefined;
+    const told = hasLogprobs ? tellable.push(token) : [];
     if (format) {
-      const event = format.piece(index, token, offset);
+      const event = format.piece(index, token.text, told);
       const slow = event === undefined ? undefined : stream.send(event);
       if (slow) await slow;
-      offset += token.text.length;
     } else {
-      const hasLogprobs = token.logprob !== undefined;
       kept.add(token.text.length, hasLogprobs ? 1 + (token.topLogprobs?.length ?? 0) : 0);
-      if (hasLogprobs) tokens.push(token);
+      tokens.push(...told);
       text += token.text;
     }
   }

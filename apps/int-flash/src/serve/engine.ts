@@ -33,6 +33,8 @@ export interface EngineToken {
   readonly finishReason?: 'stop' | 'length';
   readonly logprob?: number;
   readonly topLogprobs?: readonly TokenLogprob[];
+  /** With a log-probability: where its own text ends, in characters of all that was drawn, whatever a stop string cut off. */
+  readonly textEnd?: number;
 }
 
 /** What a status page tells of a model. */

@@ -1,4 +1,5 @@
 import type { Engine, EngineToken } from './engine.js';
+import type { ToldToken } from './told-tokens.js';
 
 /** A token's log-probability as chat completions tell it. */
 export interface ChatLogprob {
@@ -31,13 +32,7 @@ export function chatLogprob(engine: Engine, { tokenId, logprob, topLogprobs = []
   };
 }
 
-export function textLogprobs(engine: Engine, tokens: readonly EngineToken[], offset: number): TextLogprobs {
-  let at = offset;
-  const offsets = tokens.map(({ text }) => {
-    const start = at;
-    at += text.length;
-    return start;
-  });
+export function textLogprobs(engine: Engine, tokens: readonly ToldToken[]): TextLogprobs {
   const wantsTop = tokens.some(({ topLogprobs }) => topLogprobs !== undefined);
   const text = (id: number) => engine.tokenText(id).text;
   return {
@@ -48,7 +43,7 @@ export function textLogprobs(engine: Engine, tokens: readonly EngineToken[], off
           Object.fromEntries(topLogprobs.map(({ tokenId, logprob }) => [text(tokenId), finite(logprob)])),
         )
       : null,
-    text_offset: offsets,
+    text_offset: tokens.map(({ start }) => start),
   };
 }
 

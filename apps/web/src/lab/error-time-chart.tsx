@@ -1,3 +1,4 @@
+import { chartMarks } from './chart-marks';
 import { variantTitle } from './lab-choices';
 import { formatError, formatMs } from './lab-numbers';
 import type { LabResult } from './lab-request';
@@ -7,7 +8,9 @@ const WIDTH = 640;
 const HEIGHT = 360;
 const PLOT = { left: 64, right: WIDTH - 24, top: 18, bottom: HEIGHT - 46 };
 const LABEL_HEIGHT = 16;
+const NAME_HALF_HEIGHT = 10;
 const NAME_WIDTH = 110;
+const SHAPE_WIDTH = 74;
 const SMALLEST_ERROR = 1e-9; // 0 has no place on a logarithmic axis
 
 /** Error against time, both logarithmic: towards the lower left is better. The table below it says the same in numbers. */
@@ -23,7 +26,11 @@ export function ErrorTimeChart({ results }: { results: readonly LabResult[] }) {
     PLOT.bottom,
     PLOT.top,
   );
-  const labels = spread(points.map(({ error }) => y.place(error)));
+  const places = points.map(({ ms, error }) => ({ x: x.place(ms), y: y.place(error) }));
+  const marks = chartMarks(places);
+  const labels = spread(places.map((place) => place.y));
+  // Wide marks first: what is within a ring lies on it.
+  const order = [...places.keys()].sort((a, b) => marks[b]!.radius - marks[a]!.radius);
   return (
     <svg
       class="chart"
@@ -53,20 +60,28 @@ export function ErrorTimeChart({ results }: { results: readonly LabResult[] }) {
       <text class="axis" x={PLOT.left - 54} y={PLOT.top - 6}>
         ↑ relative L2 error
       </text>
-      {points.map(({ variant, ms, error }, index) => {
-        const at = x.place(ms);
-        const isTaken = points.some(
-          (other) =>
-            x.place(other.ms) > at &&
-            x.place(other.ms) < at + NAME_WIDTH &&
-            Math.abs(y.place(other.error) - labels[index]!) < LABEL_HEIGHT,
+      {order.map((index) => {
+        const { variant } = points[index]!;
+        const { x: at, y: height } = places[index]!;
+        const { isRing, radius, nameDistance, shape } = marks[index]!;
+        const width = NAME_WIDTH + (shape ? SHAPE_WIDTH : 0);
+        const isTaken = places.some(
+          (other, i) =>
+            other.x > at &&
+            other.x < at + width &&
+            Math.abs(other.y - labels[index]!) < marks[i]!.outerRadius + NAME_HALF_HEIGHT,
         );
-        const left = at > WIDTH * 0.72 || (isTaken && at > PLOT.left + NAME_WIDTH); // no room on the right for a name
+        const left = at + nameDistance + width > WIDTH || (isTaken && at > PLOT.left + width); // no room on the right for a name
         return (
           <g key={variant} class={`point ${variant}`}>
-            <circle cx={at} cy={y.place(error)} r={6} />
-            <text x={at + (left ? -12 : 12)} y={labels[index]! + 4} text-anchor={left ? 'end' : 'start'}>
+            <circle class={isRing ? 'ring' : undefined} cx={at} cy={height} r={radius} />
+            <text
+              x={at + (left ? -nameDistance : nameDistance)}
+              y={labels[index]! + 4}
+              text-anchor={left ? 'end' : 'start'}
+            >
               {variantTitle(variant)}
+              {shape && <tspan class="shape">{` (${shape})`}</tspan>}
             </text>
           </g>
         );
