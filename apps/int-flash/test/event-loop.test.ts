@@ -54,7 +54,8 @@ it('lets timers have their turn while answers are drawn', async () => {
 it('stops when told, well before a long prompt would have been read', async () => {
   const whole: number[] = [];
   const stopped: number[] = [];
-  for (let i = 0; i < 9; i++) {
+  const end = performance.now() + 2000; // the portable backend takes seconds for one
+  for (let i = 0; i < 3 || (i < 9 && performance.now() < end); i++) {
     whole.push(await draw(1));
     let underWay = 0;
     const work = (signal: AbortSignal) => {
