@@ -12,6 +12,8 @@ export interface MockSettings extends Partial<ServeSettings> {
 /** What a mock server holds. */
 export interface ServerStats {
   readonly rss: number;
+  /** Of JavaScript, buffers included. */
+  readonly heapBytes: number;
   readonly cpuMs: number;
   readonly descriptors: number;
   readonly handles: number;
@@ -32,10 +34,16 @@ export interface MockServer {
   stop(): Promise<void>;
 }
 
-export async function startMockServer(settings: MockSettings): Promise<MockServer> {
-  const path = fileURLToPath(new URL('mock-server.js', import.meta.url));
-  const child = fork(path, [JSON.stringify(settings)], { execArgv: ['--expose-gc'] });
-  const [{ port }] = (await once(child, 'message')) as [{ port: number }];
+/** @param program the built `mock-server.ts`; without, the one beside the soak job's own. */
+export async function startMockServer(
+  settings: MockSettings,
+  program = fileURLToPath(new URL('mock-server.js', import.meta.url)),
+): Promise<MockServer> {
+  const child = fork(program, [JSON.stringify(settings)], { execArgv: ['--expose-gc'] });
+  const { port } = await new Promise<{ port: number }>((resolve, reject) => {
+    child.once('message', resolve as (message: unknown) => void);
+    child.once('exit', (code) => reject(new Error(`the server ended with ${code}`)));
+  });
   const ask = async (what: 'stats' | 'collected stats') => {
     child.send(what);
     return (await once(child, 'message'))[0] as ServerStats;
@@ -45,8 +53,9 @@ export async function startMockServer(settings: MockSettings): Promise<MockServe
     stats: () => ask('stats'),
     collectedStats: () => ask('collected stats'),
     stop: async () => {
+      const ended = once(child, 'exit');
       child.disconnect();
-      await once(child, 'exit');
+      await ended;
     },
   };
 }

@@ -17,18 +17,10 @@ export async function steadyRequests(): Promise<Finding[]> {
   let wrong = 0;
   let sent = 0;
   let sampling = Promise.resolve();
-
-  const one = async (i: number) => {
-    const kind = i % 10;
-    if (kind === 9) return hangUp(server.port);
-    const body = kind < 6 ? chat({ max_tokens: 2, stream: kind < 3 }) : chat({ temperature: 'hot' });
-    const { status } = await ask(server, CHAT, { body, agent });
-    if (status !== (kind < 6 ? 200 : 400)) wrong++;
-  };
   const work = async () => {
     while (sent < WARM_UP + REQUESTS) {
       const i = sent++;
-      await one(i);
+      if (!(await isAnsweredRight(server, agent, i))) wrong++;
       if (i === WARM_UP) before = await server.stats();
       if (i > WARM_UP && i % SAMPLE_EVERY === 0) {
         sampling = sampling.then(async () => {
@@ -63,6 +55,18 @@ export async function steadyRequests(): Promise<Finding[]> {
     { what: 'sequences held at the end', value: after.sequences, unit: 'sequences', bound: 0 },
     { what: 'failures of the server', value: after.failures, unit: 'failures', bound: 0 },
   ];
+}
+
+/** One of ten kinds of request: six good ones, half of them streams, three bad ones, one that is hung up on. */
+export async function isAnsweredRight(server: { readonly port: number }, agent: Agent, i: number): Promise<boolean> {
+  const kind = i % 10;
+  if (kind === 9) {
+    await hangUp(server.port);
+    return true;
+  }
+  const body = kind < 6 ? chat({ max_tokens: 2, stream: kind < 3 }) : chat({ temperature: 'hot' });
+  const { status } = await ask(server, CHAT, { body, agent });
+  return status === (kind < 6 ? 200 : 400);
 }
 
 function hangUp(port: number): Promise<void> {

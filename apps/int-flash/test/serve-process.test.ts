@@ -1,5 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
 import { DEMO_MODEL } from './run-command.js';
 import { ask, CHAT, chat, events, open } from './serve-harness.js';
@@ -22,8 +25,11 @@ afterEach(() => {
 });
 
 /** The built command as a process of its own; resolves when the model is loaded. */
-async function launch(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Running> {
-  const child = spawn(process.execPath, [CLI, 'serve', DEMO_MODEL, '--port', '0', '--quiet', ...args], {
+async function launch(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}, cwd?: string): Promise<Running> {
+  const command = [process.execPath, CLI, 'serve', DEMO_MODEL, '--port', '0', '--quiet', ...args];
+  // The system's own image of a process that crashed holds all its memory: that is the operator's to allow.
+  const child = spawn('/bin/sh', ['-c', 'ulimit -c 0; exec "$@"', 'sh', ...command], {
+    ...(cwd !== undefined && { cwd }),
     env: { ...process.env, INT_FLASH_DEBUG: '', INT_FLASH_API_KEY: '', NO_COLOR: '1', ...env },
   });
   const output = { stdout: '', stderr: '' };
@@ -131,6 +137,50 @@ describe('the process', { timeout: 180_000 }, () => {
     await server.ended;
     for (const text of [metrics.text, server.output.stdout, server.output.stderr])
       expect(text).not.toContain('canary7f3a');
+  });
+
+  it.each([
+    ['an error that nobody catches', "throw new Error('on purpose')", { code: 1, signal: null }, 'on purpose'],
+    [
+      'the end of its memory',
+      'for (const all = []; ; ) all.push(Array.from({ length: 1e5 }, Math.random))',
+      { code: null, signal: 'SIGABRT' },
+      'heap out of memory',
+    ],
+  ])('tells nobody at its crash what clients sent: %s', async (_, crash, end, said) => {
+    const canary = 'canary7f3a';
+    const folder = mkdtempSync(join(tmpdir(), 'int-flash-crash-'));
+    try {
+      const program = join(folder, 'crash.mjs');
+      writeFileSync(program, `process.on('SIGUSR2', () => { ${crash} });`);
+      // With Node's own reports, which operators may ask for: a file in the working directory.
+      const reports = '--report-uncaught-exception --report-on-fatalerror';
+      const options = `--import ${pathToFileURL(program)} --max-old-space-size=64 ${reports}`;
+      const server = await launch([], { NODE_OPTIONS: options }, folder);
+      const messages = [{ role: 'user', content: canary }];
+      const streamed = await stream(server, {
+        ...STREAM,
+        n: 1,
+        messages,
+        user: canary,
+        metadata: { [canary]: canary },
+      });
+      const whole = ask(server, CHAT, { body: { ...STREAM, stream: false, messages } }).catch((error) => error.code);
+      await expect
+        .poll(async () => Number(/running_sequences (\d+)/.exec((await ask(server, '/metrics')).text)?.[1]))
+        .toBeGreaterThan(1);
+      server.child.kill('SIGUSR2');
+      expect(await server.ended).toEqual(end);
+      expect(await streamed.whole).not.toContain('[DONE]');
+      expect(await whole).toBe('ECONNRESET');
+      expect(server.output.stderr).toContain(said);
+      const left = readdirSync(folder).filter((name) => name !== 'crash.mjs');
+      expect(left).toEqual([expect.stringMatching(/^report\..*\.json$/)]);
+      const texts = left.map((name) => readFileSync(join(folder, name), 'utf8'));
+      for (const text of [server.output.stdout, server.output.stderr, ...texts]) expect(text).not.toContain(canary);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('says in one line why it cannot listen', async () => {
