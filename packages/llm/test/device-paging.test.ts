@@ -6,29 +6,15 @@ import { LanguageModel } from '../src/language-model.js';
 import { parseModelConfig } from '../src/model-config.js';
 import { loadWeights } from '../src/model-weights.js';
 import { Pace } from '../src/pace.js';
-import { Random } from '../src/random.js';
 import { randomModelFiles } from '../src/random-model.js';
 import { Transformer } from '../src/transformer.js';
 import { FakeDevice, SEQUENCE_BYTES } from './fake-device.js';
+import { TINY_SHAPE, tinyDraws } from './tiny-model.js';
 
-const SHAPE = {
-  model_type: 'llama',
-  vocab_size: 97,
-  hidden_size: 32,
-  num_hidden_layers: 1,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 8,
-  intermediate_size: 48,
-  max_position_embeddings: 2048,
-  rms_norm_eps: 1e-6,
-};
-const CONFIG = parseModelConfig(SHAPE);
+const CONFIG = parseModelConfig(TINY_SHAPE);
 const PAGE_BYTES = 1000; // fake-device.ts, INT8
 
-const random = new Random(5);
-const integer = (below: number) => Math.floor(random.next() * below);
-const tokens = (length: number) => Array.from({ length }, () => 2 + integer(95));
+const { integer, tokens } = tinyDraws(5);
 
 const host = selectBackend('portable');
 let device: FakeDevice;
@@ -36,7 +22,7 @@ let weights: Awaited<ReturnType<typeof loadWeights>>;
 
 beforeEach(async () => {
   device = new FakeDevice(host);
-  weights = await loadWeights(randomModelFiles(SHAPE).weights, host, 'fp32');
+  weights = await loadWeights(randomModelFiles(TINY_SHAPE).weights, host, 'fp32');
 });
 
 afterEach(() => {
@@ -46,7 +32,7 @@ afterEach(() => {
 /** A model on the device, whose cache holds so many pages of INT8. */
 async function model(pages?: number): Promise<LanguageModel> {
   const backend = device.backend();
-  const files = randomModelFiles(SHAPE);
+  const files = randomModelFiles(TINY_SHAPE);
   const bytes = pages === undefined ? undefined : pages * PAGE_BYTES + 10;
   return new LanguageModel({
     config: CONFIG,

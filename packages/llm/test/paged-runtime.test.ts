@@ -1,28 +1,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type GenerateOptions, type LanguageModel, loadRandomModel } from '../src/index.js';
 import { lookUpContinuation } from '../src/prompt-lookup.js';
-import { Random } from '../src/random.js';
+import { TINY_SHAPE, tinyDraws } from './tiny-model.js';
 
-/** Small enough that a thousand answers cost seconds; contexts beyond 1,024 tokens, where backends split the keys into runs. */
-const SHAPE = {
-  model_type: 'llama',
-  vocab_size: 97,
-  hidden_size: 32,
-  num_hidden_layers: 2,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 8,
-  intermediate_size: 48,
-  max_position_embeddings: 2048,
-  rms_norm_eps: 1e-6,
-};
+const SHAPE = { ...TINY_SHAPE, num_hidden_layers: 2 };
 const PAGE_BYTES = 2 * 2 * 2 * 64 * (8 + 4);
 const PAGES = 64; // of 64 tokens: the longest request takes a third of them …
 const AT_ONCE = 20; // … and so many come to twice as many on average
 
-const random = new Random(11);
-const integer = (below: number) => Math.floor(random.next() * below);
-const tokens = (length: number) => Array.from({ length }, () => 2 + integer(95));
+const { integer, tokens } = tinyDraws(11);
 const beginnings = [tokens(130), tokens(64), tokens(200)];
 
 interface Request {
