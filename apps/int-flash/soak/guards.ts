@@ -3,7 +3,7 @@ import { networkInterfaces } from 'node:os';
 import { SECURITY_HEADERS } from '../src/serve/guards.js';
 import { loadWebPage } from '../src/serve/web-page.js';
 import { isTyped } from '../test/fuzzed-request.js';
-import { ask, CHAT, chat, type Reply } from '../test/serve-harness.js';
+import { ask, chat, GUARDED_ROUTES, type Reply } from '../test/serve-harness.js';
 import { anyOf, type FloodRequest, flood, randomWord, times } from './flood.js';
 import type { Finding } from './record.js';
 import { startMockServer } from './server-process.js';
@@ -12,21 +12,12 @@ const HOSTS = 20_000;
 const KEYS = 20_000;
 const ORIGINS = 10_000;
 const KEY = 'Sesame-4711-Open';
-const ROUTES = [
-  '/v1/models',
-  '/v1/models/mock',
-  CHAT,
-  '/v1/completions',
-  '/api/status',
-  '/api/attention-lab',
-  '/metrics',
-];
 const METHODS = ['GET', 'POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'HEAD'];
 
 /** S1: who is answered. Every answer, refusals too, must also have the headers of S11 and none that lets pages of other sites read it. */
 export async function guards(): Promise<Finding[]> {
   const [open, locked] = await Promise.all([startMockServer({}), startMockServer({ apiKey: KEY })]);
-  const routes = [...ROUTES, ...loadWebPage().files.keys()];
+  const routes = [...GUARDED_ROUTES, ...loadWebPage().files.keys()];
   let [hosts, keys, origins, bare, readable, untyped, controls] = [0, 0, 0, 0, 0, 0, 0];
 
   const look = (reply: Reply | undefined) => {

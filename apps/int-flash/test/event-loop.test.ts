@@ -6,6 +6,7 @@ import { abortMs, delayMs, longPrompt } from '../soak/event-loop.js';
 import { quantile } from '../soak/record.js';
 import { DEMO_MODEL } from './run-command.js';
 import { until } from './serve-harness.js';
+import { TurnCount } from './turn-count.js';
 
 /** The promises: delays of the event loop, 99 in 100 of them and all, and how long work goes on that is told to stop. */
 const [P99_MS, MOST_MS, ABORT_MS] = [50, 200, 100];
@@ -31,16 +32,10 @@ async function draw(maxTokens: number, signal?: AbortSignal): Promise<number> {
 }
 
 it('lets the event loop turn while a long prompt is read', async () => {
-  let turns = 0;
-  let isRead = false;
-  const count = () => {
-    turns++;
-    if (!isRead) setImmediate(count);
-  };
-  setImmediate(count);
+  const count = new TurnCount();
   await draw(1);
-  isRead = true;
-  expect(turns).toBeGreaterThan(PROMPT_STEPS);
+  count.stop();
+  expect(count.turns).toBeGreaterThan(PROMPT_STEPS);
 });
 
 it('lets timers have their turn while answers are drawn', async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { modelFolder, runFake } from './fake-app.js';
 import { mockEngine } from './mock-engine.js';
-import { ask, CHAT, chat, type Served, startServer } from './serve-harness.js';
+import { ask, CHAT, chat, GUARDED_ROUTES, type Served, startServer } from './serve-harness.js';
 
 const KEY = 'Sesame-4711';
 let open: Served;
@@ -60,19 +60,7 @@ describe('who is answered', () => {
 });
 
 describe('the key', () => {
-  const routes = [
-    '/',
-    '/metrics',
-    '/v1/models',
-    '/v1/models/mock',
-    CHAT,
-    '/v1/completions',
-    '/api/status',
-    '/api/attention-lab',
-    '/none',
-  ];
-
-  it.each(routes)('guards %s', async (path) => {
+  it.each(['/', ...GUARDED_ROUTES, '/none'])('guards %s', async (path) => {
     for (const authorization of [
       undefined,
       'Bearer wrong',

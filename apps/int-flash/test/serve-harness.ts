@@ -14,6 +14,19 @@ export interface Served {
   close(ms?: number): Promise<void>;
 }
 
+export const CHAT = '/v1/chat/completions';
+
+/** What a server with a key answers to nobody without it, besides the page's files. */
+export const GUARDED_ROUTES = [
+  '/v1/models',
+  '/v1/models/mock',
+  CHAT,
+  '/v1/completions',
+  '/api/status',
+  '/api/attention-lab',
+  '/metrics',
+];
+
 /** A server in this process, on a port of its own; without an engine it goes on loading. */
 export async function startServer(engine?: Engine, settings: Partial<ServeSettings> = {}): Promise<Served> {
   const reports: unknown[] = [];
@@ -82,8 +95,6 @@ export function open(
   outgoing.end(text);
   return outgoing;
 }
-
-export const CHAT = '/v1/chat/completions';
 
 export function chat(more: Record<string, unknown> = {}): Record<string, unknown> {
   return { messages: [{ role: 'user', content: 'hello' }], max_tokens: 4, ...more };

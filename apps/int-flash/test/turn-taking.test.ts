@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { TurnTaking } from '../src/serve/turn-taking.js';
+import { TurnCount } from './turn-count.js';
 
 /** Holds the thread, as judging a request does. */
 function work(ms: number): void {
@@ -8,24 +9,18 @@ function work(ms: number): void {
 
 it('does work that came together in order, with turns of the event loop between', async () => {
   const turns = new TurnTaking();
-  let turn = 0;
-  let isDone = false;
-  const count = () => {
-    turn++;
-    if (!isDone) setImmediate(count);
-  };
-  setImmediate(count);
+  const loop = new TurnCount();
   const order: number[] = [];
   const seen = new Map<number, number>();
   await Promise.all(
     Array.from({ length: 20 }, async (_, i) => {
       await turns.enter();
       order.push(i);
-      seen.set(turn, (seen.get(turn) ?? 0) + 1);
+      seen.set(loop.turns, (seen.get(loop.turns) ?? 0) + 1);
       work(2);
     }),
   );
-  isDone = true;
+  loop.stop();
   expect(order).toEqual(Array.from({ length: 20 }, (_, i) => i));
   expect(Math.max(...seen.values())).toBeLessThanOrEqual(2); // of 2 ms each in a slice of 4
 });
