@@ -1,4 +1,4 @@
-import { replayLength } from './replay.js';
+import { FEW_QUERIES, RUN_KEYS, replayLength } from './replay.js';
 
 /** The tokens that were computed of a sequence, and how many in each call: what it takes to compute them again to the same bits. */
 export class CallHistory {
@@ -33,5 +33,17 @@ export class CallHistory {
   /** Tokens to compute again in the next call where only the first `done` are there; 0 when all are. @param isExact As {@link replayLength} has it. */
   missing(done: number, isExact: boolean): number {
     return done < this.#ids.length ? replayLength(this.#calls, done, isExact) : 0;
+  }
+
+  /** Whether what comes behind the first `done` tokens is computed again by a call like its first one, of few tokens or of more, where that matters. */
+  canGoOnAt(done: number): boolean {
+    let start = 0;
+    let end = 0;
+    for (const tokens of this.#calls) {
+      start = end;
+      end += tokens;
+      if (end > done) break;
+    }
+    return start === done || end <= RUN_KEYS || end - start <= FEW_QUERIES || end - done > FEW_QUERIES;
   }
 }

@@ -1,7 +1,7 @@
 import type { Backend } from '@int-flash/ops';
-import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer } from './kv-cache-layer.js';
+import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer, type LayerState } from './kv-cache-layer.js';
 import { type PageCounts, PagePool } from './page-pool.js';
-import type { PageSource } from './paged-sequence.js';
+import type { SharedPages } from './page-table.js';
 import { PrefixTree } from './prefix-tree.js';
 
 export interface KvCachePoolShape {
@@ -20,11 +20,11 @@ export interface KvCachePoolShape {
  *
  * Its memory is reserved at once, and taken from the system as pages are first written to.
  */
-export class KvCachePool implements PageSource {
+export class KvCachePool implements SharedPages<readonly LayerState[]> {
   readonly shape: KvCachePoolShape;
   readonly layers: readonly KvCacheLayer[];
   readonly pages: PagePool;
-  readonly prefixes: PrefixTree | undefined;
+  readonly prefixes: PrefixTree<readonly LayerState[]> | undefined;
   readonly pageBytes: number;
 
   /** @param backend Quantizes what goes into it, where it has a way of its own. */
@@ -38,7 +38,6 @@ export class KvCachePool implements PageSource {
     this.pageBytes = this.layers.reduce((sum, layer) => sum + layer.pageBytes, 0);
   }
 
-  /** A page for a sequence, at the cost of a kept one if need be; undefined when sequences hold them all. */
   take(after?: number): number | undefined {
     if (this.pages.free === 0) this.prefixes?.evict();
     return this.pages.take(after);

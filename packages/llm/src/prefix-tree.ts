@@ -1,14 +1,13 @@
-import type { LayerState } from './kv-cache-layer.js';
 import type { PagePool } from './page-pool.js';
 
 /** A page whose content is known by the tokens that led to it: its own and all before. */
-export interface PrefixNode {
+export interface PrefixNode<State> {
   readonly page: number;
-  /** Each layer's state behind the page's last token. */
-  readonly states: readonly LayerState[];
-  readonly parent: PrefixNode | undefined;
+  /** What it takes, besides the page, to go on behind its last token. */
+  readonly state: State;
+  readonly parent: PrefixNode<State> | undefined;
   readonly key: string;
-  readonly children: Map<string, PrefixNode>;
+  readonly children: Map<string, PrefixNode<State>>;
 }
 
 /**
@@ -16,14 +15,17 @@ export interface PrefixNode {
  *
  * Keeps its pages in the pool until they are asked back, the one that was of no use for longest first.
  */
-export class PrefixTree {
+export class PrefixTree<State> {
   readonly #pool: PagePool;
-  readonly #roots = new Map<string, Map<string, PrefixNode>>();
+  readonly #onGone: (state: State) => void;
+  readonly #roots = new Map<string, Map<string, PrefixNode<State>>>();
   /** In the order of last use; a node comes before those that lead to it. */
-  readonly #byUse = new Set<PrefixNode>();
+  readonly #byUse = new Set<PrefixNode<State>>();
 
-  constructor(pool: PagePool) {
+  /** @param onGone Told what belonged to a page that was given back. */
+  constructor(pool: PagePool, onGone: (state: State) => void = () => {}) {
     this.#pool = pool;
+    this.#onGone = onGone;
   }
 
   /**
@@ -31,7 +33,7 @@ export class PrefixTree {
    * @param path  The nodes that lead to it; the last of them is its parent.
    * @param ids   The page's own tokens.
    */
-  find(space: string, path: readonly PrefixNode[], ids: readonly number[]): PrefixNode | undefined {
+  find(space: string, path: readonly PrefixNode<State>[], ids: readonly number[]): PrefixNode<State> | undefined {
     const node = this.#children(space, path.at(-1)).get(ids.join());
     if (node) this.#touch(node);
     return node;
@@ -39,14 +41,14 @@ export class PrefixTree {
 
   add(
     space: string,
-    path: readonly PrefixNode[],
+    path: readonly PrefixNode<State>[],
     ids: readonly number[],
     page: number,
-    states: readonly LayerState[],
-  ): PrefixNode {
+    state: State,
+  ): PrefixNode<State> {
     const parent = path.at(-1);
     const siblings = this.#children(space, parent);
-    const node: PrefixNode = { page, states, parent, key: ids.join(), children: new Map() };
+    const node: PrefixNode<State> = { page, state, parent, key: ids.join(), children: new Map() };
     siblings.set(node.key, node);
     this.#pool.keep(page);
     this.#touch(node);
@@ -61,12 +63,18 @@ export class PrefixTree {
       const siblings = node.parent?.children ?? [...this.#roots.values()].find((root) => root.get(node.key) === node);
       siblings?.delete(node.key);
       this.#pool.forget(node.page);
+      this.#onGone(node.state);
       return true;
     }
     return false;
   }
 
-  #children(space: string, parent: PrefixNode | undefined): Map<string, PrefixNode> {
+  /** Gives back all pages that no sequence holds. */
+  clear(): void {
+    while (this.evict());
+  }
+
+  #children(space: string, parent: PrefixNode<State> | undefined): Map<string, PrefixNode<State>> {
     if (parent) return parent.children;
     let root = this.#roots.get(space);
     if (!root) {
@@ -76,8 +84,8 @@ export class PrefixTree {
     return root;
   }
 
-  #touch(node: PrefixNode): void {
-    for (let at: PrefixNode | undefined = node; at; at = at.parent) {
+  #touch(node: PrefixNode<State>): void {
+    for (let at: PrefixNode<State> | undefined = node; at; at = at.parent) {
       this.#byUse.delete(at);
       this.#byUse.add(at);
     }
