@@ -182,7 +182,7 @@ for (const name of backend ? options.models.split(',') : []) {
         sequences.push(decoder.createSequence(cacheType));
         await fill(sequences.at(-1));
       }
-      const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize };
+      const draw = [{ temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize }];
       const step = () =>
         decoder.drawBatch(sequences.slice(0, batch).map((sequence) => ({ sequence, ids: ids(1), draw })));
       for (let i = 0; i < 8; i++) await step(); // warm-up

@@ -157,12 +157,20 @@ struct FirstValue {
 
 __device__ __forceinline__ float floor_of(float largest) { return largest == 0.f ? 1.f : __fmul_rn(largest, kScaleFloor); }
 
-/** Maximum of the threads before this one, and of all, over a block. */
-struct RunningMax {
-    float before, all;
+/** The largest value scale of a head, as StepSequence has it: before these tokens, and where it is kept. */
+struct Largest {
+    float before;
+    float* recent;
+    int64_t offset;  // bytes into a page
 };
 
-__device__ __forceinline__ RunningMax running_max(float value) {
+__device__ __forceinline__ Largest largest_of(const StepSequence& sequence, const CacheLayer& layer, int kv_heads, int head) {
+    const int64_t place = static_cast<int64_t>(layer.index) * kv_heads + head;
+    return {sequence.before == nullptr ? 0.f : sequence.before[place * sequence.before_stride], sequence.recent + place * kRecent, layer.largest_offset + place * static_cast<int64_t>(sizeof(float))};
+}
+
+/** Maximum of the threads before this one, over a block. */
+__device__ __forceinline__ float max_before(float value) {
     __shared__ float most[kWarps];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float running = value;
@@ -174,27 +182,31 @@ __device__ __forceinline__ RunningMax running_max(float value) {
     if (lane == 31) most[warp] = running;
     const float earlier = __shfl_up_sync(~0u, running, 1);
     __syncthreads();
-    RunningMax found{lane == 0 ? 0.f : earlier, 0.f};
+    float before = lane == 0 ? 0.f : earlier;
 #pragma unroll
-    for (int other = 0; other < kWarps; ++other) {
-        found.all = fmaxf(found.all, most[other]);
-        if (other < warp) found.before = fmaxf(found.before, most[other]);
-    }
-    return found;
+    for (int other = 0; other < kWarps; ++other)
+        if (other < warp) before = fmaxf(before, most[other]);
+    return before;
+}
+
+/** The largest scale up to a token, where it may be wanted again. */
+__device__ __forceinline__ void keep_largest(const Place& at, const Largest& kept, int token, float largest) {
+    const int position = at.start + token, slot = position % kPageTokens;
+    if (token >= at.tokens - kPageTokens) kept.recent[slot] = largest;
+    if (slot == kPageTokens - 1) *reinterpret_cast<float*>(at.cache.pages[position / kPageTokens] + kept.offset) = largest;
 }
 
 /**
  * By a whole block, a run of rows a thread: each row's scale from its own and the largest of the rows before it. Rows that need other codes for
- * it get the scale's negative. Returns the largest of all; `first` (shared) is set by who finds it.
+ * it get the scale's negative. `first` (shared) is set by who finds it.
  */
-__device__ __forceinline__ float settle_scales(float* scales, int tokens, float largest, FirstValue& first) {
-    const int each = (tokens + kThreads - 1) / kThreads, begin = min(static_cast<int>(threadIdx.x) * each, tokens), end = min(begin + each, tokens);
+__device__ __forceinline__ void settle_scales(const Place& at, const Largest& kept, float* scales, FirstValue& first) {
+    const int each = (at.tokens + kThreads - 1) / kThreads, begin = min(static_cast<int>(threadIdx.x) * each, at.tokens), end = min(begin + each, at.tokens);
     const auto counted = [](float scale) { return scale > kMinScale ? scale : 0.f; };
     float most = 0.f;
 #pragma unroll 4
     for (int token = begin; token < end; ++token) most = fmaxf(most, counted(scales[token]));
-    const RunningMax found = running_max(most);
-    float before = fmaxf(largest, found.before);
+    float before = fmaxf(kept.before, max_before(most));  // past this, all threads have read kept.before: its place may change
     for (int token = begin; token < end; ++token) {
         const float own = scales[token];
         if (counted(own) > before) {
@@ -203,16 +215,17 @@ __device__ __forceinline__ float settle_scales(float* scales, int tokens, float 
             scales[token] = -floor_of(before);
         }
         before = fmaxf(before, counted(own));
+        keep_largest(at, kept, token, before);
     }
-    return fmaxf(largest, found.all);
+    if (threadIdx.x == 0) kept.recent[kRecent - 1] = kept.before;
 }
 
-/** By a whole block, after write_value of all rows gave `scales`: each row's weight, other codes where it needs them, and the largest scale from now on. */
-template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, float* scales, float* largest_at, HeadMemory (&rows)[kWarps], uint32_t* findings) {
+/** By a whole block, after write_value of all rows gave `scales`: each row's weight, and other codes where it needs them. */
+template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, const Largest& kept, float* scales, HeadMemory (&rows)[kWarps], uint32_t* findings) {
     __shared__ FirstValue first;
     if (threadIdx.x == 0) first = {0, 0.f};
     __syncthreads();  // all scales are there, too
-    const float largest = settle_scales(scales, at.tokens, at.start == 0 ? 0.f : *largest_at, first);
+    settle_scales(at, kept, scales, first);
     __syncthreads();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int base = warp * 32; base < at.tokens; base += kThreads) {
@@ -227,7 +240,6 @@ template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, fl
     for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));
     if (first.scale > 0.f)
         for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor_of(first.scale));
-    if (threadIdx.x == 0) *largest_at = largest;
 }
 
 // ── §5 ──
@@ -249,10 +261,9 @@ __global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const
         return write_query(memory, heads, step, token, head, target, findings);
     }
     const int index = blockIdx.x - query_blocks, head = index % heads.kv_heads;
-    const StepSequence sequence = step.sequences[index / heads.kv_heads];
+    const StepSequence& sequence = step.sequences[index / heads.kv_heads];
     const Place at = place_of(heads, layer, sequence, head);
-    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
-    float* offsets = sequence.offsets + place * at.dim;
+    float* offsets = sequence.offsets + (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
     const bool is_first = at.start == 0;
     if (is_first)
         for (int d = threadIdx.x; d < at.dim; d += kThreads) offsets[d] = 0.f;
@@ -267,7 +278,7 @@ __global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const
             if (threadIdx.x % 32 == 0) scales[token] = scale;
         }
     }
-    settle<kInt4>(at, scales, sequence.largest + place, rows, findings);
+    settle<kInt4>(at, largest_of(sequence, layer, heads.kv_heads, head), scales, rows, findings);
 }
 
 // ── §6 ──
@@ -300,8 +311,8 @@ template <bool kInt4> __global__ void __launch_bounds__(kThreads) settle_rows(co
     launch_dependents();
     const int head = blockIdx.x;
     const StepSequence sequence = step.sequences[blockIdx.y];
-    const int64_t place = static_cast<int64_t>(layer.index) * heads.kv_heads + head;
-    settle<kInt4>(place_of(heads, layer, sequence, head), scales + static_cast<int64_t>(head) * step.tokens + sequence.first, sequence.largest + place, rows, findings);
+    float* own = scales + static_cast<int64_t>(head) * step.tokens + sequence.first;
+    settle<kInt4>(place_of(heads, layer, sequence, head), largest_of(sequence, layer, heads.kv_heads, head), own, rows, findings);
 }
 
 template <bool kInt4> cudaError_t launch_append_as(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {

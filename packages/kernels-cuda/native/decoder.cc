@@ -67,21 +67,21 @@ Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), 
 }
 
 // ── planning a step ──
-Decoder::Step Decoder::plan(const std::vector<StepPart>& parts, bool all_logits) const {
+Decoder::Step Decoder::plan(const std::vector<StepPart>& parts) const {
     Step step;
     const int group = facts_.heads / facts_.kv_heads;
     int longest = 0;
-    for (const auto& [sequence, ids] : parts) {
+    for (const auto& [sequence, ids, wanted] : parts) {
         const int tokens = static_cast<int>(ids.size());
         step.table.tokens += tokens;
         step.table.most = std::max(step.table.most, tokens);
-        step.int4 = sequence->int4_;
+        step.logit_rows += wanted;
+        step.int4 = sequence->shape().int4;
         if (tokens > kShortQuery) continue;
         step.short_rows = std::max(step.short_rows, tokens * group);
-        longest = std::max(longest, sequence->length_ + tokens);
+        longest = std::max(longest, sequence->length() + tokens);
     }
     step.table.count = static_cast<int>(parts.size());
-    step.logit_rows = all_logits ? step.table.tokens : step.table.count;
     // Powers of two: caches that grow a token a step ask for more scratch memory, and for another graph, only now and then.
     step.tiles = std::max(kFewestTiles, power_of_two(ceil_div(longest, kCacheTile)));
     step.split = split_of(step);
@@ -93,7 +93,7 @@ KeySplit Decoder::split_of(const Step& step) const {
     return forced_split_.value_or(KeySplit::kRuns);  // less than half the time of tiles, even for one sequence of 512 tokens
 }
 
-void Decoder::write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const {
+void Decoder::write_tables(const std::vector<StepPart>& parts, Step& step, std::vector<uint8_t>& bytes) const {
     const auto tokens = static_cast<size_t>(step.table.tokens), rows = static_cast<size_t>(step.logit_rows);
     const size_t ids_at = parts.size() * sizeof(StepSequence), owners_at = ids_at + tokens * sizeof(int32_t), rows_at = owners_at + tokens * sizeof(int32_t);
     bytes.resize(rows_at + rows * sizeof(int32_t));
@@ -101,16 +101,16 @@ void Decoder::write_tables(const std::vector<StepPart>& parts, bool all_logits, 
     auto* ids_out = reinterpret_cast<int32_t*>(bytes.data() + ids_at);
     auto* owners = reinterpret_cast<int32_t*>(bytes.data() + owners_at);
     auto* rows_out = reinterpret_cast<int32_t*>(bytes.data() + rows_at);
-    int32_t first = 0;
+    int32_t first = 0, row = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
-        const CacheSequence& sequence = *parts[i].sequence;
-        const auto count = static_cast<int32_t>(parts[i].ids.size());
-        sequences[i] = {sequence.table_->as<uint8_t*>(), sequence.length_, count, sequence.offsets_->as<float>(), sequence.largest_->as<float>(), first};
-        for (int32_t t = 0; t < count; ++t) ids_out[first + t] = parts[i].ids[static_cast<size_t>(t)], owners[first + t] = static_cast<int32_t>(i);
+        const auto& [sequence, part_ids, wanted] = parts[i];
+        const auto count = static_cast<int32_t>(part_ids.size());
+        sequences[i] = sequence->begin(count);
+        sequences[i].first = first;
+        for (int32_t t = 0; t < count; ++t) ids_out[first + t] = part_ids[static_cast<size_t>(t)], owners[first + t] = static_cast<int32_t>(i);
         first += count;
-        if (!all_logits) rows_out[i] = first - 1;
+        for (int32_t t = first - wanted; t < first; ++t) rows_out[row++] = t;
     }
-    for (int32_t t = 0; all_logits && t < step.table.tokens; ++t) rows_out[t] = t;
     const uint8_t* device = work_.step->as<uint8_t>();
     step.table.sequences = reinterpret_cast<const StepSequence*>(device);
     step.ids = reinterpret_cast<const int32_t*>(device + ids_at);
@@ -243,7 +243,8 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
     const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, step.int4};
-    const CacheLayer cache{index * facts_.kv_heads * image_bytes(padded_, step.int4), index, padded_, step.int4};
+    const int64_t layer_bytes = facts_.kv_heads * image_bytes(padded_, step.int4);
+    const CacheLayer cache{index * layer_bytes, layers() * layer_bytes, index, padded_, step.int4};
     if (can_place_heads(step.table)) {
         check_cuda(launch_place_heads(heads, head_norms, rotation, step.table, queries, cache, findings, stream), "place the heads");
     } else {
@@ -308,17 +309,17 @@ void Decoder::launch_singles(const Step& step, cudaStream_t stream) {
 }
 
 // ── a step ──
-Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits) {
+Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts) {
     const cudaStream_t stream = worker.handle();
-    for (const auto& [sequence, ids] : parts) {
-        if (sequence->layers_ != layers() || sequence->kv_heads_ != facts_.kv_heads || sequence->padded_ != padded_ || sequence->int4_ != parts[0].sequence->int4_)
-            throw Failure("ERR_ARG_TYPE", "Expected sequences of this decoder with caches of one type, got others");
-        sequence->reserve(worker, sequence->length_ + static_cast<int>(ids.size()));
+    const CacheShape expected = cache_shape(parts[0].sequence->shape().int4);
+    for (const auto& [sequence, ids, wanted] : parts) {
+        if (!sequence->shape().suits(expected)) throw Failure("ERR_ARG_TYPE", "Expected sequences of this decoder with caches of one type, got others");
+        sequence->reserve(worker, sequence->length() + static_cast<int>(ids.size()));
     }
-    Step step = plan(parts, all_logits);
+    Step step = plan(parts);
     reserve(worker, step);
     std::vector<uint8_t> tables;
-    write_tables(parts, all_logits, step, tables);
+    write_tables(parts, step, tables);
     check_cuda(cudaMemcpyAsync(work_.step->as(), tables.data(), tables.size(), cudaMemcpyHostToDevice, stream), "copy the tokens");
     if (step.table.most == 1 && step.table.tokens == step.logit_rows) launch_singles(step, stream);
     else launch(step, stream);
@@ -330,11 +331,11 @@ void Decoder::finish(Stream& worker, const std::vector<StepPart>& parts) {
     check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, worker.handle()), "read the findings");
     worker.synchronize();
     check_findings(findings);
-    for (const auto& [sequence, ids] : parts) sequence->length_ += static_cast<int>(ids.size());
+    for (const StepPart& part : parts) part.sequence->advance(static_cast<int>(part.ids.size()));
 }
 
-void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits) {
-    const Step step = begin(worker, parts, all_logits);
+void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, float* logits) {
+    const Step step = begin(worker, parts);
     const size_t bytes = static_cast<size_t>(step.logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
     check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, worker.handle()), "copy the logits to the host");
     finish(worker, parts);
@@ -342,7 +343,7 @@ void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, bool a
 
 std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules) {
     const cudaStream_t stream = worker.handle();
-    const Step step = begin(worker, parts, false);
+    const Step step = begin(worker, parts);
     const size_t rule_bytes = rules.size() * sizeof(DrawRules);
     if (!work_.rules || work_.rules->bytes() < rule_bytes) {
         work_.rules = worker.allocate(2 * rule_bytes);
@@ -350,7 +351,7 @@ std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& 
     }
     check_cuda(cudaMemcpyAsync(work_.rules->as(), rules.data(), rule_bytes, cudaMemcpyHostToDevice, stream), "copy the rules");
     check_cuda(launch_draw(work_.logits->as<float>(), facts_.vocabulary, work_.rules->as<DrawRules>(), step.logit_rows, work_.drawn->as<int32_t>(), stream), "draw tokens");
-    std::vector<int32_t> drawn(parts.size());
+    std::vector<int32_t> drawn(rules.size());
     check_cuda(cudaMemcpyAsync(drawn.data(), work_.drawn->as(), drawn.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream), "read the tokens");
     worker.synchronize();
     for (size_t i = 0; i < drawn.size(); ++i) {

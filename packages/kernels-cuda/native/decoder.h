@@ -7,10 +7,11 @@
 #include <optional>
 #include <vector>
 
+#include "buffer.h"
 #include "cache_attention.h"
+#include "cache_sequence.h"
 #include "decoder_steps.h"
 #include "draw_tokens.h"
-#include "buffer.h"
 #include "linear.h"
 #include "step_graph.h"
 
@@ -49,29 +50,11 @@ struct HostDecoder {
     std::shared_ptr<LinearLayer> output;
 };
 
-/** One sequence's KV cache. Members other than the facts are for the device's worker thread. */
-class CacheSequence {
-public:
-    CacheSequence(Stream& worker, int layers, const DecoderFacts& facts, bool int4);
-
-    int length() const { return length_; }
-    int64_t bytes() const;
-    void truncate(int length);
-
-private:
-    friend class Decoder;
-    void reserve(Stream& worker, int tokens);
-
-    int layers_, kv_heads_, padded_, max_tokens_, length_ = 0;
-    bool int4_;
-    std::vector<std::shared_ptr<Buffer>> pages_;
-    std::shared_ptr<Buffer> table_, offsets_, largest_;
-};
-
 /** A sequence's share of a step: its next tokens. */
 struct StepPart {
     std::shared_ptr<CacheSequence> sequence;
     std::vector<int32_t> ids;
+    int wanted;  // logits after so many of its last tokens, 1 or more
 };
 
 /** For the device's worker thread. */
@@ -82,21 +65,22 @@ public:
 
     const DecoderFacts& facts() const { return facts_; }
     int layers() const { return static_cast<int>(layers_.size()); }
+    CacheShape cache_shape(bool int4) const { return {layers(), facts_.kv_heads, facts_.head_dim, facts_.max_tokens, int4}; }
 
     /**
      * Runs a step: each part's tokens behind what its sequence holds. The linear layers read their weights once for all; nothing that a
      * sequence gets depends on the others. On failure all sequences stay as they were.
      *
      * @param parts of different sequences whose caches are of one type
-     * @param logits [tokens, vocabulary] with `all_logits`, else [parts, vocabulary]: after the last token of each
+     * @param logits [all that parts want, vocabulary]
      * @throws Failure
      */
-    void forward(Stream& worker, const std::vector<StepPart>& parts, bool all_logits, float* logits);
+    void forward(Stream& worker, const std::vector<StepPart>& parts, float* logits);
     /**
-     * The same step, which ends in a token for each part instead of its logits.
+     * The same step, which ends in a token in place of each row of logits.
      *
-     * @param rules of each part
-     * @throws Failure, ERR_NONFINITE also where a part's highest logit is not finite
+     * @param rules of each row
+     * @throws Failure, ERR_NONFINITE also where a row's highest logit is not finite
      */
     std::vector<int32_t> draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules);
 
@@ -137,13 +121,13 @@ private:
     };
 
     /** Puts a step into the stream, up to its logits. */
-    Step begin(Stream& worker, const std::vector<StepPart>& parts, bool all_logits);
+    Step begin(Stream& worker, const std::vector<StepPart>& parts);
     /** Waits for it, and counts its tokens if all was well. */
     void finish(Stream& worker, const std::vector<StepPart>& parts);
-    Step plan(const std::vector<StepPart>& parts, bool all_logits) const;
+    Step plan(const std::vector<StepPart>& parts) const;
     KeySplit split_of(const Step& step) const;
     /** Places the step's tables in `bytes`, as they will lie in work_.step, and lets `step` point there. */
-    void write_tables(const std::vector<StepPart>& parts, bool all_logits, Step& step, std::vector<uint8_t>& bytes) const;
+    void write_tables(const std::vector<StepPart>& parts, Step& step, std::vector<uint8_t>& bytes) const;
     void reserve(Stream& worker, const Step& step);
     void reserve_rows(Stream& worker, int tokens);
     void reserve_products(Stream& worker, int tokens);

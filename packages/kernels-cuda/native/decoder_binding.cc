@@ -1,4 +1,4 @@
-// createDecoder, createCacheSequence, decoderForward, truncateCacheSequence and their disposal: a Decoder and its sequences behind handles.
+// createDecoder, createCacheSequence, decoderForward and what else JS asks of a Decoder, its sequences and their pages, behind handles.
 #include <algorithm>
 #include <cfloat>
 #include <memory>
@@ -20,8 +20,12 @@ struct DecoderHandle {
 struct SequenceHandle {
     std::shared_ptr<CacheSequence> sequence;
 };
+struct PageHandle {
+    std::optional<CachePage> page;
+};
 INTFLASH_HANDLE(DecoderHandle, "a decoder", 10);
 INTFLASH_HANDLE(SequenceHandle, "a sequence", 11);
+INTFLASH_HANDLE(PageHandle, "a page", 12);
 
 namespace {
 
@@ -133,9 +137,9 @@ Napi::Value create_decoder(const Napi::CallbackInfo& info) {
 Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
-    const bool int4 = info[2].ToBoolean();
+    const CacheShape shape = decoder->cache_shape(info[2].ToBoolean());
     std::shared_ptr<CacheSequence> sequence;
-    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, decoder->layers(), decoder->facts(), int4); });
+    run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, shape); });
     return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});
 }
 
@@ -153,13 +157,23 @@ template <class Array> Array array_of(const Napi::Value& js, napi_typedarray_typ
     return array;
 }
 
-/** Sequences and their tokens, in the order of the step. */
-std::vector<StepPart> read_parts(const Napi::Value& js, const DecoderFacts& facts, size_t& tokens) {
+constexpr size_t kRules = 6;
+
+/** temperature, topK, topP, minP, a number in [0, 1), how many ids may be drawn. */
+DrawRules read_rules(Napi::Env env, const double* of, int vocabulary) {
+    const double temperature = of[0], top_k = of[1], top_p = of[2], min_p = of[3], uniform = of[4], named = of[5];
+    if (!(temperature >= 0 && temperature <= DBL_MAX && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && uniform >= 0 && uniform < 1 && named >= 1 && named <= vocabulary))
+        throw argument_error(env, "ERR_ARG_RANGE", "Expected a temperature >= 0, a topK >= 0, a topP in (0, 1], a minP in [0, 1], a number in [0, 1) and ids of the vocabulary");
+    return {temperature, top_p, min_p, uniform, static_cast<int32_t>(std::min(top_k, static_cast<double>(kMost))), static_cast<int32_t>(named)};
+}
+
+/** Sequences and their tokens, in the order of the step; `rules`, where it is given, becomes what `draw` of each says for as many of its last tokens. */
+std::vector<StepPart> read_parts(const Napi::Value& js, const DecoderFacts& facts, std::vector<DrawRules>* rules = nullptr) {
     const Napi::Env env = js.Env();
     if (!js.IsArray()) throw argument_error(env, "ERR_ARG_TYPE", "Expected parts to be an array");
     const Napi::Array list = js.As<Napi::Array>();
     std::vector<StepPart> parts;
-    tokens = 0;
+    size_t tokens = 0;
     for (uint32_t i = 0; i < list.Length(); ++i) {
         const Napi::Object part = read_object(list.Get(i), "a part");
         auto sequence = sequence_of(part.Get("sequence"));
@@ -170,58 +184,62 @@ std::vector<StepPart> read_parts(const Napi::Value& js, const DecoderFacts& fact
         for (size_t t = 0; t < ids.ElementLength(); ++t)
             if (ids.Data()[t] < 0 || ids.Data()[t] >= facts.vocabulary) throw argument_error(env, "ERR_ARG_RANGE", "Expected token ids inside the vocabulary, got " + std::to_string(ids.Data()[t]));
         tokens += ids.ElementLength();
-        parts.push_back({std::move(sequence), {ids.Data(), ids.Data() + ids.ElementLength()}});
+        int64_t wanted = 0;
+        if (rules != nullptr) {
+            const auto draw = array_of<Napi::Float64Array>(part.Get("draw"), napi_float64_array, "draw");
+            if (draw.ElementLength() % kRules != 0) throw argument_error(env, "ERR_ARG_RANGE", "Expected six numbers a token that is drawn");
+            wanted = static_cast<int64_t>(draw.ElementLength() / kRules);
+            for (int64_t row = 0; row < wanted; ++row) rules->push_back(read_rules(env, draw.Data() + static_cast<size_t>(row) * kRules, facts.vocabulary));
+        } else {
+            wanted = read_integer(part, "wanted", 1, kMost);
+        }
+        if (wanted < 1 || wanted > static_cast<int64_t>(ids.ElementLength())) throw argument_error(env, "ERR_ARG_RANGE", "Expected to want what follows one or more of a part's tokens");
+        parts.push_back({std::move(sequence), {ids.Data(), ids.Data() + ids.ElementLength()}, static_cast<int>(wanted)});
     }
     if (parts.empty() || parts.size() > static_cast<size_t>(kMostParts) || tokens > static_cast<size_t>(kMost))
         throw argument_error(env, "ERR_ARG_RANGE", "Expected 1 to 1024 sequences with up to 2^24 tokens");
     return parts;
 }
 
-// decoderForward(device, decoder, parts: { sequence, ids: Int32Array }[], allLogits, logits: Float32Array) → Promise<bytes of each sequence's cache>
+std::vector<int64_t> bytes_of(const std::vector<StepPart>& parts) {
+    std::vector<int64_t> bytes;
+    for (const StepPart& part : parts) bytes.push_back(part.sequence->bytes());
+    return bytes;
+}
+
+// decoderForward(device, decoder, parts: { sequence, ids: Int32Array, wanted }[], logits: Float32Array) → Promise<bytes of each sequence's cache>
 Napi::Value forward(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
-    size_t tokens = 0;
-    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), tokens));
-    const bool all = info[3].ToBoolean();
-    auto logits = array_of<Napi::Float32Array>(info[4], napi_float32_array, "logits");
-    if (logits.ElementLength() != (all ? tokens : parts->size()) * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
+    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts()));
+    size_t rows = 0;
+    for (const StepPart& part : *parts) rows += static_cast<size_t>(part.wanted);
+    auto logits = array_of<Napi::Float32Array>(info[3], napi_float32_array, "logits");
+    if (logits.ElementLength() != rows * static_cast<size_t>(decoder->facts().vocabulary)) throw argument_error(env, "ERR_ARG_RANGE", "Expected room for the logits");
     float* out = logits.Data();
     auto bytes = std::make_shared<std::vector<int64_t>>();
     return queue(info, stream,
-                 [&stream, decoder, parts, all, out, bytes] {
-                     decoder->forward(stream, *parts, all, out);
-                     for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
+                 [&stream, decoder, parts, out, bytes] {
+                     decoder->forward(stream, *parts, out);
+                     *bytes = bytes_of(*parts);
                      parts->clear();
                  },
                  [bytes](Napi::Env env) -> Napi::Value { return list_of(env, *bytes); }, {logits});
-}
-
-/** temperature, topK, topP, minP, a number in [0, 1), how many ids may be drawn. */
-DrawRules read_rules(const Napi::Value& js, int vocabulary) {
-    const auto rules = array_of<Napi::Float64Array>(js, napi_float64_array, "draw");
-    if (rules.ElementLength() != 6) throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected six rules of drawing");
-    const double *of = rules.Data(), temperature = of[0], top_k = of[1], top_p = of[2], min_p = of[3], uniform = of[4], named = of[5];
-    if (!(temperature >= 0 && temperature <= DBL_MAX && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && uniform >= 0 && uniform < 1 && named >= 1 && named <= vocabulary))
-        throw argument_error(js.Env(), "ERR_ARG_RANGE", "Expected a temperature >= 0, a topK >= 0, a topP in (0, 1], a minP in [0, 1], a number in [0, 1) and ids of the vocabulary");
-    return {temperature, top_p, min_p, uniform, static_cast<int32_t>(std::min(top_k, static_cast<double>(kMost))), static_cast<int32_t>(named)};
 }
 
 // decoderDraw(device, decoder, parts: { sequence, ids, draw: Float64Array }[]) → Promise<{ drawn: Int32Array, bytes }>
 Napi::Value draw(const Napi::CallbackInfo& info) {
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
-    size_t tokens = 0;
-    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), tokens));
     auto rules = std::make_shared<std::vector<DrawRules>>();
-    for (uint32_t i = 0; i < parts->size(); ++i) rules->push_back(read_rules(read_object(info[2].As<Napi::Array>().Get(i), "a part").Get("draw"), decoder->facts().vocabulary));
+    auto parts = std::make_shared<std::vector<StepPart>>(read_parts(info[2], decoder->facts(), rules.get()));
     auto drawn = std::make_shared<std::vector<int32_t>>();
     auto bytes = std::make_shared<std::vector<int64_t>>();
     return queue(info, stream,
                  [&stream, decoder, parts, rules, drawn, bytes] {
                      *drawn = decoder->draw(stream, *parts, *rules);
-                     for (const StepPart& part : *parts) bytes->push_back(part.sequence->bytes());
+                     *bytes = bytes_of(*parts);
                      parts->clear();
                  },
                  [drawn, bytes](Napi::Env env) -> Napi::Value {
@@ -234,17 +252,51 @@ Napi::Value draw(const Napi::CallbackInfo& info) {
                  });
 }
 
-// truncateCacheSequence(device, sequence, length) → bytes of its cache
+/** What became of a sequence: { length, bytes }. */
+Napi::Value state_of(Napi::Env env, const CacheSequence& sequence) {
+    Napi::Object state = Napi::Object::New(env);
+    state.Set("length", Napi::Number::New(env, sequence.length()));
+    state.Set("bytes", Napi::Number::New(env, static_cast<double>(sequence.bytes())));
+    return state;
+}
+
+// truncateCacheSequence(device, sequence, length) → { length, bytes }
 Napi::Value truncate(const Napi::CallbackInfo& info) {
     const auto sequence = sequence_of(info[1]);
     const int64_t length = read_count(info[2], "length");
     if (length > kMost) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected a length");
-    int64_t bytes = 0;
-    run_blocking(info.Env(), *device_of(info).stream, [&] {
-        sequence->truncate(static_cast<int>(length));
-        bytes = sequence->bytes();
-    });
-    return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+    run_blocking(info.Env(), *device_of(info).stream, [&] { sequence->truncate(static_cast<int>(length)); });
+    return state_of(info.Env(), *sequence);
+}
+
+// shareCachePage(device, sequence, page) → handle, or undefined where later tokens may still change what the page holds
+Napi::Value share_page(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto sequence = sequence_of(info[1]);
+    const int64_t index = read_count(info[2], "page");
+    if (index > kMost) throw argument_error(info.Env(), "ERR_ARG_RANGE", "Expected a page of the sequence");
+    std::optional<CachePage> page;
+    run_blocking(info.Env(), stream, [&] { page = sequence->share(stream, static_cast<int>(index)); });
+    if (!page) return info.Env().Undefined();
+    return wrap_handle<PageHandle>(info.Env(), {std::move(page)});
+}
+
+// adoptCachePages(device, sequence, page, pages: handle[]) → { length, bytes }
+Napi::Value adopt_pages(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Stream& stream = *device_of(info).stream;
+    const auto sequence = sequence_of(info[1]);
+    const int64_t index = read_count(info[2], "page");
+    if (index > kMost || !info[3].IsArray()) throw argument_error(env, "ERR_ARG_RANGE", "Expected pages, and where they go");
+    const Napi::Array list = info[3].As<Napi::Array>();
+    std::vector<CachePage> pages;
+    for (uint32_t i = 0; i < list.Length(); ++i) {
+        const auto& page = read_handle<PageHandle>(list.Get(i), "page").page;
+        if (!page) throw argument_error(env, "ERR_DISPOSED", "Expected a live page, got a disposed one");
+        pages.push_back(*page);
+    }
+    run_blocking(env, stream, [&] { sequence->adopt(stream, static_cast<int>(index), pages); });
+    return state_of(env, *sequence);
 }
 
 // timeCacheAttention(device, { sequences, length, heads, kvHeads, headDim, int4, runs, repeats }) → Promise<number[]>: see cache_timing.h
@@ -266,7 +318,7 @@ Napi::Value time_cache_attention(const Napi::CallbackInfo& info) {
                  [times](Napi::Env env) -> Napi::Value { return list_of(env, *times); });
 }
 
-// disposeDecoder(decoder), disposeCacheSequence(sequence): twice is a no-op; a forward under way keeps them alive
+// disposeDecoder(decoder), disposeCacheSequence(sequence), disposeCachePage(page): twice is a no-op; a forward under way keeps them alive
 Napi::Value dispose_decoder(const Napi::CallbackInfo& info) {
     read_handle<DecoderHandle>(info[0], "decoder").decoder.reset();
     return info.Env().Undefined();
@@ -276,11 +328,17 @@ Napi::Value dispose_sequence(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
+Napi::Value dispose_page(const Napi::CallbackInfo& info) {
+    read_handle<PageHandle>(info[0], "page").page.reset();
+    return info.Env().Undefined();
+}
+
 }  // namespace
 
 std::vector<ExportedFunction> decoder_functions() {
     return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"decoderDraw", draw}, {"truncateCacheSequence", truncate},
-            {"timeCacheAttention", time_cache_attention}, {"disposeDecoder", dispose_decoder}, {"disposeCacheSequence", dispose_sequence}};
+            {"shareCachePage", share_page}, {"adoptCachePages", adopt_pages}, {"timeCacheAttention", time_cache_attention}, {"disposeDecoder", dispose_decoder},
+            {"disposeCacheSequence", dispose_sequence}, {"disposeCachePage", dispose_page}};
 }
 
 }  // namespace intflash

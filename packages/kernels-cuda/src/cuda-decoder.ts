@@ -1,6 +1,7 @@
 import {
   type Decoder,
   type DecoderLayer,
+  type DecoderPage,
   type DecoderPart,
   type DecoderSequence,
   type DecoderSpec,
@@ -10,8 +11,19 @@ import {
 } from '@int-flash/ops';
 import { CudaLinear } from './cuda-linear.js';
 import { MAX_HEAD_DIM } from './decoder-memory.js';
-import type { DecoderHandle, DeviceHandle, LinearHandle, NativeAddon, SequenceHandle } from './native-addon.js';
+import type {
+  DecoderHandle,
+  DeviceHandle,
+  LinearHandle,
+  NativeAddon,
+  NativeSequenceState,
+  PageHandle,
+  SequenceHandle,
+} from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
+
+/** In the order in which native/decoder_binding.cc reads them. */
+const RULES = ['temperature', 'topK', 'topP', 'minP', 'uniform', 'vocabulary'] as const;
 
 /** As native/decoder.h numbers them. */
 const ACTIVATION_NUMBERS = { swiglu: 0, silu: 1, gelu: 2, 'gelu-tanh': 3 } as const;
@@ -88,8 +100,8 @@ class CudaDecoder implements Decoder {
         `Expected logits of one sequence or more, got ${parts.length} of them and ${logits.length} elements`,
       );
     }
-    const native = parts.map(({ ids }, i) => ({ sequence: sequences[i]!.expectLive(), ids }));
-    const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, false, logits));
+    const native = parts.map(({ ids }, i) => ({ sequence: sequences[i]!.expectLive(), ids, wanted: 1 }));
+    const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, logits));
     sequences.forEach((sequence, i) => {
       sequence.grew(parts[i]!.ids.length, bytes[i]!);
     });
@@ -101,7 +113,7 @@ class CudaDecoder implements Decoder {
     const native = parts.map(({ ids, draw }, i) => ({
       sequence: sequences[i]!.expectLive(),
       ids,
-      draw: Float64Array.of(draw.temperature, draw.topK, draw.topP, draw.minP, draw.uniform, draw.vocabulary),
+      draw: Float64Array.from(draw.flatMap((of) => RULES.map((rule) => of[rule]))),
     }));
     const { drawn, bytes } = await awaitNative(() => this.#addon.decoderDraw(this.#device, decoder, native));
     sequences.forEach((sequence, i) => {
@@ -169,9 +181,8 @@ class CudaSequence implements DecoderSequence {
         `Expected logits of one or of ${ids.length} tokens by ${this.#vocabSize}, got ${logits.length} elements`,
       );
     }
-    const bytes = await awaitNative(() =>
-      this.#addon.decoderForward(this.#device, this.decoder, [{ sequence, ids }], all, logits),
-    );
+    const part = { sequence, ids, wanted: all ? ids.length : 1 };
+    const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, this.decoder, [part], logits));
     this.grew(ids.length, bytes[0]!);
   }
 
@@ -183,8 +194,22 @@ class CudaSequence implements DecoderSequence {
 
   truncate(length: number): void {
     const sequence = this.expectLive();
-    this.#bytes = callNative(() => this.#addon.truncateCacheSequence(this.#device, sequence, length));
-    this.#length = Math.min(this.#length, length);
+    this.#become(callNative(() => this.#addon.truncateCacheSequence(this.#device, sequence, length)));
+  }
+
+  sharePage(index: number): DecoderPage | undefined {
+    const sequence = this.expectLive();
+    const page = callNative(() => this.#addon.shareCachePage(this.#device, sequence, index));
+    return page && new CudaPage(this.#addon, page, this.decoder);
+  }
+
+  adoptPages(index: number, pages: readonly DecoderPage[]): void {
+    const sequence = this.expectLive();
+    const native = pages.map((page) => {
+      if (page instanceof CudaPage && page.decoder === this.decoder) return page.expectLive();
+      throw new IntFlashError('ERR_ARG_TYPE', 'Expected pages of this decoder, got one of another');
+    });
+    this.#become(callNative(() => this.#addon.adoptCachePages(this.#device, sequence, index, native)));
   }
 
   dispose(): void {
@@ -196,6 +221,34 @@ class CudaSequence implements DecoderSequence {
 
   expectLive(): SequenceHandle {
     if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live sequence, got one that was disposed');
+    return this.#handle;
+  }
+
+  #become({ length, bytes }: NativeSequenceState): void {
+    this.#length = length;
+    this.#bytes = bytes;
+  }
+}
+
+class CudaPage implements DecoderPage {
+  readonly #addon: NativeAddon;
+  readonly decoder: DecoderHandle;
+  #handle: PageHandle | undefined;
+
+  constructor(addon: NativeAddon, handle: PageHandle, decoder: DecoderHandle) {
+    this.#addon = addon;
+    this.#handle = handle;
+    this.decoder = decoder;
+  }
+
+  dispose(): void {
+    if (!this.#handle) return;
+    this.#addon.disposeCachePage(this.#handle);
+    this.#handle = undefined;
+  }
+
+  expectLive(): PageHandle {
+    if (!this.#handle) throw new IntFlashError('ERR_DISPOSED', 'Expected a live page, got one that was disposed');
     return this.#handle;
   }
 }

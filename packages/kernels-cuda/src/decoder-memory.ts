@@ -5,9 +5,11 @@ export const MAX_HEAD_DIM = 256; // what the kernels are compiled for
 const PADDED_DIMS = [64, 128, MAX_HEAD_DIM] as const;
 /** A key's scale, and logarithm and inverse of a value's weight, in float32. */
 const FACTOR_BYTES = 3 * 4;
+/** The largest value scale so far, in float32. */
+const STATE_BYTES = 4;
 
 /**
- * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values (kernels/cache_page.h: image_bytes).
+ * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values, and what goes on behind them (kernels/cache_page.h: page_bytes).
  *
  * @returns undefined for heads wider than 256, which the kernels do not hold.
  */
@@ -17,6 +19,7 @@ export function decoderMemory(
 ): DecoderMemory | undefined {
   const padded = PADDED_DIMS.find((width) => headDim <= width);
   if (padded === undefined) return undefined;
-  const pageOf = (codeBytes: number) => layers * kvHeads * KV_PAGE_TOKENS * (2 * codeBytes + FACTOR_BYTES);
+  const pageOf = (codeBytes: number) =>
+    layers * kvHeads * (KV_PAGE_TOKENS * (2 * codeBytes + FACTOR_BYTES) + STATE_BYTES);
   return { deviceBytes, pageBytes: { int8: pageOf(padded), int4: pageOf(padded / 2) } };
 }

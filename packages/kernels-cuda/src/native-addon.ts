@@ -18,6 +18,7 @@ export type GraphHandle = NativeHandle<'graph'>;
 export type LinearHandle = NativeHandle<'linear'>;
 export type DecoderHandle = NativeHandle<'decoder'>;
 export type SequenceHandle = NativeHandle<'sequence'>;
+export type PageHandle = NativeHandle<'page'>;
 
 /** What the addon sees of driver and devices. */
 export interface Probe {
@@ -184,6 +185,9 @@ export interface NativeDecoder {
   readonly output: LinearHandle;
 }
 
+/** What became of a sequence. */
+export type NativeSequenceState = Readonly<Record<'length' | 'bytes', number>>;
+
 /** One token each of `sequences` sequences, attention alone: see native/cache_timing.h. */
 export interface CacheTimingRequest {
   readonly sequences: number;
@@ -296,24 +300,35 @@ export interface NativeAddon {
   cublasLtVersion(device: DeviceHandle): number;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
   createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
-  /** @returns bytes of each sequence's cache, as {@link NativeAddon.truncateCacheSequence} does */
+  /**
+   * `wanted`: logits after so many of a part's last tokens.
+   *
+   * @returns bytes of each sequence's cache
+   */
   decoderForward(
     device: DeviceHandle,
     decoder: DecoderHandle,
-    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array }[],
-    allLogits: boolean,
+    parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array; readonly wanted: number }[],
     logits: Float32Array,
   ): Promise<number[]>;
-  /** `draw`: temperature, topK, topP, minP, uniform, vocabulary. */
+  /** `draw`: temperature, topK, topP, minP, uniform, vocabulary for each token that is drawn. */
   decoderDraw(
     device: DeviceHandle,
     decoder: DecoderHandle,
     parts: readonly { readonly sequence: SequenceHandle; readonly ids: Int32Array; readonly draw: Float64Array }[],
   ): Promise<{ readonly drawn: Int32Array; readonly bytes: readonly number[] }>;
-  truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): number;
+  truncateCacheSequence(device: DeviceHandle, sequence: SequenceHandle, length: number): NativeSequenceState;
+  shareCachePage(device: DeviceHandle, sequence: SequenceHandle, page: number): PageHandle | undefined;
+  adoptCachePages(
+    device: DeviceHandle,
+    sequence: SequenceHandle,
+    page: number,
+    pages: readonly PageHandle[],
+  ): NativeSequenceState;
   timeCacheAttention(device: DeviceHandle, request: CacheTimingRequest): Promise<number[]>;
   disposeDecoder(decoder: DecoderHandle): void;
   disposeCacheSequence(sequence: SequenceHandle): void;
+  disposeCachePage(page: PageHandle): void;
   compare(
     device: DeviceHandle,
     a: NativeBufferSource,

@@ -71,10 +71,30 @@ for (const [kind, headDim, heads, kvHeads, split] of [
     const rules = { temperature: 0.8, topK: 20, topP: 0.9, minP: 0.01, uniform: 0.4, vocabulary: vocabSize - 3 };
     await decoder.forwardBatch([part(1, 40), part(2, 3), part(0, 1)], new Float32Array(3 * vocabSize));
     for (let i = 0; i < 4; i++) {
-      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: { ...rules, topK: 20 * (i % 2) } })));
-      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: { ...rules, topK: 0, topP: 1 } })));
+      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: [{ ...rules, topK: 20 * (i % 2) }] })));
+      await decoder.drawBatch([0, 1, 2].map((at) => ({ ...part(at, 1), draw: [{ ...rules, topK: 0, topP: 1 }] })));
       steps += 2;
     }
+    // Several tokens drawn of one, which go again; pages that outlive their sequence, and a reader that goes back.
+    await decoder.drawBatch([
+      { ...part(0, 5), draw: new Array(5).fill(rules) },
+      { ...part(1, 1), draw: [rules] },
+    ]);
+    sequence.truncate(sequence.length - 4);
+    await decoder.drawBatch([{ ...part(0, 3), draw: [rules, rules] }]);
+    const pages = [0, 1, 2].map((index) => sequence.sharePage(index));
+    sequence.dispose();
+    others[2].truncate(0);
+    others[2].adoptPages(0, pages);
+    for (const page of pages) page.dispose();
+    for (const length of [70, 1]) {
+      await others[2].forward(part(2, length).ids, new Float32Array(vocabSize));
+      others[2].truncate(others[2].length - 1);
+    }
+    others[2].truncate(150);
+    if (others[2].length !== 128) throw new Error(`Expected 128 tokens, got ${others[2].length}`);
+    await others[2].forward(part(2, 9).ids, new Float32Array(vocabSize));
+    steps += 5;
     for (const one of others) one.dispose();
   }
   decoder.dispose();

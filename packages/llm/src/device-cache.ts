@@ -1,14 +1,24 @@
-import { type Decoder, type DecoderSequence, type DrawRules, IntFlashError } from '@int-flash/ops';
-import { CallHistory } from './call-history.js';
+import {
+  type Decoder,
+  type DecoderPage,
+  type DecoderSequence,
+  type DrawRules,
+  IntFlashError,
+  KV_PAGE_TOKENS,
+} from '@int-flash/ops';
 import type { DevicePages } from './device-pages.js';
 import type { Pace } from './pace.js';
 import { pagesOf } from './page-limit.js';
+import { PageTable } from './page-table.js';
 import type { PagedSequence } from './paged-sequence.js';
 
 /** Positions computed together while a prompt is read on a device: enough to fill its tensor cores … */
 const DEVICE_CHUNK = 512;
 /** … and fewer where each position's logits are wanted, which take a vocabulary of floats apiece. */
 const LOGITS_CHUNK = 64;
+
+/** What besides the tokens decides a page's content is the same for all that a pool holds. */
+const SPACE = 'device';
 
 /** Ways of storing keys and values that a decoder on a device has. */
 export type DeviceDtype = 'int8' | 'int4';
@@ -29,15 +39,15 @@ export interface DeviceCacheShape {
 export class DeviceCache implements PagedSequence {
   readonly chunk = DEVICE_CHUNK;
   readonly canDraw = true;
-  /** Cut back, the device does not forget how large values were. */
-  readonly isExact = false;
+  readonly isExact = true;
   readonly pool: DevicePages;
   readonly #decoder: Decoder;
   readonly #shape: DeviceCacheShape;
-  readonly #history = new CallHistory();
+  readonly #table: PageTable<DecoderPage>;
   #sequence: DecoderSequence | undefined;
-  #pageCount = 0;
-  /** Bytes of it that the pool counts. */
+  /** Pages taken over behind those of {@link #sequence}, which the device hears of with the next call. */
+  #adopted: readonly DecoderPage[] = [];
+  /** Bytes besides pages that the pool counts for it. */
   #counted = 0;
   #disposed = false;
 
@@ -45,6 +55,7 @@ export class DeviceCache implements PagedSequence {
     this.#decoder = decoder;
     this.pool = pool;
     this.#shape = shape;
+    this.#table = new PageTable(pool, { space: SPACE, chunk: DEVICE_CHUNK, isCoded: true, computesWhole: true });
   }
 
   get dtype(): DeviceDtype {
@@ -52,15 +63,15 @@ export class DeviceCache implements PagedSequence {
   }
 
   get length(): number {
-    return this.#sequence?.length ?? 0;
+    return this.#heldLength + this.#adopted.length * KV_PAGE_TOKENS;
   }
 
   get history(): readonly number[] {
-    return this.#history.ids;
+    return this.#table.history.ids;
   }
 
   get pageCount(): number {
-    return this.#pageCount;
+    return this.#table.count;
   }
 
   get isDisposed(): boolean {
@@ -77,11 +88,11 @@ export class DeviceCache implements PagedSequence {
     const chunk = givenChunk ?? (onLogits ? LOGITS_CHUNK : DEVICE_CHUNK);
     const { vocabSize } = this.#shape;
     try {
-      const sequence = this.#open(ids.length);
+      if (!this.reserve(ids.length)) throw noPage();
       for (let first = 0; ; first += chunk) {
         const part = Int32Array.from(ids.slice(first, first + chunk));
         const logits = new Float32Array((onLogits ? part.length : 1) * vocabSize);
-        await sequence.forward(part, logits);
+        await withMemory(this.pool, () => this.#open(part.length).forward(part, logits));
         this.#recount();
         pace.throwIfAborted();
         onLogits?.(logits, first);
@@ -106,32 +117,42 @@ export class DeviceCache implements PagedSequence {
   ): Promise<Float32Array[]> {
     const { vocabSize } = parts[0]!.cache.#shape;
     const logits = new Float32Array(parts.length * vocabSize);
-    const native = parts.map(({ cache, ids }) => ({ sequence: cache.#open(ids.length), ids: Int32Array.from(ids) }));
-    await decoder.forwardBatch(native, logits);
+    await withMemory(parts[0]!.cache.pool, () => {
+      const native = parts.map(({ cache, ids }) => ({ sequence: cache.#open(ids.length), ids: Int32Array.from(ids) }));
+      return decoder.forwardBatch(native, logits);
+    });
     for (const { cache } of parts) cache.#recount();
     pace.throwIfAborted();
     return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
   }
 
-  /** The same step, and each one's next token drawn on the device. */
+  /** The same step, and what follows each one's last tokens drawn on the device. @param parts `draw` as {@link DrawPart} has it. */
   static async drawTogether(
     decoder: Decoder,
-    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[]; readonly draw: DrawRules }[],
+    parts: readonly {
+      readonly cache: DeviceCache;
+      readonly ids: readonly number[];
+      readonly draw: readonly DrawRules[];
+    }[],
     pace: Pace,
-  ): Promise<Int32Array> {
-    const native = parts.map(({ cache, ids, draw }) => ({
-      sequence: cache.#open(ids.length),
-      ids: Int32Array.from(ids),
-      draw,
-    }));
-    const drawn = await decoder.drawBatch(native);
+  ): Promise<Int32Array[]> {
+    const drawn = await withMemory(parts[0]!.cache.pool, () => {
+      const native = parts.map(({ cache, ids, draw }) => {
+        return { sequence: cache.#open(ids.length), ids: Int32Array.from(ids), draw };
+      });
+      return decoder.drawBatch(native);
+    });
     for (const { cache } of parts) cache.#recount();
     pace.throwIfAborted();
-    return drawn;
+    let given = 0;
+    return parts.map(({ draw }) => {
+      given += draw.length;
+      return drawn.subarray(given - draw.length, given);
+    });
   }
 
   pagesFor(tokens: number): number {
-    return pagesOf(this.length + tokens) - this.#pageCount;
+    return pagesOf(this.length + tokens) - this.#table.count;
   }
 
   reserve(tokens: number): boolean {
@@ -140,50 +161,68 @@ export class DeviceCache implements PagedSequence {
     const { maxTokens } = this.#shape;
     if (length > maxTokens)
       throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${length}`);
-    const more = Math.max(this.pagesFor(tokens), 0);
-    if (!this.pool.take(more)) return false;
-    this.#pageCount += more;
-    return true;
+    return this.#table.grow(pagesOf(length));
   }
 
   settle(ids: readonly number[]): void {
-    if (this.length > this.#history.length) this.#history.add(ids);
+    this.#table.settle(ids, this.length);
   }
 
   get missing(): number {
-    return this.#history.missing(this.length, true);
+    return this.#table.history.missing(this.length, true);
   }
 
-  /** On a device, sequences share no pages. */
-  publish(): void {}
-
-  adopt(): number {
-    return 0;
+  publish(): void {
+    const sequence = this.#sequence;
+    if (!sequence || this.#adopted.length > 0) return; // then nothing was computed since the last time
+    this.#unlessFailing(() =>
+      this.#table.publish(
+        this.length,
+        (page) => sequence.sharePage(page),
+        (page, shared) => sequence.adoptPages(page, [shared]),
+      ),
+    );
   }
 
-  nextPage(): undefined {
-    return undefined;
+  adopt(next: readonly number[]): number {
+    const before = this.history.length;
+    this.#adopted = [...this.#adopted, ...this.#table.adopt(next, this.length)];
+    return this.history.length - before;
+  }
+
+  nextPage(next: readonly number[]): string | undefined {
+    return this.#table.nextPage(next, this.length);
   }
 
   forget(length: number): void {
     this.truncate(length);
-    this.#history.forget(length);
+    this.#table.forget(length);
+    // What the device could not keep is computed again, by calls like those that computed it.
+    const { history } = this.#table;
+    while (this.length < history.length && !history.canGoOnAt(this.length)) this.truncate(this.length - 1);
   }
 
-  /** Also gives up what was reserved for tokens that did not come. Where the device fails, all of it: then all is missing. */
+  /**
+   * Also gives up what was reserved for tokens that did not come, and some tokens more where the device cannot go back exactly
+   * (`DecoderSequence.truncate`). Where it fails, all of it: then all is missing.
+   */
   truncate(length: number): void {
     this.#expectLive();
     if (!Number.isInteger(length) || length < 0)
       throw new IntFlashError('ERR_ARG_RANGE', `Expected a length >= 0, got ${length}`);
-    if (length === 0 || !this.#cut(length)) this.putAside();
-    this.#keepPages(pagesOf(this.length));
+    if (length < this.length)
+      this.#adopted = this.#adopted.slice(0, Math.max(Math.floor((length - this.#heldLength) / KV_PAGE_TOKENS), 0));
+    if (length === 0 || !this.#unlessFailing(() => this.#sequence?.truncate(length))) this.putAside();
+    this.#table.cut(this.length);
     this.#recount();
   }
 
   putAside(): void {
+    this.publish();
+    this.#adopted = [];
     this.#sequence?.dispose();
     this.#sequence = undefined;
-    this.#keepPages(0);
+    this.#table.cut(0);
     this.#recount();
   }
 
@@ -193,10 +232,15 @@ export class DeviceCache implements PagedSequence {
     this.#disposed = true;
   }
 
+  /** Tokens that the device has heard of. */
+  get #heldLength(): number {
+    return this.#sequence?.length ?? 0;
+  }
+
   /** @returns false when the device fails: one that is lost stays so, and whoever computes next is told */
-  #cut(length: number): boolean {
+  #unlessFailing(change: () => void): boolean {
     try {
-      this.#sequence?.truncate(length);
+      change();
       return true;
     } catch (error) {
       if (IntFlashError.isInstance(error)) return false;
@@ -206,24 +250,37 @@ export class DeviceCache implements PagedSequence {
 
   /** The sequence on the device, with room for more tokens. @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them. */
   #open(tokens: number): DecoderSequence {
-    if (!this.reserve(tokens))
-      throw new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'device' });
+    if (!this.reserve(tokens)) throw noPage();
     this.#sequence ??= this.#decoder.createSequence(this.dtype);
+    if (this.#adopted.length > 0) {
+      this.#sequence.adoptPages(this.#sequence.length / KV_PAGE_TOKENS, this.#adopted);
+      this.#adopted = [];
+    }
     return this.#sequence;
   }
 
-  #keepPages(count: number): void {
-    this.pool.drop(this.#pageCount - count);
-    this.#pageCount = count;
-  }
-
   #recount(): void {
-    const bytes = this.#sequence?.bytes ?? 0;
-    this.pool.bytes += bytes - this.#counted;
-    this.#counted = bytes;
+    const besides = this.#sequence ? this.#sequence.bytes - pagesOf(this.#heldLength) * this.pool.pageBytes : 0;
+    this.pool.besides += besides - this.#counted;
+    this.#counted = besides;
   }
 
   #expectLive(): void {
     if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
+  }
+}
+
+function noPage(): IntFlashError {
+  return new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'device' });
+}
+
+/** Runs a step; where the device's memory ends before the pool's pages do, once more without what is kept for sequences to come. */
+async function withMemory<T>(pool: DevicePages, step: () => Promise<T>): Promise<T> {
+  try {
+    return await step();
+  } catch (error) {
+    const isFull = IntFlashError.isInstance(error) && error.code === 'ERR_OOM';
+    if (!isFull || !pool.giveUpKept()) throw error;
+    return step();
   }
 }

@@ -1,6 +1,7 @@
 import { type Decoder, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { DeviceCache, type DeviceDtype } from './device-cache.js';
 import { DevicePages } from './device-pages.js';
+import type { KvCacheLimits } from './kv-caches.js';
 import type { ModelConfig } from './model-config.js';
 import { countPages } from './page-limit.js';
 import { type PageCounts, sumCounts } from './page-pool.js';
@@ -11,15 +12,15 @@ const MEMORY_PART = 3 / 4;
 /** A model's caches in a device's memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
 export class DeviceCaches {
   readonly #config: ModelConfig;
-  readonly #limit: number | undefined;
+  readonly #limits: KvCacheLimits;
   readonly #memory: DecoderMemory;
   readonly #liveBytes: () => number;
   readonly #pools = new Map<DeviceDtype, DevicePages>();
 
-  /** @param limit Bytes for each way of storing. @param liveBytes What all that lives on the device takes, the weights for one. */
-  constructor(config: ModelConfig, limit: number | undefined, memory: DecoderMemory, liveBytes: () => number) {
+  /** @param liveBytes What all that lives on the device takes, the weights for one. */
+  constructor(config: ModelConfig, limits: KvCacheLimits, memory: DecoderMemory, liveBytes: () => number) {
     this.#config = config;
-    this.#limit = limit;
+    this.#limits = limits;
     this.#memory = memory;
     this.#liveBytes = liveBytes;
   }
@@ -44,13 +45,20 @@ export class DeviceCaches {
     return sumCounts([...this.#pools.values()].map((pool) => pool.counts()));
   }
 
+  /** Forgets what is kept for sequences to come: it belongs to a decoder that ends. */
+  clear(): void {
+    for (const pool of this.#pools.values()) pool.giveUpKept();
+  }
+
   #pool(dtype: DeviceDtype): DevicePages {
     const made = this.#pools.get(dtype);
     if (made) return made;
     const { maxPositions } = this.#config;
     const pageBytes = this.#memory.pageBytes[dtype];
     const mostBytes = MEMORY_PART * this.#leftBytes();
-    const pool = new DevicePages(countPages({ pageBytes, bytes: this.#limit, mostBytes, maxPositions }));
+    const { bytes, keepsPrefixes } = this.#limits;
+    const pages = countPages({ pageBytes, bytes, mostBytes, maxPositions });
+    const pool = new DevicePages(pages, pageBytes, keepsPrefixes !== false);
     this.#pools.set(dtype, pool);
     return pool;
   }
@@ -59,7 +67,11 @@ export class DeviceCaches {
   #leftBytes(): number {
     const { deviceBytes, pageBytes } = this.#memory;
     let promised = 0;
-    for (const [dtype, pool] of this.#pools) promised += pool.counts().pages * pageBytes[dtype];
-    return deviceBytes - promised - (this.#liveBytes() - this.bytes);
+    let ours = 0;
+    for (const [dtype, pool] of this.#pools) {
+      promised += pool.counts().pages * pageBytes[dtype];
+      ours += pool.liveBytes;
+    }
+    return deviceBytes - promised - (this.#liveBytes() - ours);
   }
 }

@@ -1,29 +1,48 @@
-import type { PageCounts } from './page-pool.js';
-import type { PageSource } from './paged-sequence.js';
+import type { DecoderPage } from '@int-flash/ops';
+import { type PageCounts, PagePool } from './page-pool.js';
+import type { SharedPages } from './page-table.js';
+import { PrefixTree } from './prefix-tree.js';
 
-/** Pages on a device for one way of storing keys and values: counted here, and taken from its memory by the decoder when a step needs them. */
-export class DevicePages implements PageSource {
-  readonly #pages: number;
-  #used = 0;
-  /** Of the device's memory that sequences hold, with what they take besides pages. */
-  bytes = 0;
+/**
+ * Pages on a device for one way of storing keys and values: counted here, and taken from its memory by the decoder when a step needs them. One that
+ * is kept is there as long as its {@link DecoderPage} is.
+ */
+export class DevicePages implements SharedPages<DecoderPage> {
+  readonly pages: PagePool;
+  readonly prefixes: PrefixTree<DecoderPage> | undefined;
+  readonly pageBytes: number;
+  /** What sequences take of the device's memory besides pages. */
+  besides = 0;
 
-  constructor(pages: number) {
-    this.#pages = pages;
+  constructor(pages: number, pageBytes: number, keepsPrefixes: boolean) {
+    this.pages = new PagePool(pages);
+    this.prefixes = keepsPrefixes ? new PrefixTree(this.pages, (page) => page.dispose()) : undefined;
+    this.pageBytes = pageBytes;
   }
 
-  /** @returns false when so many are not free; then none is taken */
-  take(pages: number): boolean {
-    if (this.#used + pages > this.#pages) return false;
-    this.#used += pages;
-    return true;
-  }
-
-  drop(pages: number): void {
-    this.#used -= pages;
+  take(after?: number): number | undefined {
+    if (this.pages.free === 0) this.prefixes?.evict();
+    return this.pages.take(after);
   }
 
   counts(): PageCounts {
-    return { pages: this.#pages, used: this.#used, kept: 0 };
+    return this.pages.counts();
+  }
+
+  /** Gives back what is kept for sequences to come. @returns whether there was anything */
+  giveUpKept(): boolean {
+    const { kept } = this.counts();
+    this.prefixes?.clear();
+    return this.counts().kept < kept;
+  }
+
+  /** Of the device's memory that sequences hold. */
+  get bytes(): number {
+    return this.counts().used * this.pageBytes + this.besides;
+  }
+
+  /** … and what is kept for sequences to come. */
+  get liveBytes(): number {
+    return this.counts().kept * this.pageBytes + this.bytes;
   }
 }

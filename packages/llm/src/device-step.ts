@@ -15,12 +15,12 @@ export interface BatchPart {
   readonly attention: AttentionChoice;
   /** Wants the logits after each of its tokens, not after the last only. */
   readonly wantsAll?: boolean | undefined;
-  /** A token is wanted, not its logits. Only of a cache on the device, which draws it there. */
-  readonly draw?: DrawRules | undefined;
+  /** What follows its last tokens is wanted, so many as there are rules, and not their logits. Only of a cache on the device, which draws it there. */
+  readonly draw?: readonly DrawRules[] | undefined;
 }
 
-/** Logits after a part's last token, [vocabSize], or after each, [ids.length, vocabSize]; or the token drawn from the last. */
-export type PartOutcome = Float32Array | number;
+/** Logits after a part's last token, [vocabSize], or after each, [ids.length, vocabSize]; or the tokens that were drawn. */
+export type PartOutcome = Float32Array | Int32Array;
 
 /**
  * Runs those of `parts` whose caches lie on a device: a step for each type of cache and of outcome.
@@ -33,7 +33,7 @@ export async function stepOnDevice(
   pace: Pace,
 ): Promise<ReadonlyMap<SequenceCache, PartOutcome>> {
   const found = new Map<SequenceCache, PartOutcome>();
-  const note = (group: readonly { cache: DeviceCache }[], outcomes: ArrayLike<PartOutcome>) => {
+  const note = (group: readonly { cache: DeviceCache }[], outcomes: readonly PartOutcome[]) => {
     group.forEach(({ cache }, i) => {
       found.set(cache, outcomes[i]!);
     });

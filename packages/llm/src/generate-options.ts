@@ -56,7 +56,7 @@ export interface GenerateOptions extends SequenceOptions {
   readonly ignoreEos?: boolean | undefined;
   /**
    * Tokens to guess ahead, 0 (the default) to 7, from what the text repeats: faster where it does, and never another answer. Where several
-   * tokens at once get other bits than one by one (on a GPU, with INT8 attention over a float cache) nothing is guessed.
+   * tokens at once get other bits than one by one (INT8 attention over a float cache; on a GPU any cache that lies in host memory) nothing is guessed.
    */
   readonly speculate?: number | undefined;
 }

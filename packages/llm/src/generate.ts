@@ -1,8 +1,8 @@
 import type { JudgedGeneration } from './generate-options.js';
 import { Random } from './random.js';
-import { drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
+import { canDrawOnDevice, drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
 import { Session, type SessionOwner } from './session.js';
-import { Speculation } from './speculation.js';
+import { DrawnSpeculation, Speculation } from './speculation.js';
 import { StopStrings } from './stop-strings.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -122,27 +122,30 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
   async *#drawWith(session: Session): AsyncGenerator<GeneratedToken, void> {
     const { rules, seed, stops, attention, kvCacheDtype } = this.#options;
     const { tokenizer, eosTokenIds, transformer } = this.#model;
-    const room = transformer.contextLength(attention, kvCacheDtype) - this.promptIds.length;
-    const maxTokens = Math.min(this.#options.maxTokens, room);
+    const longest = transformer.contextLength(attention, kvCacheDtype) - this.promptIds.length;
+    const maxTokens = Math.min(this.#options.maxTokens, longest);
     const random = new Random(seed);
     const detokenizer = tokenizer.createDetokenizer({ skipSpecialTokens: true });
     const stopStrings = new StopStrings(stops);
     const answer: number[] = [];
     let textEnd = 0;
     const ids = [...this.promptIds];
-    const speculation = new Speculation(session, session.isExact ? this.#options.speculate : 0);
     const clock = new Stopwatch();
     // A vocabulary may be padded to a round size: rows without a token are never drawn.
     const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
-    const onDevice = session.canDraw && this.#options.logprobs === undefined;
-    const logitsBehind = () =>
-      answer.length === 0 ? session.forward(this.promptIds) : speculation.after(ids, maxTokens - answer.length);
+    const most = session.isExact ? this.#options.speculate : 0;
+    const isDrawn = session.canDraw && this.#options.logprobs === undefined && canDrawOnDevice(rules);
+    const speculation = isDrawn
+      ? new DrawnSpeculation(session, most, () => drawRules(rules, vocabulary, random))
+      : new Speculation(session, most);
     for (;;) {
-      const draw = onDevice ? drawRules(rules, vocabulary, random) : undefined;
-      const logits = draw ? undefined : await logitsBehind();
-      const tokenId = draw
-        ? await session.draw(answer.length === 0 ? this.promptIds : answer.slice(-1), draw)
-        : sample(logits!.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
+      const room = maxTokens - answer.length;
+      const found = answer.length === 0 ? await speculation.first(this.promptIds) : await speculation.after(ids, room);
+      const logits = typeof found === 'number' ? undefined : found;
+      const tokenId =
+        typeof found === 'number'
+          ? found
+          : sample(found.subarray(0, vocabulary), rules, { prompt: this.promptIds, answer }, random);
       answer.push(tokenId);
       ids.push(tokenId);
       clock.lap();

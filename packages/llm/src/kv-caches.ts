@@ -28,7 +28,7 @@ export class KvCaches {
   constructor(config: ModelConfig, limits: KvCacheLimits = {}, backend?: Backend) {
     this.host = new HostCaches(config, limits, backend);
     const memory = backend?.decoderMemory?.(config);
-    this.device = memory && new DeviceCaches(config, limits.bytes, memory, () => backend!.liveBytes());
+    this.device = memory && new DeviceCaches(config, limits, memory, () => backend!.liveBytes());
   }
 
   /**

@@ -79,7 +79,7 @@ export interface ModelStatus {
   readonly sessions: number;
   /** … and the bytes of those caches. */
   readonly kvCacheBytes: number;
-  /** Pages of 64 tokens: all, held by sequences, and (in host memory) kept for prompts that begin alike. */
+  /** Pages of 64 tokens: all, held by sequences, and kept for prompts that begin alike. */
   readonly pages: PageCounts;
   /** Prompt tokens so far, and those of them that earlier prompts had computed. */
   readonly prefixes: { readonly asked: number; readonly found: number };

@@ -56,15 +56,22 @@ export function sample(logits: Float32Array, rules: SamplingRules, history: Samp
   return kept[kept.length - 1]!; // rounding left a crumb of probability behind the last one
 }
 
+/** Whether a device can draw by these rules: a bias or a penalty wants the logits on the host. */
+export function canDrawOnDevice(rules: SamplingRules): boolean {
+  const { logitBias, repeatPenalty, presencePenalty, frequencyPenalty } = rules;
+  return logitBias.size === 0 && repeatPenalty === 1 && presencePenalty === 0 && frequencyPenalty === 0;
+}
+
 /**
  * The rules as a device draws by them, and the number that {@link sample} would have taken from `random`.
  *
  * @param vocabulary Ids below it may be drawn.
- * @returns undefined where a rule wants the logits on the host: a bias or a penalty.
  */
-export function drawRules(rules: SamplingRules, vocabulary: number, random: Random): DrawRules | undefined {
-  const { logitBias, repeatPenalty, presencePenalty, frequencyPenalty, temperature, topK, topP, minP } = rules;
-  if (logitBias.size > 0 || repeatPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0) return undefined;
+export function drawRules(
+  { temperature, topK, topP, minP }: SamplingRules,
+  vocabulary: number,
+  random: Random,
+): DrawRules {
   return { temperature, topK, topP, minP, vocabulary, uniform: temperature === 0 ? 0 : random.next() };
 }
 

@@ -13,8 +13,8 @@ export interface SequenceWork {
   readonly attention: AttentionChoice;
   /** Tokens of a prompt that are computed together. */
   readonly chunk?: number | undefined;
-  /** A token is wanted, not its logits: see {@link BatchPart}. */
-  readonly draw?: DrawRules | undefined;
+  /** Tokens are wanted, not logits: see {@link BatchPart}. Where there are several there is one chunk. */
+  readonly draw?: readonly DrawRules[] | undefined;
   /** Wants the logits of every token, as {@link Transformer.forward} tells them. */
   readonly onLogits?: ((logits: Float32Array, first: number) => void) | undefined;
   /** Wants the logits after each token at the end; there is one chunk of them. */
@@ -170,7 +170,7 @@ export class Scheduler {
       else if (job.advance()) this.#queue.push(job);
       else {
         job.resolve(outcome.value);
-        if (typeof outcome.value !== 'number' && ++handedOut % atOnce === 0) await this.#pause();
+        if (outcome.value instanceof Float32Array && ++handedOut % atOnce === 0) await this.#pause();
       }
     }
   }
@@ -236,20 +236,21 @@ class Job implements SubmittedWork {
 
   get part(): BatchPart {
     const { work, next } = this;
-    return { ...work, ids: next, wantsAll: work.wantsAll && !this.#isReplay };
+    const { wantsAll, draw } = work;
+    return this.#isReplay
+      ? { ...work, ids: next, wantsAll: false, draw: draw?.slice(0, 1) }
+      : { ...work, ids: next, wantsAll, draw };
   }
 
   /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
   prepare(): void {
-    const { ids, cache, onLogits } = this.work;
+    const { ids, cache, chunk } = this.work;
     if (this.#sharesPages) this.at += this.#share.adopt(cache, ids.slice(this.at));
     const { missing } = cache;
     this.#isReplay = missing > 0;
-    // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
-    const usual = onLogits ? PREFILL_CHUNK : (cache.chunk ?? PREFILL_CHUNK);
     this.next = this.#isReplay
       ? cache.history.slice(cache.length, cache.length + missing)
-      : ids.slice(this.at, this.at + (this.work.chunk ?? usual));
+      : ids.slice(this.at, this.at + (chunk ?? this.#usualChunk));
   }
 
   /** Gets pages for what comes next. @returns false when it has to wait for some */
@@ -262,10 +263,10 @@ class Job implements SubmittedWork {
 
   /** Counts the last part as done. @returns whether there is another */
   advance(): boolean {
-    const { wantsAll, ids, cache } = this.work;
+    const { ids, cache } = this.work;
     cache.settle(this.next);
     // Of tokens that were only guessed, the wrong ones are still to be taken back.
-    if (!wantsAll) cache.publish();
+    if (!this.#isGuess) cache.publish();
     if (!this.#isReplay) this.at += this.next.length;
     return this.at < ids.length;
   }
@@ -295,7 +296,20 @@ class Job implements SubmittedWork {
 
   /** Whether it may take over what others computed: not where each token's logits are wanted, or its chunks would be cut elsewhere. */
   get #sharesPages(): boolean {
-    const { chunk, onLogits, wantsAll } = this.work;
-    return onLogits === undefined && !wantsAll && (chunk ?? PREFILL_CHUNK) === PREFILL_CHUNK;
+    const { chunk, onLogits } = this.work;
+    const usual = this.#usualChunk;
+    return onLogits === undefined && !this.#isGuess && (chunk ?? usual) === usual;
+  }
+
+  get #usualChunk(): number {
+    const { cache, onLogits } = this.work;
+    // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
+    return onLogits ? PREFILL_CHUNK : (cache.chunk ?? PREFILL_CHUNK);
+  }
+
+  /** Whether something is wanted of each of its tokens, most of which are guesses as a rule. */
+  get #isGuess(): boolean {
+    const { wantsAll = false, draw = [] } = this.work;
+    return wantsAll || draw.length > 1;
   }
 }

@@ -69,9 +69,12 @@ export class Session {
     return this.#cache.canDraw;
   }
 
-  /** Computes the next tokens and draws what follows, without their logits in between. Otherwise as {@link forward}. */
-  async draw(ids: readonly number[], draw: DrawRules): Promise<number> {
-    return (await this.#run(ids, { draw })) as number;
+  /**
+   * Computes the next tokens and draws what follows the last of them, by one rule each, without logits in between. Otherwise as
+   * {@link forward}.
+   */
+  async draw(ids: readonly number[], draw: readonly DrawRules[]): Promise<Int32Array> {
+    return (await this.#run(ids, { draw })) as Int32Array;
   }
 
   async #run(

@@ -1,3 +1,4 @@
+import type { DrawRules } from '@int-flash/ops';
 import { lookUpContinuation } from './prompt-lookup.js';
 import type { Session } from './session.js';
 
@@ -23,6 +24,11 @@ export class Speculation {
     this.#most = most;
   }
 
+  /** Logits behind the prompt. */
+  first(prompt: readonly number[]): Promise<Float32Array> {
+    return this.#session.forward(prompt);
+  }
+
   /**
    * Logits behind a token that was drawn.
    *
@@ -46,5 +52,52 @@ export class Speculation {
     const width = all.length / (this.#guess.length + 1);
     this.#logits = this.#guess.map((_, i) => all.subarray((i + 1) * width, (i + 2) * width));
     return all.subarray(0, width);
+  }
+}
+
+/** The same where a device draws: all that follows the drawn token and the guess, in the call that computes them. */
+export class DrawnSpeculation {
+  /** As {@link Speculation} has them. */
+  guessed = 0;
+  accepted = 0;
+  readonly #session: Session;
+  readonly #most: number;
+  readonly #nextRules: () => DrawRules;
+  /** Tokens that were drawn behind a guess that was right. */
+  #ahead: number[] = [];
+  /** Rules of those behind one that was wrong: what is drawn in their place takes the same random numbers. */
+  #unused: DrawRules[] = [];
+
+  /** @param nextRules For one token more, each time it is asked. */
+  constructor(session: Session, most: number, nextRules: () => DrawRules) {
+    this.#session = session;
+    this.#most = most;
+    this.#nextRules = nextRules;
+  }
+
+  /** The token that follows the prompt. */
+  async first(prompt: readonly number[]): Promise<number> {
+    const [token] = await this.#session.draw(prompt, [this.#nextRules()]);
+    return token!;
+  }
+
+  /** As {@link Speculation.after}, but the token that follows. */
+  async after(ids: readonly number[], room: number): Promise<number> {
+    const known = this.#ahead.shift();
+    if (known !== undefined) {
+      this.accepted++;
+      return known;
+    }
+    const guess = lookUpContinuation(ids, Math.min(this.#most, room - 1));
+    this.guessed += guess.length;
+    const tokens = [ids.at(-1)!, ...guess];
+    const rules = tokens.map(() => this.#unused.shift() ?? this.#nextRules());
+    const drawn = await this.#session.draw(tokens, rules);
+    let right = 0;
+    while (right < guess.length && drawn[right] === guess[right]) right++;
+    if (right < guess.length) this.#session.truncate(this.#session.length - (guess.length - right));
+    this.#unused.unshift(...rules.slice(right + 1));
+    this.#ahead = Array.from(drawn.subarray(1, right + 1));
+    return drawn[0]!;
   }
 }

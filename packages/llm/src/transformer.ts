@@ -96,6 +96,7 @@ export class Transformer {
 
   /** Frees what the backend holds beside the weights; twice is a no-op. */
   dispose(): void {
+    this.caches.device?.clear();
     this.#decoder?.dispose();
     this.#decoder = undefined;
   }

@@ -152,9 +152,9 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
           const part = { ids: next, attention: 'int8' } as const;
           const [logits] = await step(model, [{ ...part, cache: caches[0]! }]);
           const expected = sample(logits!.subarray(0, vocabulary), rules, { prompt: [], answer: [] }, random);
-          const draw = drawRules(rules, vocabulary, random)!;
+          const draw = [drawRules(rules, vocabulary, random)];
           const [token] = await model.forwardBatch([{ ...part, cache: caches[1]!, draw }], new Pace());
-          expect(token, JSON.stringify(draw)).toBe(expected);
+          expect(token, JSON.stringify(draw)).toEqual(Int32Array.of(expected));
         }
       }
     }
@@ -170,9 +170,10 @@ describe.skipIf(!available)('steps over several sequences on CUDA', () => {
     const caches = [0, 1, 2].map((i) => model.createCache('int8', i === 2 ? 'int4' : 'int8'));
     const draw = { temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: SMALL.vocabSize };
     const part = (i: number) => ({ ids: [3 + i, 4], cache: caches[i]!, attention: 'int8' }) as const;
-    const outcomes = await model.forwardBatch([{ ...part(0), draw }, part(1), { ...part(2), draw }], new Pace());
-    expect(outcomes.map((outcome) => typeof outcome)).toEqual(['number', 'object', 'number']);
-    const bad = { ...draw, uniform: 1 };
+    const parts = [{ ...part(0), draw: [draw] }, part(1), { ...part(2), draw: [draw, draw] }];
+    const outcomes = await model.forwardBatch(parts, new Pace());
+    expect(outcomes.map(({ length }) => length)).toEqual([1, SMALL.vocabSize, 2]);
+    const bad = [{ ...draw, uniform: 1 }];
     await expect(model.forwardBatch([{ ...part(0), draw: bad }], new Pace())).rejects.toMatchObject({
       code: 'ERR_ARG_RANGE',
     });

@@ -80,13 +80,14 @@ describe.skipIf(!available)('pages of a GPU', () => {
     beforeAll(async () => {
       // Float weights: INT8 activations would round most differences away.
       const options = { backend: 'cuda', linear: 'fp32', kvCacheDtype } as const;
-      roomy = await loadRandomModel(SHAPE, options);
+      roomy = await loadRandomModel(SHAPE, { ...options, prefixCache: false });
       tight = await loadRandomModel(SHAPE, { ...options, kvCacheBytes: PAGES * pageBytes(shape)[kvCacheDtype] });
     });
 
     afterAll(async () => {
+      expect(roomy.status().pages.kept).toBe(0);
       for (const model of [roomy, tight]) {
-        expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0, kept: 0 } });
+        expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
         await model.dispose();
       }
       expect(cuda.liveBytes()).toBe(0);
@@ -111,11 +112,15 @@ describe.skipIf(!available)('pages of a GPU', () => {
     });
 
     it('give each what it gets alone, a third aborted at random, and none is lost', { timeout: 300_000 }, async () => {
+      const beginnings = [tokens(130), tokens(64), tokens(500)];
       const requests = Array.from({ length: 150 }, (_, i): Request => {
         const length = i % 15 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
-        const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, ...(i % 2 === 0 && { logprobs: 0 }) };
+        const speculate = 3 * integer(3);
+        const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
         const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
-        return { prompt: tokens(1 + length), options: { ...drawn, ...rules } };
+        const own = tokens(1 + length);
+        const prompt = integer(2) === 0 ? own : [...beginnings[integer(3)]!, ...own];
+        return { prompt, options: { ...drawn, ...rules } };
       });
       let next = 0;
       const told: string[] = [];
@@ -137,9 +142,12 @@ describe.skipIf(!available)('pages of a GPU', () => {
       await Promise.all(Array.from({ length: AT_ONCE }, work));
       expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
       expect(tight.status().preemptions).toBeGreaterThan(0);
+      expect(tight.status().prefixes.found).toBeGreaterThan(1000);
       const different: number[] = [];
-      for (const [i, request] of requests.entries())
-        if (i % 3 !== 0 && told[i] !== (await answer(roomy, request))) different.push(i);
+      for (const [i, { prompt, options }] of requests.entries()) {
+        const alone = { prompt, options: { ...options, speculate: 0 } };
+        if (i % 3 !== 0 && told[i] !== (await answer(roomy, alone))) different.push(i);
+      }
       expect(different).toEqual([]);
       expect(roomy.status().preemptions).toBe(0);
     });
@@ -167,6 +175,54 @@ describe.skipIf(!available)('pages of a GPU', () => {
       for (let i = 0; i < 10; i++) await take();
       expect((await reading.next()).done).toBe(true);
       expect(JSON.stringify(told)).toBe(await answer(roomy, idle));
+    });
+
+    it('serve prompts that begin alike, turn after turn of a conversation', async () => {
+      await using model = await loadRandomModel(SHAPE, { backend: 'cuda', linear: 'fp32', kvCacheDtype });
+      for (const length of [25, 70, 1000]) {
+        let prompt = tokens(length);
+        for (let turn = 0, before = 0; turn < 4; turn++) {
+          const { found } = model.status().prefixes;
+          const options = { ...GREEDY, maxTokens: 50, logprobs: 0 };
+          const said = await answer(model, { prompt, options });
+          expect(said, `turn ${turn} of ${length}`).toBe(await answer(roomy, { prompt, options }));
+          // From the third turn on at the latest, all whole pages of the last turn's prompt are there.
+          if (turn >= 2) expect(model.status().prefixes.found - found).toBeGreaterThan(before - 64);
+          before = prompt.length;
+          const ids = (JSON.parse(said) as number[]).filter((_, at) => at % 2 === 0);
+          prompt = [...prompt, ...ids, ...tokens(20)];
+        }
+      }
+    });
+
+    it('are computed once for prompts that begin alike at the same moment', async () => {
+      await using model = await loadRandomModel(SHAPE, { backend: 'cuda', linear: 'fp32', kvCacheDtype });
+      const request = { prompt: tokens(400), options: { ...GREEDY, maxTokens: 20, logprobs: 0 } };
+      const idle = cuda.liveBytes();
+      const answers = await Promise.all(Array.from({ length: 8 }, () => answer(model, request)));
+      expect(new Set(answers)).toEqual(new Set([await answer(roomy, request)]));
+      expect(model.status().prefixes).toEqual({ asked: 3200, found: 7 * 384 });
+      expect(model.status()).toMatchObject({ kvCacheBytes: 0, pages: { used: 0, kept: 6 } });
+      expect(cuda.liveBytes()).toBeGreaterThanOrEqual(idle + 6 * pageBytes(shape)[kvCacheDtype]);
+    });
+
+    it.each([1, 7])('hold what was guessed, %i tokens at a time, and change no answer', async (speculate) => {
+      let accepted = 0;
+      for (const length of [40, 990]) {
+        for (const rules of [{ temperature: 0 }, { temperature: 0.5, seed: 3 }]) {
+          for (const where of [{}, { logprobs: 0 }]) {
+            const phrase = tokens(20);
+            const prompt = [...tokens(length), ...phrase, ...phrase, ...phrase];
+            const options = { maxTokens: 90, ignoreEos: true, ...rules, ...where };
+            const generation = tight.generate(prompt, { ...options, speculate });
+            const told: unknown[] = [];
+            for await (const { tokenId, logprob } of generation) told.push(tokenId, logprob ?? null);
+            expect(JSON.stringify(told)).toBe(await answer(roomy, { prompt, options }));
+            accepted += generation.stats!.acceptedTokens;
+          }
+        }
+      }
+      expect(accepted).toBeGreaterThan(0);
     });
 
     it('are filled with sequences until one has to give way', async () => {

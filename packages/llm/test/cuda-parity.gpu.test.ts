@@ -101,6 +101,19 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
     }
   });
 
+  it.each(['int8', 'int4'] as const)(
+    'writes what the CPU writes when it guesses ahead, and has read the prompt before: cache in %s',
+    async (kvCacheDtype) => {
+      const choice = { attention: 'int8', kvCacheDtype } as const;
+      const ids = [...prompts, ...prompts].flatMap((prompt) => prompt.ids);
+      const theirs = await write(cpu, ids, choice);
+      const { found } = cuda.status().prefixes;
+      for (const more of [{ speculate: 7 }, { speculate: 3, logprobs: 0 }, { speculate: 0 }])
+        expect(await write(cuda, ids, { ...choice, ...more }), JSON.stringify(more)).toEqual(theirs);
+      expect(cuda.status().prefixes.found - found).toBe(2 * 64 * Math.floor((ids.length - 1) / 64));
+    },
+  );
+
   // Hopper's kernels group keys under shared scales, so their roundings are others than the CPU's: two errors of one size add up like √2.
   it.each(prompts)(
     'INT8 attention over a float cache strays no further than two INT8s from fp32: $name',

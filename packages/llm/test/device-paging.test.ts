@@ -1,87 +1,30 @@
-import { selectBackend } from '@int-flash/attention';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { GenerateOptions } from '../src/index.js';
+import { describe, expect, it } from 'vitest';
 import { KvCaches } from '../src/kv-caches.js';
-import { LanguageModel } from '../src/language-model.js';
-import { parseModelConfig } from '../src/model-config.js';
-import { loadWeights } from '../src/model-weights.js';
 import { Pace } from '../src/pace.js';
-import { randomModelFiles } from '../src/random-model.js';
 import { Transformer } from '../src/transformer.js';
-import { FakeDevice, SEQUENCE_BYTES } from './fake-device.js';
-import { TINY_SHAPE, tinyDraws } from './tiny-model.js';
-
-const CONFIG = parseModelConfig(TINY_SHAPE);
-const PAGE_BYTES = 1000; // fake-device.ts, INT8
+import { answer, CONFIG, DeviceModels, GREEDY, PAGE_BYTES, type Request } from './device-models.js';
+import { SEQUENCE_BYTES } from './fake-device.js';
+import { tinyDraws } from './tiny-model.js';
 
 const { integer, tokens } = tinyDraws(5);
-
-const host = selectBackend('portable');
-let device: FakeDevice;
-let weights: Awaited<ReturnType<typeof loadWeights>>;
-
-beforeEach(async () => {
-  device = new FakeDevice(host);
-  weights = await loadWeights(randomModelFiles(TINY_SHAPE).weights, host, 'fp32');
-});
-
-afterEach(() => {
-  expect({ live: device.live, sequences: device.sequences }).toEqual({ live: 0, sequences: 0 });
-});
-
-/** A model on the device, whose cache holds so many pages of INT8. */
-async function model(pages?: number): Promise<LanguageModel> {
-  const backend = device.backend();
-  const files = randomModelFiles(TINY_SHAPE);
-  const bytes = pages === undefined ? undefined : pages * PAGE_BYTES + 10;
-  return new LanguageModel({
-    config: CONFIG,
-    generation: {},
-    tokenizer: await files.readTokenizer(),
-    weights,
-    backend,
-    caches: new KvCaches(CONFIG, { bytes }, backend),
-    attention: 'int8',
-    kvCacheDtype: 'int8',
-    linear: 'auto',
-  });
-}
-
-interface Request {
-  readonly prompt: readonly number[];
-  readonly options: GenerateOptions;
-}
-
-/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits. */
-async function answer(from: LanguageModel, { prompt, options }: Request): Promise<string> {
-  const told: unknown[] = [];
-  for await (const { tokenId, logprob } of from.generate(prompt, options)) told.push(tokenId, logprob);
-  return JSON.stringify(told);
-}
-
-/** As each would be answered with the device to itself. */
-async function alone(requests: readonly Request[]): Promise<string[]> {
-  await using roomy = await model(1000);
-  const told: string[] = [];
-  for (const request of requests) told.push(await answer(roomy, request));
-  expect(roomy.status().preemptions).toBe(0);
-  return told;
-}
-
-const GREEDY = { temperature: 0, ignoreEos: true } as const;
+const models = new DeviceModels();
 
 describe('sequences that share too few pages of a device', () => {
   it('get what each gets alone, a third aborted at random, and no page is lost', async () => {
+    const beginnings = [tokens(130), tokens(64), tokens(700)];
     const requests = Array.from({ length: 300 }, (_, i): Request => {
       const length = i % 20 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
-      const drawn = { maxTokens: 1 + integer(60), ignoreEos: true, ...(i % 2 === 0 && { logprobs: 1 }) };
+      const speculate = 3 * integer(3);
+      const drawn = { maxTokens: 1 + integer(60), ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 1 }) };
       const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
-      return { prompt: tokens(1 + length), options: { ...drawn, ...rules } };
+      const own = tokens(1 + length);
+      const prompt = integer(2) === 0 ? own : [...beginnings[integer(3)]!, ...own];
+      return { prompt, options: { ...drawn, ...rules } };
     });
-    const expected = await alone(requests);
+    const expected = await models.alone(requests);
     const pages = 40;
-    device.peak = 0;
-    await using tight = await model(pages);
+    models.device.peak = 0;
+    await using tight = await models.model(pages);
     let next = 0;
     let aborted = 0;
     const work = async () => {
@@ -105,10 +48,13 @@ describe('sequences that share too few pages of a device', () => {
     const atOnce = 20;
     await Promise.all(Array.from({ length: atOnce }, work));
     expect(aborted).toBeGreaterThan(10);
-    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { pages, used: 0, kept: 0 } });
+    expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { pages, used: 0 } });
+    expect(models.device.kept).toBe(tight.status().pages.kept);
+    expect(models.device.live).toBe(models.device.kept * PAGE_BYTES);
     expect(tight.status().preemptions).toBeGreaterThan(0);
-    expect(device.peak).toBeLessThanOrEqual(pages * PAGE_BYTES + atOnce * SEQUENCE_BYTES);
-    expect(device.peak).toBeGreaterThan((pages - 5) * PAGE_BYTES);
+    expect(tight.status().prefixes.found).toBeGreaterThan(3000);
+    expect(models.device.peak).toBeLessThanOrEqual(pages * PAGE_BYTES + atOnce * SEQUENCE_BYTES);
+    expect(models.device.peak).toBeGreaterThan((pages - 5) * PAGE_BYTES);
   });
 
   it('hold as many pages as there are, and get the same bits whoever gives way', async () => {
@@ -116,8 +62,8 @@ describe('sequences that share too few pages of a device', () => {
       prompt: tokens(length),
       options: { ...GREEDY, maxTokens: 150, logprobs: 0 },
     }));
-    const expected = await alone(long);
-    await using tight = await model(36);
+    const expected = await models.alone(long);
+    await using tight = await models.model(36);
     expect(await Promise.all(long.map((wanted) => answer(tight, wanted)))).toEqual(expected);
     expect(tight.status().preemptions).toBeGreaterThan(0);
     // The comparison can fail: cut otherwise, a prompt gets other bits.
@@ -126,14 +72,14 @@ describe('sequences that share too few pages of a device', () => {
   });
 
   it('wait in the order in which they came', async () => {
-    await using tight = await model(10);
+    await using tight = await models.model(10);
     const ends: string[] = [];
     const run = (name: string, length: number, maxTokens: number) =>
       answer(tight, { prompt: tokens(length), options: { ...GREEDY, maxTokens } }).then(() => ends.push(name));
     // Beside the first there is room for the third, but not for the second.
     await Promise.all([run('first', 500, 30), run('second', 400, 1), run('third', 60, 1)]);
     expect(ends).toEqual(['first', 'second', 'third']);
-    expect(device.steps.slice(0, 30)).toEqual([[500], ...new Array(29).fill([1])]);
+    expect(models.device.steps.slice(0, 30)).toEqual([[500], ...new Array(29).fill([1])]);
   });
 
   // Beyond 1,024 keys, calls of up to eight tokens have other bits than larger ones; the first call has its own.
@@ -144,8 +90,8 @@ describe('sequences that share too few pages of a device', () => {
     [1500, [512, 512, 476, 8, 8, 8, 5]],
   ])('give up their pages when nobody reads on, and go on when somebody does: %i tokens', async (length, again) => {
     const idle = { prompt: tokens(length), options: { ...GREEDY, maxTokens: 40 } };
-    const [expected] = await alone([idle]);
-    await using tight = await model(32);
+    const [expected] = await models.alone([idle]);
+    await using tight = await models.model(32);
     const reading = tight.generate(idle.prompt, idle.options);
     const told: unknown[] = [];
     for (let i = 0; i < 30; i++) told.push((await reading.next()).value!.tokenId, undefined);
@@ -156,14 +102,14 @@ describe('sequences that share too few pages of a device', () => {
     });
     await answer(tight, { prompt: tokens(2040), options: { ...GREEDY, maxTokens: 1 } });
     expect(tight.status()).toMatchObject({ preemptions: 1, sessions: 1, kvCacheBytes: 0, pages: { used: 0 } });
-    device.steps.length = 0;
+    models.device.steps.length = 0;
     for await (const { tokenId } of reading) told.push(tokenId, undefined);
     expect(JSON.stringify(told)).toBe(expected);
-    expect(device.steps.flat()).toEqual([...again, ...new Array(10).fill(1)]);
+    expect(models.device.steps.flat()).toEqual([...again, ...new Array(10).fill(1)]);
   });
 
   it('end when they are aborted while put aside or waiting', async () => {
-    await using tight = await model(32);
+    await using tight = await models.model(32);
     const controller = new AbortController();
     const idle = tight.generate(tokens(1500), { ...GREEDY, signal: controller.signal });
     await idle.next();
@@ -181,7 +127,7 @@ describe('sequences that share too few pages of a device', () => {
   });
 
   it('fill the cache until one has to give its pages up', async () => {
-    await using tight = await model(100);
+    await using tight = await models.model(100);
     const held: AsyncIterator<unknown>[] = [];
     while (tight.status().preemptions === 0) {
       const generation = tight.generate(tokens(2046), { ...GREEDY, maxTokens: 2 });
@@ -194,9 +140,9 @@ describe('sequences that share too few pages of a device', () => {
 
   it('are read with all logits as one alone is', async () => {
     const ids = tokens(1200);
-    await using roomy = await model();
+    await using roomy = await models.model();
     const expected = await roomy.logits(ids);
-    await using tight = await model(20);
+    await using tight = await models.model(20);
     const busy = answer(tight, { prompt: tokens(600), options: { ...GREEDY, maxTokens: 100 } });
     expect(await tight.logits(ids)).toEqual(expected);
     expect((await tight.perplexity(ids, { window: 600 })).predicted).toBe(1198);
@@ -206,7 +152,7 @@ describe('sequences that share too few pages of a device', () => {
 
 describe('the memory of a device', () => {
   it('decides how long a sequence may be, and is refused when it holds nothing', async () => {
-    await using tight = await model(3);
+    await using tight = await models.model(3);
     expect(tight.contextLength).toBe(192);
     expect(() => tight.generate(tokens(192))).toThrowError(
       expect.objectContaining({ code: 'ERR_ARG_RANGE', message: 'Expected 1 to 191 tokens, got 192' }),
@@ -214,7 +160,7 @@ describe('the memory of a device', () => {
     const full = tight.generate(tokens(180), { ...GREEDY, maxTokens: 100 });
     for await (const _ of full);
     expect(full.stats).toMatchObject({ newTokens: 12, finishReason: 'length' });
-    const caches = new KvCaches(CONFIG, { bytes: PAGE_BYTES - 1 }, device.backend());
+    const caches = new KvCaches(CONFIG, { bytes: PAGE_BYTES - 1 }, models.device.backend());
     expect(() => caches.contextLength('int8', 'int8')).toThrowError(
       expect.objectContaining({ code: 'ERR_ARG_RANGE', message: expect.stringContaining(`${PAGE_BYTES} bytes`) }),
     );
@@ -224,34 +170,34 @@ describe('the memory of a device', () => {
 
   it('is taken for 64 sequences of full length, but never more than three quarters of what is left', () => {
     const pagesOf = (bytes: number, dtypes: readonly ('int8' | 'int4')[]) => {
-      const caches = new KvCaches(CONFIG, {}, device.backend(bytes));
+      const caches = new KvCaches(CONFIG, {}, models.device.backend(bytes));
       for (const dtype of dtypes) caches.contextLength('int8', dtype);
       return caches.counts().pages;
     };
     expect(pagesOf(1e9, ['int8'])).toBe(64 * 32);
     expect(pagesOf(1_000_000, ['int8'])).toBe(750);
     expect(pagesOf(1_000_000, ['int8', 'int8', 'int4'])).toBe(750 + Math.floor((0.75 * 250_000) / 600));
-    device.live = 400_000; // weights
+    models.device.live = 400_000; // weights
     expect(pagesOf(1_000_000, ['int8'])).toBe(450);
     expect(pagesOf(300_000, ['int8'])).toBe(1);
-    device.live = 0;
+    models.device.live = 0;
   });
 
   it('is not the memory of sequences with other arithmetic', async () => {
-    await using tight = await model(200);
+    await using tight = await models.model(200);
     const other = { ...GREEDY, maxTokens: 2, attention: 'fp32', kvCacheDtype: 'fp32' } as const;
     const generation = tight.generate(tokens(100), other);
     await generation.next();
-    expect(device.live).toBe(0);
+    expect(models.device.live).toBe(0);
     expect(tight.status().pages.used).toBe(2);
     await generation.return();
   });
 
   it('may end before the limit does: who needs it fails, the others get on', async () => {
-    await using tight = await model(100);
+    await using tight = await models.model(100);
     const small = { prompt: tokens(100), options: { ...GREEDY, maxTokens: 20 } };
-    const [expected] = await alone([small]);
-    device.capacity = 6 * PAGE_BYTES;
+    const [expected] = await models.alone([small]);
+    models.device.capacity = 6 * PAGE_BYTES;
     const ends = await Promise.allSettled([
       answer(tight, small),
       answer(tight, { prompt: tokens(600), options: GREEDY }),
@@ -262,16 +208,16 @@ describe('the memory of a device', () => {
   });
 
   it('has no page for a sequence by itself when others hold them all', async () => {
-    const backend = device.backend();
+    const backend = models.device.backend();
     const caches = new KvCaches(CONFIG, { bytes: 2 * PAGE_BYTES }, backend);
-    const transformer = new Transformer(CONFIG, weights, backend, caches);
+    const transformer = new Transformer(CONFIG, models.weights, backend, caches);
     const [one, other] = [0, 1].map(() => transformer.createCache('int8', 'int8'));
     const run = (cache: typeof one, ids: number[]) =>
       transformer.forward(ids, { cache: cache!, attention: 'int8', pace: new Pace() });
     await run(one, tokens(65));
     await expect(run(other, tokens(1))).rejects.toMatchObject({ code: 'ERR_OOM', where: 'device' });
     await expect(run(one, tokens(64))).rejects.toMatchObject({ code: 'ERR_SHAPE' });
-    expect([one!.length, other!.length, caches.counts().used, device.sequences]).toEqual([65, 0, 2, 1]);
+    expect([one!.length, other!.length, caches.counts().used, models.device.sequences]).toEqual([65, 0, 2, 1]);
     one!.truncate(64);
     await run(other, tokens(1));
     expect(() => one!.truncate(-1)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_RANGE' }));
@@ -282,8 +228,8 @@ describe('the memory of a device', () => {
   });
 
   it('is free again after a step that fails, and the sequence goes on from where it was', async () => {
-    const backend = device.backend();
-    const transformer = new Transformer(CONFIG, weights, backend, new KvCaches(CONFIG, {}, backend));
+    const backend = models.device.backend();
+    const transformer = new Transformer(CONFIG, models.weights, backend, new KvCaches(CONFIG, {}, backend));
     const caches = [0, 1].map(() => transformer.createCache('int8', 'int8'));
     const step = (ids: readonly number[][]) =>
       transformer.forwardBatch(
@@ -291,7 +237,7 @@ describe('the memory of a device', () => {
         new Pace(),
       );
     await step([tokens(60), tokens(3)]);
-    device.onStep = () => {
+    models.device.onStep = () => {
       throw new Error('at fault');
     };
     await expect(step([tokens(500), tokens(500)])).rejects.toThrow('at fault');
@@ -299,18 +245,18 @@ describe('the memory of a device', () => {
       [60, 1],
       [3, 1],
     ]);
-    expect(device.live).toBe(2 * (PAGE_BYTES + SEQUENCE_BYTES));
-    device.onStep = () => {};
+    expect(models.device.live).toBe(2 * (PAGE_BYTES + SEQUENCE_BYTES));
+    models.device.onStep = () => {};
     await step([[1], [2]]);
     for (const cache of caches) cache.dispose();
     transformer.dispose();
   });
 
   it('may be lost: everybody is told why, and nothing is held', async () => {
-    await using tight = await model(100);
+    await using tight = await models.model(100);
     const reading = tight.generate(tokens(100), GREEDY);
     await reading.next();
-    device.isLost = true;
+    models.device.isLost = true;
     const ends = await Promise.allSettled([
       (async () => {
         for await (const _ of reading);

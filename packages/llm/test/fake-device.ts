@@ -1,9 +1,11 @@
 import {
   type Backend,
   type Decoder,
+  type DecoderPage,
   type DecoderPart,
   type DecoderSequence,
   type DrawPart,
+  type DrawRules,
   IntFlashError,
   KV_PAGE_TOKENS,
 } from '@int-flash/ops';
@@ -21,8 +23,10 @@ export class FakeDevice {
   capacity = Infinity;
   live = 0;
   peak = 0;
-  /** Sequences that are not disposed. */
+  /** Sequences that are not disposed … */
   sequences = 0;
+  /** … and pages that somebody keeps. */
+  kept = 0;
   /** Tokens of each sequence of each step. */
   readonly steps: number[][] = [];
   /** Told of each step's tokens; what it throws, the step throws. */
@@ -96,27 +100,81 @@ export class FakeDevice {
       },
       drawBatch: async (parts: readonly DrawPart[]) => {
         const seeds = await this.step(parts);
-        return Int32Array.from(parts, ({ draw }, i) => {
-          const seed = seeds[i]!.at(-1)!;
-          return Math.floor(
-            (draw.temperature === 0 ? seed / 2 ** 32 : (seed / 2 ** 32 + draw.uniform) % 1) * draw.vocabulary,
-          );
-        });
+        return Int32Array.from(parts.flatMap(({ draw }, i) => drawn(seeds[i]!.slice(-draw.length), draw)));
       },
       dispose: () => {},
     };
   }
 }
 
+/** A repetitive text: one of few tokens follows, so that guesses are right now and then. */
+const FEW = 7;
+
+function drawn(seeds: readonly number[], draw: readonly DrawRules[]): number[] {
+  return draw.map(({ temperature, uniform, vocabulary }, i) => {
+    const place = (temperature === 0 ? seeds[i]! / 2 ** 32 : seeds[i]! / 2 ** 32 + uniform) % 1;
+    return Math.floor(place * Math.min(FEW, vocabulary));
+  });
+}
+
+/** Freed when nobody has it any more. */
+class FakeMemory {
+  owners = 1;
+  readonly #device: FakeDevice;
+  readonly #bytes: number;
+
+  constructor(device: FakeDevice, bytes: number) {
+    device.allocate(bytes);
+    this.#device = device;
+    this.#bytes = bytes;
+  }
+
+  drop(): void {
+    if (--this.owners === 0) this.#device.live -= this.#bytes;
+  }
+}
+
+class FakePage implements DecoderPage {
+  readonly memory: FakeMemory;
+  readonly states: readonly number[];
+  readonly offset: number;
+  readonly #device: FakeDevice;
+  #isDisposed = false;
+
+  constructor(device: FakeDevice, memory: FakeMemory, states: readonly number[], offset: number) {
+    memory.owners++;
+    device.kept++;
+    this.#device = device;
+    this.memory = memory;
+    this.states = states;
+    this.offset = offset;
+  }
+
+  dispose(): void {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    this.#device.kept--;
+    this.memory.drop();
+  }
+
+  expectLive(): void {
+    if (this.#isDisposed) throw new Error('the page was disposed');
+  }
+}
+
+/** What {@link DecoderSequence.truncate} says of going back. */
+const RECENT = 64;
+
 class FakeSequence implements DecoderSequence {
-  bytes = 0;
   isBusy = false;
   readonly #device: FakeDevice;
   readonly #pageBytes: number;
   /** Behind each token. */
   readonly #states: number[] = [];
   #offset = 0;
-  #pages = 0;
+  #pages: FakeMemory[] = [];
+  #recentFrom = 1;
+  #beganAt = 0;
   #isDisposed = false;
 
   constructor(device: FakeDevice, pageBytes: number) {
@@ -124,7 +182,10 @@ class FakeSequence implements DecoderSequence {
     device.sequences++;
     this.#device = device;
     this.#pageBytes = pageBytes;
-    this.bytes = SEQUENCE_BYTES;
+  }
+
+  get bytes(): number {
+    return this.#isDisposed ? 0 : SEQUENCE_BYTES + this.#pages.length * this.#pageBytes;
   }
 
   get length(): number {
@@ -134,10 +195,9 @@ class FakeSequence implements DecoderSequence {
   reserve(tokens: number): void {
     this.#expectFree();
     const wanted = Math.ceil((this.length + tokens) / KV_PAGE_TOKENS);
-    for (; this.#pages < wanted; this.#pages++) {
-      this.#device.allocate(this.#pageBytes);
-      this.bytes += this.#pageBytes;
-    }
+    while (this.#pages.length < wanted) this.#pages.push(new FakeMemory(this.#device, this.#pageBytes));
+    this.#beganAt = this.length;
+    this.#recentFrom = Math.max(Math.min(this.#recentFrom, this.length + 1), this.length + tokens - RECENT + 1);
   }
 
   compute(ids: Int32Array): number[] {
@@ -162,8 +222,44 @@ class FakeSequence implements DecoderSequence {
   truncate(length: number): void {
     this.#expectFree();
     this.#device.expectThere();
-    this.#states.length = Math.min(this.length, length);
+    if (length < this.length) {
+      const inPage = length % KV_PAGE_TOKENS;
+      const isKnown = inPage === 0 || length >= this.#recentFrom || length === this.#beganAt;
+      const isShared = inPage !== 0 && this.#pages[Math.floor(length / KV_PAGE_TOKENS)]!.owners > 1;
+      this.#states.length = isKnown && !isShared ? length : length - inPage;
+    }
     this.#free(Math.ceil(this.length / KV_PAGE_TOKENS));
+  }
+
+  sharePage(index: number): FakePage {
+    this.#expectFree();
+    this.#device.expectThere();
+    const states = this.#states.slice(index * KV_PAGE_TOKENS, (index + 1) * KV_PAGE_TOKENS);
+    if (states.length < KV_PAGE_TOKENS) throw new Error(`page ${index} is not whole`);
+    return new FakePage(this.#device, this.#pages[index]!, states, this.#offset);
+  }
+
+  adoptPages(index: number, pages: readonly FakePage[]): void {
+    this.#expectFree();
+    this.#device.expectThere();
+    for (const [i, page] of pages.entries()) {
+      page.expectLive();
+      const at = index + i;
+      if (at === 0) this.#offset = page.offset;
+      if (at === this.#pages.length && this.length === at * KV_PAGE_TOKENS) {
+        this.#states.push(...page.states);
+        this.#recentFrom = this.length + 1;
+      }
+      // Whoever takes a page has computed, or would have, what it holds.
+      if (
+        page.offset !== this.#offset ||
+        page.states.some((state, t) => state !== this.#states[at * KV_PAGE_TOKENS + t])
+      )
+        throw new Error('the page is of a sequence that began otherwise');
+      page.memory.owners++;
+      this.#pages[at]?.drop();
+      this.#pages[at] = page.memory;
+    }
   }
 
   dispose(): void {
@@ -173,14 +269,11 @@ class FakeSequence implements DecoderSequence {
     this.#isDisposed = true;
     this.#device.live -= SEQUENCE_BYTES;
     this.#device.sequences--;
-    this.bytes = 0;
   }
 
   #free(pages: number): void {
-    const bytes = (this.#pages - pages) * this.#pageBytes;
-    this.#device.live -= bytes;
-    this.bytes -= bytes;
-    this.#pages = pages;
+    for (const memory of this.#pages.slice(pages)) memory.drop();
+    this.#pages.length = Math.min(this.#pages.length, pages);
   }
 
   #expectFree(): void {

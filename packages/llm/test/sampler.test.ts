@@ -1,7 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Random } from '../src/random.js';
-import { adjustLogits, distribution, drawRules, logprobs, type SamplingRules, sample } from '../src/sampler.js';
+import {
+  adjustLogits,
+  canDrawOnDevice,
+  distribution,
+  drawRules,
+  logprobs,
+  type SamplingRules,
+  sample,
+} from '../src/sampler.js';
 
 const OFF: SamplingRules = {
   logitBias: new Map(),
@@ -173,17 +181,18 @@ describe('rules for a device', () => {
 
   it('take none where the highest logit wins', () => {
     const random = new Random(4);
-    expect(drawRules({ ...OFF, temperature: 0 }, 5, random)?.uniform).toBe(0);
+    expect(drawRules({ ...OFF, temperature: 0 }, 5, random).uniform).toBe(0);
     expect(random.next()).toBe(new Random(4).next());
   });
 
-  it('are none where the logits must be changed first', () => {
+  it('are all that there is, unless the logits must be changed first', () => {
+    expect(canDrawOnDevice({ ...OFF, topK: 3, topP: 0.9, minP: 0.1 })).toBe(true);
     for (const rule of [
       { logitBias: new Map([[1, 2]]) },
       { repeatPenalty: 1.1 },
       { presencePenalty: 0.1 },
       { frequencyPenalty: 0.1 },
     ])
-      expect(drawRules({ ...OFF, ...rule }, 5, new Random(4))).toBeUndefined();
+      expect(canDrawOnDevice({ ...OFF, ...rule })).toBe(false);
   });
 });

@@ -77,8 +77,9 @@ export interface Decoder {
    */
   forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void>;
   /**
-   * The same step, and the next token of each drawn where its logits are.
+   * The same step, and what follows its last tokens drawn where the logits are.
    *
+   * @returns What all parts want drawn, one part after another.
    * @throws {IntFlashError} `ERR_NONFINITE`.
    */
   drawBatch(parts: readonly DrawPart[]): Promise<Int32Array>;
@@ -103,7 +104,8 @@ export interface DrawRules {
 }
 
 export interface DrawPart extends DecoderPart {
-  readonly draw: DrawRules;
+  /** One or more: so many of the part's last tokens get the token that follows drawn, the last by the last rules. */
+  readonly draw: readonly DrawRules[];
 }
 
 /** A sequence's next tokens, each in [0, vocabSize). */
@@ -112,10 +114,16 @@ export interface DecoderPart {
   readonly ids: Int32Array;
 }
 
+/** A whole page of a cache, which nobody writes any more: what sequences that begin alike may have together. */
+export interface DecoderPage {
+  /** Lets go of it: its memory is free when no sequence has it any more. Twice is a no-op. */
+  dispose(): void;
+}
+
 /** One sequence and its cache. One call at a time. */
 export interface DecoderSequence {
   readonly length: number;
-  /** Of its cache. */
+  /** Of its cache, with the pages that others have too. */
   readonly bytes: number;
   /**
    * Runs `ids` behind what the cache holds; a failed run leaves it as it was.
@@ -124,8 +132,19 @@ export interface DecoderSequence {
    * @param logits [ids.length, vocabSize], or [vocabSize] for those after the last token alone.
    */
   forward(ids: Int32Array, logits: Float32Array): Promise<void>;
-  /** Forgets all tokens from `length` on. */
+  /**
+   * Forgets all tokens from `length` on, to the bit as if they had never been there. A length inside a page that is neither among the last 64 nor
+   * where the last call began, or inside a page that was shared, the cache cannot go back to: then the page's other tokens go as well, and
+   * {@link length} says so.
+   */
   truncate(length: number): void;
+  /** Its page of tokens 64 · `index` to 64 · `index` + 63; undefined as long as tokens to come may change what it holds. */
+  sharePage(index: number): DecoderPage | undefined;
+  /**
+   * Takes pages over from page `index` on: behind all that it has, or in place of pages that hold the same. They are of a sequence of this decoder
+   * with a cache of the same type, which began with the same tokens, in calls as large as docs/site/determinism.md asks.
+   */
+  adoptPages(index: number, pages: readonly DecoderPage[]): void;
   /** Frees the cache; twice is a no-op. */
   dispose(): void;
 }

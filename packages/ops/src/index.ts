@@ -34,6 +34,7 @@ export type {
   DecoderLayer,
   DecoderMemory,
   DecoderNorm,
+  DecoderPage,
   DecoderPart,
   DecoderSequence,
   DecoderSpec,

@@ -1,0 +1,74 @@
+import { selectBackend } from '@int-flash/attention';
+import { afterEach, beforeEach, expect } from 'vitest';
+import type { GenerateOptions } from '../src/index.js';
+import { KvCaches } from '../src/kv-caches.js';
+import { LanguageModel } from '../src/language-model.js';
+import { parseModelConfig } from '../src/model-config.js';
+import { loadWeights, type ModelWeights } from '../src/model-weights.js';
+import { randomModelFiles } from '../src/random-model.js';
+import { FakeDevice } from './fake-device.js';
+import { TINY_SHAPE } from './tiny-model.js';
+
+export const CONFIG = parseModelConfig(TINY_SHAPE);
+export const PAGE_BYTES = 1000; // fake-device.ts, INT8
+export const GREEDY = { temperature: 0, ignoreEos: true } as const;
+
+export interface Request {
+  readonly prompt: readonly number[];
+  readonly options: GenerateOptions;
+}
+
+const host = selectBackend('portable');
+
+/** Models on a device of which nothing is held after a test, for all tests of a file. */
+export class DeviceModels {
+  device!: FakeDevice;
+  weights!: ModelWeights;
+
+  constructor() {
+    beforeEach(async () => {
+      this.device = new FakeDevice(host);
+      this.weights = await loadWeights(randomModelFiles(TINY_SHAPE).weights, host, 'fp32');
+    });
+    afterEach(() => {
+      const { live, sequences, kept } = this.device;
+      expect({ live, sequences, kept }).toEqual({ live: 0, sequences: 0, kept: 0 });
+    });
+  }
+
+  /** One whose cache holds so many pages of INT8. */
+  async model(pages?: number, keepsPrefixes = true): Promise<LanguageModel> {
+    const backend = this.device.backend();
+    const files = randomModelFiles(TINY_SHAPE);
+    const bytes = pages === undefined ? undefined : pages * PAGE_BYTES + 10;
+    return new LanguageModel({
+      config: CONFIG,
+      generation: {},
+      tokenizer: await files.readTokenizer(),
+      weights: this.weights,
+      backend,
+      caches: new KvCaches(CONFIG, { bytes, keepsPrefixes }, backend),
+      attention: 'int8',
+      kvCacheDtype: 'int8',
+      linear: 'auto',
+    });
+  }
+
+  /** As each would be answered with the device to itself, nothing kept from others and nothing guessed. */
+  async alone(requests: readonly Request[]): Promise<string[]> {
+    await using roomy = await this.model(1000, false);
+    const told: string[] = [];
+    for (const { prompt, options } of requests)
+      told.push(await answer(roomy, { prompt, options: { ...options, speculate: 0 } }));
+    expect(roomy.status()).toMatchObject({ prefixes: { found: 0 }, pages: { kept: 0 } });
+    expect(roomy.status().preemptions).toBe(0);
+    return told;
+  }
+}
+
+/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits. */
+export async function answer(from: LanguageModel, { prompt, options }: Request): Promise<string> {
+  const told: unknown[] = [];
+  for await (const { tokenId, logprob } of from.generate(prompt, options)) told.push(tokenId, logprob);
+  return JSON.stringify(told);
+}
