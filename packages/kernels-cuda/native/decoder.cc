@@ -299,10 +299,10 @@ void Decoder::launch(const Step& step, cudaStream_t stream) const {
     project(*output_, step.logit_rows, work_.logits->as<float>(), false, stream);
 }
 
-void Decoder::launch_singles(const Step& step, cudaStream_t stream) {
+void Decoder::launch_alike(const Step& step, cudaStream_t stream) {
     if (graphs_revision_ != work_.revision || graphs_.size() > kMostGraphs) graphs_.clear();
     graphs_revision_ = work_.revision;
-    StepRecord& record = graphs_[{step.table.count, step.tiles, static_cast<int>(step.split), step.int4}];
+    StepRecord& record = graphs_[{step.table.count, step.table.most, step.tiles, static_cast<int>(step.split), step.int4}];
     if (++record.uses < kStepsBeforeGraph) return launch(step, stream);
     if (!record.graph) record.graph = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch(step, recorded); });
     record.graph->replay(stream);
@@ -321,7 +321,8 @@ Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts)
     std::vector<uint8_t> tables;
     write_tables(parts, step, tables);
     check_cuda(cudaMemcpyAsync(work_.step->as(), tables.data(), tables.size(), cudaMemcpyHostToDevice, stream), "copy the tokens");
-    if (step.table.most == 1 && step.table.tokens == step.logit_rows) launch_singles(step, stream);
+    const bool is_alike = step.table.most <= kShortQuery && step.table.count * step.table.most == step.table.tokens && step.table.tokens == step.logit_rows;
+    if (is_alike) launch_alike(step, stream);
     else launch(step, stream);
     return step;
 }

@@ -113,8 +113,8 @@ private:
         KeySplit split = KeySplit::kTiles;
         bool int4 = false;
     };
-    /** A step of one token a sequence: how many, tiles, KeySplit, cache type. Its kernels differ in nothing else. */
-    using GraphKey = std::array<int, 4>;
+    /** A step of as many tokens for each sequence, few of them, all logits wanted: sequences, tokens of one, tiles, KeySplit, cache type. Its kernels differ in nothing else. */
+    using GraphKey = std::array<int, 5>;
     struct StepRecord {
         int uses = 0;
         std::unique_ptr<StepGraph> graph;
@@ -140,8 +140,8 @@ private:
     /** An MLP up to the input of its second layer. */
     void widen(const Layer& layer, int tokens, cudaStream_t stream) const;
     void project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
-    /** Launches a step of single tokens, from its third time on as a graph. */
-    void launch_singles(const Step& step, cudaStream_t stream);
+    /** Launches such a step, from its third time on as a graph. */
+    void launch_alike(const Step& step, cudaStream_t stream);
     LayerInput input_of(const LinearLayer& layer) const;
 
     DecoderFacts facts_;
