@@ -8,6 +8,7 @@ import {
   type DrawPart,
   IntFlashError,
   type Linear,
+  type LogitsPart,
 } from '@int-flash/ops';
 import { CudaLinear } from './cuda-linear.js';
 import { MAX_HEAD_DIM } from './decoder-memory.js';
@@ -91,16 +92,17 @@ class CudaDecoder implements Decoder {
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 
-  async forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void> {
+  async forwardBatch(parts: readonly LogitsPart[], logits: Float32Array): Promise<void> {
     const decoder = this.#expectLive();
     const sequences = sequencesOf(parts, decoder);
-    if (parts.length === 0 || logits.length !== parts.length * this.#vocabSize) {
+    const rows = parts.reduce((sum, { wanted = 1 }) => sum + wanted, 0);
+    if (parts.length === 0 || logits.length !== rows * this.#vocabSize) {
       throw new IntFlashError(
         'ERR_SHAPE',
-        `Expected logits of one sequence or more, got ${parts.length} of them and ${logits.length} elements`,
+        `Expected logits of one sequence or more, got ${parts.length} of them, ${rows} rows and ${logits.length} elements`,
       );
     }
-    const native = parts.map(({ ids }, i) => ({ sequence: sequences[i]!.expectLive(), ids, wanted: 1 }));
+    const native = parts.map(({ ids, wanted = 1 }, i) => ({ sequence: sequences[i]!.expectLive(), ids, wanted }));
     const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, logits));
     sequences.forEach((sequence, i) => {
       sequence.grew(parts[i]!.ids.length, bytes[i]!);

@@ -107,23 +107,29 @@ export class DeviceCache implements PagedSequence {
   /**
    * Runs one step over several, each a chunk of its tokens at most, and reads the weights once for all.
    *
-   * @param parts Caches of one type.
-   * @returns The logits after each one's last token.
+   * @param parts Caches of one type; `wanted` as {@link LogitsPart} has it.
+   * @returns The logits that each wants.
    */
   static async forwardTogether(
     decoder: Decoder,
-    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[] }[],
+    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[]; readonly wanted: number }[],
     pace: Pace,
   ): Promise<Float32Array[]> {
     const { vocabSize } = parts[0]!.cache.#shape;
-    const logits = new Float32Array(parts.length * vocabSize);
+    const logits = new Float32Array(parts.reduce((sum, { wanted }) => sum + wanted, 0) * vocabSize);
     await withMemory(parts[0]!.cache.pool, () => {
-      const native = parts.map(({ cache, ids }) => ({ sequence: cache.#open(ids.length), ids: Int32Array.from(ids) }));
+      const native = parts.map(({ cache, ids, wanted }) => {
+        return { sequence: cache.#open(ids.length), ids: Int32Array.from(ids), wanted };
+      });
       return decoder.forwardBatch(native, logits);
     });
     for (const { cache } of parts) cache.#recount();
     pace.throwIfAborted();
-    return parts.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+    let given = 0;
+    return parts.map(({ wanted }) => {
+      given += wanted * vocabSize;
+      return logits.subarray(given - wanted * vocabSize, given);
+    });
   }
 
   /** The same step, and what follows each one's last tokens drawn on the device. @param parts `draw` as {@link DrawPart} has it. */

@@ -22,8 +22,11 @@ export interface BatchPart {
 /** Logits after a part's last token, [vocabSize], or after each, [ids.length, vocabSize]; or the tokens that were drawn. */
 export type PartOutcome = Float32Array | Int32Array;
 
+/** Rows of logits in a step as long as one part does not want more: each takes a vocabulary of floats, on the device and where they travel, on the host. */
+const MOST_ROWS = { drawn: 256, told: 64 };
+
 /**
- * Runs those of `parts` whose caches lie on a device: a step for each type of cache and of outcome.
+ * Runs those of `parts` whose caches lie on a device: a step for each type of cache and of outcome, or a few where many logits are wanted.
  *
  * @param decoder Asked for only where there are any.
  */
@@ -38,22 +41,32 @@ export async function stepOnDevice(
       found.set(cache, outcomes[i]!);
     });
   };
-  for (const { cache, ids, wantsAll } of parts)
-    if (cache instanceof DeviceCache && wantsAll) found.set(cache, await allLogits(cache, ids, pace));
   for (const type of ['int8', 'int4'] as const) {
-    const ours = parts.flatMap(({ cache, ids, draw, wantsAll }) =>
-      cache instanceof DeviceCache && cache.dtype === type && !wantsAll ? [{ cache, ids, draw }] : [],
-    );
+    const ours = parts.flatMap(({ cache, ids, draw, wantsAll }) => {
+      if (!(cache instanceof DeviceCache) || cache.dtype !== type) return [];
+      return [{ cache, ids, draw, wanted: draw?.length ?? (wantsAll ? ids.length : 1) }];
+    });
     const drawing = ours.flatMap(({ draw, ...part }) => (draw ? [{ ...part, draw }] : []));
-    const others = ours.filter(({ draw }) => !draw);
-    if (drawing.length > 0) note(drawing, await DeviceCache.drawTogether(decoder(), drawing, pace));
-    if (others.length > 0) note(others, await DeviceCache.forwardTogether(decoder(), others, pace));
+    for (const group of inSteps(drawing, MOST_ROWS.drawn))
+      note(group, await DeviceCache.drawTogether(decoder(), group, pace));
+    const telling = ours.filter(({ draw }) => !draw);
+    for (const group of inSteps(telling, MOST_ROWS.told))
+      note(group, await DeviceCache.forwardTogether(decoder(), group, pace));
   }
   return found;
 }
 
-async function allLogits(cache: DeviceCache, ids: readonly number[], pace: Pace): Promise<Float32Array> {
-  const rows: Float32Array[] = [];
-  await cache.forward(ids, { pace, chunk: ids.length }, (logits) => rows.push(logits));
-  return rows[0]!;
+/** Parts that share a step. */
+function inSteps<Part extends { readonly wanted: number }>(parts: readonly Part[], mostRows: number): Part[][] {
+  const groups: Part[][] = [];
+  let rows = mostRows;
+  for (const part of parts) {
+    if (rows + part.wanted > mostRows) {
+      groups.push([]);
+      rows = 0;
+    }
+    groups.at(-1)!.push(part);
+    rows += part.wanted;
+  }
+  return groups;
 }

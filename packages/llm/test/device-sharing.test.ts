@@ -138,22 +138,28 @@ describe('guessing ahead', () => {
     },
   );
 
-  it('of several answers takes steps together', async () => {
-    await using roomy = await models.model(1000);
-    const phrase = tokens(20);
-    const requests = [0, 1, 2].map((i) => ({
-      prompt: [...tokens(30 + i), ...phrase, ...phrase],
-      options: { ...GREEDY, maxTokens: 90 },
-    }));
-    const expected = await models.alone(requests);
-    models.device.steps.length = 0;
-    const answers = requests.map(({ prompt, options }) =>
-      answer(roomy, { prompt, options: { ...options, speculate: 7 } }),
-    );
-    expect(await Promise.all(answers)).toEqual(expected);
-    expect(
-      models.device.steps.some((counts) => counts.length > 1 && counts.some((count) => count > 1 && count <= 8)),
-    ).toBe(true);
-    expect(models.device.steps.length).toBeLessThan(91);
-  });
+  it.each([{}, { logprobs: 0 }, { repeatPenalty: 1.01 }])(
+    'of several answers takes steps together: %j',
+    async (how) => {
+      await using roomy = await models.model(1000);
+      const phrase = tokens(20);
+      const requests = Array.from({ length: 40 }, (_, i) => ({
+        prompt: [...tokens(30 + i), ...phrase, ...phrase],
+        options: { ...GREEDY, maxTokens: 60, ...how },
+      }));
+      const expected = await models.alone(requests);
+      models.device.steps.length = 0;
+      const answers = requests.map(({ prompt, options }) =>
+        answer(roomy, { prompt, options: { ...options, speculate: 7 } }),
+      );
+      expect(await Promise.all(answers)).toEqual(expected);
+      const { steps } = models.device;
+      expect(steps.some((counts) => counts.filter((count) => count > 1 && count <= 8).length > 5)).toBe(true);
+      const mostRows = Math.max(
+        ...steps.map((counts) => counts.reduce((sum, count) => sum + (count <= 8 ? count : 1), 0)),
+      );
+      expect(mostRows).toBeGreaterThan(40);
+      expect(mostRows).toBeLessThanOrEqual('repeatPenalty' in how || 'logprobs' in how ? 64 : 256);
+    },
+  );
 });

@@ -8,10 +8,13 @@ import {
   type DrawRules,
   IntFlashError,
   KV_PAGE_TOKENS,
+  type LogitsPart,
 } from '@int-flash/ops';
 
 /** What a sequence takes besides its pages. */
 export const SEQUENCE_BYTES = 100;
+/** Tokens that are likely: the text repeats itself, so that guesses are right now and then. */
+const FEW = 7;
 
 /**
  * Stands for a backend with memory of its own. What a token gets depends on the tokens before it and on how they were cut into calls, just as far
@@ -82,7 +85,7 @@ export class FakeDevice {
     let state = seed;
     for (let i = 0; i < logits.length; i++) {
       state = mix(state, i);
-      logits[i] = (state / 2 ** 32) * 8;
+      logits[i] = (state / 2 ** 32) * 8 + (i < FEW ? 8 : 0);
     }
   }
 
@@ -93,10 +96,11 @@ export class FakeDevice {
   #decoder(): Decoder {
     return {
       createSequence: (type) => new FakeSequence(this, this.pageBytes[type]),
-      forwardBatch: async (parts, logits) => {
+      forwardBatch: async (parts: readonly LogitsPart[], logits) => {
         const seeds = await this.step(parts);
-        for (const [i, of] of seeds.entries())
-          this.writeLogits(of.at(-1)!, logits.subarray(i * this.#vocabSize, (i + 1) * this.#vocabSize));
+        const rows = seeds.flatMap((of, i) => of.slice(-(parts[i]!.wanted ?? 1)));
+        for (const [i, seed] of rows.entries())
+          this.writeLogits(seed, logits.subarray(i * this.#vocabSize, (i + 1) * this.#vocabSize));
       },
       drawBatch: async (parts: readonly DrawPart[]) => {
         const seeds = await this.step(parts);
@@ -106,9 +110,6 @@ export class FakeDevice {
     };
   }
 }
-
-/** A repetitive text: one of few tokens follows, so that guesses are right now and then. */
-const FEW = 7;
 
 function drawn(seeds: readonly number[], draw: readonly DrawRules[]): number[] {
   return draw.map(({ temperature, uniform, vocabulary }, i) => {

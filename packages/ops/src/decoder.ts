@@ -73,9 +73,9 @@ export interface Decoder {
    * A failed step leaves all of them as they were.
    *
    * @param parts  Different sequences with caches of one type, each with one token or more.
-   * @param logits [parts.length, vocabSize]: after the last token of each.
+   * @param logits [rows, vocabSize]: after the last token of each, or after as many as it wants.
    */
-  forwardBatch(parts: readonly DecoderPart[], logits: Float32Array): Promise<void>;
+  forwardBatch(parts: readonly LogitsPart[], logits: Float32Array): Promise<void>;
   /**
    * The same step, and what follows its last tokens drawn where the logits are.
    *
@@ -101,6 +101,11 @@ export interface DrawRules {
   readonly uniform: number;
   /** Ids below it may be drawn. */
   readonly vocabulary: number;
+}
+
+export interface LogitsPart extends DecoderPart {
+  /** Logits after so many of its last tokens; 1 where nothing is said. */
+  readonly wanted?: number;
 }
 
 export interface DrawPart extends DecoderPart {
