@@ -111,9 +111,12 @@ describe.skipIf(!available)('pages of a GPU', () => {
       await expect(load(bytes - 1)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
     });
 
-    it('give each what it gets alone, a third aborted at random, and none is lost', { timeout: 300_000 }, async () => {
+    const count = kvCacheDtype === 'int8' ? 1000 : 200;
+    it(`give each of ${count} requests what it gets alone, a third aborted at random, and none is lost`, {
+      timeout: 300_000,
+    }, async () => {
       const beginnings = [tokens(130), tokens(64), tokens(500)];
-      const requests = Array.from({ length: 150 }, (_, i): Request => {
+      const requests = Array.from({ length: count }, (_, i): Request => {
         const length = i % 15 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
         const speculate = 3 * integer(3);
         const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
@@ -142,7 +145,7 @@ describe.skipIf(!available)('pages of a GPU', () => {
       await Promise.all(Array.from({ length: AT_ONCE }, work));
       expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
       expect(tight.status().preemptions).toBeGreaterThan(0);
-      expect(tight.status().prefixes.found).toBeGreaterThan(1000);
+      expect(tight.status().prefixes.found).toBeGreaterThan(10 * count);
       const different: number[] = [];
       for (const [i, { prompt, options }] of requests.entries()) {
         const alone = { prompt, options: { ...options, speculate: 0 } };
