@@ -10,6 +10,7 @@ const MATCHES = [4, 3, 2];
  * @returns none when the end occurs nowhere before.
  */
 export function lookUpContinuation(ids: readonly number[], max: number): number[] {
+  if (max <= 0) return []; // looking takes longer as the text grows
   for (const length of MATCHES) {
     for (let start = ids.length - length - 1; start >= 0; start--) {
       if (isMatch(ids, start, length)) return ids.slice(start + length, start + length + max);
