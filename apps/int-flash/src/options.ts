@@ -29,6 +29,7 @@ export interface ModelOptions extends OutputOptions {
 export interface CacheOptions {
   /** MiB */
   readonly kvCacheMemory?: number;
+  readonly kvKeyScales?: 'token' | 'channel';
   readonly prefixCache?: boolean;
 }
 
@@ -80,15 +81,23 @@ export function withCacheOptions(command: Command): Command {
       "of all sequences together (default: 64 of full length, at most a quarter of the memory, or 3/4 of what is left of a GPU's)",
       integer(1, 2 ** 24),
     )
+    .addOption(
+      new Option(
+        '--kv-key-scales <what>',
+        'what INT8 and INT4 keys have a scale for; channel: where a few channels of them are far larger than the others',
+      ).choices(['token', 'channel']),
+    )
     .option('--no-prefix-cache', 'compute every prompt from its beginning, also where an earlier one began alike');
 }
 
 /** The cache's settings among parsed options. */
 export function cacheSettings({
   kvCacheMemory,
+  kvKeyScales,
   prefixCache,
-}: CacheOptions): Pick<LoadSettings, 'kvCacheBytes' | 'prefixCache'> {
+}: CacheOptions): Pick<LoadSettings, 'kvCacheBytes' | 'kvKeyScales' | 'prefixCache'> {
   return {
+    ...(kvKeyScales !== undefined && { kvKeyScales }),
     ...(kvCacheMemory !== undefined && { kvCacheBytes: kvCacheMemory * 2 ** 20 }),
     ...(prefixCache === false && { prefixCache }),
   };

@@ -31,6 +31,8 @@ export interface LoadSettings {
   readonly linear: LinearChoice;
   /** Memory for the keys and values of all sequences; absent: what llm takes by itself. */
   readonly kvCacheBytes?: number;
+  /** `token` by default. */
+  readonly kvKeyScales?: 'token' | 'channel';
   /** False: every prompt is computed from its beginning. */
   readonly prefixCache?: boolean;
   readonly onProgress?: OnProgress;

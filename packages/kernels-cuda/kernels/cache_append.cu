@@ -1,6 +1,6 @@
 // See launch_append and launch_place_heads in decoder_steps.h: the TypeScript cache (packages/llm, kv-cache-layer.ts and fitted-int4.ts) on the
 // device. A warp a row.
-//   §1 the first append: key offsets     §4 the values' floor
+//   §1 the first append: keys' shifts    §4 the values' floor
 //   §2 a row's scale and codes           §5 few tokens: one launch for all that happens to heads
 //   §3 rows into the cache               §6 many tokens: rows of 64 tokens a block, then one block a KV head and sequence for scales
 #include <cuda_runtime.h>
@@ -22,6 +22,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxGridZ = 65535;  // CUDA's limit
 constexpr int kOffsetTokens = 64;  // a key offset is the mean of this many tokens at most …
 constexpr int kMinOffsetTokens = 8;  // … and of no fewer than this
+constexpr int kMostChannelBits = 30;  // a channel's scale is 2^30 at most: queries times it stay far inside float32
 constexpr float kScaleFloor = 9.53674316e-7f;  // 2^-20: no value row gets a scale below this part of the largest before it
 constexpr int kMaxInt4 = 7;
 
@@ -53,6 +54,37 @@ __device__ __forceinline__ float mean_key(const Place& at, int d) {
 #pragma unroll 8
     for (int token = 0; token < counted; ++token) sum = __dadd_rn(sum, at.keys[token * at.stride + d]);
     return static_cast<float>(sum / counted);
+}
+
+__device__ __forceinline__ int exponent_of(float magnitude) { return __float_as_int(magnitude) >> 23; }
+
+/** A block a KV head and sequence, a thread a channel. Channels more than twice as large as the middle one get the power of two that brings them there. */
+__global__ void __launch_bounds__(kMaxHeadDim) freeze_shifts(const Heads heads, const CacheLayer layer, const StepTable step) {
+    __shared__ int exponents[kMaxHeadDim], middle;
+    const StepSequence sequence = step.sequences[blockIdx.y];
+    if (sequence.start > 0) return;
+    const Place at = place_of(heads, layer, sequence, blockIdx.x);
+    const int d = threadIdx.x, counted = min(at.tokens, kOffsetTokens);
+    const bool is_channel = d < at.dim;
+    float offset = 0.f, scale = 1.f;
+    if (counted >= kMinOffsetTokens) {
+        if (is_channel) {
+            offset = mean_key(at, d);
+            float largest = 0.f;
+            for (int token = 0; token < counted; ++token) largest = fmaxf(largest, fabsf(__fsub_rn(at.keys[token * at.stride + d], offset)));
+            exponents[d] = exponent_of(largest);
+        }
+        __syncthreads();
+        if (is_channel) {
+            int rank = 0;
+            for (int other = 0; other < at.dim; ++other) rank += exponents[other] < exponents[d] || (exponents[other] == exponents[d] && other < d);
+            if (rank == at.dim / 2) middle = exponents[d];
+        }
+        __syncthreads();
+        if (is_channel) scale = __int_as_float((127 + min(max(exponents[d] - middle - 1, 0), kMostChannelBits)) << 23);
+    }
+    const int64_t place = (static_cast<int64_t>(layer.index) * heads.kv_heads + at.head) * at.dim + d;
+    if (is_channel) sequence.offsets[place] = __fdiv_rn(offset, scale), sequence.channels[place] = scale;
 }
 
 // ── §2 ──
@@ -116,8 +148,10 @@ template <bool kInt4> __device__ __forceinline__ void write_codes(const float* r
 }
 
 // ── §3 ──
-/** From `memory.row`, a key that has been turned. `offsets`: null for zeros. */
-template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at, int token, const float* offsets, HeadMemory& memory, uint32_t* findings) {
+/** From `memory.row`, a key that has been turned. `offsets`: null for zeros; `channels`: null for ones. */
+template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at, int token, const float* offsets, const float* channels, HeadMemory& memory, uint32_t* findings) {
+    if (channels != nullptr)
+        for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fdiv_rn(memory.row[d], channels[d]);
     for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fsub_rn(memory.row[d], offsets == nullptr ? 0.f : offsets[d]);
     __syncwarp();
     if constexpr (kInt4) rotate_row(memory.row, memory.work, at.dim);
@@ -244,7 +278,7 @@ template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, co
 
 // ── §5 ──
 /** Blocks of query heads, a warp each; behind them a block for each KV head of each sequence. */
-template <bool kInt4>
+template <bool kInt4, bool kChannels>
 __global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
                                                         int query_blocks, uint32_t* findings) {
     __shared__ HeadMemory rows[kWarps];
@@ -258,21 +292,30 @@ __global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const
         if (token >= step.tokens) return;
         load_head(memory.row, heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * heads.head_dim, heads.head_dim);
         turn_as(memory.row, heads.head_dim, norms.query, norms.epsilon, rotation, step.position(token));
+        if constexpr (kChannels) {
+            const StepSequence& sequence = step.sequences[step.sequence_of[token]];
+            if (sequence.start > 0)  // else scales are ones, and being written
+                scale_query(memory.row, heads.head_dim, sequence, static_cast<int64_t>(layer.index) * heads.kv_heads + head / (heads.heads / heads.kv_heads));
+        }
         return write_query(memory, heads, step, token, head, target, findings);
     }
     const int index = blockIdx.x - query_blocks, head = index % heads.kv_heads;
     const StepSequence& sequence = step.sequences[index / heads.kv_heads];
     const Place at = place_of(heads, layer, sequence, head);
-    float* offsets = sequence.offsets + (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
+    const int64_t place = (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
+    float *const offsets = sequence.offsets + place, *const channels = kChannels ? sequence.channels + place : nullptr;
     const bool is_first = at.start == 0;
     if (is_first)
-        for (int d = threadIdx.x; d < at.dim; d += kThreads) offsets[d] = 0.f;
+        for (int d = threadIdx.x; d < at.dim; d += kThreads) {
+            offsets[d] = 0.f;
+            if constexpr (kChannels) channels[d] = 1.f;
+        }
     for (int row = warp; row < 2 * at.tokens; row += kWarps) {
         const int token = row / 2;
         if (row % 2 == 0) {
             load_head(memory.row, at.keys + token * at.stride, at.dim);
             turn_as(memory.row, at.dim, norms.key, norms.epsilon, rotation, at.start + token);
-            write_key<kInt4>(at, token, is_first ? nullptr : offsets, memory, findings);
+            write_key<kInt4>(at, token, is_first ? nullptr : offsets, is_first ? nullptr : channels, memory, findings);
         } else {
             const float scale = write_value<kInt4>(at, token, nullptr, memory, findings);
             if (threadIdx.x % 32 == 0) scales[token] = scale;
@@ -284,23 +327,26 @@ __global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const
 // ── §6 ──
 constexpr int kBlockTokens = 64;
 
-template <bool kInt4> __global__ void __launch_bounds__(kThreads) append_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
+template <bool kInt4, bool kChannels> __global__ void __launch_bounds__(kThreads) append_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
     __shared__ HeadMemory rows[kWarps];
     __shared__ float offsets[kMaxHeadDim];
     const int head = blockIdx.x, warp = threadIdx.x / 32, first_token = blockIdx.z * kBlockTokens;
     const StepSequence sequence = step.sequences[blockIdx.y];
     if (first_token >= sequence.tokens) return;
     const Place at = place_of(heads, layer, sequence, head);
-    float* kept = sequence.offsets + (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
+    const int64_t place = (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
+    float* const kept = sequence.offsets + place;
+    const float* const channels = kChannels ? sequence.channels + place : nullptr;
+    const bool is_frozen = kChannels || at.start > 0;
     for (int d = threadIdx.x; d < at.dim; d += kThreads) {
-        offsets[d] = at.start > 0 ? kept[d] : at.tokens < kMinOffsetTokens ? 0.f : mean_key(at, d);
-        if (at.start == 0 && first_token == 0) kept[d] = offsets[d];
+        offsets[d] = is_frozen ? kept[d] : at.tokens < kMinOffsetTokens ? 0.f : mean_key(at, d);
+        if (!is_frozen && first_token == 0) kept[d] = offsets[d];
     }
     __syncthreads();
     float* own = scales + static_cast<int64_t>(head) * step.tokens + sequence.first;
     for (int token = first_token + warp; token < min(first_token + kBlockTokens, at.tokens); token += kWarps) {
         load_head(rows[warp].row, at.keys + token * at.stride, at.dim);
-        write_key<kInt4>(at, token, offsets, rows[warp], findings);
+        write_key<kInt4>(at, token, offsets, channels, rows[warp], findings);
         const float scale = write_value<kInt4>(at, token, nullptr, rows[warp], findings);
         if (threadIdx.x % 32 == 0) own[token] = scale;
     }
@@ -318,12 +364,18 @@ template <bool kInt4> __global__ void __launch_bounds__(kThreads) settle_rows(co
 template <bool kInt4> cudaError_t launch_append_as(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
     const dim3 grid(heads.kv_heads, step.count, (step.most + kBlockTokens - 1) / kBlockTokens);
     if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
-    append_rows<kInt4><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    if (cache.channel_scales) append_rows<kInt4, true><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
+    else append_rows<kInt4, false><<<grid, kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
     settle_rows<kInt4><<<dim3(heads.kv_heads, step.count), kThreads, 0, stream>>>(heads, cache, step, scratch, findings);
     return cudaGetLastError();
 }
 
 }  // namespace
+
+cudaError_t launch_freeze_shifts(const Heads& heads, const CacheLayer& cache, const StepTable& step, cudaStream_t stream) {
+    freeze_shifts<<<dim3(heads.kv_heads, step.count), kMaxHeadDim, 0, stream>>>(heads, cache, step);
+    return cudaGetLastError();
+}
 
 bool can_place_heads(const StepTable& step) { return step.most < kMinOffsetTokens; }
 
@@ -331,8 +383,8 @@ cudaError_t launch_place_heads(const Heads& heads, const HeadNorms& norms, const
                                cudaStream_t stream) {
     const int query_blocks = (step.tokens * heads.heads + kWarps - 1) / kWarps;
     const dim3 grid(query_blocks + heads.kv_heads * step.count);
-    return cache.int4 ? launch_early(place_heads<true>, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings)
-                      : launch_early(place_heads<false>, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings);
+    const auto kernel = cache.channel_scales ? cache.int4 ? place_heads<true, true> : place_heads<false, true> : cache.int4 ? place_heads<true, false> : place_heads<false, false>;
+    return launch_early(kernel, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings);
 }
 
 cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {

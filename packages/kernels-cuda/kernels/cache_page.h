@@ -40,7 +40,8 @@ struct alignas(16) StepSequence {
     uint8_t* const* pages;  // of each 64 tokens
     int32_t start;          // tokens in the cache before these
     int32_t tokens;
-    float* offsets;  // [layers, kv_heads, head_dim]: subtracted from every key, frozen at the first append
+    float* offsets;   // [layers, kv_heads, head_dim]: subtracted from every key, frozen at the first append
+    float* channels;  // the same; divides keys before and multiplies queries, powers of two; null: all are 1
     const float* before;    // [layers, kv_heads], `before_stride` apart: the largest value scale of the tokens before these; null: there are none
     float* recent;          // [layers, kv_heads, kRecent]: the same after token t in place t % 64, and from before the last append in the last place
     int32_t before_stride;
@@ -67,7 +68,7 @@ struct CacheLayer {
     int64_t offset;  // bytes into a page
     int64_t largest_offset;  // the same of the floats behind the images, those of all layers
     int index, padded;
-    bool int4;
+    bool int4, channel_scales;
 };
 
 /** One layer of a sequence's cache. */

@@ -223,16 +223,19 @@ __global__ void __launch_bounds__(kSumThreads) swiglu_sums(const Int8Weights wei
 constexpr int kHeadWarps = 4;
 
 __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
-                                                              uint32_t* findings) {
+                                                              int layer, int first, int end, uint32_t* findings) {
     __shared__ HeadMemory memories[kHeadWarps];
-    const int token = blockIdx.x, head = blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
-    if (head >= heads.heads + heads.kv_heads) return;
+    const int token = blockIdx.x, head = first + blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
+    if (head >= end) return;
     const bool is_query = head < heads.heads;
     HeadMemory& memory = memories[threadIdx.x / 32];
     float* given = heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * dim;
     load_head(memory.row, given, dim);
     turn_as(memory.row, dim, is_query ? norms.query : norms.key, norms.epsilon, rotation, step.position(token));
-    if (is_query) return write_query(memory, heads, step, token, head, target, findings);
+    if (is_query) {
+        scale_query(memory.row, dim, step.sequences[step.sequence_of[token]], static_cast<int64_t>(layer) * heads.kv_heads + head / (heads.heads / heads.kv_heads));
+        return write_query(memory, heads, step, token, head, target, findings);
+    }
     for (int d = threadIdx.x % 32; d < dim; d += 32) given[d] = memory.row[d];
 }
 
@@ -281,11 +284,12 @@ cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, 
     return status != cudaSuccess ? status : launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
 }
 
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,
-                              cudaStream_t stream) {
-    const int blocks = (heads.heads + heads.kv_heads + kHeadWarps - 1) / kHeadWarps;
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, TurnedHeads which,
+                              uint32_t* findings, cudaStream_t stream) {
+    const int first = which == TurnedHeads::kKeys ? heads.heads : 0, end = which == TurnedHeads::kQueries ? heads.heads : heads.heads + heads.kv_heads;
+    const int blocks = (end - first + kHeadWarps - 1) / kHeadWarps;
     if (blocks > kMaxGridY) return cudaErrorInvalidConfiguration;
-    turn_heads<<<dim3(step.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, step, target, findings);
+    turn_heads<<<dim3(step.tokens, blocks), kHeadWarps * 32, 0, stream>>>(heads, norms, rotation, step, target, cache.index, first, end, findings);
     return cudaGetLastError();
 }
 

@@ -79,9 +79,14 @@ struct QueryTarget {
     bool rotated;
 };
 
-/** Norms and turns queries and keys in place, and writes the queries' codes. */
-cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, uint32_t* findings,
-                              cudaStream_t stream);
+enum class TurnedHeads { kAll, kKeys, kQueries };
+
+/** Norms and turns queries and keys in place, and writes the queries' codes, in units of their keys' channels. */
+cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, TurnedHeads which,
+                              uint32_t* findings, cudaStream_t stream);
+
+/** Of sequences whose keys' channels have scales: those, and offsets, from the first keys (turned); later ones leave them. Before launch_append. */
+cudaError_t launch_freeze_shifts(const Heads& heads, const CacheLayer& cache, const StepTable& step, cudaStream_t stream);
 
 /** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. */
 cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream);

@@ -34,6 +34,13 @@ __device__ __forceinline__ void turn_as(float* row, int dim, const float* gain, 
     if (rotation.cos != nullptr) turn_head(row, rotation, position);
 }
 
+/** A query in units of its keys' channels, where those have scales. `place`: of the layer's KV head. */
+__device__ __forceinline__ void scale_query(float* row, int dim, const StepSequence& sequence, int64_t place) {
+    if (sequence.channels == nullptr) return;
+    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = __fmul_rn(row[d], sequence.channels[place * dim + d]);
+    __syncwarp();
+}
+
 /** A warp's row, and room to rotate it. */
 struct alignas(16) HeadMemory {
     float row[kMaxHeadDim];

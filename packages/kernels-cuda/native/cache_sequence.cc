@@ -15,12 +15,12 @@ int pages_of(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 CacheSequence::CacheSequence(Stream& worker, const CacheShape& shape) : shape_(shape) {
     const auto heads = static_cast<size_t>(shape_.heads());
     table_ = worker.allocate(static_cast<size_t>(pages_of(shape_.max_tokens)) * sizeof(uint8_t*));
-    offsets_ = worker.allocate(heads * static_cast<size_t>(shape_.head_dim) * sizeof(float));
+    shifts_ = worker.allocate((shape_.channel_scales ? 2 : 1) * heads * static_cast<size_t>(shape_.head_dim) * sizeof(float));
     recent_ = worker.allocate(heads * kRecent * sizeof(float));
 }
 
 int64_t CacheSequence::bytes() const {
-    int64_t sum = static_cast<int64_t>(table_->bytes() + offsets_->bytes() + recent_->bytes());
+    int64_t sum = static_cast<int64_t>(table_->bytes() + shifts_->bytes() + recent_->bytes());
     for (const auto& page : pages_) sum += static_cast<int64_t>(page->bytes());
     return sum;
 }
@@ -38,8 +38,8 @@ void CacheSequence::truncate(int length) {
 
 void CacheSequence::reserve(Stream& worker, int tokens) {
     if (tokens > shape_.max_tokens) throw Failure("ERR_SHAPE", "Expected at most " + std::to_string(shape_.max_tokens) + " tokens in the cache, got " + std::to_string(tokens));
-    // The first step freezes the offsets; those of another sequence stay as they are.
-    if (length_ == 0 && offsets_.use_count() > 1) offsets_ = worker.allocate(offsets_->bytes());
+    // The first step freezes the shifts; those of another sequence stay as they are.
+    if (length_ == 0 && shifts_.use_count() > 1) shifts_ = worker.allocate(shifts_->bytes());
     const size_t wanted = static_cast<size_t>(pages_of(tokens)), before = pages_.size();
     if (wanted <= before) return;
     std::vector<std::shared_ptr<Buffer>> fresh;  // the sequence's only when all are there
@@ -63,7 +63,8 @@ StepSequence CacheSequence::begin(int tokens) {
     step.pages = table_->as<uint8_t*>();
     step.start = length_;
     step.tokens = tokens;
-    step.offsets = offsets_->as<float>();
+    step.offsets = shifts_->as<float>();
+    step.channels = shape_.channel_scales ? step.offsets + shape_.heads() * shape_.head_dim : nullptr;
     step.recent = recent_->as<float>();
     step.before_stride = kRecent;
     if (length_ % kPageTokens != 0) {
@@ -90,7 +91,7 @@ std::optional<CachePage> CacheSequence::share(Stream& worker, int index) {
         if (std::find(largest.begin(), largest.end(), 0.f) != largest.end()) return std::nullopt;
         settled_pages_ = pages;
     }
-    return CachePage{shape_, pages_[at], offsets_};
+    return CachePage{shape_, pages_[at], shifts_};
 }
 
 void CacheSequence::adopt(Stream& worker, int index, const std::vector<CachePage>& pages) {
@@ -110,7 +111,7 @@ void CacheSequence::adopt(Stream& worker, int index, const std::vector<CachePage
         pages_ = before;
         throw;
     }
-    if (index == 0) offsets_ = pages[0].offsets;
+    if (index == 0) shifts_ = pages[0].shifts;
     if (is_behind) {
         length_ = static_cast<int>(end) * kPageTokens;
         recent_from_ = length_ + 1;

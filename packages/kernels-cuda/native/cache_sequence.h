@@ -13,19 +13,19 @@ namespace intflash {
 /** What decides how large a cache is. */
 struct CacheShape {
     int layers, kv_heads, head_dim, max_tokens;
-    bool int4;
+    bool int4, channel_scales;  // the latter: keys' channels have scales besides those of tokens
 
     int64_t heads() const { return int64_t{layers} * kv_heads; }
     int padded() const { return padded_head(head_dim); }
     size_t page_bytes() const { return static_cast<size_t>(intflash::page_bytes(heads(), padded(), int4)); }
     /** Of one that can go on where the other ends. */
-    bool suits(const CacheShape& other) const { return layers == other.layers && kv_heads == other.kv_heads && head_dim == other.head_dim && int4 == other.int4; }
+    bool suits(const CacheShape& other) const { return layers == other.layers && kv_heads == other.kv_heads && head_dim == other.head_dim && int4 == other.int4 && channel_scales == other.channel_scales; }
 };
 
-/** A whole page, which nobody writes any more, and the offsets of its keys. */
+/** A whole page, which nobody writes any more, and what its keys were changed by. */
 struct CachePage {
     CacheShape shape;
-    std::shared_ptr<Buffer> memory, offsets;
+    std::shared_ptr<Buffer> memory, shifts;
 };
 
 /** For the device's worker thread, but for its shape. */
@@ -66,7 +66,8 @@ private:
     int began_at_ = 0;     // of the last step: its state lies in the last place
     int settled_pages_ = -1;  // how many there must be for the last of them to be settled, and with it all later ones; -1: not known
     std::vector<std::shared_ptr<Buffer>> pages_;
-    std::shared_ptr<Buffer> table_, offsets_, recent_;
+    std::shared_ptr<Buffer> table_, recent_;
+    std::shared_ptr<Buffer> shifts_;  // StepSequence's offsets and, behind them, channels
 };
 
 }  // namespace intflash

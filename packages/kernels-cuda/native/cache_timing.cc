@@ -67,7 +67,7 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
     std::vector<StepSequence> sequences;
     std::vector<int32_t> owners;
     for (int i = 0; i < what.sequences; ++i) {
-        sequences.push_back({table->as<uint8_t*>() + static_cast<size_t>(i) * static_cast<size_t>(pages), what.length - 1, 1, nullptr, nullptr, nullptr, 0, i});
+        sequences.push_back({table->as<uint8_t*>() + static_cast<size_t>(i) * static_cast<size_t>(pages), what.length - 1, 1, nullptr, nullptr, nullptr, nullptr, 0, i});
         owners.push_back(i);
     }
     const auto sequence_memory = stream.allocate(sequences.size() * sizeof(StepSequence)), owner_memory = stream.allocate(count * sizeof(int32_t));
@@ -81,7 +81,7 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
     const auto tickets = filled(count * static_cast<size_t>(what.kv_heads * short_query_parts(rows)) * sizeof(uint32_t), 0);
 
     CacheAttention args{};
-    args.cache = {0, 0, 0, padded, what.int4};
+    args.cache = {0, 0, 0, padded, what.int4, false};
     args.step = {sequence_memory->as<StepSequence>(), owner_memory->as<int32_t>(), what.sequences, what.sequences, 1};
     args.query = {codes->as<int8_t>(), scales->as<float>()};
     args.heads = what.heads;

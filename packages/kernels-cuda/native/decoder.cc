@@ -77,6 +77,7 @@ Decoder::Step Decoder::plan(const std::vector<StepPart>& parts) const {
         step.table.most = std::max(step.table.most, tokens);
         step.logit_rows += wanted;
         step.int4 = sequence->shape().int4;
+        step.channel_scales = sequence->shape().channel_scales;
         if (tokens > kShortQuery) continue;
         step.short_rows = std::max(step.short_rows, tokens * group);
         longest = std::max(longest, sequence->length() + tokens);
@@ -244,11 +245,18 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const Rotation rotation{floats_of(cos_), floats_of(sin_), facts_.rotary_half};
     const QueryTarget queries{work_.query_codes->as<int8_t>(), work_.query_scales->as<float>(), padded_, step.int4};
     const int64_t layer_bytes = facts_.kv_heads * image_bytes(padded_, step.int4);
-    const CacheLayer cache{index * layer_bytes, layers() * layer_bytes, index, padded_, step.int4};
+    const CacheLayer cache{index * layer_bytes, layers() * layer_bytes, index, padded_, step.int4, step.channel_scales};
     if (can_place_heads(step.table)) {
         check_cuda(launch_place_heads(heads, head_norms, rotation, step.table, queries, cache, findings, stream), "place the heads");
     } else {
-        check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, findings, stream), "turn the heads");
+        const auto turn = [&](TurnedHeads which) { check_cuda(launch_turn_heads(heads, head_norms, rotation, step.table, queries, cache, which, findings, stream), "turn the heads"); };
+        if (step.channel_scales) {  // a first step's queries need scales that all its keys decide
+            turn(TurnedHeads::kKeys);
+            check_cuda(launch_freeze_shifts(heads, cache, step.table, stream), "freeze the channels' scales");
+            turn(TurnedHeads::kQueries);
+        } else {
+            turn(TurnedHeads::kAll);
+        }
         check_cuda(launch_append(heads, cache, step.table, work_.append->as<float>(), findings, stream), "append to the cache");
     }
 
@@ -302,7 +310,7 @@ void Decoder::launch(const Step& step, cudaStream_t stream) const {
 void Decoder::launch_alike(const Step& step, cudaStream_t stream) {
     if (graphs_revision_ != work_.revision || graphs_.size() > kMostGraphs) graphs_.clear();
     graphs_revision_ = work_.revision;
-    StepRecord& record = graphs_[{step.table.count, step.table.most, step.tiles, static_cast<int>(step.split), step.int4}];
+    StepRecord& record = graphs_[{step.table.count, step.table.most, step.tiles, static_cast<int>(step.split), step.int4, step.channel_scales}];
     if (++record.uses < kStepsBeforeGraph) return launch(step, stream);
     if (!record.graph) record.graph = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch(step, recorded); });
     record.graph->replay(stream);
@@ -311,7 +319,8 @@ void Decoder::launch_alike(const Step& step, cudaStream_t stream) {
 // ── a step ──
 Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts) {
     const cudaStream_t stream = worker.handle();
-    const CacheShape expected = cache_shape(parts[0].sequence->shape().int4);
+    const CacheShape& first = parts[0].sequence->shape();
+    const CacheShape expected = cache_shape(first.int4, first.channel_scales);
     for (const auto& [sequence, ids, wanted] : parts) {
         if (!sequence->shape().suits(expected)) throw Failure("ERR_ARG_TYPE", "Expected sequences of this decoder with caches of one type, got others");
         sequence->reserve(worker, sequence->length() + static_cast<int>(ids.size()));

@@ -65,7 +65,7 @@ public:
 
     const DecoderFacts& facts() const { return facts_; }
     int layers() const { return static_cast<int>(layers_.size()); }
-    CacheShape cache_shape(bool int4) const { return {layers(), facts_.kv_heads, facts_.head_dim, facts_.max_tokens, int4}; }
+    CacheShape cache_shape(bool int4, bool channel_scales) const { return {layers(), facts_.kv_heads, facts_.head_dim, facts_.max_tokens, int4, channel_scales}; }
 
     /**
      * Runs a step: each part's tokens behind what its sequence holds. The linear layers read their weights once for all; nothing that a
@@ -111,10 +111,10 @@ private:
         int short_rows = 0;  // query rows of a KV head, at most, among sequences with few tokens; 0: there are none
         int tiles = 0;       // of those, at most
         KeySplit split = KeySplit::kTiles;
-        bool int4 = false;
+        bool int4 = false, channel_scales = false;
     };
-    /** A step of as many tokens for each sequence, few of them, all logits wanted: sequences, tokens of one, tiles, KeySplit, cache type. Its kernels differ in nothing else. */
-    using GraphKey = std::array<int, 5>;
+    /** A step of as many tokens for each sequence, few of them, all logits wanted: sequences, tokens of one, tiles, KeySplit, cache type and scales. Its kernels differ in nothing else. */
+    using GraphKey = std::array<int, 6>;
     struct StepRecord {
         int uses = 0;
         std::unique_ptr<StepGraph> graph;

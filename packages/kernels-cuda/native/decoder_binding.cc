@@ -133,11 +133,11 @@ Napi::Value create_decoder(const Napi::CallbackInfo& info) {
     return wrap_handle<DecoderHandle>(info.Env(), {std::move(decoder)});
 }
 
-// createCacheSequence(device, decoder, int4) → handle
+// createCacheSequence(device, decoder, int4, channelScales) → handle
 Napi::Value create_sequence(const Napi::CallbackInfo& info) {
     Stream& stream = *device_of(info).stream;
     const auto decoder = decoder_of(info[1]);
-    const CacheShape shape = decoder->cache_shape(info[2].ToBoolean());
+    const CacheShape shape = decoder->cache_shape(info[2].ToBoolean(), info[3].ToBoolean());
     std::shared_ptr<CacheSequence> sequence;
     run_blocking(info.Env(), stream, [&] { sequence = std::make_shared<CacheSequence>(stream, shape); });
     return wrap_handle<SequenceHandle>(info.Env(), {std::move(sequence)});

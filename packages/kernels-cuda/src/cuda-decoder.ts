@@ -7,6 +7,7 @@ import {
   type DecoderSpec,
   type DrawPart,
   IntFlashError,
+  type KeyScales,
   type Linear,
   type LogitsPart,
 } from '@int-flash/ops';
@@ -86,9 +87,11 @@ class CudaDecoder implements Decoder {
     this.#vocabSize = vocabSize;
   }
 
-  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence {
+  createSequence(cacheType: 'int8' | 'int4', keyScales: KeyScales = 'token'): DecoderSequence {
     const decoder = this.#expectLive();
-    const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4'));
+    const sequence = callNative(() =>
+      this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4', keyScales === 'channel'),
+    );
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 

@@ -299,7 +299,7 @@ export interface NativeAddon {
   /** As the library says it; 0: there is none. */
   cublasLtVersion(device: DeviceHandle): number;
   createDecoder(device: DeviceHandle, decoder: NativeDecoder): DecoderHandle;
-  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean): SequenceHandle;
+  createCacheSequence(device: DeviceHandle, decoder: DecoderHandle, int4: boolean, channels: boolean): SequenceHandle;
   /**
    * `wanted`: logits after so many of a part's last tokens.
    *

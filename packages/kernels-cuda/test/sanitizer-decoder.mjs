@@ -55,15 +55,23 @@ for (const [kind, headDim, heads, kvHeads, split] of [
     outputNorm: norm,
     output,
   });
-  for (const cacheType of ['int8', 'int4']) {
-    const sequence = decoder.createSequence(cacheType);
+  for (const [cacheType, keyScales] of [
+    ['int8', 'token'],
+    ['int4', 'token'],
+    [headDim === 128 ? 'int8' : 'int4', 'channel'],
+  ]) {
+    const sequence = decoder.createSequence(cacheType, keyScales);
     for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 300, 1, 1]) {
       const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
       await sequence.forward(ids, new Float32Array(vocabSize));
       steps++;
     }
     // Beside others, keys split by tiles and by runs, tokens drawn on the device.
-    const others = [sequence, decoder.createSequence(cacheType), decoder.createSequence(cacheType)];
+    const others = [
+      sequence,
+      decoder.createSequence(cacheType, keyScales),
+      decoder.createSequence(cacheType, keyScales),
+    ];
     const part = (i, length) => ({
       sequence: others[i],
       ids: Int32Array.from({ length }, (_, t) => (t + i) % vocabSize),

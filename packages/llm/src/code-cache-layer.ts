@@ -1,5 +1,6 @@
-import { type Backend, IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
+import { type Backend, IntFlashError, type KeyScales, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
 import { hadamardRotate, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
+import { channelScales, divideKeys } from './channel-scales.js';
 import { quantizeFittedInt4 } from './fitted-int4.js';
 import { int8Scale, writeInt8Row } from './int8-rows.js';
 import type { KeyValueRows, KvCacheLayer, LayerState } from './kv-cache-layer.js';
@@ -22,6 +23,8 @@ type CodeView = Extract<KvCacheView, { readonly type: 'int8' | 'int4' }>;
  * not see it, and the grid no longer spends its range on what all keys share. INT4 keys are rotated after that, INT4 values too
  * (hadamardRotate): queries must be turned alike, and what attention makes of the values turned back.
  *
+ * With `channel` key scales, keys and what is subtracted from them are divided by {@link channelScales} before; queries are to be multiplied by them.
+ *
  * A row depends on its own token, the offset and the tokens before, so it has the same bits however the tokens came after the first write.
  */
 export class CodeCacheLayer implements KvCacheLayer {
@@ -36,9 +39,18 @@ export class CodeCacheLayer implements KvCacheLayer {
   readonly #keyScales: Float32Array;
   readonly #valueScales: Float32Array;
   readonly #backend: Backend | undefined;
+  readonly #hasChannelScales: boolean;
 
   /** @param backend Quantizes rows where it has a way of its own; the bits are the same without. */
-  constructor(type: 'int8' | 'int4', kvHeads: number, headDim: number, pages: number, backend?: Backend) {
+  constructor(
+    type: 'int8' | 'int4',
+    kvHeads: number,
+    headDim: number,
+    pages: number,
+    backend?: Backend,
+    keyScales: KeyScales = 'token',
+  ) {
+    this.#hasChannelScales = keyScales === 'channel';
     this.#backend = backend;
     this.#type = type;
     this.#kvHeads = kvHeads;
@@ -56,11 +68,13 @@ export class CodeCacheLayer implements KvCacheLayer {
   }
 
   start(): LayerState {
-    return { offsets: new Float32Array(this.#kvHeads * this.#headDim), largest: new Float32Array(this.#kvHeads) };
+    const offsets = new Float32Array(this.#kvHeads * this.#headDim);
+    return { offsets, channels: new Float32Array(0), largest: new Float32Array(this.#kvHeads) };
   }
 
   write(rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): void {
     if (length === 0) this.#begin(rows, state);
+    if (state.channels.length > 0) divideKeys(rows, state.channels);
     if (this.#backend?.appendCacheSync) {
       const appended = this.#backend.appendCacheSync({
         rows: rows.data,
@@ -125,9 +139,11 @@ export class CodeCacheLayer implements KvCacheLayer {
     return true;
   }
 
-  /** Freezes the key offsets. */
-  #begin({ data, tokens, keyOffset, stride }: KeyValueRows, state: LayerState): void {
+  /** Freezes the key offsets, and their channels' scales where those have some. */
+  #begin(rows: KeyValueRows, state: LayerState): void {
+    const { data, tokens, keyOffset, stride } = rows;
     state.largest = new Float32Array(this.#kvHeads);
+    state.channels = new Float32Array(0);
     state.offsets = new Float32Array(this.#kvHeads * this.#headDim); // the old array may be another sequence's too
     if (tokens < MIN_OFFSET_TOKENS) return;
     const counted = Math.min(tokens, OFFSET_TOKENS);
@@ -136,6 +152,11 @@ export class CodeCacheLayer implements KvCacheLayer {
       for (let token = 0; token < counted; token++) sum += data[keyOffset + token * stride + d]!;
       state.offsets[d] = sum / counted;
     }
+    if (!this.#hasChannelScales) return;
+    state.channels = channelScales({ rows, kvHeads: this.#kvHeads, headDim: this.#headDim }, state.offsets, counted);
+    state.channels.forEach((scale, d) => {
+      state.offsets[d]! /= scale;
+    });
   }
 
   #writeInt8Head(rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number, head: number): void {

@@ -4,6 +4,7 @@ import {
   type DecoderSequence,
   type DrawRules,
   IntFlashError,
+  type KeyScales,
   KV_PAGE_TOKENS,
 } from '@int-flash/ops';
 import type { DevicePages } from './device-pages.js';
@@ -25,6 +26,7 @@ export type DeviceDtype = 'int8' | 'int4';
 
 export interface DeviceCacheShape {
   readonly dtype: DeviceDtype;
+  readonly keyScales: KeyScales;
   readonly vocabSize: number;
   /** It never grows past it. */
   readonly maxTokens: number;
@@ -257,7 +259,7 @@ export class DeviceCache implements PagedSequence {
   /** The sequence on the device, with room for more tokens. @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them. */
   #open(tokens: number): DecoderSequence {
     if (!this.reserve(tokens)) throw noPage();
-    this.#sequence ??= this.#decoder.createSequence(this.dtype);
+    this.#sequence ??= this.#decoder.createSequence(this.dtype, this.#shape.keyScales);
     if (this.#adopted.length > 0) {
       this.#sequence.adoptPages(this.#sequence.length / KV_PAGE_TOKENS, this.#adopted);
       this.#adopted = [];

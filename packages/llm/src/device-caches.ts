@@ -1,7 +1,7 @@
 import { type Decoder, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { DeviceCache, type DeviceDtype } from './device-cache.js';
 import { DevicePages } from './device-pages.js';
-import type { KvCacheLimits } from './kv-caches.js';
+import type { KvCacheSettings } from './kv-caches.js';
 import type { ModelConfig } from './model-config.js';
 import { countPages } from './page-limit.js';
 import { type PageCounts, sumCounts } from './page-pool.js';
@@ -12,15 +12,15 @@ const MEMORY_PART = 3 / 4;
 /** A model's caches in a device's memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
 export class DeviceCaches {
   readonly #config: ModelConfig;
-  readonly #limits: KvCacheLimits;
+  readonly #settings: KvCacheSettings;
   readonly #memory: DecoderMemory;
   readonly #liveBytes: () => number;
   readonly #pools = new Map<DeviceDtype, DevicePages>();
 
   /** @param liveBytes What all that lives on the device takes, the weights for one. */
-  constructor(config: ModelConfig, limits: KvCacheLimits, memory: DecoderMemory, liveBytes: () => number) {
+  constructor(config: ModelConfig, settings: KvCacheSettings, memory: DecoderMemory, liveBytes: () => number) {
     this.#config = config;
-    this.#limits = limits;
+    this.#settings = settings;
     this.#memory = memory;
     this.#liveBytes = liveBytes;
   }
@@ -32,7 +32,9 @@ export class DeviceCaches {
 
   create(dtype: DeviceDtype, decoder: Decoder): DeviceCache {
     const { vocabSize } = this.#config;
-    return new DeviceCache(decoder, this.#pool(dtype), { dtype, vocabSize, maxTokens: this.contextLength(dtype) });
+    const { keyScales = 'token' } = this.#settings;
+    const maxTokens = this.contextLength(dtype);
+    return new DeviceCache(decoder, this.#pool(dtype), { dtype, keyScales, vocabSize, maxTokens });
   }
 
   /** Bytes of the device's memory that sequences hold. */
@@ -56,7 +58,7 @@ export class DeviceCaches {
     const { maxPositions } = this.#config;
     const pageBytes = this.#memory.pageBytes[dtype];
     const mostBytes = MEMORY_PART * this.#leftBytes();
-    const { bytes, keepsPrefixes } = this.#limits;
+    const { bytes, keepsPrefixes } = this.#settings;
     const pages = countPages({ pageBytes, bytes, mostBytes, maxPositions });
     const pool = new DevicePages(pages, pageBytes, keepsPrefixes !== false);
     this.#pools.set(dtype, pool);

@@ -28,7 +28,7 @@ export class FloatCacheLayer implements KvCacheLayer {
   }
 
   start(): LayerState {
-    return { offsets: NONE, largest: NONE };
+    return { offsets: NONE, channels: NONE, largest: NONE };
   }
 
   write(

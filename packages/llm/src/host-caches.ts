@@ -3,7 +3,7 @@ import { type Backend, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { KvCache } from './kv-cache.js';
 import { type KvCacheDtype, layerPageBytes } from './kv-cache-layer.js';
 import { KvCachePool } from './kv-cache-pool.js';
-import type { KvCacheLimits } from './kv-caches.js';
+import type { KvCacheSettings } from './kv-caches.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { ModelConfig } from './model-config.js';
 import { countPages } from './page-limit.js';
@@ -15,14 +15,14 @@ const MEMORY_PART = 1 / 4;
 /** A model's caches in host memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
 export class HostCaches {
   readonly #config: ModelConfig;
-  readonly #limits: KvCacheLimits;
+  readonly #settings: KvCacheSettings;
   readonly #backend: Backend | undefined;
   readonly #pools = new Map<KvCacheDtype, KvCachePool>();
 
-  constructor(config: ModelConfig, limits: KvCacheLimits, backend?: Backend) {
+  constructor(config: ModelConfig, settings: KvCacheSettings, backend?: Backend) {
     this.#backend = backend;
     this.#config = config;
-    this.#limits = limits;
+    this.#settings = settings;
   }
 
   /** Tokens that the longest sequence may have. @throws {IntFlashError} as {@link countPages}. */
@@ -54,8 +54,9 @@ export class HostCaches {
     const made = this.#pools.get(dtype);
     if (made) return made;
     const { layers, kvHeads, headDim } = this.#config;
-    const keepsPrefixes = this.#limits.keepsPrefixes !== false;
-    const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes };
+    const keepsPrefixes = this.#settings.keepsPrefixes !== false;
+    const { keyScales = 'token' } = this.#settings;
+    const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes, keyScales };
     const pool = new KvCachePool(shape, this.#backend);
     this.#pools.set(dtype, pool);
     return pool;
@@ -64,6 +65,6 @@ export class HostCaches {
   #pages(dtype: KvCacheDtype): number {
     const { layers, kvHeads, headDim, maxPositions } = this.#config;
     const pageBytes = layers * layerPageBytes(dtype, kvHeads, headDim);
-    return countPages({ pageBytes, bytes: this.#limits.bytes, mostBytes: totalmem() * MEMORY_PART, maxPositions });
+    return countPages({ pageBytes, bytes: this.#settings.bytes, mostBytes: totalmem() * MEMORY_PART, maxPositions });
   }
 }

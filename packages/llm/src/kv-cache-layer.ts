@@ -1,4 +1,4 @@
-import type { Backend, KvCacheView } from '@int-flash/ops';
+import type { Backend, KeyScales, KvCacheView } from '@int-flash/ops';
 import { KV_PAGE_TOKENS } from '@int-flash/ops';
 import { CodeCacheLayer } from './code-cache-layer.js';
 import { FloatCacheLayer } from './float-cache-layer.js';
@@ -6,6 +6,8 @@ import { FloatCacheLayer } from './float-cache-layer.js';
 export const KV_CACHE_DTYPES = ['fp32', 'fp16', 'int8', 'int4'] as const;
 /** How a cache stores keys and values; the sizes are 4, 2, 1 and 1/2 byte an element, the latter two with two scales a token and head. */
 export type KvCacheDtype = (typeof KV_CACHE_DTYPES)[number];
+
+export const KEY_SCALES = ['token', 'channel'] as const satisfies readonly KeyScales[];
 
 /** New keys and values of `tokens` positions: row t of either starts at its offset + t · stride and holds all kv heads. */
 export interface KeyValueRows {
@@ -20,6 +22,8 @@ export interface KeyValueRows {
 export interface LayerState {
   /** Subtracted from the keys, [kvHeads, headDim]; empty for floats. Frozen at the first write, so sequences that begin alike share it. */
   offsets: Float32Array;
+  /** Divides keys and offsets, and multiplies queries ({@link channelScales}); frozen with the offsets. */
+  channels: Float32Array;
   /** Per head: the largest value scale so far, 0 while all value rows were zero; empty for floats. */
   largest: Float32Array;
 }
@@ -28,7 +32,7 @@ export interface LayerState {
 export interface KvCacheLayer {
   readonly pageBytes: number;
   start(): LayerState;
-  /** Stores rows behind a sequence's first `length` tokens, for which its block table has pages that nobody else reads. */
+  /** Stores rows behind a sequence's first `length` tokens, for which its block table has pages that nobody else reads. May change `rows`. */
   write(rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): void;
   view(pages: Int32Array, length: number): KvCacheView;
   copyPage(from: number, to: number): void;
@@ -43,10 +47,11 @@ export function createKvCacheLayer(
   headDim: number,
   pages: number,
   backend?: Backend,
+  keyScales?: KeyScales,
 ): KvCacheLayer {
   return dtype === 'fp32' || dtype === 'fp16'
     ? new FloatCacheLayer(dtype, kvHeads, headDim, pages)
-    : new CodeCacheLayer(dtype, kvHeads, headDim, pages, backend);
+    : new CodeCacheLayer(dtype, kvHeads, headDim, pages, backend, keyScales);
 }
 
 /** Bytes that a page of one layer takes. */

@@ -1,4 +1,4 @@
-import type { Backend } from '@int-flash/ops';
+import type { Backend, KeyScales } from '@int-flash/ops';
 import { createKvCacheLayer, type KvCacheDtype, type KvCacheLayer, type LayerState } from './kv-cache-layer.js';
 import { type PageCounts, PagePool } from './page-pool.js';
 import type { SharedPages } from './page-table.js';
@@ -13,6 +13,8 @@ export interface KvCachePoolShape {
   readonly pages: number;
   /** Keep what was computed for prompts to come that begin alike; true by default. */
   readonly keepsPrefixes?: boolean;
+  /** Of INT8 and INT4; `token` by default. */
+  readonly keyScales?: KeyScales;
 }
 
 /**
@@ -31,7 +33,7 @@ export class KvCachePool implements SharedPages<readonly LayerState[]> {
   constructor(shape: KvCachePoolShape, backend?: Backend) {
     this.shape = shape;
     this.layers = Array.from({ length: shape.layers }, () =>
-      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim, shape.pages, backend),
+      createKvCacheLayer(shape.dtype, shape.kvHeads, shape.headDim, shape.pages, backend, shape.keyScales),
     );
     this.pages = new PagePool(shape.pages);
     this.prefixes = shape.keepsPrefixes === false ? undefined : new PrefixTree(this.pages);

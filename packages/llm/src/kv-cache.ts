@@ -1,4 +1,5 @@
 import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
+import { multiplyQueries } from './channel-scales.js';
 import type { KeyValueRows, LayerState } from './kv-cache-layer.js';
 import type { KvCachePool } from './kv-cache-pool.js';
 import { pagesOf } from './page-limit.js';
@@ -106,6 +107,12 @@ export class KvCache implements PagedSequence {
     this.#lengths[layer] = length + rows.tokens;
   }
 
+  /** Brings queries, [tokens, heads, headDim], into the units of the layer's keys, in place: once for each, after the keys were appended. */
+  scaleQueries(layer: number, query: Float32Array, heads: number): void {
+    const { channels } = this.#states[layer]!;
+    if (channels.length > 0) multiplyQueries(query, heads, this.#pool.shape.kvHeads, channels);
+  }
+
   /** What the backend reads; valid until the next change. */
   view(layer: number): KvCacheView {
     this.#expectLive();
@@ -124,7 +131,7 @@ export class KvCache implements PagedSequence {
     this.#table.publish(this.length, (page) => {
       const largest = this.#largestBehind(page);
       if (largest.some((heads) => heads.includes(0))) return undefined; // scales of zeros are not settled yet
-      return this.#states.map(({ offsets }, layer) => ({ offsets, largest: largest[layer]! }));
+      return this.#states.map(({ offsets, channels }, layer) => ({ offsets, channels, largest: largest[layer]! }));
     });
   }
 
@@ -133,7 +140,7 @@ export class KvCache implements PagedSequence {
     const states = this.#table.adopt(next, this.length).at(-1);
     if (!states) return 0;
     this.#lengths.fill(this.#table.count * KV_PAGE_TOKENS);
-    this.#states = states.map(({ offsets, largest }) => ({ offsets, largest: largest.slice() }));
+    this.#states = states.map(({ largest, ...shifts }) => ({ ...shifts, largest: largest.slice() }));
     return this.history.length - before;
   }
 
@@ -189,9 +196,13 @@ export class KvCache implements PagedSequence {
     const whole = Math.floor(length / KV_PAGE_TOKENS);
     const known = whole === 0 ? undefined : this.#largestBehind(whole - 1);
     return this.#pool.layers.map((layer, i) => {
-      const { offsets } = this.#states[i]!;
+      const { offsets, channels } = this.#states[i]!;
       const before = known?.[i] ?? layer.start().largest;
-      return { offsets, largest: layer.largestAt(length, whole * KV_PAGE_TOKENS, before, this.#table.numbers) };
+      return {
+        offsets,
+        channels,
+        largest: layer.largestAt(length, whole * KV_PAGE_TOKENS, before, this.#table.numbers),
+      };
     });
   }
 

@@ -1,4 +1,4 @@
-import type { Backend } from '@int-flash/ops';
+import type { Backend, KeyScales } from '@int-flash/ops';
 import type { DeviceDtype } from './device-cache.js';
 import { DeviceCaches } from './device-caches.js';
 import { HostCaches } from './host-caches.js';
@@ -7,11 +7,13 @@ import type { AttentionChoice } from './layers/attention.js';
 import type { ModelConfig } from './model-config.js';
 import { type PageCounts, sumCounts } from './page-pool.js';
 
-export interface KvCacheLimits {
+export interface KvCacheSettings {
   /** What all sequences' keys and values may take, for each way of storing them. */
   readonly bytes?: number | undefined;
   /** Keep what was computed for prompts to come that begin alike. */
   readonly keepsPrefixes?: boolean | undefined;
+  /** Of keys in INT8 and INT4; `token` by default. */
+  readonly keyScales?: KeyScales | undefined;
 }
 
 /** Whether this is what a decoder on a device computes: INT8 attention on codes. */
@@ -24,11 +26,13 @@ export class KvCaches {
   readonly host: HostCaches;
   /** Undefined where the backend has no memory of its own, or does not run such a model there. */
   readonly device: DeviceCaches | undefined;
+  readonly keyScales: KeyScales;
 
-  constructor(config: ModelConfig, limits: KvCacheLimits = {}, backend?: Backend) {
-    this.host = new HostCaches(config, limits, backend);
+  constructor(config: ModelConfig, settings: KvCacheSettings = {}, backend?: Backend) {
+    this.host = new HostCaches(config, settings, backend);
+    this.keyScales = settings.keyScales ?? 'token';
     const memory = backend?.decoderMemory?.(config);
-    this.device = memory && new DeviceCaches(config, limits, memory, () => backend!.liveBytes());
+    this.device = memory && new DeviceCaches(config, settings, memory, () => backend!.liveBytes());
   }
 
   /**

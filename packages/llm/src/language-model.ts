@@ -9,6 +9,7 @@ import {
   checkSignal,
   describe,
   IntFlashError,
+  type KeyScales,
 } from '@int-flash/ops';
 import { type ChatMessage, renderChatTemplate } from './chat-template.js';
 import type { CheckpointOptions } from './checkpoint.js';
@@ -23,7 +24,7 @@ import {
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
-import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
+import { KEY_SCALES, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
@@ -47,6 +48,11 @@ export interface LoadOptions {
   readonly attention?: AttentionChoice | undefined;
   /** By default `int8` with INT8 attention and `fp32` with fp32 attention. */
   readonly kvCacheDtype?: KvCacheDtype | undefined;
+  /**
+   * Of caches in INT8 and INT4: `token` by default; `channel` where a few channels of a model's keys are far larger than the others. It changes
+   * answers a little.
+   */
+  readonly kvKeyScales?: KeyScales | undefined;
   /** Arithmetic of the linear layers: `auto` (as stored) by default. The output layer is always fp32. */
   readonly linear?: LinearChoice | undefined;
   /**
@@ -74,6 +80,7 @@ export interface ModelStatus {
   readonly backend: BackendStatus;
   readonly attention: AttentionChoice;
   readonly kvCacheDtype: KvCacheDtype;
+  readonly kvKeyScales: KeyScales;
   readonly linear: LinearChoice;
   /** Sequences that hold a KV cache right now … */
   readonly sessions: number;
@@ -95,6 +102,7 @@ const LOAD_KEYS = [
   'threads',
   'attention',
   'kvCacheDtype',
+  'kvKeyScales',
   'linear',
   'kvCacheBytes',
   'prefixCache',
@@ -135,7 +143,11 @@ async function loadFiles(
     given.kvCacheBytes === undefined
       ? undefined
       : checkInteger(given.kvCacheBytes, 'kvCacheBytes', 0, 1, Number.MAX_SAFE_INTEGER);
-  const cacheLimits = { bytes, keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true) };
+  const cacheSettings = {
+    bytes,
+    keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true),
+    keyScales: checkChoice(given.kvKeyScales, 'kvKeyScales', KEY_SCALES, 'token'),
+  };
   const threads = given.threads === undefined ? {} : { threads: given.threads as number };
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();
@@ -146,7 +158,7 @@ async function loadFiles(
   });
   try {
     const { config } = files.weights;
-    const caches = new KvCaches(config, cacheLimits, backend);
+    const caches = new KvCaches(config, cacheSettings, backend);
     if (bytes !== undefined) caches.contextLength(attention, kvCacheDtype); // refuses a limit that holds nothing, before the weights are read
     const tokenizer = await files.readTokenizer();
     const generation = await files.readGenerationConfig();
@@ -224,6 +236,7 @@ export class LanguageModel {
       backend: backend.status(),
       attention,
       kvCacheDtype,
+      kvKeyScales: caches.keyScales,
       linear,
       sessions: sessions.size,
       kvCacheBytes: caches.bytes,

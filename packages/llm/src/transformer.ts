@@ -219,7 +219,9 @@ export class Transformer {
         const data = rowsOf(qkv, stride, first, end);
         cache.append(index, { data, tokens: count, keyOffset: queries, valueOffset: queries + keys, stride });
         const out = rowsOf(mixed, queries, first, end);
-        await this.#attend(attention, shape, rowsOf(query, queries, first, end), count, cache.view(index), out, pace);
+        const own = rowsOf(query, queries, first, end);
+        cache.scaleQueries(index, own, heads);
+        await this.#attend(attention, shape, own, count, cache.view(index), out, pace);
       }
       await this.#project(layer.attentionOutput, mixed, tokens, hidden, pace, { accumulate: true });
       await this.#projectNormed(layer.mlpNorm, layer.mlpUp, hidden, tokens, widened, pace, isGated);

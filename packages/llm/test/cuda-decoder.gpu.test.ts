@@ -1,10 +1,11 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { selectBackend, status } from '@int-flash/attention';
-import type { Backend } from '@int-flash/ops';
+import type { Backend, KeyScales } from '@int-flash/ops';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint.js';
 import { DeviceCache } from '../src/device-cache.js';
+import { KvCaches } from '../src/kv-caches.js';
 import type { ModelConfig } from '../src/model-config.js';
 import { loadWeights, type ModelWeights } from '../src/model-weights.js';
 import { Pace } from '../src/pace.js';
@@ -24,8 +25,9 @@ async function run(
   ids: number[],
   pieces: readonly number[],
   dtype: 'int8' | 'int4' = 'int8',
+  keyScales: KeyScales = 'token',
 ): Promise<Float32Array[]> {
-  const model = new Transformer(config, weights, backend);
+  const model = new Transformer(config, weights, backend, new KvCaches(config, { keyScales }, backend));
   const cache = model.createCache('int8', dtype);
   expect(cache instanceof DeviceCache).toBe(backend.name === 'cuda');
   const all: Float32Array[] = [];
@@ -105,6 +107,40 @@ describe.skipIf(!available)('a decoder on CUDA', () => {
   it.each(Object.keys(VARIANTS))('%s, cache in INT4', async (name) => {
     await expectTheCpusBits({ config: { ...SMALL, ...VARIANTS[name] }, choice: 'int8', dtype: 'int4', pieces: PIECES });
   });
+
+  // A first call of few tokens, which decides nothing; one of a page and more, which does; queries by one, by eight, by many.
+  describe.each([[PIECES], [[5, ...PIECES]]])(
+    'large channels of keys with scales of their own, in calls of %j',
+    (pieces) => {
+      it.each([
+        ['int8', 'head dim 64'],
+        ['int4', 'head dim 64'],
+        ['int8', 'head dim 40, one group'],
+        ['int8', 'head dim 128, eleven queries a key'],
+        ['int8', 'sliding windows and norms of heads'],
+      ] as const)('cache in %s: %s', async (dtype, name) => {
+        const config = { ...SMALL, ...VARIANTS[name] };
+        const ids = tokenIds(
+          pieces.reduce((sum, length) => sum + length, 0),
+          config.vocabSize,
+        );
+        const [ours, theirs, other] = await Promise.all(
+          (
+            [
+              [cuda, 'channel'],
+              [cpu, 'channel'],
+              [cpu, 'token'],
+            ] as const
+          ).map(([backend, keyScales]) =>
+            run(config, randomWeights(config, backend, 'fp32', 16), backend, ids, pieces, dtype, keyScales),
+          ),
+        );
+        expectSameBits(differences(ours!, theirs!));
+        // The comparison can fail: it is not the arithmetic of a scale a token.
+        if (pieces[0]! > 8) expect(Math.max(...differences(theirs!, other!))).toBeGreaterThan(0);
+      });
+    },
+  );
 
   describe.each(['tiles', 'runs'])('a context of several runs of 1,024 keys, split in %s', (split) => {
     beforeAll(() => {

@@ -21,14 +21,18 @@ function someZeros(from: number, count: number): number[] {
   return IDS.slice(from, from + count).map((id, i) => (i % 3 === 0 ? ZERO : id));
 }
 
-describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in %s', (type) => {
+describe.skipIf(!available).each([
+  ['int8', 'token'],
+  ['int4', 'token'],
+  ['int8', 'channel'],
+] as const)('a cache on CUDA in %s, a scale for each %s', (type, keyScales) => {
   const cuda = available ? selectBackend('cuda') : undefined!;
   let weights: ModelWeights;
   let decoder: Decoder;
 
   beforeAll(() => {
     const config = { ...SMALL, tiedEmbeddings: false };
-    weights = randomWeights(config, cuda, 'fp32'); // activations in INT8 would round most differences away
+    weights = randomWeights(config, cuda, 'fp32', keyScales === 'channel' ? 16 : 1); // activations in INT8 would round most differences away
     weights.embedding.fill(0, ZERO * hiddenSize, (ZERO + 1) * hiddenSize);
     weights.embedding[BAD * hiddenSize] = Number.NaN;
     const rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
@@ -56,7 +60,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
 
   /** The same on a sequence that never had other tokens. */
   async function fresh(pieces: readonly number[], further: readonly number[]): Promise<Float32Array[]> {
-    const sequence = decoder.createSequence(type);
+    const sequence = decoder.createSequence(type, keyScales);
     let from = 0;
     for (const count of pieces) {
       await run(sequence, IDS.slice(from, from + count));
@@ -83,7 +87,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
     ['all but a page, far back', [64], [400, 30], 64],
     ['more than 1,024 tokens', [512, 512, 60], [7], 1087],
   ] as const)('takes back %s as if they had never been there', async (_, before, detour, length) => {
-    const sequence = decoder.createSequence(type);
+    const sequence = decoder.createSequence(type, keyScales);
     const pieces: number[] = [];
     for (const count of [...before, ...detour]) {
       const piece = Math.min(count, Math.max(length - sequence.length, 0));
@@ -98,7 +102,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
   });
 
   it('takes tokens back again and again', async () => {
-    const sequence = decoder.createSequence(type);
+    const sequence = decoder.createSequence(type, keyScales);
     await run(sequence, IDS.slice(0, 120));
     for (let i = 0; i < 40; i++) {
       const { length } = sequence;
@@ -115,7 +119,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
 
   it('is as it was after a call that failed', async () => {
     for (const count of [3, 200]) {
-      const sequence = decoder.createSequence(type);
+      const sequence = decoder.createSequence(type, keyScales);
       await run(sequence, IDS.slice(0, 70));
       await expect(run(sequence, [...IDS.slice(300, 300 + count), BAD])).rejects.toMatchObject({
         code: 'ERR_NONFINITE',
@@ -128,7 +132,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
   });
 
   it('says where it cannot go back exactly', async () => {
-    const sequence = decoder.createSequence(type);
+    const sequence = decoder.createSequence(type, keyScales);
     await run(sequence, IDS.slice(0, 70));
     await run(sequence, IDS.slice(70, 470));
     await run(sequence, IDS.slice(470, 500));
@@ -143,7 +147,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
 
   describe('shares whole pages', () => {
     async function begun(length: number): Promise<{ sequence: DecoderSequence; pages: DecoderPage[] }> {
-      const sequence = decoder.createSequence(type);
+      const sequence = decoder.createSequence(type, keyScales);
       for (let from = 0; from < length; from += 512) await run(sequence, IDS.slice(from, Math.min(from + 512, length)));
       const pages = Array.from({ length: Math.floor(length / 64) }, (_, page) => sequence.sharePage(page)!);
       return { sequence, pages };
@@ -152,7 +156,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
     it.each([70, 128, 500, 1100])('of %i tokens, which outlive it', async (length) => {
       const { sequence, pages } = await begun(length);
       const bytes = cuda.liveBytes();
-      const readers = [0, 1].map(() => decoder.createSequence(type));
+      const readers = [0, 1].map(() => decoder.createSequence(type, keyScales));
       for (const reader of readers) {
         reader.adoptPages(0, pages.slice(0, 1));
         reader.adoptPages(1, pages.slice(1));
@@ -191,7 +195,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
 
     it('and never writes them again: who goes back into one computes it anew', async () => {
       const { sequence, pages } = await begun(200);
-      const reader = decoder.createSequence(type);
+      const reader = decoder.createSequence(type, keyScales);
       reader.adoptPages(0, pages);
       await run(reader, IDS.slice(900, 908));
       reader.truncate(195);
@@ -204,7 +208,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
       await run(sequence, IDS.slice(600, 700));
       sequence.truncate(0);
       await run(sequence, IDS.slice(500, 600)); // with offsets of its own
-      const other = decoder.createSequence(type);
+      const other = decoder.createSequence(type, keyScales);
       other.adoptPages(0, pages);
       await run(other, IDS.slice(192, 200));
       expectSameBits(differences(await goOn(other, FURTHER), await fresh([200], FURTHER)));
@@ -212,7 +216,7 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
     });
 
     it('once they are settled: not while zeros wait for the first value', async () => {
-      const sequence = decoder.createSequence(type);
+      const sequence = decoder.createSequence(type, keyScales);
       await run(sequence, new Array<number>(70).fill(ZERO));
       expect(sequence.sharePage(0)).toBeUndefined();
       await run(sequence, IDS.slice(0, 70));
@@ -225,15 +229,22 @@ describe.skipIf(!available).each(['int8', 'int4'] as const)('a cache on CUDA in 
 
     it('and refuses what is none', async () => {
       const { sequence, pages } = await begun(100);
-      const reader = decoder.createSequence(type);
+      const reader = decoder.createSequence(type, keyScales);
       const refuses = (work: () => unknown, code: string) =>
         expect(work).toThrowError(expect.objectContaining({ code }));
       refuses(() => sequence.sharePage(1), 'ERR_ARG_RANGE');
       refuses(() => reader.adoptPages(1, pages), 'ERR_ARG_RANGE');
       refuses(() => sequence.adoptPages(1, pages), 'ERR_ARG_RANGE');
       refuses(() => reader.adoptPages(0, [{ dispose: () => {} }]), 'ERR_ARG_TYPE');
-      const other = decoder.createSequence(type === 'int8' ? 'int4' : 'int8');
+      const other = decoder.createSequence(type === 'int8' ? 'int4' : 'int8', keyScales);
       refuses(() => other.adoptPages(0, pages), 'ERR_ARG_TYPE');
+      const third = decoder.createSequence(type, keyScales === 'token' ? 'channel' : 'token');
+      refuses(() => third.adoptPages(0, pages), 'ERR_ARG_TYPE');
+      const both = [sequence, third].map((one) => ({ sequence: one, ids: Int32Array.of(1) }));
+      await expect(decoder.forwardBatch(both, new Float32Array(2 * vocabSize))).rejects.toMatchObject({
+        code: 'ERR_ARG_TYPE',
+      });
+      third.dispose();
       for (const page of pages) page.dispose();
       refuses(() => reader.adoptPages(0, pages), 'ERR_DISPOSED');
       expect([reader.length, other.length, sequence.length]).toEqual([0, 0, 100]);

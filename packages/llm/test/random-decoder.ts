@@ -52,14 +52,26 @@ export const VARIANTS: Record<string, Partial<ModelConfig>> = {
   'exact GELU': { mlp: { type: 'plain', activation: 'gelu', bias: false } },
 };
 
-/** The same random weights on any backend. */
-export function randomWeights(config: ModelConfig, backend: Backend, choice: 'int8' | 'fp32' | 'int4'): ModelWeights {
+/** Channels of each head's keys that {@link randomWeights} makes larger. */
+const LARGE_CHANNELS = [3, 30];
+
+/** The same random weights on any backend. @param keySize Of a few channels of the keys, where 1 is that of the others. */
+export function randomWeights(
+  config: ModelConfig,
+  backend: Backend,
+  choice: 'int8' | 'fp32' | 'int4',
+  keySize = 1,
+): ModelWeights {
   const normal = seededNormal(seededUniform(5));
   const numbers = (count: number, size: number, around = 0) =>
     Float32Array.from({ length: count }, () => around + size * normal());
   const { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxPositions, mlp } = config;
   const made: { dispose(): void }[] = [];
-  const linear = (rows: number, cols: number, bias = false, kind = choice) => {
+  const isLarge = (row: number) => {
+    const head = Math.floor(row / headDim);
+    return head >= heads && head < heads + kvHeads && LARGE_CHANNELS.includes(row % headDim);
+  };
+  const linear = (rows: number, cols: number, bias = false, kind = choice, sizeOf = (_row: number) => 1) => {
     const weights: LinearWeights & { type: 'fp32' } = {
       type: 'fp32',
       rows,
@@ -67,6 +79,10 @@ export function randomWeights(config: ModelConfig, backend: Backend, choice: 'in
       weights: numbers(rows * cols, 1 / Math.sqrt(cols)),
       bias: bias ? numbers(rows, 0.1) : undefined,
     };
+    for (let row = 0; row < rows; row++) {
+      const size = sizeOf(row);
+      if (size !== 1) for (let i = row * cols; i < (row + 1) * cols; i++) weights.weights[i]! *= size;
+    }
     const layer = kind === 'int4' ? int4Linear(backend, weights) : createLinear(backend, [weights], kind);
     made.push(layer);
     return layer;
@@ -79,7 +95,7 @@ export function randomWeights(config: ModelConfig, backend: Backend, choice: 'in
   const embedding = toFloat32(fromFloat32(numbers(vocabSize * hiddenSize, 1), 'bfloat16'), 'bfloat16');
   const layers = config.slidingWindows.map(() => ({
     attentionNorm: norm(),
-    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize, mlp.bias),
+    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize, mlp.bias, choice, (row) => (isLarge(row) ? keySize : 1)),
     queryNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
     keyNorm: config.qkNorm ? numbers(headDim, 0.1, 1) : undefined,
     attentionOutput: linear(hiddenSize, heads * headDim, mlp.bias),

@@ -53,6 +53,12 @@ export interface DecoderCacheShape {
   readonly headDim: number;
 }
 
+/**
+ * What a cache's INT8 or INT4 keys have a scale for: each token, or each channel besides. The latter is a power of two that divides keys and
+ * multiplies queries, frozen with a sequence's first call: for models whose keys have a few large channels.
+ */
+export type KeyScales = 'token' | 'channel';
+
 /** The memory that a decoder's sequences lie in, and what they take of it. */
 export interface DecoderMemory {
   /** All that the device has, whether in use or not. */
@@ -66,8 +72,11 @@ export interface DecoderMemory {
 
 /** A decoder on a backend's own memory: attention in INT8, the arithmetic of docs/arithmetic.md. */
 export interface Decoder {
-  /** @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error. */
-  createSequence(cacheType: 'int8' | 'int4'): DecoderSequence;
+  /**
+   * @param cacheType `int4`: keys and values rotated (quant's hadamardRotate), each row on the grid of least squared error.
+   * @param keyScales `token` where nothing is said.
+   */
+  createSequence(cacheType: 'int8' | 'int4', keyScales?: KeyScales): DecoderSequence;
   /**
    * Runs one step over several of its sequences: weights are read once for all, and what a sequence gets does not depend on the others.
    * A failed step leaves all of them as they were.

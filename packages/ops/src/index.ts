@@ -40,6 +40,7 @@ export type {
   DecoderSpec,
   DrawPart,
   DrawRules,
+  KeyScales,
   LogitsPart,
 } from './decoder.js';
 export { eventLoopRest, eventLoopTurn } from './event-loop-turns.js';
