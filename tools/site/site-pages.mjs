@@ -44,6 +44,7 @@ export const SECTIONS = [
       ['docs/arithmetic.md', 'arithmetic'],
       ['docs/adr/0001-row-sum-before-rounding.md', 'adr/row-sum-before-rounding'],
       ['docs/adr/0002-layers.md', 'adr/layers'],
+      ['docs/adr/0003-key-scales.md', 'adr/key-scales'],
       ['.github/CONTRIBUTING.md', 'contributing'],
     ],
   },
