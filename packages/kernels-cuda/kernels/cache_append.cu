@@ -7,6 +7,7 @@
 
 #include "decoder_steps.h"
 #include "exact_math.cuh"
+#include "fitted_int4.cuh"
 #include "hadamard.cuh"
 #include "int4_codes.cuh"
 #include "launch_early.h"
@@ -24,7 +25,6 @@ constexpr int kOffsetTokens = 64;  // a key offset is the mean of this many toke
 constexpr int kMinOffsetTokens = 8;  // … and of no fewer than this
 constexpr int kMostChannelBits = 30;  // a channel's scale is 2^30 at most: queries times it stay far inside float32
 constexpr float kScaleFloor = 9.53674316e-7f;  // 2^-20: no value row gets a scale below this part of the largest before it
-constexpr int kMaxInt4 = 7;
 
 struct Place {
     CacheView cache;
@@ -97,48 +97,13 @@ __device__ __forceinline__ float row_max(const float* row, int dim, uint32_t* fi
     return warp_max(largest);
 }
 
-/** How a row's numbers become codes: rounded to float32 before, or cut off at ±7 (INT4 with a grid narrower than the row). */
-struct Grid {
-    float scale;
-    bool cut;
-
-    __device__ __forceinline__ int code(float value) const {
-        if (!cut) return to_code(value, scale);
-        return max(-kMaxInt4, min(kMaxInt4, __double2int_rn(static_cast<double>(value) / scale)));
-    }
-};
-
-/** The grid of least squared error among those that end at the row's maximum or at a part of it. */
-__device__ __forceinline__ Grid fit_int4(const float* row, int dim, float largest) {
-    constexpr double kRanges[] = {0.95, 0.9, 0.85, 0.8, 0.75, 0.7};
-    const Grid widest{fmaxf(__fdiv_rn(largest, 7.f), kMinScale), false};
-    const auto squared_error = [&](float scale) {
-        const Grid grid{scale, true};  // errors are judged without the rounding to float32
-        double sum = 0;
-        for (int d = threadIdx.x % 32; d < dim; d += 32) {
-            const double error = __dsub_rn(row[d], __dmul_rn(grid.code(row[d]), scale));
-            sum = __dadd_rn(sum, __dmul_rn(error, error));
-        }
-        return warp_sum(sum);
-    };
-    Grid best = widest;
-    double least = squared_error(widest.scale);
-#pragma unroll 1
-    for (const double range : kRanges) {
-        const float narrower = static_cast<float>(__dmul_rn(widest.scale, range));
-        const double error = squared_error(narrower);
-        if (error < least) least = error, best = {narrower, true};
-    }
-    return best;
-}
-
-template <bool kInt4> __device__ __forceinline__ Grid fit(const float* row, int dim, uint32_t* findings) {
+template <bool kInt4> __device__ __forceinline__ Int4Grid fit(const float* row, int dim, uint32_t* findings) {
     const float largest = row_max(row, dim, findings);
     if constexpr (kInt4) return fit_int4(row, dim, largest);
     else return {symmetric_scale(largest), false};
 }
 
-template <bool kInt4> __device__ __forceinline__ void write_codes(const float* row, int dim, int padded, const Grid& grid, uint8_t* to) {
+template <bool kInt4> __device__ __forceinline__ void write_codes(const float* row, int dim, int padded, const Int4Grid& grid, uint8_t* to) {
     if constexpr (kInt4) {
         for (int byte = threadIdx.x % 32; byte < padded / 2; byte += 32)
             to[byte] = 2 * byte < dim ? pack_int4(grid.code(row[2 * byte]), grid.code(row[2 * byte + 1])) : uint8_t{0};
@@ -154,8 +119,8 @@ template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at,
         for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fdiv_rn(memory.row[d], channels[d]);
     for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fsub_rn(memory.row[d], offsets == nullptr ? 0.f : offsets[d]);
     __syncwarp();
-    if constexpr (kInt4) rotate_row(memory.row, memory.work, at.dim);
-    const Grid grid = fit<kInt4>(memory.row, at.dim, findings);
+    if constexpr (kInt4) rotate_row(memory.row, at.dim);
+    const Int4Grid grid = fit<kInt4>(memory.row, at.dim, findings);
     const int row_bytes = code_bytes(at.cache.padded, kInt4), slot = (at.start + token) % kPageTokens;
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
     write_codes<kInt4>(memory.row, at.dim, at.cache.padded, grid, key_row(image, slot, row_bytes));
@@ -166,8 +131,8 @@ template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at,
 /** Codes of a value row under its own scale, which is returned, or under `floor` where its own is smaller. */
 template <bool kInt4> __device__ __forceinline__ float write_value(const Place& at, int token, const float* floor, HeadMemory& memory, uint32_t* findings) {
     load_head(memory.row, at.values + token * at.stride, at.dim);
-    if constexpr (kInt4) rotate_row(memory.row, memory.work, at.dim);
-    const Grid grid = floor == nullptr ? fit<kInt4>(memory.row, at.dim, findings) : Grid{*floor, false};
+    if constexpr (kInt4) rotate_row(memory.row, at.dim);
+    const Int4Grid grid = floor == nullptr ? fit<kInt4>(memory.row, at.dim, findings) : Int4Grid{*floor, false};
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
     write_codes<kInt4>(memory.row, at.dim, at.cache.padded, grid, value_row(image, (at.start + token) % kPageTokens, code_bytes(at.cache.padded, kInt4)));
     __syncwarp();
@@ -279,7 +244,7 @@ template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, co
 // ── §5 ──
 /** Blocks of query heads, a warp each; behind them a block for each KV head of each sequence. */
 template <bool kInt4, bool kChannels>
-__global__ void __launch_bounds__(kThreads) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
+__global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
                                                         int query_blocks, uint32_t* findings) {
     __shared__ HeadMemory rows[kWarps];
     __shared__ float scales[kMinOffsetTokens];

@@ -239,15 +239,19 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
     for (int d = threadIdx.x % 32; d < dim; d += 32) given[d] = memory.row[d];
 }
 
-__global__ void __launch_bounds__(kHeadWarps * 32) rotate_back(float* rows, int64_t stride, int heads, int dim) {
-    __shared__ HeadMemory memories[kHeadWarps];
-    const int head = blockIdx.y * kHeadWarps + threadIdx.x / 32;
-    if (head >= heads) return;
-    HeadMemory& memory = memories[threadIdx.x / 32];
-    float* given = rows + blockIdx.x * stride + static_cast<int64_t>(head) * dim;
-    load_head(memory.row, given, dim);
-    rotate_row(memory.row, memory.work, dim);
-    for (int d = threadIdx.x % 32; d < dim; d += 32) given[d] = memory.row[d];
+/** A block a token, its warps a head each at a time; codes where they are wanted. */
+__global__ void __launch_bounds__(kMaxThreads) rotate_back(float* rows, int64_t stride, int heads, int dim, const Int8Rows target, int columns, uint32_t* findings) {
+    __shared__ float scratch[32];
+    launch_dependents();
+    wait_for_launch_before();
+    const int64_t token = blockIdx.x;
+    float* row = rows + token * stride;
+    float most = 0.f;
+    for (int head = threadIdx.x / 32; head < heads; head += blockDim.x / 32) {
+        rotate_row(row + head * dim, dim);
+        for (int d = threadIdx.x % 32; d < dim; d += 32) most = larger(most, row[head * dim + d]);
+    }
+    if (target.codes != nullptr) encode_row(row, heads * dim, columns, block_largest(most, scratch), target.codes + token * columns, target.scales + token, findings);
 }
 
 }  // namespace
@@ -293,9 +297,9 @@ cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const 
     return cudaGetLastError();
 }
 
-cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, cudaStream_t stream) {
-    rotate_back<<<dim3(tokens, (heads + kHeadWarps - 1) / kHeadWarps), kHeadWarps * 32, 0, stream>>>(rows, stride, heads, head_dim);
-    return cudaGetLastError();
+cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, const Int8Rows& target, uint32_t* findings, cudaStream_t stream) {
+    const int threads = std::min(heads * 32, tokens < kManyRows ? kMaxThreads : kMaxThreads / kAtOnce);
+    return launch_early(rotate_back, dim3(tokens), threads, 0, stream, rows, stride, heads, head_dim, target, padded_columns(heads * head_dim), findings);
 }
 
 }  // namespace intflash

@@ -41,10 +41,9 @@ __device__ __forceinline__ void scale_query(float* row, int dim, const StepSeque
     __syncwarp();
 }
 
-/** A warp's row, and room to rotate it. */
+/** A warp's row. */
 struct alignas(16) HeadMemory {
     float row[kMaxHeadDim];
-    double work[kMaxHeadDim];
 };
 
 /** From the layer's projection. */
@@ -57,7 +56,7 @@ __device__ __forceinline__ void load_head(float* row, const float* from, int dim
 __device__ __forceinline__ void write_query(HeadMemory& memory, const Heads& heads, const StepTable& step, int token, int head, const QueryTarget& target, uint32_t* findings) {
     const int lane = threadIdx.x % 32, dim = heads.head_dim;
     float* row = memory.row;
-    if (target.rotated) rotate_row(row, memory.work, dim);
+    if (target.rotated) rotate_row(row, dim);
     float largest = 0.f;
     bool bad = false;
     for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));

@@ -262,14 +262,12 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
 
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
-    if (step.int4) check_cuda(launch_rotate_back(work_.mixed->as<float>(), output.columns(), tokens, facts_.heads, facts_.head_dim, stream), "rotate the heads back");
-    if (output.is_int8()) {
-        const LayerInput input = input_of(output);
-        check_cuda(launch_quantize_rows(work_.mixed->as<float>(), output.columns(), tokens, output.cols(), input.codes, findings, stream), "quantize the heads");
-        output.multiply(input.codes, tokens, hidden, true, work_.products, stream);
-    } else {
-        output.multiply(work_.mixed->as<float>(), tokens, hidden, true, stream);
-    }
+    float* mixed = work_.mixed->as<float>();
+    const Int8Rows codes = input_of(output).codes;
+    if (step.int4) check_cuda(launch_rotate_back(mixed, output.columns(), tokens, facts_.heads, facts_.head_dim, codes, findings, stream), "rotate the heads back");
+    else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, output.columns(), tokens, output.cols(), codes, findings, stream), "quantize the heads");
+    if (output.is_int8()) output.multiply(codes, tokens, hidden, true, work_.products, stream);
+    else output.multiply(mixed, tokens, hidden, true, stream);
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
     widen(layer, tokens, stream);
