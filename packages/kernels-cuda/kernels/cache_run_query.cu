@@ -174,17 +174,25 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     start_tile<S>(source, warp_memory);
     if (is_old) wait_for_launch_before();
     load_facts<S>(source, warp_memory + S::kRingBytes);
-    const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, group = s.rows / s.tokens;
-    const auto position_of = [&](int i) { return s.length - s.tokens + (s.tokens == 1 ? 0 : i / group) - first_key; };
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first_position = s.length - s.tokens - first_key;
+    const float inverse_group = __frcp_rn(static_cast<float>(args.heads / args.kv_heads));
+    const auto position_of = [&](int row) { return first_position + static_cast<int>((row + 0.5f) * inverse_group); };  // row / group, as rows are few
     const auto begin_of = [&](int i) { return args.window_left < 0 || args.window_left > s.length ? 0 : position_of(i) - static_cast<int>(args.window_left); };
     const auto end_of = [&](int i) { return position_of(i) + 1; };
-    const int last = s.first_row + s.row_count - 1, mine = min(s.first_row + row % S::kRows, last);  // rows past the last repeat it, and are not written
-    const int64_t query_row = s.query_row(args) - s.first_row + mine;
-    const float scale = args.query.scales[query_row];
-    const TileRow seen{begin_of(mine), end_of(mine), scale, __fmul_rn(__fmul_rn(scale, args.scale), kLog2E)};
+    const int last = s.first_row + s.row_count - 1;
+    const auto mine = [&](int row) { return min(s.first_row + row, last); };  // rows past the last repeat it, and are not written
+    const int64_t first_query = s.query_row(args) - s.first_row;
+    TileRow rows[kLaneRows];
+#pragma unroll
+    for (int i = 0; i < kLaneRows; ++i) {
+        const int row = mine(row_of<S>() + i);
+        const float scale = args.query.scales[first_query + row];
+        rows[i] = {begin_of(row), end_of(row), scale, __fmul_rn(__fmul_rn(scale, args.scale), kLog2E)};
+    }
     const bool whole = begin_of(last) <= 0 && end_of(s.first_row) >= kCacheTile;
-    const RowState state = finish_tile<S>(args, source, warp_memory, args.query.codes + query_row * S::kD, seen, whole, begin_of(s.first_row), end_of(last));
-    if (threadIdx.x % 4 == 0 && row < S::kRows) shared.states[row][warp] = state;
+    const int8_t* query = args.query.codes + (first_query + mine(lane / 4 % S::kRows)) * S::kD;
+    const RowState state = finish_tile<S>(args, source, warp_memory, query, rows, whole, begin_of(s.first_row), end_of(last));
+    if (lane % 16 < S::kRows / kLaneRows) shared.states[row_of<S>() + lane / 16][warp] = state;
 }
 
 template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows) {

@@ -44,6 +44,7 @@ struct TileRow {
     int begin, end;       // visible keys, counted from the tile's first
     float scale, factor;  // factor: f32(f32(sQ · scale) · log2 e)
 };
+constexpr int kLaneRows = 2;  // rows whose scores a lane has
 
 /** Maximum and row sum. */
 struct RowState {
@@ -90,27 +91,28 @@ template <class S> __device__ __forceinline__ void wait_for_slot() {
 }
 
 // ── §3 ──
-// A lane r · 4 + c holds row r's scores with keys 2c and 2c + 1 of each eight. With four rows, lanes of rows 4 to 7 hold the rows once more
-// and take every other eight keys: scores i and i + 1 then belong to keys 16 · (i / 2) + 8 · (r / 4) + 2c.
-/** Of an even score; the next one's key follows. */
+// Keys are rows of the first operand, query rows columns of the second: a lane r · 4 + c gets the scores of keys r and r + 8 of each 16 with rows 2c
+// and 2c + 1. With four rows, columns 4 to 7 hold them once more, and lanes with c above 1 take key r + 8, the others key r.
+/** The first of a lane's rows. */
+template <class S> __device__ __forceinline__ int row_of() { return threadIdx.x % 4 * kLaneRows % S::kRows; }
+/** Of scores `score` and `score` + 1, one for each of the rows; `score` is even. */
 template <class S> __device__ __forceinline__ int key_of(int score) {
     const int lane = threadIdx.x % 32;
-    return S::kRows == 8 ? score / 2 * 8 + lane % 4 * 2 : score / 2 * 16 + lane / 16 * 8 + lane % 4 * 2;
+    return S::kRows == 8 ? score / 2 * 8 + lane / 4 : score / 2 * 16 + lane % 4 / 2 * 8 + lane / 4;
 }
 
-/** The query as the first operand; in INT4 even codes of each eight, then odd ones. */
-template <class S> __device__ __forceinline__ void load_query(const int8_t* row, uint32_t (&q)[S::kD / 32][4]) {
+/** The query as the second operand; in INT4 even codes of each eight, then odd ones. */
+template <class S> __device__ __forceinline__ void load_query(const int8_t* row, uint32_t (&q)[S::kD / 32][2]) {
     const int c = threadIdx.x % 4;
 #pragma unroll
     for (int k = 0; k < S::kD / 32; ++k) {
-        q[k][1] = q[k][3] = 0;
         if constexpr (S::kInt4) {
             const uint2 eight = *reinterpret_cast<const uint2*>(row + k * 32 + c * 8);
             q[k][0] = __byte_perm(eight.x, eight.y, 0x6420);
-            q[k][2] = __byte_perm(eight.x, eight.y, 0x7531);
+            q[k][1] = __byte_perm(eight.x, eight.y, 0x7531);
         } else {
             q[k][0] = *reinterpret_cast<const uint32_t*>(row + k * 32 + c * 4);
-            q[k][2] = *reinterpret_cast<const uint32_t*>(row + k * 32 + 16 + c * 4);
+            q[k][1] = *reinterpret_cast<const uint32_t*>(row + k * 32 + 16 + c * 4);
         }
     }
 }
@@ -118,119 +120,120 @@ template <class S> __device__ __forceinline__ void load_query(const int8_t* row,
 __device__ __forceinline__ uint32_t low_codes(uint32_t packed) { return packed << 4 & 0xf0f0f0f0u; }
 __device__ __forceinline__ uint32_t high_codes(uint32_t packed) { return packed & 0xf0f0f0f0u; }
 
-/** Biased products of all rows with eight keys, whose codes are in `words`. */
-template <class S> __device__ __forceinline__ void multiply_keys(const uint32_t (&q)[S::kD / 32][4], const uint32_t (&words)[S::kChunks], int (&sums)[4]) {
-#pragma unroll
-    for (int k = 0; k < S::kD / 32; ++k) {
-        const uint32_t b0 = S::kInt4 ? low_codes(words[k]) : words[2 * k], b1 = S::kInt4 ? high_codes(words[k]) : words[2 * k + 1];
-        if (k == 0) mma_s8_onto(sums, q[k], b0, b1, S::kBiasBits);
-        else mma_s8(sums, q[k], b0, b1);
-    }
-}
-
-/** A matrix is eight keys' chunk of one number; four chunks, or two of 16 keys, come at once. The lane's place in the ring. */
+/** The lane's place in the ring: a matrix is eight keys' chunk of one number, and two chunks of 16 keys come at once. */
 template <class S> __device__ __forceinline__ uint32_t key_place(uint32_t ring) {
-    const int lane = threadIdx.x % 32, matrix = lane / 8, row = lane % 8;
-    if constexpr (S::kChunks == 2) return ring + (matrix / 2 * 8 + row) * S::kRow + ((matrix % 2) ^ S::swizzle(row)) * 16;
-    else return ring + row * S::kRow + (matrix ^ S::swizzle(row)) * 16;
+    const int row = threadIdx.x % 16, chunk = threadIdx.x % 32 / 16;
+    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
 }
 
-/** The same with 16 keys; `offset`: of the first in the ring. */
-template <class S> __device__ __forceinline__ void multiply_key_pair(const uint32_t (&q)[S::kD / 32][4], uint32_t at, int offset, int (&sums)[2][4]) {
-    if constexpr (S::kChunks == 2) {
-        uint32_t m[4];
-        ldmatrix_x4(m, at + offset);
-        multiply_keys<S>(q, {m[0], m[1]}, sums[0]);
-        multiply_keys<S>(q, {m[2], m[3]}, sums[1]);
-    } else {
+/** Biased products of 16 keys with all rows; `at`: the lane's place among them. */
+template <class S> __device__ __forceinline__ void multiply_keys(const uint32_t (&q)[S::kD / 32][2], uint32_t at, int offset, int (&sums)[4]) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            uint32_t words[S::kChunks];
-#pragma unroll
-            for (int chunk = 0; chunk < S::kChunks; chunk += 4)
-                ldmatrix_x4(reinterpret_cast<uint32_t(&)[4]>(words[chunk]), (at ^ (chunk * 16)) + (offset + half * 8 * S::kRow));
-            multiply_keys<S>(q, words, sums[half]);
+    for (int chunk = 0; chunk < S::kChunks; chunk += 2) {
+        uint32_t m[4];  // of eight keys and eight more, then the same of the next chunk
+        ldmatrix_x4(m, (at ^ (chunk * 16)) + offset);
+        const auto multiply = [&](int k, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
+            if (k == 0) mma_s8_onto(sums, {a0, a1, a2, a3}, q[k][0], q[k][1], S::kBiasBits);
+            else mma_s8(sums, {a0, a1, a2, a3}, q[k][0], q[k][1]);
+        };
+        if constexpr (S::kInt4) {
+            multiply(chunk, low_codes(m[0]), low_codes(m[1]), high_codes(m[0]), high_codes(m[1]));
+            multiply(chunk + 1, low_codes(m[2]), low_codes(m[3]), high_codes(m[2]), high_codes(m[3]));
+        } else {
+            multiply(chunk / 2, m[0], m[1], m[2], m[3]);
         }
     }
 }
 
 /** x of the 32 keys of a step. */
 template <class S>
-__device__ __forceinline__ void score_slot(const uint32_t (&q)[S::kD / 32][4], uint32_t at, const float* facts, float factor, int step, float (&x)[S::kScores]) {
+__device__ __forceinline__ void score_slot(const uint32_t (&q)[S::kD / 32][2], uint32_t at, const float* facts, const TileRow (&rows)[kLaneRows], int step, float (&x)[S::kScores]) {
+    const bool upper = S::kRows == 4 && threadIdx.x % 4 >= 2;
 #pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-        int sums[2][4];
-        multiply_key_pair<S>(q, at, step % S::kDepth * S::kSlotBytes + pair * 16 * S::kRow, sums);
+    for (int part = 0; part < 2; ++part) {
+        int sums[4];
+        multiply_keys<S>(q, at, step % S::kDepth * S::kSlotBytes + part * 16 * S::kRow, sums);
 #pragma unroll
         for (int half = 0; half < S::kRows / 4; ++half) {
-            const bool upper = S::kRows == 4 ? threadIdx.x % 32 >= 16 : half != 0;
-            const int score = (step * 2 + pair) * (S::kRows / 2) + half * 2, key = key_of<S>(score);
-            const float2 scales = *reinterpret_cast<const float2*>(facts + key), taus = *reinterpret_cast<const float2*>(facts + kCacheTile + key);
-            const float even = __fsub_rn(__int_as_float(upper ? sums[1][0] : sums[0][0]), S::kBias), odd = __fsub_rn(__int_as_float(upper ? sums[1][1] : sums[0][1]), S::kBias);
-            x[score] = __fmaf_rn(__fmul_rn(even, scales.x), factor, taus.x);
-            x[score + 1] = __fmaf_rn(__fmul_rn(odd, scales.y), factor, taus.y);
+            const int score = (step * 2 + part) * (S::kRows / 2) + half * 2, key = key_of<S>(score);
+            const float key_scale = facts[key], tau = facts[kCacheTile + key];
+#pragma unroll
+            for (int i = 0; i < kLaneRows; ++i) {
+                const float product = __fsub_rn(__int_as_float(upper || half != 0 ? sums[2 + i] : sums[i]), S::kBias);
+                x[score + i] = __fmaf_rn(__fmul_rn(product, key_scale), rows[i].factor, tau);
+            }
         }
     }
 }
 
 /** Reports a key that some row sees and whose scale could make scores leave float32; a lane judges four. */
-__device__ __forceinline__ void judge_scales(const CacheAttention& args, const float* facts, float query_scale, int begin, int end) {
+__device__ __forceinline__ void judge_scales(const CacheAttention& args, const float* facts, const TileRow (&rows)[kLaneRows], int begin, int end) {
+    float query_scale = fmaxf(rows[0].scale, rows[1].scale);
 #pragma unroll
-    for (int step = 4; step < 32; step *= 2) query_scale = fmaxf(query_scale, __shfl_xor_sync(~0u, query_scale, step));
+    for (int step = 1; step < 4; step *= 2) query_scale = fmaxf(query_scale, __shfl_xor_sync(~0u, query_scale, step));
     const int key = threadIdx.x % 32 * 4;
     const float4 scales = *reinterpret_cast<const float4*>(facts + key);
     const float four[4] = {scales.x, scales.y, scales.z, scales.w};
-    bool beyond = false;
+    float key_scale = 0.f;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) beyond |= key + i >= begin && key + i < end && !(score_bound(args.head_dim, query_scale, four[i], args.scale) <= 0x1p100f);
-    if (beyond) atomicOr(args.findings, kOverflow);
+    for (int i = 0; i < 4; ++i)
+        if (key + i >= begin && key + i < end) key_scale = fmaxf(key_scale, four[i]);
+    if (!(score_bound(args.head_dim, query_scale, key_scale, args.scale) <= 0x1p100f)) atomicOr(args.findings, kOverflow);
 }
 
 // ── §4 ──
 /** Puts `hidden` in place of what belongs to keys that the row does not see. */
-template <class S> __device__ __forceinline__ void hide(const TileRow& row, float hidden, float (&x)[S::kScores]) {
+template <class S> __device__ __forceinline__ void hide(const TileRow (&rows)[kLaneRows], float hidden, float (&x)[S::kScores]) {
 #pragma unroll
     for (int i = 0; i < S::kScores; ++i) {
-        const int key = key_of<S>(i & ~1) + i % 2;
-        if (key < row.begin || key >= row.end) x[i] = hidden;
+        const int key = key_of<S>(i & ~1);
+        if (key < rows[i % 2].begin || key >= rows[i % 2].end) x[i] = hidden;
     }
 }
 
-/** Scores to codes of weights, four a word in the order of keys. kWhole: all rows see all keys. */
-template <class S, bool kWhole> __device__ __forceinline__ RowState weigh(const TileRow& row, const float* inverses, float (&x)[S::kScores], uint32_t (&codes)[S::kCodeWords]) {
-    if constexpr (!kWhole) hide<S>(row, -INFINITY, x);
-    float top = x[0];
+/** Of two numbers a row's lanes have: one for each row, the first in lanes below 16, the second in the others. `join` them in the order of steps 16, 8, 4. */
+template <class Join> __device__ __forceinline__ float join_rows(float first, float second, const Join& join) {
+    const bool upper = threadIdx.x % 32 >= 16;
+    float mine = join(upper ? second : first, __shfl_xor_sync(~0u, upper ? first : second, 16));
 #pragma unroll
-    for (int i = 1; i < S::kScores; ++i) top = fmaxf(top, x[i]);
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    if constexpr (S::kRows == 4) top = fmaxf(top, __shfl_xor_sync(~0u, top, 16));
+    for (int step = 8; step >= 4; step /= 2) mine = join(mine, __shfl_xor_sync(~0u, mine, step));
+    return mine;
+}
+
+/** Scores to codes of weights, four a word in the order in which values come. kWhole: all rows see all keys. Lanes below 16 get the first row's state, the others the second's. */
+template <class S, bool kWhole> __device__ __forceinline__ RowState weigh(const TileRow (&rows)[kLaneRows], const float* inverses, float (&x)[S::kScores], uint32_t (&codes)[S::kCodeWords]) {
+    if constexpr (!kWhole) hide<S>(rows, -INFINITY, x);
+    float top[kLaneRows] = {x[0], x[1]};
 #pragma unroll
-    for (int i = 0; i < S::kScores; ++i) x[i] = exp2_polynomial(__fsub_rn(x[i], top));
-    if constexpr (!kWhole) hide<S>(row, 0.f, x);
-    // Key j goes into sum j mod 16, in order. With eight rows a lane has keys 2c, 2c + 1, 2c + 8, 2c + 9 of each 16, with four half of them.
+    for (int i = 2; i < S::kScores; ++i) top[i % 2] = fmaxf(top[i % 2], x[i]);
+    float mine = join_rows(top[0], top[1], [](float a, float b) { return fmaxf(a, b); });
+    if constexpr (S::kRows == 4) mine = fmaxf(mine, __shfl_xor_sync(~0u, mine, 2));
+    const float other = __shfl_xor_sync(~0u, mine, 16);
+    const bool upper = threadIdx.x % 32 >= 16;
+    top[0] = upper ? other : mine;
+    top[1] = upper ? mine : other;
+#pragma unroll
+    for (int i = 0; i < S::kScores; ++i) x[i] = exp2_polynomial(__fsub_rn(x[i], top[i % 2]));
+    if constexpr (!kWhole) hide<S>(rows, 0.f, x);
+    // Key j goes into sum j mod 16, in order: of the first row into sums[0] and, where a lane has both halves of each 16, sums[2].
     float sums[4] = {};
 #pragma unroll
     for (int i = 0; i < S::kScores; i += 2) {
-        const float2 inverse = *reinterpret_cast<const float2*>(inverses + key_of<S>(i));
+        const float inverse = inverses[key_of<S>(i)];
         float* sum = sums + (S::kRows == 8 ? i % 4 : 0);
-        sum[0] = __fmaf_rn(x[i], inverse.x, sum[0]);
-        sum[1] = __fmaf_rn(x[i + 1], inverse.y, sum[1]);
+        sum[0] = __fmaf_rn(x[i], inverse, sum[0]);
+        sum[1] = __fmaf_rn(x[i + 1], inverse, sum[1]);
     }
+    // A word's halves are the two rows', each of two keys; after the transposition a lane r · 4 + c has row r's of keys 2c and 2c + 1.
 #pragma unroll
     for (int i = 0; i < S::kCodeWords; ++i) {
-        const uint32_t a = __byte_perm(weight_bits(x[4 * i]), weight_bits(x[4 * i + 1]), 0x0040), b = __byte_perm(weight_bits(x[4 * i + 2]), weight_bits(x[4 * i + 3]), 0x0040);
-        codes[i] = __byte_perm(a, b, 0x5410);
+        const uint32_t a = __byte_perm(weight_bits(x[4 * i]), weight_bits(x[4 * i + 2]), 0x0040), b = __byte_perm(weight_bits(x[4 * i + 1]), weight_bits(x[4 * i + 3]), 0x0040);
+        codes[i] = transpose_matrix(__byte_perm(a, b, 0x5410));
     }
-    // a[l] + a[l + 8] lie in one lane (with four rows 16 lanes apart), + 4 two lanes on, + 2 one lane on, + 1 in one lane.
-    float low = S::kRows == 8 ? __fadd_rn(sums[0], sums[2]) : __fadd_rn(sums[0], __shfl_xor_sync(~0u, sums[0], 16));
-    float high = S::kRows == 8 ? __fadd_rn(sums[1], sums[3]) : __fadd_rn(sums[1], __shfl_xor_sync(~0u, sums[1], 16));
+    // a[l] + a[l + 8] lie in one lane (with four rows two lanes apart), + 4 16 lanes on, + 2 eight on, + 1 four on.
 #pragma unroll
-    for (int step = 2; step > 0; step /= 2) {
-        low = __fadd_rn(low, __shfl_xor_sync(~0u, low, step));
-        high = __fadd_rn(high, __shfl_xor_sync(~0u, high, step));
-    }
-    return {top, __fadd_rn(low, high)};
+    for (int i = 0; i < kLaneRows; ++i) sums[i] = __fadd_rn(sums[i], S::kRows == 8 ? sums[2 + i] : __shfl_xor_sync(~0u, sums[i], 2));
+    return {mine, join_rows(sums[0], sums[1], [](float a, float b) { return __fadd_rn(a, b); })};
 }
 
 // ── §5 ──
@@ -252,8 +255,8 @@ template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, co
     for (int chunk = 0; chunk < S::kChunks; ++chunk) {
         uint32_t m[4];
         ldmatrix_x4_transposed(m, (at ^ (chunk * 16)) + step % S::kDepth * S::kSlotBytes);
-        const uint32_t even = __byte_perm(m[0], m[kSecond], 0x6420), odd = __byte_perm(m[0], m[kSecond], 0x7531);
-        const uint32_t next_even = __byte_perm(m[kThird], m[3], 0x6420), next_odd = __byte_perm(m[kThird], m[3], 0x7531);
+        const uint32_t even = __byte_perm(m[0], m[kSecond], 0x6240), odd = __byte_perm(m[0], m[kSecond], 0x7351);
+        const uint32_t next_even = __byte_perm(m[kThird], m[3], 0x6240), next_odd = __byte_perm(m[kThird], m[3], 0x7351);
         if constexpr (S::kInt4) {
             multiply(sums[2 * chunk], low_codes(even), high_codes(even), low_codes(next_even), high_codes(next_even));
             multiply(sums[2 * chunk + 1], low_codes(odd), high_codes(odd), low_codes(next_odd), high_codes(next_odd));
@@ -304,11 +307,11 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
 }
 
 /**
- * The rest, after start_tile and load_facts: products into the warp's memory, maximum and row sum of this lane's row as the result. `whole`: all rows see all
+ * The rest, after start_tile and load_facts: products into the warp's memory, maximum and row sum as `weigh` has them. `whole`: all rows see all
  * keys; `begin`, `end`: keys that some row sees.
  */
 template <class S>
-__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow& row, bool whole, int begin, int end) {
+__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], bool whole, int begin, int end) {
     const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
     const float* facts = reinterpret_cast<const float*>(memory + S::kRingBytes);
     const auto refill = [&](int step) {
@@ -316,19 +319,19 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
         if (step + S::kDepth < kTileSteps) load_slot<S>(source, step + S::kDepth, place);
         commit_copies();
     };
-    uint32_t q[S::kD / 32][4];
+    uint32_t q[S::kD / 32][2];
     load_query<S>(query, q);
     float x[S::kScores];
 #pragma unroll
     for (int step = 0; step < kTileSlots; ++step) {
         wait_for_slot<S>();
-        if (step == 0) judge_scales(args, facts, row.scale, begin, end);
-        score_slot<S>(q, keys, facts, row.factor, step, x);
+        if (step == 0) judge_scales(args, facts, rows, begin, end);
+        score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
     }
     uint32_t codes[S::kCodeWords];
     const float* inverses = facts + 2 * kCacheTile;
-    const RowState state = whole ? weigh<S, true>(row, inverses, x, codes) : weigh<S, false>(row, inverses, x, codes);
+    const RowState state = whole ? weigh<S, true>(rows, inverses, x, codes) : weigh<S, false>(rows, inverses, x, codes);
     int sums[S::kSums][4];
 #pragma unroll
     for (int step = kTileSlots; step < kTileSteps; ++step) {

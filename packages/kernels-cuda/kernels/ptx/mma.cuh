@@ -119,6 +119,13 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_
                  : "r"(address));
 }
 
+/** An 8x8 matrix of 16-bit elements, rows and columns exchanged; lane 4r + c holds elements 2c and 2c + 1 of row r. */
+__device__ __forceinline__ uint32_t transpose_matrix(uint32_t elements) {
+    uint32_t turned;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(elements));
+    return turned;
+}
+
 /** Four bytes of global memory that no kernel writes meanwhile. volatile: never hoisted out of a loop into registers. */
 __device__ __forceinline__ uint32_t load_word(const void* address) {
     uint32_t word;
