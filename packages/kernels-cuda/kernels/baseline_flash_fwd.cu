@@ -25,9 +25,9 @@ template <int kD_, BaselineKind kKind_, bool kFlashD_> struct BaselineTraits {
 };
 
 template <class T> __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    if constexpr (T::kFp8) mma_e4m3(d, a0, a1, a2, a3, b0, b1);
-    else if constexpr (T::kKind == BaselineKind::kBfloat16) mma_bf16(d, a0, a1, a2, a3, b0, b1);
-    else mma_f16(d, a0, a1, a2, a3, b0, b1);
+    if constexpr (T::kFp8) mma_e4m3(d, {a0, a1, a2, a3}, b0, b1);
+    else if constexpr (T::kKind == BaselineKind::kBfloat16) mma_bf16(d, {a0, a1, a2, a3}, b0, b1);
+    else mma_f16(d, {a0, a1, a2, a3}, b0, b1);
 }
 
 // ── §2 ──

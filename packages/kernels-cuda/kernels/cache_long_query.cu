@@ -233,11 +233,11 @@ __device__ __forceinline__ void accumulate_values(const typename T::Stage& stage
             ldmatrix_x4_transposed(m, values + k * 32 * T::kD + (g ^ T::swizzle(lane)) * 16);
             const uint32_t e0 = __byte_perm(m[0], m[1], 0x6420), e1 = __byte_perm(m[2], m[3], 0x6420), o0 = __byte_perm(m[0], m[1], 0x7531), o1 = __byte_perm(m[2], m[3], 0x7531);
             if (k == 0) {
-                mma_u8_s8_onto(even, p[k][0], p[k][1], p[k][2], p[k][3], e0, e1, kBiasBits);
-                mma_u8_s8_onto(odd, p[k][0], p[k][1], p[k][2], p[k][3], o0, o1, kBiasBits);
+                mma_u8_s8_onto(even, p[k], e0, e1, kBiasBits);
+                mma_u8_s8_onto(odd, p[k], o0, o1, kBiasBits);
             } else {
-                mma_u8_s8(even, p[k][0], p[k][1], p[k][2], p[k][3], e0, e1);
-                mma_u8_s8(odd, p[k][0], p[k][1], p[k][2], p[k][3], o0, o1);
+                mma_u8_s8(even, p[k], e0, e1);
+                mma_u8_s8(odd, p[k], o0, o1);
             }
         }
 #pragma unroll

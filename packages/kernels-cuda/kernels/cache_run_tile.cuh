@@ -247,8 +247,8 @@ template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, co
     const bool upper = threadIdx.x % 32 >= 16;
     const uint32_t b0 = S::kRows == 8 ? codes[2 * group] : upper ? 0 : codes[group], b1 = S::kRows == 8 ? codes[2 * group + 1] : upper ? codes[group] : 0;
     const auto multiply = [&](int (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
-        if (group == 0) mma_s8_u8_onto(sum, a0, a1, a2, a3, b0, b1, S::kBiasBits);
-        else mma_s8_u8(sum, a0, a1, a2, a3, b0, b1);
+        if (group == 0) mma_s8_u8_onto(sum, {a0, a1, a2, a3}, b0, b1, S::kBiasBits);
+        else mma_s8_u8(sum, {a0, a1, a2, a3}, b0, b1);
     };
     constexpr int kSecond = S::kRows == 8 ? 1 : 2, kThird = 3 - kSecond;  // eights of keys that share an operand register: the first and kSecond
 #pragma unroll

@@ -283,8 +283,8 @@ __device__ __forceinline__ void absorb_int8(float (&out)[T::kOutBlocks][4], int 
     int excess[4];  // 128 · Σ codes: of row r twice, of row r + 8 twice
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-        if (step == 0) mma_u8_u8_onto(excess, p[0][0], p[0][1], p[1][0], p[1][1], 0x80808080u, 0x80808080u, 0);
-        else mma_u8_u8(excess, p[2 * step][0], p[2 * step][1], p[2 * step + 1][0], p[2 * step + 1][1], 0x80808080u, 0x80808080u);
+        if (step == 0) mma_u8_u8_onto(excess, {p[0][0], p[0][1], p[1][0], p[1][1]}, 0x80808080u, 0x80808080u, 0);
+        else mma_u8_u8(excess, {p[2 * step][0], p[2 * step][1], p[2 * step + 1][0], p[2 * step + 1][1]}, 0x80808080u, 0x80808080u);
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) rows.excess[row] = fmaf(__int_as_float(excess[2 * row]), beta[row], rows.excess[row]);
@@ -299,11 +299,11 @@ __device__ __forceinline__ void absorb_int8(float (&out)[T::kOutBlocks][4], int 
             for (int j = 0; j < T::kTogether; ++j) ldmatrix_x4(b[j], (base ^ (pair * 64)) + (first + j) * 8 * kTileKeys);
 #pragma unroll
             for (int j = 0; j < T::kTogether; ++j) {
-                if (pair == 0) mma_u8_s8_from(t[j], p[0][0], p[0][1], p[1][0], p[1][1], b[j][0], b[j][1], excess);
-                else mma_u8_s8(t[j], p[4][0], p[4][1], p[5][0], p[5][1], b[j][0], b[j][1]);
+                if (pair == 0) mma_u8_s8_from(t[j], {p[0][0], p[0][1], p[1][0], p[1][1]}, b[j][0], b[j][1], excess);
+                else mma_u8_s8(t[j], {p[4][0], p[4][1], p[5][0], p[5][1]}, b[j][0], b[j][1]);
             }
 #pragma unroll
-            for (int j = 0; j < T::kTogether; ++j) mma_u8_s8(t[j], p[4 * pair + 2][0], p[4 * pair + 2][1], p[4 * pair + 3][0], p[4 * pair + 3][1], b[j][2], b[j][3]);
+            for (int j = 0; j < T::kTogether; ++j) mma_u8_s8(t[j], {p[4 * pair + 2][0], p[4 * pair + 2][1], p[4 * pair + 3][0], p[4 * pair + 3][1]}, b[j][2], b[j][3]);
             if (pair == 0) next += static_cast<uint32_t>(t[T::kTogether - 1][3]) >> 31;
         }
 #pragma unroll
@@ -343,8 +343,8 @@ __device__ __forceinline__ void absorb_half(float (&out)[T::kOutBlocks][4], int 
         for (int pair = 0; pair < T::kOutBlocks / 2; ++pair) {  // 16 channels
             uint32_t b[4];
             ldmatrix_x4_transposed(b, base + group * 32 * T::kD + (((2 * pair + chunk) ^ swizzle) << 4));
-            mma_f16(out[2 * pair], a0, a1, a2, a3, b[0], b[1]);
-            mma_f16(out[2 * pair + 1], a0, a1, a2, a3, b[2], b[3]);
+            mma_f16(out[2 * pair], {a0, a1, a2, a3}, b[0], b[1]);
+            mma_f16(out[2 * pair + 1], {a0, a1, a2, a3}, b[2], b[3]);
         }
     }
 }
