@@ -3,6 +3,7 @@
 //   §2 many tokens: tiles of 32 or 64 tokens x 32 rows, three stages of cp.async
 #include <cuda_runtime.h>
 
+#include "few_tokens.h"
 #include "float_sums.cuh"
 #include "linear_float.h"
 #include "ptx/copy_async.cuh"
@@ -10,7 +11,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kFewTokens = 8;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
@@ -128,15 +128,9 @@ template <int kTokens, class W> void launch_few(const FloatWeights& weights, con
 }
 
 template <class W> cudaError_t launch(const FloatWeights& weights, const W* all, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    if (tokens == 1) {
-        launch_few<1>(weights, all, input, tokens, out, accumulate, stream);
-    } else if (tokens <= 4) {
-        launch_few<4>(weights, all, input, tokens, out, accumulate, stream);
-    } else if (tokens <= kFewTokens) {
-        launch_few<kFewTokens>(weights, all, input, tokens, out, accumulate, stream);
-    } else {
+    if (tokens > kFewTokens)
         return tokens <= 32 ? launch_many<FloatTile<W, 4>>(weights, all, input, tokens, out, accumulate, stream) : launch_many<FloatTile<W, 8>>(weights, all, input, tokens, out, accumulate, stream);
-    }
+    with_few_tokens(tokens, [&](auto most) { launch_few<most.value>(weights, all, input, tokens, out, accumulate, stream); });
     return cudaGetLastError();
 }
 

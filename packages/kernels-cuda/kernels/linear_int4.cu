@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "few_tokens.h"
 #include "float_sums.cuh"
 #include "linear_int4.h"
 #include "ptx/copy_async.cuh"
@@ -12,7 +13,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kFewTokens = 8;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 constexpr int kSteps = kInt4Columns / 16;  // of 16 columns, in a lane's 16 bytes
 constexpr int kPieceBytes = 16, kBlockBytes = kInt4Columns / 2;
@@ -141,12 +141,8 @@ cudaError_t launch_arrange_int4(const uint8_t* source, int rows, int columns, ui
 }
 
 cudaError_t launch_linear_int4(const Int4Weights& weights, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    if (tokens == 1) {
-        launch_few<1>(weights, input, tokens, out, accumulate, stream);
-    } else if (tokens <= 4) {
-        launch_few<4>(weights, input, tokens, out, accumulate, stream);
-    } else if (tokens <= kFewTokens) {
-        launch_few<kFewTokens>(weights, input, tokens, out, accumulate, stream);
+    if (tokens <= kFewTokens) {
+        with_few_tokens(tokens, [&](auto most) { launch_few<most.value>(weights, input, tokens, out, accumulate, stream); });
     } else {
         const dim3 grid((weights.rows + Int4Tile::kRows - 1) / Int4Tile::kRows, (tokens + Int4Tile::kTokens - 1) / Int4Tile::kTokens);
         if (grid.y > kMaxGridY) return cudaErrorInvalidConfiguration;

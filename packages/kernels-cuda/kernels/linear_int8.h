@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "few_tokens.h"
+
 namespace intflash {
 
 /** Rows of weights and of inputs are padded with zeros to a multiple of this: a GEMM step, and whole 16-byte loads. */
@@ -33,9 +35,6 @@ cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int t
 
 /** The same of rows whose largest magnitudes are known. `largest`: [tokens] bits of floats. */
 cudaError_t launch_encode_rows(const float* input, int64_t input_stride, int tokens, int cols, const uint32_t* largest, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream);
-
-/** Up to so many tokens weights are read straight into registers. */
-constexpr int kFewTokens = 8;
 
 /** @param out [tokens, rows]. `accumulate`: y is added to what is there (a residual). */
 cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream);
