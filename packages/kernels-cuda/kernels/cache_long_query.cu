@@ -10,6 +10,7 @@
 #include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/mma.cuh"
+#include "shared_limit.h"
 
 namespace intflash {
 namespace {
@@ -360,10 +361,8 @@ template <int kD, bool kInt4> cudaError_t launch_deepest(const CacheAttention& a
 }  // namespace
 
 cudaError_t launch_long_query(const CacheAttention& args, cudaStream_t stream) {
-    int device = 0, shared_bytes = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status != cudaSuccess) return status;
+    int shared_bytes = 0;
+    if (const cudaError_t status = most_shared_bytes(shared_bytes)) return status;
     const bool int4 = args.cache.int4;
     switch (args.cache.padded) {
         case 64: return int4 ? launch_deepest<64, true>(args, shared_bytes, stream) : launch_deepest<64, false>(args, shared_bytes, stream);

@@ -9,6 +9,7 @@
 #include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"
+#include "shared_limit.h"
 
 namespace intflash {
 namespace {
@@ -272,10 +273,8 @@ bool run_query_fits(int padded, bool int4, int rows, int shared_bytes) {
 }
 
 cudaError_t launch_run_query(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
-    int device = 0, shared_bytes = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status != cudaSuccess) return status;
+    int shared_bytes = 0;
+    if (const cudaError_t status = most_shared_bytes(shared_bytes)) return status;
     return with_tile(args.cache.padded, args.cache.int4, rows, shared_bytes, [&](auto tile) { return launch<decltype(tile)>(args, scratch, tiles, rows, stream); });
 }
 
