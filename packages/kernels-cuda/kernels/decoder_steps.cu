@@ -12,6 +12,7 @@
 #include "linear_finish.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "row_codes.cuh"
+#include "row_threads.h"
 #include "turn_head.cuh"
 #include "warp_reductions.cuh"
 
@@ -21,13 +22,11 @@ namespace {
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
-constexpr int kMaxThreads = 1024, kAtOnce = 4;
+constexpr int kAtOnce = 4;
 
 /** A row lies in shared memory where it has room there and nobody wants its floats; else in its place among `out.floats`. */
 constexpr int kSharedFloats = 96 * 1024 / 4 - 256;
 
-/** Threads for a row, four numbers each, so that a lone row is over soon. They depend on its width alone, as the order of sums does. */
-int threads_for(int width) { return std::clamp((width + 511) / 512 * 128, 128, kMaxThreads); }
 /** Rows from which on a processor gets several, and a thread stands for kAtOnce. */
 constexpr int kManyRows = 256;
 
@@ -78,7 +77,7 @@ template <class Load, class Use> __device__ __forceinline__ void for_columns(int
 }
 
 // ── §2 ──
-__global__ void __launch_bounds__(kMaxThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
+__global__ void __launch_bounds__(kMostRowThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;
     const int64_t row = ids[token] * embedding.stride;
     const float* position = embedding.positions == nullptr ? nullptr : embedding.positions + int64_t{step.position(blockIdx.x)} * embedding.hidden;
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(kMaxThreads) embed(const Embedding embedding, 
  * @param cleared [tokens] that get zeros meanwhile, or null
  */
 template <int kFold>
-__global__ void __launch_bounds__(kMaxThreads / kFold) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* cleared,
+__global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm norm, const float* input, const int32_t* rows, int width, const LayerInput out, uint32_t* cleared,
                                                                      uint32_t* findings) {
     __shared__ double sums[32];
     __shared__ float scratch[32];
@@ -148,8 +147,17 @@ template <Activation kKind> __device__ __forceinline__ float activated(float giv
 }
 
 /** Blocks that share a row (gridDim.y of them) leave its floats, and in `largest`, where that is given, the bits of its largest magnitude; one block alone also writes codes. */
+__device__ __forceinline__ void finish_part(float* row, int width, const LayerInput& out, int64_t token, float most, uint32_t* largest, uint32_t* findings, float* scratch) {
+    if (largest != nullptr) {
+        const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
+        if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
+    } else if (blockIdx.y == 0) {
+        finish_row(row, width, out, token, most, findings, scratch);
+    }
+}
+
 template <Activation kKind>
-__global__ void __launch_bounds__(kMaxThreads) activate(const FloatRows source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
+__global__ void __launch_bounds__(kMostRowThreads) activate(const FloatRows source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
@@ -168,39 +176,42 @@ __global__ void __launch_bounds__(kMaxThreads) activate(const FloatRows source, 
         row[c] = value;
         most = larger(most, value);
     });
-    if (largest == nullptr) {
-        if (blockIdx.y == 0) finish_row(row, width, out, token, most, findings, scratch);
-        return;
-    }
-    const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
-    if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
+    finish_part(row, width, out, token, most, largest, findings, scratch);
 }
 
 constexpr int kFewRows = 128;  // about as many as a GPU has processors
 
-template <Activation kKind>
-cudaError_t launch_activate_rows(const FloatRows& source, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
-    const int parts = std::clamp(width / (2 * threads_for(width)), 1, 64);
+/** `kernel`, activate or its like, with several blocks a row where rows are few; `each`: numbers of a block. */
+template <class Source>
+cudaError_t launch_shared_rows(void (*kernel)(Source, int, LayerInput, uint32_t*, uint32_t*), const Source& source, int tokens, int width, int threads, int each, const LayerInput& out,
+                               uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
+    const int parts = std::clamp(width / each, 1, 64);
     const bool has_codes = out.codes.codes != nullptr;
-    if (has_codes && (tokens > kFewRows || parts == 1))
-        return launch_rows(activate<kKind>, dim3(tokens), threads_for(width), width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
+    if (has_codes && (tokens > kFewRows || parts == 1)) return launch_rows(kernel, dim3(tokens), threads, width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
     if (!has_codes) largest = nullptr;
-    const cudaError_t status = launch_early(activate<kKind>, dim3(tokens, parts), threads_for(width), 0, stream, source, width, out, largest, findings);
+    const cudaError_t status = launch_early(kernel, dim3(tokens, parts), threads, 0, stream, source, width, out, largest, findings);
     if (status != cudaSuccess || !has_codes) return status;
     return launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
 }
 
 constexpr int kSumThreads = 512, kSumsAtOnce = 4;
 
-/** `swiglu` of products that another library summed up, four columns at a time: the linear layer's last step, the activation and the codes of its rows. As `activate` otherwise. */
-__global__ void __launch_bounds__(kSumThreads) swiglu_sums(const Int8Weights weights, const int32_t* sums, const float* scales, int width, const LayerInput out, uint32_t* largest,
-                                                           uint32_t* findings) {
+/** Products that another library summed up, a gate row and an up row side by side. */
+struct SummedRows {
+    Int8Weights weights;
+    const int32_t* sums;
+    const float* scales;
+};
+
+/** `swiglu` of such, four columns at a time: the linear layer's last step, the activation and the codes of its rows. As `activate` otherwise. */
+__global__ void __launch_bounds__(kSumThreads) swiglu_sums(const SummedRows source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
-    const float x_scale = scales[token];
-    const int32_t* const row_sums = sums + token * weights.rows;
+    const Int8Weights& weights = source.weights;
+    const float x_scale = source.scales[token];
+    const int32_t* const row_sums = source.sums + token * weights.rows;
     float* row = gridDim.y > 1 ? out.floats + token * out.columns : row_memory(width, out, token);
     float most = 0.f;
     for (int c = (blockIdx.y * kSumThreads + threadIdx.x) * kSumsAtOnce; c < width; c += gridDim.y * kSumThreads * kSumsAtOnce) {
@@ -214,9 +225,7 @@ __global__ void __launch_bounds__(kSumThreads) swiglu_sums(const Int8Weights wei
         }
         *reinterpret_cast<float4*>(row + c) = make_float4(y[0], y[1], y[2], y[3]);
     }
-    if (largest == nullptr) return finish_row(row, width, out, token, most, findings, scratch);
-    const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
-    if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
+    finish_part(row, width, out, token, most, largest, findings, scratch);
 }
 
 // ── §4 ──
@@ -240,7 +249,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
 }
 
 /** A block a token, its warps a head each at a time; codes where they are wanted. */
-__global__ void __launch_bounds__(kMaxThreads) rotate_back(float* rows, int64_t stride, int heads, int dim, const Int8Rows target, int columns, uint32_t* findings) {
+__global__ void __launch_bounds__(kMostRowThreads) rotate_back(float* rows, int64_t stride, int heads, int dim, const Int8Rows target, int columns, uint32_t* findings) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
@@ -269,11 +278,15 @@ cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* row
 
 cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
     const FloatRows source{input, activation == Activation::kSwiglu ? 2 * width : width};
+    const auto launch = [&](auto kernel) {
+        const int threads = threads_for(width);
+        return launch_shared_rows<FloatRows>(kernel, source, tokens, width, threads, 2 * threads, out, largest, findings, stream);
+    };
     switch (activation) {
-        case Activation::kSwiglu: return launch_activate_rows<Activation::kSwiglu>(source, tokens, width, out, largest, findings, stream);
-        case Activation::kSilu: return launch_activate_rows<Activation::kSilu>(source, tokens, width, out, largest, findings, stream);
-        case Activation::kGelu: return launch_activate_rows<Activation::kGelu>(source, tokens, width, out, largest, findings, stream);
-        default: return launch_activate_rows<Activation::kGeluTanh>(source, tokens, width, out, largest, findings, stream);
+        case Activation::kSwiglu: return launch(activate<Activation::kSwiglu>);
+        case Activation::kSilu: return launch(activate<Activation::kSilu>);
+        case Activation::kGelu: return launch(activate<Activation::kGelu>);
+        default: return launch(activate<Activation::kGeluTanh>);
     }
 }
 
@@ -281,11 +294,8 @@ bool suits_swiglu_sums(const Int8Weights& weights) { return weights.rows % (2 * 
 
 cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
                                cudaStream_t stream) {
-    const int width = weights.rows / 2, parts = std::clamp(width / (kSumThreads * kSumsAtOnce), 1, 64);
-    if (tokens > kFewRows || parts == 1)
-        return launch_rows(swiglu_sums, dim3(tokens), kSumThreads, width, out, stream, weights, sums, scales, width, out, static_cast<uint32_t*>(nullptr), findings);
-    const cudaError_t status = launch_early(swiglu_sums, dim3(tokens, parts), kSumThreads, 0, stream, weights, sums, scales, width, out, largest, findings);
-    return status != cudaSuccess ? status : launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
+    const SummedRows source{weights, sums, scales};
+    return launch_shared_rows<SummedRows>(swiglu_sums, source, tokens, weights.rows / 2, kSumThreads, kSumThreads * kSumsAtOnce, out, largest, findings, stream);
 }
 
 cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, TurnedHeads which,
@@ -298,7 +308,7 @@ cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const 
 }
 
 cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, const Int8Rows& target, uint32_t* findings, cudaStream_t stream) {
-    const int threads = std::min(heads * 32, tokens < kManyRows ? kMaxThreads : kMaxThreads / kAtOnce);
+    const int threads = std::min(heads * 32, tokens < kManyRows ? kMostRowThreads : kMostRowThreads / kAtOnce);
     return launch_early(rotate_back, dim3(tokens), threads, 0, stream, rows, stride, heads, head_dim, target, padded_columns(heads * head_dim), findings);
 }
 

@@ -3,8 +3,6 @@
 //   §2 quantizing the input, and the launches
 #include <cuda_runtime.h>
 
-#include <algorithm>
-
 #include "launch_early.h"
 #include "linear_finish.cuh"
 #include "linear_int8.h"
@@ -12,6 +10,7 @@
 #include "ptx/grid_dependency.cuh"
 #include "ptx/mma.cuh"
 #include "row_codes.cuh"
+#include "row_threads.h"
 
 namespace intflash {
 namespace {
@@ -106,10 +105,10 @@ __global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights 
 }
 
 // ── §2 ──
-constexpr int kMostQuantizers = 1024, kEncoders = 256;
+constexpr int kEncoders = 256;
 constexpr int kManyTokens = 256;  // from there on a processor gets several rows at a time
 
-__global__ void __launch_bounds__(kMostQuantizers) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
+__global__ void __launch_bounds__(kMostRowThreads) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
@@ -144,7 +143,7 @@ template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int
 }  // namespace
 
 cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
-    const int threads = std::clamp((cols + 127) / 128 * 32, 64, tokens < kManyTokens ? kMostQuantizers : kMostQuantizers / 4);
+    const int threads = threads_for(cols, tokens < kManyTokens ? kMostRowThreads : kMostRowThreads / 4);
     return launch_early(quantize_input, dim3(tokens), threads, 0, stream, input, input_stride, cols, padded_columns(cols), target, nonfinite);
 }
 
