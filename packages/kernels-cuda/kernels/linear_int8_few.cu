@@ -56,37 +56,32 @@ __device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
 }
 
 template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_int8_one(const Rows rows, const Int8Rows input) {
-    constexpr int kSets = Rows::kSets, kAhead = kOneAhead / kSets, kBatch = 32 * kAhead;
+    constexpr int kSets = Rows::kSets, kAhead = kOneAhead / kSets;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x * kOneWarps + warp;
     const int chunks = rows.weights.columns / 16;
     const int4* w[kSets];
-    int4 codes[2][kSets][kAhead];  // two batches: one comes while the other is multiplied
+    int4 codes[kSets][kAhead];
 #pragma unroll
     for (int set = 0; set < kSets; ++set) w[set] = reinterpret_cast<const int4*>(rows.weights.codes + static_cast<int64_t>(min(row, rows.count() - 1) + set * rows.count()) * rows.weights.columns);
-    const auto fetch = [&](int4(&batch)[kSets][kAhead], int first) {
+    const auto fetch = [&](int i, int chunk) {
 #pragma unroll
-        for (int i = 0; i < kAhead; ++i)
-#pragma unroll
-            for (int set = 0; set < kSets; ++set) batch[set][i] = first + 32 * i < chunks ? __ldg(w[set] + first + 32 * i) : make_int4(0, 0, 0, 0);
+        for (int set = 0; set < kSets; ++set) codes[set][i] = chunk < chunks ? __ldg(w[set] + chunk) : make_int4(0, 0, 0, 0);
     };
     launch_dependents();
-    fetch(codes[0], lane);
-    fetch(codes[1], lane + kBatch);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) fetch(i, lane + 32 * i);
     wait_for_launch_before();
     const int4* x = reinterpret_cast<const int4*>(input.codes);
     int sums[kSets] = {};
-    for (int base = lane; base < chunks; base += 2 * kBatch) {
+    for (int first = lane; first < chunks; first += 32 * kAhead) {
 #pragma unroll
-        for (int which = 0; which < 2; ++which) {
-            const int first = base + which * kBatch;
+        for (int i = 0; i < kAhead; ++i) {
+            const int chunk = first + 32 * i;
+            if (chunk >= chunks) break;
+            const int4 other = x[chunk];
 #pragma unroll
-            for (int i = 0; i < kAhead; ++i) {
-                if (first + 32 * i >= chunks) break;
-                const int4 other = x[first + 32 * i];
-#pragma unroll
-                for (int set = 0; set < kSets; ++set) sums[set] = dot16(codes[which][set][i], other, sums[set]);
-            }
-            fetch(codes[which], first + 2 * kBatch);
+            for (int set = 0; set < kSets; ++set) sums[set] = dot16(codes[set][i], other, sums[set]);
+            fetch(i, chunk + 32 * kAhead);
         }
     }
 #pragma unroll
