@@ -196,9 +196,10 @@ const TABLES = {
     const rows = read('h200/decoder.jsonl', { bench: 'decoder' });
     const whole = (rate) => (rate === undefined ? '' : Math.round(rate).toLocaleString('en-US'));
     return table(
-      ['', 'weights', 'cache', 'prompt', 'sequences', 'tokens/s read', 'tokens/s written', 'of the limit'],
-      rows.map(({ peer, weights, cache, batch, prompt, read, tg128, limit }) => [
+      ['', 'shapes of', 'weights', 'cache', 'prompt', 'sequences', 'tokens/s read', 'tokens/s written', 'of the limit'],
+      rows.map(({ peer, model, weights, cache, batch, prompt, read, tg128, limit }) => [
         peer ?? 'int-flash',
+        model,
         weights,
         cache,
         prompt ?? '',
@@ -208,7 +209,7 @@ const TABLES = {
         limit === undefined ? '' : `${Math.round(100 * limit)}%`,
       ]),
       rows[0],
-      `Llama-3.1-8B's shapes with random weights on one ${rows[0].gpu}; the limit: weights and cache read once a token as fast as a copy within the device moves bytes`,
+      `random weights, one ${rows[0].gpu}; the limit: weights and cache read once a token as fast as a copy within the device moves bytes`,
     );
   },
   'gpu-peers': () => {

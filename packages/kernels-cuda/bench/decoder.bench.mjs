@@ -1,12 +1,14 @@
-// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp512 reads 512 tokens of one sequence (`--prompt`), tg128 writes 128 in each of
+// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp8192 reads 8,192 tokens of one sequence (`--prompt`), tg128 writes 128 in each of
 // `--batch` sequences, a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences
-// together). Shapes of known models, random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on, so each
-// layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
+// together). Shapes of known models (decoder-shapes.json), random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on,
+// so each layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
-// at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards.
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models demo,1B,8B] [--context 0,8192] [--batch 1,8,64] [--prompt 512,8192] [--kv int8,int4]
-//     [--weights int8|int4] [--peers] [--json] [--commit name]
+// at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards, with the same batches and
+// prompts on the models named, as far as `--peer-seconds` go; compiling takes it some 50 seconds for each model and batch.
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models Llama-3.2-1B,Llama-3.1-8B,Qwen3-0.6B,Qwen3-8B,demo] [--context 0,8192] [--batch 1,8,64]
+//     [--prompt 512,8192] [--kv int8,int4] [--weights int8|int4] [--peers Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { measuredOn } from '../../../tools/measured-on.mjs';
@@ -15,31 +17,24 @@ import { median } from './median.mjs';
 
 const { values: options } = parseArgs({
   options: {
-    models: { type: 'string', default: 'demo,1B,8B' },
-    context: { type: 'string', default: '0,4096' },
-    batch: { type: 'string', default: '1' },
-    prompt: { type: 'string', default: '512' },
+    models: { type: 'string', default: 'Llama-3.2-1B,Llama-3.1-8B,Qwen3-0.6B,Qwen3-8B' },
+    context: { type: 'string', default: '0' },
+    batch: { type: 'string', default: '1,64' },
+    prompt: { type: 'string', default: '8192' },
     kv: { type: 'string', default: 'int8,int4' },
     weights: { type: 'string', default: 'int8' },
-    peers: { type: 'boolean', default: false },
+    peers: { type: 'string', default: '' },
+    'peer-seconds': { type: 'string', default: '240' },
     json: { type: 'boolean', default: false },
     commit: { type: 'string' },
   },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
-const SHAPES = {
-  demo: { layers: 8, hiddenSize: 384, heads: 6, kvHeads: 2, headDim: 64, intermediateSize: 1024, vocabSize: 4096 },
-  '1B': { layers: 16, hiddenSize: 2048, heads: 32, kvHeads: 8, headDim: 64, intermediateSize: 8192, vocabSize: 128256 },
-  '8B': {
-    layers: 32,
-    hiddenSize: 4096,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 128,
-    intermediateSize: 14336,
-    vocabSize: 128256,
-  },
-};
+const SHAPES = JSON.parse(readFileSync(new URL('decoder-shapes.json', import.meta.url), 'utf8'));
+const named = (list) => list.split(',').filter(Boolean);
+for (const name of named(`${options.models},${options.peers}`))
+  if (!Object.hasOwn(SHAPES, name))
+    throw new Error(`Expected models among ${Object.keys(SHAPES).join(', ')}; got ${name}`);
 const commit = options.commit ?? measuredOn().commit;
 const status = cudaStatus();
 const backend = status.available ? createCudaBackend() : undefined;
@@ -50,14 +45,17 @@ const copyRate = device ? (2e3 * COPIED) / median(await device.timeCopy(COPIED, 
 const say = (line) => {
   if (!options.json) console.log(line);
 };
+const told = [];
 const tell = (line) => {
+  told.push(line);
   if (options.json) console.log(JSON.stringify(line));
 };
+const rounded = (x, digits) => Number(x.toFixed(digits));
 say(
   `decoder: ${backend ? `${device.name}, a copy moves ${(copyRate / 1e9).toFixed(0)} GB/s` : `skipped, ${status.detail}`}`,
 );
 const prompts = options.prompt.split(',').map(Number);
-if (backend) say('model    context cache           tokens/s  of the limit');
+if (backend) say('model         context cache            tokens/s  of the limit');
 
 let state = 1;
 function random() {
@@ -65,52 +63,58 @@ function random() {
   return state / 2 ** 31;
 }
 
-/** Fills it with numbers that repeat: making them takes longer than reading them. Their count is prime, so that rows differ. */
-function filled(numbers, next) {
-  const some = Math.min(numbers.length, 1_000_003);
-  for (let i = 0; i < some; i++) numbers[i] = next();
-  for (let done = some; done < numbers.length; done *= 2)
-    numbers.copyWithin(done, 0, Math.min(done, numbers.length - done));
-  return numbers;
+/**
+ * `length` numbers that repeat: making them takes longer than reading them. Their count is prime, so that rows differ. All weights of a
+ * kind begin with the same ones, and are made anew only where more are wanted than before.
+ */
+function numbers(kind, length) {
+  const { type, next } = kind;
+  if (!kind.made || kind.made.length < length) {
+    const all = new type(length);
+    const some = Math.min(length, 1_000_003);
+    for (let i = 0; i < some; i++) all[i] = next();
+    for (let done = some; done < length; done *= 2) all.copyWithin(done, 0, Math.min(done, length - done));
+    kind.made = all;
+  }
+  return kind.made.subarray(0, length);
 }
+const CODES = { type: Int8Array, next: () => 127 * random() };
+const PACKED = { type: Uint8Array, next: () => 256 * random() };
+/** bfloat16 numbers, as models have them. */
+const EMBEDDING = { type: Float32Array, next: () => Math.trunc(128 * random()) / 128 };
 
 function int8Linear(rows, cols) {
-  const codes = filled(new Int8Array(rows * cols), () => 127 * random());
-  return backend.createLinear({
-    type: 'int8',
-    rows,
-    cols,
-    codes,
-    scales: new Float32Array(rows).fill(1 / (73 * Math.sqrt(cols))),
-  });
+  const scales = new Float32Array(rows).fill(1 / (73 * Math.sqrt(cols)));
+  return backend.createLinear({ type: 'int8', rows, cols, codes: numbers(CODES, rows * cols), scales });
 }
 
 /** Weights alone in 4 bits, a scale for 128 columns. */
 function int4Linear(rows, cols) {
-  const packed = filled(new Uint8Array((rows * cols) / 2), () => 256 * random());
   const scales = new Float32Array((rows * cols) / 128).fill(1 / (4.6 * Math.sqrt(cols)));
+  const packed = numbers(PACKED, (rows * cols) / 2);
   return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: 128 });
 }
 
-function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize }, maxTokens) {
+function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, headNorms }, maxTokens) {
   const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
+  const headNorm = headNorms ? new Float32Array(headDim).fill(1) : undefined;
   const [linear, bytesAWeight] = options.weights === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
   const layer = {
     attentionNorm: norm,
     mlpNorm: norm,
-    queryNorm: undefined,
-    keyNorm: undefined,
+    queryNorm: headNorm,
+    keyNorm: headNorm,
     qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize),
     attentionOutput: linear(hiddenSize, heads * headDim),
     mlpUp: linear(2 * intermediateSize, hiddenSize),
     mlpDown: linear(hiddenSize, intermediateSize),
     windowLeft: Infinity,
   };
-  // bfloat16 numbers, as models have them.
-  const embedding = filled(new Float32Array(vocabSize * hiddenSize), () => Math.trunc(128 * random()) / 128);
-  const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights: embedding });
+  const weights = numbers(EMBEDDING, vocabSize * hiddenSize);
+  const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights });
   const half = headDim / 2;
-  const angle = (i) => Math.floor(i / half) / 10000 ** ((i % half) / half);
+  const frequencies = Float64Array.from({ length: half }, (_, i) => 10000 ** (-i / half));
+  const angle = (i) => Math.floor(i / half) * frequencies[i % half];
   const table = (turn) => Float32Array.from({ length: maxTokens * half }, (_, i) => turn(angle(i)));
   const shape = { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxTokens };
   const decoder = backend.createDecoder({
@@ -135,10 +139,12 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   return { decoder, weightBytes, dispose };
 }
 
-for (const name of backend ? options.models.split(',') : []) {
+for (const name of backend ? named(options.models) : []) {
   const shape = SHAPES[name];
   const contexts = options.context.split(',').map(Number);
+  const began = performance.now();
   const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + Math.max(...prompts) + 512);
+  say(`${name}: weights made in ${((performance.now() - began) / 1e3).toFixed(1)} s`);
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
   const cacheTypes = options.kv.split(',');
@@ -158,10 +164,11 @@ for (const name of backend ? options.models.split(',') : []) {
       weights: options.weights,
       context,
       cache: cacheType,
+      copyGbPerS: rounded(copyRate / 1e9, 1),
     };
     const show = (title, rate, limit) =>
       say(
-        `${name.padEnd(8)}${String(context).padStart(8)}${cacheType.padStart(6)}  ${title.padEnd(12)}${rate.toFixed(0).padStart(6)}${limit ? `${(limit * 100).toFixed(0)}%`.padStart(14) : ''}`,
+        `${name.padEnd(13)}${String(context).padStart(8)}${cacheType.padStart(6)}  ${title.padEnd(12)}${rate.toFixed(0).padStart(7)}${limit ? `${(limit * 100).toFixed(0)}%`.padStart(14) : ''}`,
       );
     for (const prompt of prompts) {
       const times = [];
@@ -173,7 +180,7 @@ for (const name of backend ? options.models.split(',') : []) {
         first.truncate(context);
       }
       const read = (prompt * 1e3) / median(times);
-      tell({ ...what, prompt, read, copyRate });
+      tell({ ...what, prompt, read: rounded(read, 1) });
       show(`pp${prompt}`, read);
     }
     const sequences = [first];
@@ -193,7 +200,7 @@ for (const name of backend ? options.models.split(',') : []) {
       const cacheBytes = batch * shape.layers * shape.kvHeads * (context + 72) * (rowBytes + 12);
       const limit = (weightBytes + cacheBytes) / copyRate / (perStep / 1000);
       const tg128 = (batch * 1e3) / perStep;
-      tell({ ...what, batch, tg128, limit, copyRate });
+      tell({ ...what, batch, tg128: rounded(tg128, 1), limit: rounded(limit, 4) });
       show(`tg128 x ${batch}`, tg128, limit);
       for (const sequence of sequences) sequence.truncate(context);
     }
@@ -203,18 +210,7 @@ for (const name of backend ? options.models.split(',') : []) {
 }
 const gpuName = device?.name;
 device?.dispose();
-if (backend && options.peers) {
-  const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
-  const { stdout, status: code } = spawnSync('python3', [script], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
-  for (const line of (stdout ?? '').split('\n').filter(Boolean)) {
-    if (options.json) console.log(JSON.stringify({ ...JSON.parse(line), gpu: gpuName, commit }));
-    else console.log(line);
-  }
-}
+if (backend && options.peers) runPeers();
 if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
 
 /** Tokens one by one end in the logits of reading them together, to the bit: both kernels of each kind agree. */
@@ -228,4 +224,27 @@ async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
   sequence.dispose();
   const odd = together.findIndex((logit, i) => logit !== alone[i] || !Number.isFinite(logit));
   if (odd !== -1) throw new Error(`Expected logit ${odd} to be ${together[odd]} both ways, got ${alone[odd]}`);
+}
+
+function runPeers() {
+  const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
+  const seconds = Number(options['peer-seconds']);
+  const args = ['--models', options.peers, '--batch', options.batch, '--prompt', options.prompt, '--seconds', seconds];
+  const { stdout, status: code } = spawnSync('python3', [script, ...args.map(String)], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    timeout: (seconds + 60) * 1e3, // for imports that hang
+  });
+  if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
+  for (const text of (stdout ?? '').split('\n').filter(Boolean)) {
+    const line = JSON.parse(text);
+    const { model, batch, prompt, tg128, read } = line;
+    const isSame = (ours) =>
+      ours.model === model && ours.context === 0 && ours.batch === batch && ours.prompt === prompt;
+    for (const ours of told.filter(isSame))
+      say(
+        `${model}, ${prompt ? `pp${prompt}` : `tg128 x ${batch}`}: transformers ${(tg128 ?? read).toFixed(0)}, ours with a cache in ${ours.cache} ${((ours.tg128 ?? ours.read) / (tg128 ?? read)).toFixed(2)} times that`,
+      );
+    if (options.json) console.log(JSON.stringify({ ...line, gpu: gpuName, commit }));
+  }
 }

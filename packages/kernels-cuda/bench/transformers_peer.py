@@ -1,36 +1,33 @@
 """Hugging Face transformers on this GPU, for decoder.bench.mjs to stand beside ours in the same run.
 
-    python3 transformers_peer.py [--models 8B,1B] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
+    python3 transformers_peer.py [--models Llama-3.1-8B,Qwen3-8B] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
 
-Llama of the given shapes with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
+Models of decoder-shapes.json with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
 torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "read" are tokens/s of reading `prompt` tokens of one
 sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
-`--seconds` is left out; compiling takes most of it, and `--batch ''` only reads.
+`--seconds` is left out; compiling takes most of it, and `--batch ''` only reads. On a CPU `--models tiny` tries the script.
 """
 import argparse
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, LlamaConfig, StaticCache
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, StaticCache
 
-SHAPES = {
-    "1B": dict(num_hidden_layers=16, hidden_size=2048, num_attention_heads=32, num_key_value_heads=8, head_dim=64, intermediate_size=8192),
-    "8B": dict(num_hidden_layers=32, hidden_size=4096, num_attention_heads=32, num_key_value_heads=8, head_dim=128, intermediate_size=14336),
-    # A shape to try the script with, on a CPU too.
-    "tiny": dict(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=128),
-}
-VOCABULARY, STEPS = 128256, 128
+SHAPES = json.loads(pathlib.Path(__file__).with_name("decoder-shapes.json").read_text())
+SHAPES["tiny"] = dict(SHAPES["demo"], layers=2, hiddenSize=64, heads=4, kvHeads=2, headDim=16, intermediateSize=128, headNorms=True)
+STEPS = 128
 COMPILE_SECONDS = 25  # a case is not begun with less left
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--models", default="8B,1B")
+parser.add_argument("--models", default="Llama-3.1-8B")
 parser.add_argument("--batch", default="1,64")
-parser.add_argument("--prompt", default="512,8192")
+parser.add_argument("--prompt", default="8192")
 parser.add_argument("--seconds", type=int, default=95)
 options = parser.parse_args()
 end = time.monotonic() + options.seconds
@@ -55,7 +52,15 @@ def forward(model, ids, first, cache):
 
 
 def tokens(*shape):
-    return torch.randint(0, VOCABULARY, shape, device=device)
+    return torch.randint(0, vocabulary, shape, device=device)
+
+
+def config_of(shape):
+    return (Qwen3Config if shape["headNorms"] else LlamaConfig)(
+        vocab_size=shape["vocabSize"], hidden_size=shape["hiddenSize"], intermediate_size=shape["intermediateSize"],
+        num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kvHeads"],
+        head_dim=shape["headDim"], max_position_embeddings=8192, tie_word_embeddings=shape["tied"],
+    )
 
 
 def median_seconds(call, rounds):
@@ -107,18 +112,18 @@ software = {"torch": torch.__version__, "transformers": transformers.__version__
 for name in options.models.split(","):
     if end - time.monotonic() < COMPILE_SECONDS:
         break
-    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=8192, tie_word_embeddings=name != "8B", **SHAPES[name])
+    config, vocabulary = config_of(SHAPES[name]), SHAPES[name]["vocabSize"]
     with torch.device(device), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     with torch.no_grad():
         line = {"bench": "decoder", "peer": "transformers", "model": name, "weights": "bf16", "cache": "bf16", "context": 0, **software}
         for prompt in map(int, options.prompt.split(",")):
-            print(json.dumps({**line, "prompt": prompt, "read": read_rate(model, config, prompt)}), flush=True)
+            print(json.dumps({**line, "prompt": prompt, "read": round(read_rate(model, config, prompt), 1)}), flush=True)
         for batch in map(int, filter(None, options.batch.split(","))):
             if end - time.monotonic() < COMPILE_SECONDS:
                 break
             tg128, compiled = write_rate(model, config, batch)
-            print(json.dumps({**line, "batch": batch, "tg128": tg128, "compileSeconds": round(compiled, 1)}), flush=True)
+            print(json.dumps({**line, "batch": batch, "tg128": round(tg128, 1), "compileSeconds": round(compiled, 1)}), flush=True)
             torch._dynamo.reset()
     del model
     if device == "cuda":
