@@ -162,7 +162,7 @@ template <class S> __device__ void merge_runs(const CacheAttention& args, const 
 
 // ── §4 ──
 /** Tile `tile`, which is this warp's. */
-template <class S> __device__ __forceinline__ void attend(const CacheAttention& args, const Span& s, BlockMemory& shared, uint8_t* warp_memory, int tile) {
+template <class S> __device__ __forceinline__ void attend(const CacheAttention& args, const Span& s, BlockMemory& shared, uint8_t* warp_memory, int tile, bool early) {
     const int first_key = tile * kCacheTile;
     TileSource source;
     source.keys = min(kCacheTile, s.length - first_key);
@@ -192,11 +192,11 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     }
     const bool whole = begin_of(last) <= 0 && end_of(s.first_row) >= kCacheTile;
     const int8_t* query = args.query.codes + (first_query + mine(lane / 4 % S::kRows)) * S::kD;
-    const RowState state = finish_tile<S>(args, source, warp_memory, query, rows, whole, begin_of(s.first_row), end_of(last));
+    const RowState state = finish_tile<S>(args, source, warp_memory, query, rows, whole, begin_of(s.first_row), end_of(last), early);
     if (lane % 16 < S::kRows / kLaneRows) shared.states[row_of<S>() + lane / 16][warp] = state;
 }
 
-template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows) {
+template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows, bool early) {
     extern __shared__ __align__(256) uint8_t memory[];
     BlockMemory& shared = *reinterpret_cast<BlockMemory*>(memory);
     uint8_t* const warps = memory + sizeof(BlockMemory);
@@ -205,7 +205,7 @@ template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S:
     const int run = blockIdx.x, first_run = s.first_tile / kWarps, runs = (s.tiles + kWarps - 1) / kWarps;
     if (s.tokens > kShortQuery || s.row_count <= 0 || run < first_run || run >= runs) return;
     const int from = max(0, s.first_tile - run * kWarps), to = min(kWarps, s.tiles - run * kWarps);
-    if (warp >= from && warp < to) attend<S>(args, s, shared, warps + warp * S::kBytes, run * kWarps + warp);
+    if (warp >= from && warp < to) attend<S>(args, s, shared, warps + warp * S::kBytes, run * kWarps + warp, early);
     __syncthreads();
     launch_dependents();
     Answer<S> out;
@@ -234,12 +234,18 @@ template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S:
     if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, most_rows, base);
 }
 
+/**
+ * From so many blocks on, the next launch begins while these are still at work. It keeps reading that much busier; but behind fewer, a step as a whole takes
+ * longer (docs/results/h200/log.md).
+ */
+constexpr unsigned kManyBlocks = 64;
+
 template <class S> cudaError_t launch(const CacheAttention& args, const ShortQueryScratch& scratch, int tiles, int rows, cudaStream_t stream) {
     const cudaError_t status = cudaFuncSetAttribute(cache_run_query<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, block_bytes<S>());
     if (status != cudaSuccess) return status;
     const dim3 grid((tiles + kWarps - 1) / kWarps, args.kv_heads, (rows + S::kRows - 1) / S::kRows * args.step.count);
     if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
-    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, rows);
+    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, rows, grid.x * grid.y * grid.z >= kManyBlocks);
 }
 
 /** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */

@@ -6,6 +6,7 @@
 #include "cache_span.cuh"
 #include "exact_math.cuh"
 #include "ptx/copy_async.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mma.cuh"
 
 namespace intflash {
@@ -308,10 +309,10 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
 
 /**
  * The rest, after start_tile and load_facts: products into the warp's memory, maximum and row sum as `weigh` has them. `whole`: all rows see all
- * keys; `begin`, `end`: keys that some row sees.
+ * keys; `begin`, `end`: keys that some row sees. `early`: the next launch may begin as soon as nearly all loads are under way.
  */
 template <class S>
-__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], bool whole, int begin, int end) {
+__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], bool whole, int begin, int end, bool early) {
     const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
     const float* facts = reinterpret_cast<const float*>(memory + S::kRingBytes);
     const auto refill = [&](int step) {
@@ -329,6 +330,7 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
         score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
     }
+    if (early) launch_dependents();
     uint32_t codes[S::kCodeWords];
     const float* inverses = facts + 2 * kCacheTile;
     const RowState state = whole ? weigh<S, true>(rows, inverses, x, codes) : weigh<S, false>(rows, inverses, x, codes);
