@@ -105,11 +105,25 @@ template <bool kInt4> __device__ __forceinline__ Int4Grid fit(const float* row, 
 
 template <bool kInt4> __device__ __forceinline__ void write_codes(const float* row, int dim, int padded, const Int4Grid& grid, uint8_t* to) {
     if constexpr (kInt4) {
+#pragma unroll 1
         for (int byte = threadIdx.x % 32; byte < padded / 2; byte += 32)
             to[byte] = 2 * byte < dim ? pack_int4(grid.code(row[2 * byte]), grid.code(row[2 * byte + 1])) : uint8_t{0};
     } else {
         for (int d = threadIdx.x % 32; d < padded; d += 32) to[d] = static_cast<uint8_t>(d < dim ? grid.code(row[d]) : 0);
     }
+}
+
+/**
+ * Codes of a row in shared memory under its own scale, which is returned, or under `floor`. Keys and values alike: code that runs once is fetched
+ * for longer than it runs, so there is one copy of it.
+ */
+template <bool kInt4> __device__ __noinline__ float encode_head(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
+    __builtin_assume(__isShared(row));
+    if constexpr (kInt4) rotate_row(row, row, dim);
+    const Int4Grid grid = floor == nullptr ? fit<kInt4>(row, dim, findings) : Int4Grid{*floor, false};
+    write_codes<kInt4>(row, dim, padded, grid, to);
+    __syncwarp();  // the row's memory is free again
+    return grid.scale;
 }
 
 // ── §3 ──
@@ -119,24 +133,17 @@ template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at,
         for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fdiv_rn(memory.row[d], channels[d]);
     for (int d = threadIdx.x % 32; d < at.dim; d += 32) memory.row[d] = __fsub_rn(memory.row[d], offsets == nullptr ? 0.f : offsets[d]);
     __syncwarp();
-    if constexpr (kInt4) rotate_row(memory.row, at.dim);
-    const Int4Grid grid = fit<kInt4>(memory.row, at.dim, findings);
     const int row_bytes = code_bytes(at.cache.padded, kInt4), slot = (at.start + token) % kPageTokens;
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
-    write_codes<kInt4>(memory.row, at.dim, at.cache.padded, grid, key_row(image, slot, row_bytes));
-    if (threadIdx.x % 32 == 0) key_scales(image, row_bytes)[slot] = grid.scale;
-    __syncwarp();  // the row's memory is free again
+    const float scale = encode_head<kInt4>(memory.row, at.dim, at.cache.padded, nullptr, key_row(image, slot, row_bytes), findings);
+    if (threadIdx.x % 32 == 0) key_scales(image, row_bytes)[slot] = scale;
 }
 
 /** Codes of a value row under its own scale, which is returned, or under `floor` where its own is smaller. */
 template <bool kInt4> __device__ __forceinline__ float write_value(const Place& at, int token, const float* floor, HeadMemory& memory, uint32_t* findings) {
     load_head(memory.row, at.values + token * at.stride, at.dim);
-    if constexpr (kInt4) rotate_row(memory.row, at.dim);
-    const Int4Grid grid = floor == nullptr ? fit<kInt4>(memory.row, at.dim, findings) : Int4Grid{*floor, false};
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
-    write_codes<kInt4>(memory.row, at.dim, at.cache.padded, grid, value_row(image, (at.start + token) % kPageTokens, code_bytes(at.cache.padded, kInt4)));
-    __syncwarp();
-    return grid.scale;
+    return encode_head<kInt4>(memory.row, at.dim, at.cache.padded, floor, value_row(image, (at.start + token) % kPageTokens, code_bytes(at.cache.padded, kInt4)), findings);
 }
 
 template <bool kInt4> __device__ __forceinline__ void store_weight(const Place& at, int token, float scale) {
@@ -249,14 +256,15 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
     __shared__ HeadMemory rows[kWarps];
     __shared__ float scales[kMinOffsetTokens];
     launch_dependents();  // attention reads older tokens' codes meanwhile
-    wait_for_launch_before();
     const int warp = threadIdx.x / 32;
     HeadMemory& memory = rows[warp];
     if (static_cast<int>(blockIdx.x) < query_blocks) {
         const int index = blockIdx.x * kWarps + warp, token = index / heads.heads, head = index % heads.heads;
         if (token >= step.tokens) return;
+        const Turn turn = turn_at(rotation, step.position(token));  // tables do not depend on the launch before
+        wait_for_launch_before();
         load_head(memory.row, heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * heads.head_dim, heads.head_dim);
-        turn_as(memory.row, heads.head_dim, norms.query, norms.epsilon, rotation, step.position(token));
+        turn_as(memory.row, heads.head_dim, norms.query, norms.epsilon, rotation, turn);
         if constexpr (kChannels) {
             const StepSequence& sequence = step.sequences[step.sequence_of[token]];
             if (sequence.start > 0)  // else scales are ones, and being written
@@ -270,6 +278,9 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
     const int64_t place = (static_cast<int64_t>(layer.index) * heads.kv_heads + head) * at.dim;
     float *const offsets = sequence.offsets + place, *const channels = kChannels ? sequence.channels + place : nullptr;
     const bool is_first = at.start == 0;
+    Turn turn{};  // of this warp's first row, if that is a key
+    if (warp % 2 == 0 && warp < 2 * at.tokens) turn = turn_at(rotation, at.start + warp / 2);
+    wait_for_launch_before();
     if (is_first)
         for (int d = threadIdx.x; d < at.dim; d += kThreads) {
             offsets[d] = 0.f;
@@ -279,7 +290,8 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
         const int token = row / 2;
         if (row % 2 == 0) {
             load_head(memory.row, at.keys + token * at.stride, at.dim);
-            turn_as(memory.row, at.dim, norms.key, norms.epsilon, rotation, at.start + token);
+            if (row != warp) turn = turn_at(rotation, at.start + token);
+            turn_as(memory.row, at.dim, norms.key, norms.epsilon, rotation, turn);
             write_key<kInt4>(at, token, is_first ? nullptr : offsets, is_first ? nullptr : channels, memory, findings);
         } else {
             const float scale = write_value<kInt4>(at, token, nullptr, memory, findings);

@@ -98,12 +98,16 @@ __global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm 
     __shared__ double sums[32];
     __shared__ float scratch[32];
     launch_dependents();
+    float some[kAtOnce], gains[kAtOnce];
+    const auto ask = [&](int i, int c) { gains[i] = norm.gain[c]; };
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+        if (threadIdx.x + i * blockDim.x < width) ask(i, threadIdx.x + i * blockDim.x);  // the first that are needed; they do not depend on the launch before
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
     const float* x = input + (rows == nullptr ? token : int64_t{rows[token]}) * width;
     float* row = row_memory(width, out, token);
     if (cleared != nullptr && threadIdx.x == 0) cleared[token] = 0;
-    float some[kAtOnce];
     double sum[kFold] = {};
     for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = x[c]; }, [&](int i, int c) {
         row[c] = some[i];
@@ -122,8 +126,8 @@ __global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm 
     }
     const double factor = 1 / sqrt(squares / width + norm.epsilon);
     float most = 0.f;
-    for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { some[i] = norm.gain[c]; }, [&](int i, int c) {
-        double scaled = __dmul_rn(__dmul_rn(norm.centered ? row[c] - mean : row[c], factor), some[i]);
+    for_columns(threadIdx.x, width, blockDim.x, [&](int i, int c) { if (c >= kAtOnce * static_cast<int>(blockDim.x)) ask(i, c); }, [&](int i, int c) {
+        double scaled = __dmul_rn(__dmul_rn(norm.centered ? row[c] - mean : row[c], factor), gains[i]);
         if (norm.bias != nullptr) scaled = __dadd_rn(scaled, norm.bias[c]);
         row[c] = static_cast<float>(scaled);
         most = larger(most, row[c]);
@@ -231,7 +235,7 @@ __global__ void __launch_bounds__(kSumThreads) swiglu_sums(const SummedRows sour
 // ── §4 ──
 constexpr int kHeadWarps = 4;
 
-__global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
+__global__ void __launch_bounds__(kHeadWarps * 32, 8) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
                                                               int layer, int first, int end, uint32_t* findings) {
     __shared__ HeadMemory memories[kHeadWarps];
     const int token = blockIdx.x, head = first + blockIdx.y * kHeadWarps + threadIdx.x / 32, dim = heads.head_dim;
@@ -240,7 +244,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
     HeadMemory& memory = memories[threadIdx.x / 32];
     float* given = heads.qkv + (static_cast<int64_t>(token) * (heads.heads + 2 * heads.kv_heads) + head) * dim;
     load_head(memory.row, given, dim);
-    turn_as(memory.row, dim, is_query ? norms.query : norms.key, norms.epsilon, rotation, step.position(token));
+    turn_as(memory.row, dim, is_query ? norms.query : norms.key, norms.epsilon, rotation, turn_at(rotation, step.position(token)));
     if (is_query) {
         scale_query(memory.row, dim, step.sequences[step.sequence_of[token]], static_cast<int64_t>(layer) * heads.kv_heads + head / (heads.heads / heads.kv_heads));
         return write_query(memory, heads, step, token, head, target, findings);
@@ -249,18 +253,18 @@ __global__ void __launch_bounds__(kHeadWarps * 32) turn_heads(const Heads heads,
 }
 
 /** A block a token, its warps a head each at a time; codes where they are wanted. */
-__global__ void __launch_bounds__(kMostRowThreads) rotate_back(float* rows, int64_t stride, int heads, int dim, const Int8Rows target, int columns, uint32_t* findings) {
+__global__ void __launch_bounds__(kMostRowThreads) rotate_back(int heads, int dim, const LayerInput rows, uint32_t* findings) {
     __shared__ float scratch[32];
     launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
-    float* row = rows + token * stride;
-    float most = 0.f;
+    const float* given = rows.floats + token * rows.columns;
+    float *row = row_memory(heads * dim, rows, token), most = 0.f;
     for (int head = threadIdx.x / 32; head < heads; head += blockDim.x / 32) {
-        rotate_row(row + head * dim, dim);
+        rotate_row(given + head * dim, row + head * dim, dim);
         for (int d = threadIdx.x % 32; d < dim; d += 32) most = larger(most, row[head * dim + d]);
     }
-    if (target.codes != nullptr) encode_row(row, heads * dim, columns, block_largest(most, scratch), target.codes + token * columns, target.scales + token, findings);
+    finish_row(row, heads * dim, rows, token, most, findings, scratch);
 }
 
 }  // namespace
@@ -307,9 +311,9 @@ cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const 
     return cudaGetLastError();
 }
 
-cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, const Int8Rows& target, uint32_t* findings, cudaStream_t stream) {
+cudaError_t launch_rotate_back(const LayerInput& rows, int tokens, int heads, int head_dim, uint32_t* findings, cudaStream_t stream) {
     const int threads = std::min(heads * 32, tokens < kManyRows ? kMostRowThreads : kMostRowThreads / kAtOnce);
-    return launch_early(rotate_back, dim3(tokens), threads, 0, stream, rows, stride, heads, head_dim, target, padded_columns(heads * head_dim), findings);
+    return launch_rows(rotate_back, dim3(tokens), threads, heads * head_dim, rows, stream, heads, head_dim, rows, findings);
 }
 
 }  // namespace intflash

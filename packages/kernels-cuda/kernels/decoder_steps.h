@@ -88,8 +88,8 @@ cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const 
 /** Of sequences whose keys' channels have scales: those, and offsets, from the first keys (turned); later ones leave them. Before launch_append. */
 cudaError_t launch_freeze_shifts(const Heads& heads, const CacheLayer& cache, const StepTable& step, cudaStream_t stream);
 
-/** Turns what attention made of an INT4 cache's rotated values back, in place. `rows`: [tokens, stride], head after head. Their codes go to `target`, unless that is null. */
-cudaError_t launch_rotate_back(float* rows, int64_t stride, int tokens, int heads, int head_dim, const Int8Rows& target, uint32_t* findings, cudaStream_t stream);
+/** Turns what attention made of an INT4 cache's rotated values back: rows.floats, head after head; in place, or into codes where those are wanted. */
+cudaError_t launch_rotate_back(const LayerInput& rows, int tokens, int heads, int head_dim, uint32_t* findings, cudaStream_t stream);
 
 /** Whether launch_place_heads can do a step: where no sequence has so many tokens that keys get offsets from them. */
 bool can_place_heads(const StepTable& step);

@@ -57,7 +57,7 @@ __device__ __forceinline__ Int4Grid fit_int4(const float* row, int dim, float la
 #pragma unroll
     for (int i = 0; i < kGrids; ++i) scales[i] = static_cast<float>(__dmul_rn(widest, kRanges[i]));
     double errors[8] = {};  // squared; in float64, and without the rounding of quotients to float32
-#pragma unroll 2
+#pragma unroll 1
     for (int d = threadIdx.x % 32; d < dim; d += 32) {
         const float size = fabsf(row[d]);
 #pragma unroll

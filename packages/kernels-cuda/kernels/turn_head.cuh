@@ -17,21 +17,39 @@ __device__ __forceinline__ void norm_head(float* row, int dim, const float* gain
     __syncwarp();
 }
 
+/** What turns a lane's pairs of channels at a position. */
+struct Turn {
+    float cos[kMaxHeadDim / 64], sin[kMaxHeadDim / 64];
+};
+
+__device__ __forceinline__ Turn turn_at(const Rotation& rotation, int64_t position) {
+    Turn turn{};
+    if (rotation.cos == nullptr) return turn;
+#pragma unroll
+    for (int i = 0; i < kMaxHeadDim / 64; ++i) {
+        const int d = threadIdx.x % 32 + 32 * i;
+        if (d < rotation.half) turn.cos[i] = rotation.cos[position * rotation.half + d], turn.sin[i] = rotation.sin[position * rotation.half + d];
+    }
+    return turn;
+}
+
 /** Channel d turns with channel d + half; products of two floats are exact in float64. */
-__device__ __forceinline__ void turn_head(float* row, const Rotation& rotation, int64_t position) {
-    for (int d = threadIdx.x % 32; d < rotation.half; d += 32) {
-        const double cos = rotation.cos[position * rotation.half + d], sin = rotation.sin[position * rotation.half + d];
-        const double a = row[d], b = row[rotation.half + d];
+__device__ __forceinline__ void turn_head(float* row, int half, const Turn& turn) {
+#pragma unroll
+    for (int i = 0; i < kMaxHeadDim / 64; ++i) {
+        const int d = threadIdx.x % 32 + 32 * i;
+        if (d >= half) break;
+        const double cos = turn.cos[i], sin = turn.sin[i], a = row[d], b = row[half + d];
         row[d] = static_cast<float>(a * cos - b * sin);
-        row[rotation.half + d] = static_cast<float>(b * cos + a * sin);
+        row[half + d] = static_cast<float>(b * cos + a * sin);
     }
     __syncwarp();
 }
 
 /** `gain`: of the heads' norm, or null. */
-__device__ __forceinline__ void turn_as(float* row, int dim, const float* gain, double epsilon, const Rotation& rotation, int64_t position) {
+__device__ __forceinline__ void turn_as(float* row, int dim, const float* gain, double epsilon, const Rotation& rotation, const Turn& turn) {
     if (gain != nullptr) norm_head(row, dim, gain, epsilon);
-    if (rotation.cos != nullptr) turn_head(row, rotation, position);
+    if (rotation.cos != nullptr) turn_head(row, rotation.half, turn);
 }
 
 /** A query in units of its keys' channels, where those have scales. `place`: of the layer's KV head. */
@@ -56,7 +74,7 @@ __device__ __forceinline__ void load_head(float* row, const float* from, int dim
 __device__ __forceinline__ void write_query(HeadMemory& memory, const Heads& heads, const StepTable& step, int token, int head, const QueryTarget& target, uint32_t* findings) {
     const int lane = threadIdx.x % 32, dim = heads.head_dim;
     float* row = memory.row;
-    if (target.rotated) rotate_row(row, dim);
+    if (target.rotated) rotate_row(row, row, dim);
     float largest = 0.f;
     bool bad = false;
     for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));

@@ -264,7 +264,7 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     const LinearLayer& output = *layer.attention_output;
     float* mixed = work_.mixed->as<float>();
     const Int8Rows codes = input_of(output).codes;
-    if (step.int4) check_cuda(launch_rotate_back(mixed, output.columns(), tokens, facts_.heads, facts_.head_dim, codes, findings, stream), "rotate the heads back");
+    if (step.int4) check_cuda(launch_rotate_back({mixed, codes, output.columns()}, tokens, facts_.heads, facts_.head_dim, findings, stream), "rotate the heads back");
     else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, output.columns(), tokens, output.cols(), codes, findings, stream), "quantize the heads");
     if (output.is_int8()) output.multiply(codes, tokens, hidden, true, work_.products, stream);
     else output.multiply(mixed, tokens, hidden, true, stream);
