@@ -26,7 +26,7 @@ struct alignas(256) BlockMemory {
 };
 
 /** Of Hopper's registers and shared memory; small tiles are over soon, and then it takes more blocks to keep loads under way. */
-constexpr int blocks_at_once(int dim, bool int4) { return dim == 256 ? 1 : dim == 64 && int4 ? 3 : 2; }
+constexpr int blocks_at_once(int dim, bool int4, int rows) { return dim == 256 ? 1 : dim == 128 || !int4 ? 2 : rows == 4 ? 4 : 3; }
 
 template <class S> constexpr int block_bytes() { return static_cast<int>(sizeof(BlockMemory)) + kWarps * S::kBytes; }
 
@@ -196,7 +196,7 @@ template <class S> __device__ __forceinline__ void attend(const CacheAttention& 
     if (lane % 16 < S::kRows / kLaneRows) shared.states[row_of<S>() + lane / 16][warp] = state;
 }
 
-template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows, bool early) {
+template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::kRows)) cache_run_query(const CacheAttention args, const ShortQueryScratch scratch, int most_rows, bool early) {
     extern __shared__ __align__(256) uint8_t memory[];
     BlockMemory& shared = *reinterpret_cast<BlockMemory*>(memory);
     uint8_t* const warps = memory + sizeof(BlockMemory);
@@ -235,8 +235,8 @@ template <class S> __global__ void __launch_bounds__(kThreads, blocks_at_once(S:
 }
 
 /**
- * From so many blocks on, the next launch begins while these are still at work. It keeps reading that much busier; but behind fewer, a step as a whole takes
- * longer (docs/results/h200/log.md).
+ * From so many blocks on, for several sequences, the next launch begins while these are still at work, which keeps loads under way. A lone sequence's step
+ * takes longer then: the weights that the next layer asks for are in the way (docs/results/h200/log.md).
  */
 constexpr unsigned kManyBlocks = 64;
 
@@ -245,17 +245,17 @@ template <class S> cudaError_t launch(const CacheAttention& args, const ShortQue
     if (status != cudaSuccess) return status;
     const dim3 grid((tiles + kWarps - 1) / kWarps, args.kv_heads, (rows + S::kRows - 1) / S::kRows * args.step.count);
     if (grid.z > kMaxGridZ) return cudaErrorInvalidConfiguration;
-    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, rows, grid.x * grid.y * grid.z >= kManyBlocks);
+    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, rows, args.step.count > 1 && grid.x * grid.y * grid.z >= kManyBlocks);
 }
 
 /** Slots of a ring: with blocks_at_once on a processor of Hopper 160 KB and more are under way. */
-constexpr int ring_depth(int slot_bytes, int blocks) { return slot_bytes >= 4096 ? 3 : slot_bytes == 1024 ? 7 : blocks == 2 ? 5 : 3; }
+constexpr int ring_depth(int slot_bytes, int blocks) { return slot_bytes >= 4096 || blocks == 1 ? 3 : blocks == 3 ? 7 : 5; }
 constexpr int kShallow = 2, kLeastShared = 99 * 1024;  // where three slots find no room: GPUs with as little shared memory a block
 
 /** Calls f with a RunTile: the deepest that finds room in `shared_bytes`, else the shallowest. */
 template <class F> auto with_tile(int padded, bool int4, int rows, int shared_bytes, F f) {
     const auto with_depth = [&](auto dim, auto packed, auto part) {
-        constexpr int kDepth = ring_depth(kSlotKeys * code_bytes(dim.value, packed.value), blocks_at_once(dim.value, packed.value));
+        constexpr int kDepth = ring_depth(kSlotKeys * code_bytes(dim.value, packed.value), blocks_at_once(dim.value, packed.value, part.value));
         using Deep = RunTile<dim.value, packed.value, part.value, kDepth>;
         if constexpr (block_bytes<Deep>() > kLeastShared)
             if (block_bytes<Deep>() > shared_bytes) return f(RunTile<dim.value, packed.value, part.value, kShallow>());
