@@ -97,7 +97,6 @@ __global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm 
                                                                      uint32_t* findings) {
     __shared__ double sums[32];
     __shared__ float scratch[32];
-    launch_dependents();
     float some[kAtOnce], gains[kAtOnce];
     const auto ask = [&](int i, int c) { gains[i] = norm.gain[c]; };
 #pragma unroll
@@ -114,6 +113,7 @@ __global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm 
         const double value = some[i];
         sum[i % kFold] = __dadd_rn(sum[i % kFold], norm.centered ? value : __dmul_rn(value, value));
     });
+    launch_dependents();  // now that the row is here: what comes next asks for weights at once, which would be in its way
     double mean = 0, squares = block_sum(sum, sums);
     if (norm.centered) {
         mean = squares / width;
@@ -255,7 +255,6 @@ __global__ void __launch_bounds__(kHeadWarps * 32, 8) turn_heads(const Heads hea
 /** A block a token, its warps a head each at a time; codes where they are wanted. */
 __global__ void __launch_bounds__(kMostRowThreads) rotate_back(int heads, int dim, const LayerInput rows, uint32_t* findings) {
     __shared__ float scratch[32];
-    launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
     const float* given = rows.floats + token * rows.columns;
@@ -264,6 +263,7 @@ __global__ void __launch_bounds__(kMostRowThreads) rotate_back(int heads, int di
         rotate_row(given + head * dim, row + head * dim, dim);
         for (int d = threadIdx.x % 32; d < dim; d += 32) most = larger(most, row[head * dim + d]);
     }
+    launch_dependents();
     finish_row(row, heads * dim, rows, token, most, findings, scratch);
 }
 

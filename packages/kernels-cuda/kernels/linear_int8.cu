@@ -105,29 +105,30 @@ __global__ void __launch_bounds__(kFinishThreads) finish_sums(const Int8Weights 
 }
 
 // ── §2 ──
+// A linear layer behind these asks for weights as soon as it may begin. So it may when a row has been read, not before: the row would come behind the weights.
 constexpr int kEncoders = 256;
 constexpr int kManyTokens = 256;  // from there on a processor gets several rows at a time
 
 __global__ void __launch_bounds__(kMostRowThreads) quantize_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
     __shared__ float scratch[32];
-    launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.x;
     const float* row = input + token * stride;
     float most = 0.f;
 #pragma unroll 4
     for (int c = threadIdx.x; c < cols; c += blockDim.x) most = larger(most, row[c]);
+    launch_dependents();
     encode_row(row, cols, columns, block_largest(most, scratch), target.codes + token * columns, target.scales + token, nonfinite);
 }
 
 /** The same of rows whose largest magnitudes are known, as bits. */
 __global__ void __launch_bounds__(kEncoders) encode_input(const float* input, int64_t stride, int cols, int columns, const uint32_t* largest, const Int8Rows target, uint32_t* nonfinite) {
-    launch_dependents();
     wait_for_launch_before();
     const int64_t token = blockIdx.y;
     const int c = (blockIdx.x * kEncoders + threadIdx.x) * 4;
     const float top = __uint_as_float(largest[token]), scale = symmetric_scale(top);
     encode_columns(input + token * stride, cols, columns, scale, target.codes + token * columns, c, gridDim.x * kEncoders * 4);
+    launch_dependents();
     if (c > 0) return;
     target.scales[token] = scale;
     if (!(top <= FLT_MAX)) atomicOr(nonfinite, 1u);
