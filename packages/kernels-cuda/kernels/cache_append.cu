@@ -113,17 +113,24 @@ template <bool kInt4> __device__ __forceinline__ void write_codes(const float* r
     }
 }
 
-/**
- * Codes of a row in shared memory under its own scale, which is returned, or under `floor`. Keys and values alike: code that runs once is fetched
- * for longer than it runs, so there is one copy of it.
- */
-template <bool kInt4> __device__ __noinline__ float encode_head(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
-    __builtin_assume(__isShared(row));
+/** Codes of a row in shared memory under its own scale, which is returned, or under `floor`. */
+template <bool kInt4> __device__ __forceinline__ float encode_row_of(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
     if constexpr (kInt4) rotate_row(row, row, dim);
     const Int4Grid grid = floor == nullptr ? fit<kInt4>(row, dim, findings) : Int4Grid{*floor, false};
     write_codes<kInt4>(row, dim, padded, grid, to);
     __syncwarp();  // the row's memory is free again
     return grid.scale;
+}
+
+/** For INT4 one copy of it serves keys and values alike: code that runs once is fetched for longer than it runs. */
+__device__ __noinline__ float encode_int4_row(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
+    __builtin_assume(__isShared(row));
+    return encode_row_of<true>(row, dim, padded, floor, to, findings);
+}
+
+template <bool kInt4> __device__ __forceinline__ float encode_head(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
+    if constexpr (kInt4) return encode_int4_row(row, dim, padded, floor, to, findings);
+    else return encode_row_of<false>(row, dim, padded, floor, to, findings);
 }
 
 // ── §3 ──
@@ -304,7 +311,7 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
 // ── §6 ──
 constexpr int kBlockTokens = 64;
 
-template <bool kInt4, bool kChannels> __global__ void __launch_bounds__(kThreads) append_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
+template <bool kInt4, bool kChannels> __global__ void __launch_bounds__(kThreads, kInt4 ? 3 : 5) append_rows(const Heads heads, const CacheLayer layer, const StepTable step, float* scales, uint32_t* findings) {
     __shared__ HeadMemory rows[kWarps];
     __shared__ float offsets[kMaxHeadDim];
     const int head = blockIdx.x, warp = threadIdx.x / 32, first_token = blockIdx.z * kBlockTokens;
