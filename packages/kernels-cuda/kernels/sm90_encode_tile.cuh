@@ -1,5 +1,7 @@
 // Hopper's quantizers: 128 keys and values into a tile, sorted into slots.
 #pragma once
+#include <algorithm>
+
 #include "byte_transpose.cuh"
 #include "sm90_tile_facts.cuh"
 
@@ -9,20 +11,20 @@ namespace intflash {
  * A tile's rows are read twice. K's stay in shared memory in between, since what L2 hands out limits the whole more than its instructions do; V's are asked
  * for again: what shared memory would hold of them L1 holds as well, whose room it would take. In rounds of RowLanes.
  */
-template <class P> constexpr int kKeptKeyRounds = Blocks<P>::kKeptBytes / (kTileKeys / RowLanes<P>::kRounds * Blocks<P>::kRowBytes);
-template <class P, bool kHalf> constexpr int kStagedBytes = kTileKeys * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
+template <class P, int kKeys> constexpr int kKeptKeyRounds = std::min(Blocks<P>::kKeptBytes / (kKeys / RowLanes<P, kKeys>::kRounds * Blocks<P>::kRowBytes), RowLanes<P, kKeys>::kRounds);
+template <class P, bool kHalf> constexpr int kStagedBytes = sm90_tile_keys(P::kD, kHalf) * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
 
 /** A tile's rows of one operand, those of the first kKept rounds in shared memory. */
-template <class P, int kKept> struct TileRows : SourceRows<P> {
-    using Lanes = RowLanes<P>;
-    static constexpr int kRest = Lanes::kRounds - kKept, kBatch = kRest < 4 ? kRest : 4, kStride = Lanes::kGroups * Blocks<P>::kRowBytes;
+template <class P, int kKeys, int kKept> struct TileRows : SourceRows<P> {
+    using Lanes = RowLanes<P, kKeys>;
+    static constexpr int kRest = Lanes::kRounds - kKept, kBatch = kRest < 4 ? kRest : kRest % 4 == 0 ? 4 : 3, kStride = Lanes::kGroups * Blocks<P>::kRowBytes;
     uint8_t* own;  // the thread reads what it fetched itself
     __device__ __forceinline__ TileRows(const Operand& operand, int64_t first, int count, uint8_t* kept)
         : SourceRows<P>(operand, first, count), own(kept + (threadIdx.x / 32 * kKept * Lanes::kGroups + threadIdx.x % 32 / Lanes::kLanes) * Blocks<P>::kRowBytes + threadIdx.x % Lanes::kLanes * 16) {}
 
     /** The kept rows on their way. Nobody reads them again. */
     __device__ __forceinline__ void fetch(const Lanes& lanes) const {
-        if (this->whole()) {
+        if (this->template whole<kKeys>()) {
             const uint32_t target = shared_address_of(own);
             const uint64_t policy = first_to_leave();
             const char* source = this->address(lanes.first_row, lanes.channel(0));
@@ -50,7 +52,7 @@ template <class P, int kKept> struct TileRows : SourceRows<P> {
             });
         if constexpr (kRest > 0) {
             static_assert(kRest % kBatch == 0, "batches are whole");
-            if (this->whole()) {
+            if (this->template whole<kKeys>()) {
                 with_type<P>(this->operand.type, [&](ElementType type) {
                     const char* source = this->address(lanes.row(kKept), lanes.channel(0));
                     const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
@@ -79,7 +81,7 @@ template <class P, int kKept> struct TileRows : SourceRows<P> {
 /** The lane's channels of something that a block knows of each. */
 template <class P> struct OwnChannels {
     float x[2][P::kPiece];
-    __device__ __forceinline__ OwnChannels(const float* all, const RowLanes<P>& lanes) {
+    template <class Lanes> __device__ __forceinline__ OwnChannels(const float* all, const Lanes& lanes) {
 #pragma unroll
         for (int part = 0; part < 2; ++part)
 #pragma unroll
@@ -91,8 +93,8 @@ template <class P> struct OwnChannels {
 };
 
 /** Largest |k - mean| of each key into facts.magnitude; what is wrong with K into the findings. */
-template <class P, class Rows> __device__ __forceinline__ void measure_keys(TileFacts& facts, const Rows& rows, const OwnChannels<P>& mean, Findings* findings) {
-    using Lanes = RowLanes<P>;
+template <class P, int kKeys, class Rows> __device__ __forceinline__ void measure_keys(TileFacts<kKeys>& facts, const Rows& rows, const OwnChannels<P>& mean, Findings* findings) {
+    using Lanes = RowLanes<P, kKeys>;
     constexpr float kSurely = kLargestOperand / 2;  // where no |k - mean| and no |mean| is larger, no |k| is too large
     const Lanes lanes;
     float most = 0.f;
@@ -125,8 +127,8 @@ template <class P, class Rows> __device__ __forceinline__ void measure_keys(Tile
 }
 
 /** Weight of each value, its largest |v / channel's maximum|, into facts.weight. */
-template <class P, class Rows> __device__ __forceinline__ void weigh_values(TileFacts& facts, const Rows& rows, const OwnChannels<P>& divisor) {
-    using Lanes = RowLanes<P>;
+template <class P, int kKeys, class Rows> __device__ __forceinline__ void weigh_values(TileFacts<kKeys>& facts, const Rows& rows, const OwnChannels<P>& divisor) {
+    using Lanes = RowLanes<P, kKeys>;
     const Lanes lanes;
     rows.template each<false>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         float weight = kMinWeight;
@@ -149,8 +151,8 @@ template <class P, class Rows> __device__ __forceinline__ void weigh_values(Tile
 template <int kWords> __device__ __forceinline__ uint32_t turned(uint32_t chunk, uint32_t word) { return (word + 4 * chunk) % kWords; }
 
 /** Codes of V + 128 by slot positions. */
-template <class P, class Rows> __device__ __forceinline__ void stage_codes(const TileFacts& facts, const Rows& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
-    const RowLanes<P> lanes;
+template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_codes(const TileFacts<kKeys>& facts, const Rows& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
+    const RowLanes<P, kKeys> lanes;
     rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         const uint32_t position = slot_position(facts.slot[row]);
         const float step = facts.value_step[row];
@@ -168,10 +170,11 @@ template <class P, class Rows> __device__ __forceinline__ void stage_codes(const
     });
 }
 /** From there to channels, four of them and 16 positions a thread at a time; eight threads write a line. */
-template <int kD, int kThreads> __device__ __forceinline__ void write_codes(const uint32_t* staging, uint8_t* image) {
+template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write_codes(const uint32_t* staging, uint8_t* image) {
+    constexpr uint32_t kChunks = kKeys / 16;
 #pragma unroll 1
-    for (uint32_t item = threadIdx.x; item < kD / 4 * 8; item += kThreads) {
-        const uint32_t chunk = item % 8, quad = item / 8;
+    for (uint32_t item = threadIdx.x; item < kD / 4 * kChunks; item += kThreads) {
+        const uint32_t chunk = item % kChunks, quad = item / kChunks;
         const uint32_t* source = staging + chunk * 16 * (kD / 4) + turned<kD / 4>(chunk, quad);
         uint32_t out[4][4];  // [channel][word]
 #pragma unroll
@@ -185,13 +188,13 @@ template <int kD, int kThreads> __device__ __forceinline__ void write_codes(cons
         }
 #pragma unroll
         for (int c = 0; c < 4; ++c)
-            store_once(image + panel_offset(4 * quad + c, chunk * 16, kD, kTileKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
+            store_once(image + panel_offset(4 * quad + c, chunk * 16, kD, kKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
     }
 }
 
 /** V in float16 by slots; what is wrong with it into the findings. */
-template <class P, class Rows> __device__ __forceinline__ void stage_halves(const TileFacts& facts, const Rows& rows, uint32_t* staging, Findings* findings) {
-    const RowLanes<P> lanes;
+template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_halves(const TileFacts<kKeys>& facts, const Rows& rows, uint32_t* staging, Findings* findings) {
+    const RowLanes<P, kKeys> lanes;
     uint32_t top = 0;
     rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         top = raise_magnitude<P>(raise_magnitude<P>(top, first), second);
@@ -222,7 +225,8 @@ template <class P, class Rows> __device__ __forceinline__ void stage_halves(cons
     else atomicOr(&findings->bad_value, 1u);
 }
 /** Two channels and eight slots a thread at a time. */
-template <int kD, int kThreads> __device__ __forceinline__ void write_halves(const uint32_t* staging, uint8_t* image) {
+template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write_halves(const uint32_t* staging, uint8_t* image) {
+    static_assert(kKeys == 128, "16 chunks of 8 slots");
 #pragma unroll 1
     for (uint32_t item = threadIdx.x; item < kD / 2 * 16; item += kThreads) {
         const uint32_t pair = item / 8 % (kD / 2), chunk = item % 8 + item / (kD / 2 * 8) * 8;
@@ -235,23 +239,23 @@ template <int kD, int kThreads> __device__ __forceinline__ void write_halves(con
         }
 #pragma unroll
         for (int c = 0; c < 2; ++c)
-            store_once(image + panel_offset(2 * pair + c, chunk * 16, kD, 2 * kTileKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
+            store_once(image + panel_offset(2 * pair + c, chunk * 16, kD, 2 * kKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
     }
 }
 
 template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const QuantizeJob& job, const HeadPlace& at, int64_t head, int tile_index, uint8_t* memory) {
-    constexpr int kD = P::kD;
-    using Lanes = RowLanes<P>;
-    __shared__ TileFacts facts;
+    constexpr int kD = P::kD, kKeys = sm90_tile_keys(kD, kHalf), kThreads = Blocks<P>::kThreads;
+    using Lanes = RowLanes<P, kKeys>;
+    __shared__ TileFacts<kKeys> facts;
     const QuantizeRequest& request = job.request;
     const Operand &key = request.key, &value = request.value;
     const Sm90Sequence& sequence = at.sequence;
-    const int thread = threadIdx.x, keys = min(kTileKeys, sequence.k_len - tile_index * kTileKeys);
-    const int64_t first_row = sequence.k_start + int64_t{tile_index} * kTileKeys;
+    const int thread = threadIdx.x, keys = min(kKeys, sequence.k_len - tile_index * kKeys);
+    const int64_t first_row = sequence.k_start + int64_t{tile_index} * kKeys;
     static_assert(kStagedBytes<P, kHalf> <= Blocks<P>::kKeptBytes, "V's codes find room where K's rows were");
     const Lanes lanes;
-    const TileRows<P, kKeptKeyRounds<P>> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
-    const TileRows<P, 0> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory);
+    const TileRows<P, kKeys, kKeptKeyRounds<P, kKeys>> key_rows(key, row_offset(key, at.batch, at.head, first_row), keys, memory);
+    const TileRows<P, kKeys, 0> value_rows(value, row_offset(value, at.batch, at.head, first_row), keys, memory);
     if (keys > 0) key_rows.fetch(lanes);
     commit_copies();
     if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
@@ -273,26 +277,27 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     __syncthreads();
 
     float shared_weight = 1.f;
-    const TileKind kind = kHalf ? TileKind::kPlain : classify<Blocks<P>::kThreads>(facts, keys, shared_weight);
-    sort_into_slots<Blocks<P>::kThreads>(facts, keys, kind, shared_weight);
+    const TileKind kind = kHalf ? TileKind::kPlain : classify<kThreads>(facts, keys, shared_weight);
+    const int span = kind == TileKind::kPlain ? sm90_span(keys, kKeys) : kKeys;
+    sort_into_slots<kThreads>(facts, keys, span, kind, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
-    if (!kHalf && thread < kTileKeys) facts.value_step[thread] = thread < keys ? 127.f / weight_of(thread) : 0.f;
-    find_scales<kHalf>(facts, keys, own_scale);
-    const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kEighthSlots]; };
+    if (!kHalf && thread < kKeys) facts.value_step[thread] = thread < keys ? 127.f / weight_of(thread) : 0.f;
+    find_scales<kHalf, kThreads>(facts, keys, span, own_scale);
+    const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kSlotGroup]; };
 
     const OwnChannels<P> mean(facts.mean, lanes);
     key_rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
         const int slot = facts.slot[row];
         const float step = facts.key_step[row];
-        const int offset = panel_offset(slot, lanes.channel(0), kTileKeys, kD);
+        const int offset = panel_offset(slot, lanes.channel(0), kKeys, kD);
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
             float x[P::kPiece];
             widen<P>(x, part == 0 ? first : second, type);
 #pragma unroll
             for (int e = 0; e < P::kPiece; ++e) x[e] = (x[e] - mean.x[part][e]) * step;
-            nearest_piece<P>(x).store_once(tile + (part == 0 ? offset : Lanes::second_part(offset, kTileKeys)));
+            nearest_piece<P>(x).store_once(tile + (part == 0 ? offset : Lanes::second_part(offset, kKeys)));
         }
     });
     __syncthreads();  // K's rows make room for V's codes
@@ -301,34 +306,34 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     if constexpr (kHalf) stage_halves<P>(facts, value_rows, staging, request.findings);
     else stage_codes<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes), staging);
     __syncthreads();
-    if constexpr (kHalf) write_halves<kD, Blocks<P>::kThreads>(staging, tile + kTileKeys * kD);
-    else write_codes<kD, Blocks<P>::kThreads>(staging, tile + kTileKeys * kD);
+    if constexpr (kHalf) write_halves<kD, kKeys, kThreads>(staging, tile + kKeys * kD);
+    else write_codes<kD, kKeys, kThreads>(staging, tile + kKeys * kD);
 
     uint8_t* meta = tile + sm90_columns_offset(kD, kHalf);
-    if (thread < kTileKeys) {
+    if (thread < kKeys) {
         const int row = facts.key[thread], position = slot_position(thread);
         float* columns = reinterpret_cast<float*>(meta) + position;
         const bool present = row < keys;
         const float weight = present ? weight_of(row) : 1.f;
         columns[0] = scale_of(row, thread);
-        columns[kTileKeys] = log2f(weight);
-        columns[2 * kTileKeys] = present ? 1.f / weight : 0.f;
-        meta[3 * kTileKeys * 4 + position] = static_cast<uint8_t>(row);
-    } else if (thread == kTileKeys) {
+        columns[kKeys] = log2f(weight);
+        columns[2 * kKeys] = present ? 1.f / weight : 0.f;
+        reinterpret_cast<uint16_t*>(meta + 3 * kKeys * 4)[position] = static_cast<uint16_t>(255 - row);
+    } else if (thread == kKeys) {
         if constexpr (kHalf) {
-            float4* header = reinterpret_cast<float4*>(meta + kColumnBytes);
+            float4* header = reinterpret_cast<float4*>(meta + sm90_column_bytes(kKeys));
             header[0] = reinterpret_cast<const float4*>(facts.part_scale)[0];
             header[1] = reinterpret_cast<const float4*>(facts.part_scale)[1];
         } else {
             TileHeader header{};
-            header.k_scale[0] = facts.part_scale[0], header.k_scale[1] = facts.part_scale[7];
+            header.k_scale[0] = facts.part_scale[0], header.k_scale[1] = facts.part_scale[kKeys / kSlotGroup - 1];
             header.tau = log2f(shared_weight);
             header.inverse_weight = 1.f / shared_weight;
             header.kind = static_cast<int32_t>(kind);
-            *reinterpret_cast<TileHeader*>(meta + kColumnBytes) = header;
+            *reinterpret_cast<TileHeader*>(meta + sm90_column_bytes(kKeys)) = header;
         }
         float largest = 0.f;
-        for (int part = 0; part < 8; ++part) largest = fmaxf(largest, facts.part_scale[part]);
+        for (int part = 0; part < kKeys / kSlotGroup; ++part) largest = fmaxf(largest, facts.part_scale[part]);
         atomicMax(request.head_maxima.key + head, __float_as_uint(largest));
     }
 }

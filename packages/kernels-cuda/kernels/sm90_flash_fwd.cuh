@@ -38,14 +38,13 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, uint
 template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shared, const Sm90Args& args) {
     RingSlot<T::kStages> stage;
     RingSlot<T::kQueryBuffers> buffer;
-    WorkItem item;
     Sm90Sequence sequence;
     int head;
     int64_t channel_at;
     for (int index = blockIdx.x; index < args.items; index = next_item(args)) {
-        if (!find_item<T>(args, index, sequence, head, channel_at, item)) continue;
         barrier_wait(shared_address(&shared.query_empty[buffer.index]), buffer.parity ^ 1);
-        shared.items[buffer.index] = item;
+        WorkItem& item = shared.items[buffer.index];
+        if (!find_item<T>(args, index, sequence, head, channel_at, item)) continue;
         const int block = item.first_row / kQueryBlock, blocks = item.shared ? 1 : min(T::kConsumers, sequence.q_blocks - block);
         const int64_t first_block = sequence.q_block_base + static_cast<int64_t>(head) * sequence.q_blocks + block;
         expect_bytes(&shared.query_full[buffer.index], blocks * (T::kBlockBytes + kQueryBlock * 4) + T::kD * 4);
@@ -57,13 +56,12 @@ template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shar
         const uint8_t* tile = args.tiles + (sequence.tile_base + static_cast<int64_t>(kv_head) * sequence.tiles + item.tile_begin) * T::kTileBytes;
         for (int i = item.tile_begin; i < item.tile_end; ++i, tile += T::kTileBytes, stage.next()) {
             const int slot = stage.index;
-            barrier_wait(shared_address(&shared.key_empty[slot]), stage.parity ^ 1);
-            barrier_wait(shared_address(&shared.value_empty[slot]), stage.parity ^ 1);  // the columns are read until then
-            expect_bytes(&shared.key_full[slot], T::kKeyBytes + kMetaBytes);
-            bulk_copy(shared.key[slot], tile, T::kKeyBytes, &shared.key_full[slot]);
-            bulk_copy(shared.meta[slot], tile + T::kKeyBytes + T::kValueBytes, kMetaBytes, &shared.key_full[slot]);
-            expect_bytes(&shared.value_full[slot], T::kValueBytes);
-            bulk_copy(shared.value[slot], tile + T::kKeyBytes, T::kValueBytes, &shared.value_full[slot]);
+            barrier_wait(shared_address(&shared.tile_empty[slot]), stage.parity ^ 1);
+            expect_bytes(&shared.tile_full[slot], T::kTileBytes);
+            bulk_copy(shared.key[slot], tile, T::kKeyBytes, &shared.tile_full[slot]);
+            bulk_copy(shared.meta[slot], tile + T::kKeyBytes + T::kValueBytes, T::kMetaBytes, &shared.tile_full[slot]);
+            constexpr int kPanels = T::kHalf ? 2 : 1, kPanelBytes = T::kValueBytes / kPanels;
+            for (int panel = 0; panel < kPanels; ++panel) bulk_copy(shared.value[slot] + panel * T::kHalfPanelRoom, tile + T::kKeyBytes + panel * kPanelBytes, kPanelBytes, &shared.tile_full[slot]);
         }
     }
     barrier_wait(shared_address(&shared.query_empty[buffer.index]), buffer.parity ^ 1);
@@ -91,11 +89,13 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
     ExponentialTurn<T> weighing{barrier(offsetof(Memory, exponential_turn), 4 * self + warp), barrier(offsetof(Memory, exponential_turn), 4 * (self == T::kConsumers - 1 ? 0 : self + 1) + warp), self == 0};
     constexpr int kPanel = T::kD < 128 ? T::kD : 128;
     const SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
-    const SharedOperand<128> values(base + offsetof(Memory, value));
+    constexpr int kValuePanel = T::kHalf ? 128 : sm90_panel_bytes(T::kKeys);
+    const SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
     RingSlot<T::kStages> stage;
     for (RingSlot<T::kQueryBuffers> buffer;; buffer.next()) {
         barrier_wait(barrier(offsetof(Memory, query_full), buffer.index), buffer.parity);
         const WorkItem& item = shared.items[buffer.index];
+        const auto let_turn_pass = [&] { turn.wait(), turn.pass(), weighing.skip(); };
         if (uniform(item.rows) < 0) break;
         const TileRange own{uniform(item.own[self].begin), uniform(item.own[self].clear_begin), uniform(item.own[self].clear_end), uniform(item.own[self].end)};
         const bool sharing = uniform(item.shared) != 0;
@@ -109,53 +109,44 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
         float out[T::kOut];
 #pragma unroll
         for (int i = 0; i < T::kOut; ++i) out[i] = 0.f;
+        float weights[4] = {0.f, 0.f, 0.f, 0.f};  // half-int8: of row r twice, of row r + 8 twice, the same in all four threads
         const auto scale_out = [&](const float(&shrink)[2]) {
 #pragma unroll
             for (int i = 0; i < T::kOut; ++i) out[i] *= shrink[(i >> 1) & 1];
+            if constexpr (T::kHalf)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) weights[i] *= shrink[i >> 1];
         };
         const int tile_end = uniform(item.tile_end);
         // Where tiles are shared, all have as many turns, also where they do not begin or end with a round.
-        if (sharing && self < uniform(item.tile_begin) % T::kConsumers) turn.wait(), turn.pass(), weighing.skip();
+        if (sharing && self < uniform(item.tile_begin) % T::kConsumers) let_turn_pass();
         const int query_position = buffer.index * (T::kQueryBytes / 16) + (sharing ? 0 : self) * (T::kBlockBytes / 16);
-        // A tile of another warpgroup, or one that none of this one's rows sees: then its turn passes.
-        const auto let_by = [&](bool with_turn) {
-            if (with_turn) turn.wait(), turn.pass(), weighing.skip();
-            leave(barrier(offsetof(Memory, key_empty), stage.index));
-            barrier_wait(barrier(offsetof(Memory, value_full), stage.index), stage.parity);
-            leave(barrier(offsetof(Memory, value_empty), stage.index));
-        };
         const auto multiply_keys = [&](auto& s) {
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < T::kD / 32; ++step) {
                 const int panel = step / (kPanel / 32), within = step % (kPanel / 32);
-                wgmma_s8_n128(s, queries.at(query_position + panel * (kQueryBlock * kPanel / 16) + 2 * within),
-                              keys.at(stage.index * (T::kKeyBytes / 16) + panel * (kTileKeys * kPanel / 16) + 2 * within), step > 0);
+                wgmma_s8(s, queries.at(query_position + panel * (kQueryBlock * kPanel / 16) + 2 * within),
+                              keys.at(stage.index * (T::kKeyBytes / 16) + panel * (T::kKeys * kPanel / 16) + 2 * within), step > 0);
             }
             wgmma_commit();
         };
-        const auto columns = [&](uint32_t meta) {
-            const uint32_t c = thread_index() & 3;
-            return TileColumns{meta + 16 * c, meta + 3 * kTileKeys * 4 + 4 * c};
-        };
-        const auto score = [&](auto& s, float(&top)[2], auto tau, uint32_t meta, int tile) {
-            if (tile >= own.clear_begin && tile < own.clear_end) general_scores<tau.value, false>(s, top, rows, columns(meta), RowBand{}, 0, 0);
-            else general_scores<tau.value, true>(s, top, rows, columns(meta), item.band, item.first_row + row_in_item(), tile * kTileKeys);
-        };
-        const auto weigh = [&](auto& s, auto& p, uint32_t meta, TileKind kind, int tile) {
-            const bool clear = tile >= own.clear_begin && tile < own.clear_end;
-            if (clear && kind == TileKind::kPlain) return weigh_plain<false>(s, p, rows, meta + kColumnBytes, TileColumns{}, weighing, scale_out);
-            if (clear && kind == TileKind::kOutliers) return weigh_plain<true>(s, p, rows, meta + kColumnBytes, columns(meta), weighing, scale_out);
-            float top[2];
-            score(s, top, std::true_type{}, meta, tile);
-            follow(rows, top, scale_out);
-            return weigh_columns(s, p, rows, top, columns(meta), weighing);
+        const auto columns = [&](uint32_t meta) { return TileColumns<T::kKeys>(meta, thread_index() & 3); };
+        int tile = uniform(item.tile_begin);
+        const auto is_clear = [&] { return tile >= own.clear_begin && tile < own.clear_end; };  // every row sees all of it
+        const auto score = [&](auto& s, float(&top)[2], auto tau, uint32_t meta) {
+            if (is_clear()) general_scores<tau.value, false>(s, top, rows, columns(meta), RowBand{}, 0, 0);
+            else general_scores<tau.value, true>(s, top, rows, columns(meta), item.band, item.first_row + row_in_item(), tile * T::kKeys);
         };
         // P·V of 64 channels from `first` on.
-        const auto multiply_values = [&](auto& t, const auto& p, int slot, int first) {
+        const auto multiply_values = [&](auto& t, const auto& p, int first) {
+            constexpr int kSteps = static_cast<int>(std::extent_v<std::remove_reference_t<decltype(p)>>) / 4;
             wgmma_fence();
 #pragma unroll
-            for (int step = 0; step < kTileKeys / 32; ++step) wgmma_u8_n64(t, p + 4 * step, values.at(slot * (T::kValueBytes / 16) + first * (kTileKeys / 16) + 2 * step), step > 0);
+            for (int step = 0; step < kSteps; ++step) {
+                const int panel = step / (kValuePanel / 32), within = step % (kValuePanel / 32);
+                wgmma_u8_n64(t, p + 4 * step, values.at(stage.index * (T::kValueBytes / 16) + panel * (T::kD * kValuePanel / 16) + first * (kValuePanel / 16) + 2 * within), step > 0);
+            }
             wgmma_commit();
         };
         // V is offset by 128, so the sums are not negative and, read as the bits of a subnormal float, are themselves · 2^-149: no conversion.
@@ -164,80 +155,114 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
 #pragma unroll
             for (int i = 0; i < 32; ++i) out[first / 2 + i] = fmaf(__int_as_float(t[i]), scaled[(i >> 1) & 1], out[first / 2 + i]);
         };
-        const auto kind_of = [&](uint32_t meta) { return static_cast<TileKind>(uniform(__float_as_int(load_shared_float(meta + kColumnBytes + offsetof(TileHeader, kind))))); };
         const auto load_factors = [&] { rows.factor[0] = load_shared_float(factors) * log2_scale, rows.factor[1] = load_shared_float(factors + 32) * log2_scale; };  // anew for each tile: registers are dearer
-        int tile = uniform(item.tile_begin);
-        const auto is_seen = [&] {
-            const bool is_own = !sharing || tile % T::kConsumers == self;
-            if (is_own && tile >= own.begin && tile < own.end) return true;
-            let_by(is_own);
-            return false;
-        };
-#pragma unroll 1
-        for (; tile < tile_end; ++tile, stage.next()) {
-            const int slot = stage.index;
-            barrier_wait(barrier(offsetof(Memory, key_full), slot), stage.parity);
-            if (!is_seen()) continue;
+        const auto start = [&](auto& s) {
             turn.wait();
-            int s[64], p[16];
-            const uint32_t meta = base + offsetof(Memory, meta) + slot * kMetaBytes;
             multiply_keys(s);
-            TileSums sums;
-            if constexpr (T::kHalf) {
-                load_factors();
-                wgmma_wait();
-                turn.pass();
-                pin(s);
-                leave(barrier(offsetof(Memory, key_empty), slot));
-                const bool clear = tile >= own.clear_begin && tile < own.clear_end;
-                float top[2];
-                if (clear) maxima_of_eighths(s, top, rows, meta + kColumnBytes);
-                else score(s, top, std::false_type{}, meta, tile);
-                follow(rows, top, scale_out);
-                if (clear) weigh_half_plain<0>(s, p, rows, meta + kColumnBytes);
-                else weigh_half_general<0>(s, p, rows);
-                barrier_wait(barrier(offsetof(Memory, value_full), slot), stage.parity);
-                // The first 64 keys are multiplied while the others are weighed.
-                int p_rest[16];
-                const auto multiply = [&](const auto& half, int panel) {
-                    wgmma_fence();
+            load_factors();
+            wgmma_wait();
+            turn.pass();
+            pin(s);
+        };
+        // The first 2 * kScores slots of a tile; `weigh(s, p)` makes scores into codes.
+        const auto attend = [&](auto scores, const auto& weigh) {
+            constexpr int kScores = decltype(scores)::value;
+            int s[kScores], p[kScores / 4];
+            start(s);
+            const TileSums sums = weigh(s, p);
+            // 64 channels at a time, the next ones under way while these are added.
+            int t[2][32];
+            multiply_values(t[0], p, 0);
 #pragma unroll
-                    for (int step = 0; step < 4; ++step) wgmma_f16(out, half + 4 * step, values.at(slot * (T::kValueBytes / 16) + panel * (T::kD * 128 / 16) + 2 * step));
-                    wgmma_commit();
-                };
-                pin(out);
-                multiply(p, 0);
-                if (clear) weigh_half_plain<4>(s, p_rest, rows, meta + kColumnBytes);
-                else weigh_half_general<4>(s, p_rest, rows);
-                multiply(p_rest, 1);
-                wgmma_wait();
-                pin(out);
-            } else {
-                const TileKind kind = kind_of(meta);
-                load_factors();
-                wgmma_wait();
-                turn.pass();
-                pin(s);
-                leave(barrier(offsetof(Memory, key_empty), slot));
-                sums = weigh(s, p, meta, kind, tile);
-                barrier_wait(barrier(offsetof(Memory, value_full), slot), stage.parity);
-                // 64 channels at a time, the next ones under way while these are added.
-                int t[2][32];
-                multiply_values(t[0], p, slot, 0);
-#pragma unroll
-                for (int part = 0; part < T::kD / 64; ++part) {
-                    if (part + 1 < T::kD / 64) multiply_values(t[(part + 1) & 1], p, slot, 64 * (part + 1));
-                    if (part == 0) absorb(rows, sums);
-                    if (part + 1 < T::kD / 64) wgmma_wait_but<1>();
-                    else wgmma_wait();
-                    pin(t[part & 1]);
-                    add_products(t[part & 1], sums, 64 * part);
+            for (int part = 0; part < T::kD / 64; ++part) {
+                if (part + 1 < T::kD / 64) multiply_values(t[(part + 1) & 1], p, 64 * (part + 1));
+                if (part == 0) absorb(rows, sums);
+                if (part + 1 < T::kD / 64) wgmma_wait_but<1>();
+                else wgmma_wait();
+                pin(t[part & 1]);
+                add_products(t[part & 1], sums, 64 * part);
+            }
+        };
+        const auto attend_plain = [&](auto scores, auto outliers, uint32_t meta, const auto& visible) {
+            attend(scores, [&](auto& s, auto& p) { return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out); });
+        };
+        constexpr std::integral_constant<int, T::kScores> kWhole{};
+        const auto attend_any = [&](uint32_t meta, auto kind) {
+            if (tile < own.clear_begin || kind == TileKind::kColumns) {
+                attend(kWhole, [&](auto& s, auto& p) {
+                    float top[2];
+                    score(s, top, std::true_type{}, meta);
+                    follow(rows, top, scale_out);
+                    return weigh_columns(s, p, rows, top, columns(meta), weighing);
+                });
+                return;
+            }
+            if (is_clear() && kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, AllKeys{});
+            const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
+            if (kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, visible);
+            if constexpr (T::kKeys > 128) {
+                if (tile == uniform(item.short_tile)) {
+                    if (uniform(item.short_span) == 64) attend_plain(std::integral_constant<int, 32>{}, std::false_type{}, meta, visible);
+                    else attend_plain(std::integral_constant<int, 64>{}, std::false_type{}, meta, visible);
+                    return;
                 }
             }
-            leave(barrier(offsetof(Memory, value_empty), slot));
+            attend_plain(kWhole, std::false_type{}, meta, visible);
+        };
+        const auto attend_half = [&](auto whole, uint32_t meta) {
+            constexpr bool clear = decltype(whole)::value;
+            int s[T::kScores], p[16];
+            start(s);
+            float top[2];
+            if constexpr (clear) maxima_of_eighths(s, top, rows, meta + T::kColumnBytes);
+            else score(s, top, std::false_type{}, meta);
+            follow(rows, top, scale_out);
+            if constexpr (clear) weigh_half_plain<0>(s, p, rows, meta + T::kColumnBytes);
+            else weigh_half_general<0>(s, p, rows);
+            // The first 64 keys are multiplied while the others are weighed.
+            int p_rest[16];
+            const auto multiply = [&](const auto& half, int panel) {
+                wgmma_fence();
+#pragma unroll
+                for (int step = 0; step < 4; ++step) wgmma_f16(out, weights, half + 4 * step, values.at(stage.index * (T::kValueRoom / 16) + panel * (T::kHalfPanelRoom / 16) + 2 * step));
+                wgmma_commit();
+            };
+            pin(out), pin(weights);
+            multiply(p, 0);
+            if constexpr (clear) weigh_half_plain<4>(s, p_rest, rows, meta + T::kColumnBytes);
+            else weigh_half_general<4>(s, p_rest, rows);
+            multiply(p_rest, 1);
+            wgmma_wait();
+            pin(out), pin(weights);
+        };
+        const int step = sharing ? T::kConsumers : 1;
+        int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;
+#pragma unroll 1
+        for (; tile < tile_end; ++tile, stage.next()) {
+            barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
+            const uint32_t meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
+            const bool is_own = tile == next_own;
+            if (is_own) next_own += step;
+            const auto kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind)));
+            if (is_own && is_clear() && (T::kHalf || kind == TileKind::kPlain)) {
+                // Nearly all tiles are like this. In a branch of their own from the products to the products their code lies together.
+                if constexpr (T::kHalf) attend_half(std::true_type{}, meta);
+                else attend_plain(kWhole, std::false_type{}, meta, AllKeys{});
+            } else if (!is_own || tile < own.begin || tile >= own.end) {
+                // A tile of another warpgroup, or one that none of this one's rows sees: then its turn passes.
+                if (is_own) let_turn_pass();
+            } else if constexpr (T::kHalf) {
+                attend_half(std::false_type{}, meta);
+            } else {
+                attend_any(meta, kind);
+            }
+            leave(barrier(offsetof(Memory, tile_empty), stage.index));
         }
+        if constexpr (T::kHalf)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) rows.sum[i] = (thread_index() & 3) == 0 ? weights[2 * i] : 0.f;
         if (sharing) {
-            if (tile_end % T::kConsumers > 0 && self >= tile_end % T::kConsumers) turn.wait(), turn.pass(), weighing.skip();
+            if (tile_end % T::kConsumers > 0 && self >= tile_end % T::kConsumers) let_turn_pass();
             add_up<T>(shared, out, rows, self);
             if (self > 0) {
                 leave(barrier(offsetof(Memory, query_empty), buffer.index));
@@ -274,11 +299,16 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
     if (threadIdx.x == 0) {
         for (int i = 0; i < T::kQueryBuffers; ++i) barrier_init(shared_address(&shared.query_full[i]), 1), barrier_init(shared_address(&shared.query_empty[i]), 4 * T::kConsumers);
         for (int i = 0; i < T::kStages; ++i) {
-            barrier_init(shared_address(&shared.key_full[i]), 1), barrier_init(shared_address(&shared.key_empty[i]), 4 * T::kConsumers);
-            barrier_init(shared_address(&shared.value_full[i]), 1), barrier_init(shared_address(&shared.value_empty[i]), 4 * T::kConsumers);
+            barrier_init(shared_address(&shared.tile_full[i]), 1), barrier_init(shared_address(&shared.tile_empty[i]), 4 * T::kConsumers);
         }
         for (int i = 0; i < 4 * T::kConsumers; ++i) barrier_init(shared_address(&shared.exponential_turn[0][i]), 1);
         publish_barriers();
+    }
+    if constexpr (T::kHalf) {
+        constexpr int kWords = T::kOnes * 128 / 4;
+        for (int i = threadIdx.x; i < T::kStages * 2 * kWords; i += T::kThreads)
+            reinterpret_cast<uint32_t*>(shared.value[i / kWords / 2] + i / kWords % 2 * T::kHalfPanelRoom + T::kHalfPanelBytes)[i % kWords] = 0x3c003c00u;
+        publish_writes();
     }
     __syncthreads();
     const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // uniform, so that what depends on it lies in uniform registers
@@ -300,7 +330,7 @@ template <class T> cudaError_t launch_sm90_traits(Sm90Args args, int processors,
     if (items == 0) return cudaSuccess;
     if (items > INT32_MAX - processors) return cudaErrorInvalidConfiguration;
     args.items = static_cast<int32_t>(items);
-    const int64_t head_bytes = (static_cast<int64_t>(args.max_k_len) + kTileKeys - 1) / kTileKeys * T::kTileBytes + 1;
+    const int64_t head_bytes = (static_cast<int64_t>(args.max_k_len) + T::kKeys - 1) / T::kKeys * T::kTileBytes + 1;
     const int64_t group = args.heads / args.kv_heads, groups = heads / group, together = std::max<int64_t>(1, kSectionBytes / head_bytes);
     const int64_t sections = (groups + together - 1) / together;  // of about the same size, so that the last one, too, has enough work to go round
     args.section_heads = static_cast<int32_t>((groups + sections - 1) / sections * group);

@@ -132,24 +132,24 @@ template <class P> __device__ __forceinline__ void gather_channels(const Quantiz
     float* means = statistics.means + head * P::kD;
     const HeadProgress progress(job, head);
     const int first_tile = block * kTiles;
-    if (sequence.tiles == 0) {
+    if (sequence.sums == 0) {
         if (block == 0 && job.gathers_key && threadIdx.x < P::kD) means[threadIdx.x] = 0.f;
         if (block == 0) arrive(progress.ready);
         return;
     }
-    if (first_tile >= sequence.tiles) return;
+    if (first_tile >= sequence.sums) return;
     const int count = min(kTiles * kTileKeys, sequence.k_len - first_tile * kTileKeys);
     const int64_t first_row = sequence.k_start + int64_t{first_tile} * kTileKeys;
     const SourceRows<P> keys(key, row_offset(key, at.batch, at.head, first_row), count), values(value, row_offset(value, at.batch, at.head, first_row), count);
-    double* sums = statistics.partial_sums + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles) * P::kD;
+    double* sums = statistics.partial_sums + (sequence.sum_base + static_cast<int64_t>(at.head) * sequence.sums) * P::kD;
     if (job.gathers_key)
         for (int chunk = 0; chunk < KeyChunks<P>::kBuffers; ++chunk) fetch_key_chunk<P>(keys, chunk, memory);
     if (job.gathers_value)
         raise_maxima<P>(values, job.request.findings, reinterpret_cast<uint32_t*>(statistics.maxima) + head * P::kD,
                         reinterpret_cast<uint32_t*>(memory + KeyChunks<P>::kBuffers * KeyChunks<P>::kBytes));
-    if (job.gathers_key) sum_keys<P>(keys, min(kTiles, sequence.tiles - first_tile), sums + int64_t{first_tile} * P::kD, memory);
-    if (arrive(progress.blocks) + 1 < static_cast<uint32_t>((sequence.tiles + kTiles - 1) / kTiles)) return;
-    if (job.gathers_key) find_means<P>(sums, sequence.tiles, sequence.k_len, key.dim, means);
+    if (job.gathers_key) sum_keys<P>(keys, min(kTiles, sequence.sums - first_tile), sums + int64_t{first_tile} * P::kD, memory);
+    if (arrive(progress.blocks) + 1 < static_cast<uint32_t>((sequence.sums + kTiles - 1) / kTiles)) return;
+    if (job.gathers_key) find_means<P>(sums, sequence.sums, sequence.k_len, key.dim, means);
     arrive(progress.ready);
 }
 

@@ -23,11 +23,15 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
     static constexpr int kStages = kD == 256 ? 2 : kHalf ? 3 : 4;
     static constexpr int kBlockBytes = kQueryBlock * kD, kQueryBytes = kConsumers * kBlockBytes;
-    static constexpr int kKeyBytes = kTileKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kTileBytes = kKeyBytes + kValueBytes + kMetaBytes;
+    static constexpr int kKeys = sm90_tile_keys(kD, kHalf), kScores = kKeys / 2;  // of a tile; registers a thread
+    static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sm90_column_bytes(kKeys), kMetaBytes = sm90_meta_bytes(kKeys);
+    static constexpr int kTileBytes = sm90_tile_bytes(kD, kHalf);
+    // half-int8: below each panel of V's channels eight of ones, so that the products add up the rows' weights as well.
+    static constexpr int kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128, kValueRoom = kHalf ? 2 * kHalfPanelRoom : kValueBytes;
     static constexpr int kOut = kD / 2;  // registers of O a thread
     static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= (kConsumers + 1) * (65536 / kThreads / 8 * 8), "no register is there twice");
-    static_assert(255LL * 255 * kTileKeys < (1 << 23), "P·(V + 128) read as the bits of a subnormal float is that integer · 2^-149");
-    static_assert(127LL * 127 * kD < (1 << 24), "scores convert exactly");
+    static_assert(255LL * 255 * kKeys < (1 << 24), "P·(V + 128) read as the bits of a float, subnormal or of the least exponent, is that integer · 2^-149");
+    static_assert(127LL * 127 * kD < -VisibleKeys::kLeast, "scores convert exactly, and none lies as low as one out of sight");
 };
 
 /** Tiles [begin, end) that some row of a warpgroup sees; of these, every row sees all of [clear_begin, clear_end). */
@@ -42,6 +46,7 @@ struct alignas(16) TileRange {
 struct WorkItem {
     int32_t first_row, rows;  // rows: up to the end of the sequence, perhaps more than the item's; -1: no more work
     int32_t tile_begin, tile_end, shared;
+    int32_t short_tile, short_span;  // a last tile whose slots end after 64 or 128, or -1
     TileRange own[4];  // of each warpgroup
     RowBand band;
     int64_t out_at, lse_at;  // of first_row
@@ -50,15 +55,15 @@ struct WorkItem {
 template <class T> struct SharedMemory {  // from a 1024-byte boundary: the 128-byte swizzle repeats every 8 rows
     alignas(1024) uint8_t query[T::kQueryBuffers][T::kQueryBytes];
     alignas(1024) uint8_t key[T::kStages][T::kKeyBytes];
-    alignas(1024) uint8_t value[T::kStages][T::kValueBytes];
-    alignas(16) uint8_t meta[T::kStages][kMetaBytes];
+    alignas(1024) uint8_t value[T::kStages][T::kValueRoom];
+    alignas(16) uint8_t meta[T::kStages][T::kMetaBytes];
     alignas(16) float query_scale[T::kQueryBuffers][T::kRows];
     alignas(16) float channel_scale[T::kQueryBuffers][T::kD];
     WorkItem items[T::kQueryBuffers];
     alignas(16) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread
     float2 partial_rows[3][128];
     alignas(8) uint64_t query_full[T::kQueryBuffers], query_empty[T::kQueryBuffers];
-    uint64_t key_full[T::kStages], key_empty[T::kStages], value_full[T::kStages], value_empty[T::kStages];
+    uint64_t tile_full[T::kStages], tile_empty[T::kStages];
     uint64_t exponential_turn[T::kConsumers][4];
 };
 
@@ -77,8 +82,8 @@ __device__ __forceinline__ RowBand band_of(const Sm90Args& args, const Sm90Seque
     return {static_cast<int>(max(min(diagonal - args.window_left, kFar), -kFar)), static_cast<int>(max(min(diagonal + args.window_right + 1, kFar), -kFar)), sequence.k_len};
 }
 
-__device__ __forceinline__ TileRange tile_range(const RowBand& band, int first, int last) {
-    TileRange range{band.first(first) / kTileKeys, (band.first(last) + kTileKeys - 1) / kTileKeys, band.end(first) / kTileKeys, (band.end(last) + kTileKeys - 1) / kTileKeys};
+template <int kKeys> __device__ __forceinline__ TileRange tile_range(const RowBand& band, int first, int last) {
+    TileRange range{band.first(first) / kKeys, (band.first(last) + kKeys - 1) / kKeys, band.end(first) / kKeys, (band.end(last) + kKeys - 1) / kKeys};
     if (band.end(last) <= band.first(first)) range.end = range.begin;
     return range;
 }
@@ -104,12 +109,15 @@ template <class T> __device__ __forceinline__ bool find_item(const Sm90Args& arg
     item.lse_at = batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token;
     item.band = band_of(args, sequence);
     const int item_rows = item.shared ? kQueryBlock : T::kRows;
-    const TileRange all = tile_range(item.band, item.first_row, min(item.first_row + item_rows, sequence.q_len) - 1);
+    const TileRange all = tile_range<T::kKeys>(item.band, item.first_row, min(item.first_row + item_rows, sequence.q_len) - 1);
     item.tile_begin = all.begin, item.tile_end = all.end;
+    const int whole = sequence.k_len / T::kKeys, left = sequence.k_len % T::kKeys;
+    item.short_span = sm90_span(left, T::kKeys);
+    item.short_tile = left > 0 && item.short_span < T::kKeys ? whole : -1;
 #pragma unroll
     for (int block = 0; block < T::kConsumers; ++block) {
         const int first = item.first_row + (item.shared ? 0 : block * kQueryBlock);
-        item.own[block] = first < sequence.q_len ? tile_range(item.band, first, min(first + kQueryBlock, sequence.q_len) - 1) : TileRange{0, 0, 0, 0};
+        item.own[block] = first < sequence.q_len ? tile_range<T::kKeys>(item.band, first, min(first + kQueryBlock, sequence.q_len) - 1) : TileRange{0, 0, 0, 0};
     }
     return true;
 }

@@ -2,17 +2,17 @@
 // bulk copies bring to shared memory as they are and wgmma reads there.
 //
 // Q block, 64 queries:   codes [64][D].
-// Tile, 128 keys in 128 slots:
-//   K codes   [128 slots][D]          one row a key
-//   V codes   [D channels][128 slots] bytes of value + 128, slots in `slot_position` order; or, for half-int8,
-//   V values  [2][D][64 slots]        float16, slots in their own order
-//   columns   kScale, tau, inverseWeight: 128 floats each; key: 128 bytes, the slot's key within the tile; all in `slot_position` order
+// Tile, `sm90_tile_keys` keys in as many slots:
+//   K codes   [slots][D]          one row a key
+//   V codes   [D channels][slots] bytes of value + 128, slots in `slot_position` order; or, for half-int8,
+//   V values  [2][D][64 slots]    float16, slots in their own order
+//   columns   kScale, tau, inverseWeight: floats; key: 255 - the slot's key within the tile in 16 bits; all in `slot_position` order
 //   header    TileHeader
-// Keys are sorted into slots: softmax does not see their order, and 96 keys of small magnitude then share a finer scale than the
-// 32 of large magnitude; with half-int8 each eighth of the slots has a scale. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
+// Keys are sorted into slots: softmax does not see their order, and three quarters, keys of small magnitude, then share a finer scale than
+// those of large magnitude; with half-int8 each 16 slots have a scale. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
 // D is the head dimension rounded up to 64, 128 or 256 and filled with zeros; so are keys past the sequence's end.
-// Rows longer than 128 bytes are cut into panels of 128 bytes, one after the other, and each row's 16-byte chunks are swizzled: what
-// wgmma's descriptors call 64- and 128-byte swizzling.
+// Rows are cut into panels of 128 bytes, or of 64 where that does not divide them, one after the other, and each row's 16-byte chunks are
+// swizzled: what wgmma's descriptors call 64- and 128-byte swizzling.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -22,8 +22,7 @@
 namespace intflash {
 
 constexpr int kQueryBlock = 64;     // rows of one wgmma
-constexpr int kLowSlots = 96;       // slots that share TileHeader::k_scale[0]; the others share k_scale[1]
-constexpr int kEighthSlots = 16;    // half-int8: slots that share a scale
+constexpr int kSlotGroup = 16;      // the slots of four neighbouring threads' eight registers; half-int8: slots that share a scale
 constexpr int kOutlierSlots = 16;   // at most so many keys a tile are outliers; they take the last slots
 
 enum class TileKind : int32_t {
@@ -32,9 +31,17 @@ enum class TileKind : int32_t {
     kColumns = 2,   // every slot has its own: the columns say all
 };
 
+/** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. */
+INTFLASH_BOTH constexpr int sm90_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : 128; }
+/** Slots that share TileHeader::k_scale[0]; the others share k_scale[1]. */
+INTFLASH_BOTH constexpr int sm90_low_slots(int keys) { return keys / 4 * 3; }
+
+/** Of a tile of `keys` keys the slots in use: a sequence's last tile, if plain, ends after 64 or 128 where that takes all of its keys. */
+INTFLASH_BOTH constexpr int sm90_span(int keys, int tile_keys) { return keys <= 64 && tile_keys > 128 ? 64 : keys <= 128 && tile_keys > 128 ? 128 : tile_keys; }
+
 /** With half-int8 the key scales of the slots' eighths lie here instead: 8 floats. */
 struct TileHeader {
-    float k_scale[2];
+    float k_scale[2];            // of the low slots and the others
     float tau, inverse_weight;  // log2 and reciprocal of the value weight that the tile's keys share
     int32_t kind, padding[3];
 };
@@ -42,29 +49,28 @@ struct TileHeader {
 /** Where a slot lies along the axis that P·V sums over: accumulator registers, packed to bytes in place, are then its A operand. */
 INTFLASH_BOTH int slot_position(int slot) { return key_position(slot); }
 
-INTFLASH_BOTH int sm90_value_bytes(int padded, bool half) { return kTileKeys * padded * (half ? 2 : 1); }
-INTFLASH_BOTH int sm90_columns_offset(int padded, bool half) { return kTileKeys * padded + sm90_value_bytes(padded, half); }
-constexpr int kColumnBytes = 3 * kTileKeys * 4 + kTileKeys;
-constexpr int kMetaBytes = kColumnBytes + static_cast<int>(sizeof(TileHeader));
-INTFLASH_BOTH int sm90_tile_bytes(int padded, bool half) { return sm90_columns_offset(padded, half) + kMetaBytes; }
+INTFLASH_BOTH constexpr int sm90_column_bytes(int keys) { return keys * (3 * 4 + 2); }
+INTFLASH_BOTH constexpr int sm90_meta_bytes(int keys) { return sm90_column_bytes(keys) + static_cast<int>(sizeof(TileHeader)); }
+INTFLASH_BOTH constexpr int sm90_columns_offset(int padded, bool half) { return sm90_tile_keys(padded, half) * padded * (half ? 3 : 2); }
+INTFLASH_BOTH constexpr int sm90_tile_bytes(int padded, bool half) { return sm90_columns_offset(padded, half) + sm90_meta_bytes(sm90_tile_keys(padded, half)); }
 
+INTFLASH_BOTH constexpr int sm90_panel_bytes(int row_bytes) { return row_bytes % 128 == 0 ? 128 : 64; }
 /** Byte offset of (row, byte) in an image of `rows` rows of `row_bytes`. */
 INTFLASH_BOTH int panel_offset(int row, int byte, int rows, int row_bytes) {
-    const int width = row_bytes < 128 ? row_bytes : 128;
+    const int width = sm90_panel_bytes(row_bytes);
     return byte / width * (rows * width) + swizzled(row, byte % width, width);
 }
-INTFLASH_BOTH int sm90_value_offset(int slot, int channel, int padded) { return kTileKeys * padded + panel_offset(channel, slot_position(slot), padded, kTileKeys); }
-INTFLASH_BOTH int sm90_half_value_offset(int slot, int channel, int padded) { return kTileKeys * padded + panel_offset(channel, 2 * slot, padded, 2 * kTileKeys); }
 
 /** One sequence on its way through Hopper's kernels. */
 struct Sm90Sequence {
     int64_t q_start, k_start;
     int64_t q_block_base;  // Q block of (head h, block b): q_block_base + h * q_blocks + b
     int64_t tile_base;     // tile of (kv head h, tile t): tile_base + h * tiles + t
-    int32_t q_len, k_len, q_blocks, tiles;
+    int64_t sum_base;      // sum of K over `kTileKeys` tokens t of kv head h: sum_base + h * sums + t
+    int32_t q_len, k_len, q_blocks, tiles, sums, padding;
     int32_t full_items, items;  // of a head: see sm90_flash_fwd.h
 };
 
-static_assert(sizeof(TileHeader) == 32 && kMetaBytes % 16 == 0, "bulk copies move multiples of 16 bytes");
+static_assert(sizeof(TileHeader) == 32 && sm90_meta_bytes(64) % 16 == 0, "bulk copies move multiples of 16 bytes");
 
 }  // namespace intflash

@@ -136,12 +136,12 @@ template <class P, bool kHalf> __global__ void __launch_bounds__(Blocks<P>::kThr
     if (item == 0 || item < at.sequence.tiles) encode_tile<P, kHalf>(job, at, head, item, memory);
 }
 
-template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, int tiles, int query_blocks, cudaStream_t stream) {
+template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, int sums, int tiles, int query_blocks, cudaStream_t stream) {
     constexpr int bytes = std::max(kGatherBytes<P>, Blocks<P>::kKeptBytes);
     if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kHalf>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
     const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
     job.encode_tiles = tiles;
-    job.gather = job.gathers_key || job.gathers_value ? rounded_up(tiles, Blocks<P>::kGatherTiles) : 0;
+    job.gather = job.gathers_key || job.gathers_value ? rounded_up(sums, Blocks<P>::kGatherTiles) : 0;
     job.encode_queries = job.request.query.heads / job.request.key.heads * rounded_up(query_blocks, Blocks<P>::kQueryRows / kQueryBlock);
     const int64_t per_head = int64_t{job.gather} + job.encode_tiles + job.encode_queries;
     // In whole heads, as near as that comes: the queries of one lie between as well.
@@ -158,12 +158,12 @@ template <class P, bool kHalf> cudaError_t launch_all(QuantizeJob job, int tiles
 cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream) {
     const QuantizeJob job{request, table, images.query_codes, images.query_scales, images.tiles, images.channel_scale, table.count * request.key.heads,
                           0, 0, 0, request.statistics.means != nullptr, request.mode != ValueMode::kHalf, 0, 0};
-    const int tiles = std::max(table.max_tiles, 1);
+    const int sums = std::max(table.max_sums, 1), tiles = std::max(table.max_tiles, 1);
     if (job.heads == 0) return cudaSuccess;
     cudaError_t status = cudaSuccess;
     const cudaError_t launched = with_pieces(request.padded, request.key.type == ElementType::kFloat32, [&](auto pieces) {
         using P = decltype(pieces);
-        status = request.mode == ValueMode::kHalf ? launch_all<P, true>(job, tiles, table.max_q_blocks, stream) : launch_all<P, false>(job, tiles, table.max_q_blocks, stream);
+        status = request.mode == ValueMode::kHalf ? launch_all<P, true>(job, sums, tiles, table.max_q_blocks, stream) : launch_all<P, false>(job, sums, tiles, table.max_q_blocks, stream);
     });
     return status != cudaSuccess ? status : launched;
 }

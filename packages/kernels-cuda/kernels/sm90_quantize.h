@@ -9,7 +9,7 @@ namespace intflash {
 
 struct Sm90Table {
     const Sm90Sequence* sequences;
-    int32_t count, max_q_blocks, max_tiles, padding;
+    int32_t count, max_q_blocks, max_tiles, max_sums;
 };
 
 /** Where the images go. */

@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "piece_codes.cuh"
 #include "ptx/copy_async.cuh"
 #include "sm90_quantize.h"
@@ -16,7 +18,7 @@ template <class P> struct Blocks {
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
     /** Shared memory for a tile's rows of K: all of them, or what the resident blocks have of a processor's 228 KB. */
-    static constexpr int kKeptBytes = kTileKeys * kRowBytes < 96 * 1024 ? kTileKeys * kRowBytes : 96 * 1024;
+    static constexpr int kKeptBytes = std::min(sm90_tile_keys(P::kD, false) * kRowBytes, P::kD == 64 ? 40 * 1024 : 96 * 1024);
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
     static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = 256;
 };
@@ -69,7 +71,7 @@ struct HeadPlace {
 };
 
 /** How a block covers kRows rows: a warp kGroups at once, a lane with two pieces of its row. */
-template <class P, int kRows = kTileKeys> struct RowLanes {
+template <class P, int kRows> struct RowLanes {
     static constexpr int kLanes = P::kD / P::kPiece / 2, kGroups = 32 / kLanes, kWarpRows = kRows / Blocks<P>::kWarps, kRounds = kWarpRows / kGroups;
     int lane, first_row;
     __device__ __forceinline__ RowLanes() : lane(threadIdx.x % kLanes), first_row(threadIdx.x / 32 * kWarpRows + threadIdx.x % 32 / kLanes) {}
@@ -108,7 +110,7 @@ template <class P> struct SourceRows {
     bool aligned;
     __device__ __forceinline__ SourceRows(const Operand& operand, int64_t first, int count) : operand(operand), first(first), count(count), aligned(aligned_rows(operand)) {}
     /** True when kRows rows can be loaded 16 bytes at a time without a look at what is there. */
-    template <int kRows = kTileKeys> __device__ __forceinline__ bool whole() const { return aligned && count >= kRows && operand.dim == P::kD; }
+    template <int kRows> __device__ __forceinline__ bool whole() const { return aligned && count >= kRows && operand.dim == P::kD; }
     __device__ __forceinline__ const char* address(int row, int channel) const { return static_cast<const char*>(operand.data) + (first + row * operand.strides.token + channel) * Blocks<P>::kSize; }
     __device__ __forceinline__ uint4 piece(int row, int channel) const {
         return row < count && channel < operand.dim ? load_piece<P::kWide>(operand, first + row * operand.strides.token + channel, aligned) : make_uint4(0, 0, 0, 0);

@@ -1,4 +1,4 @@
-// Scores of one 64 x 128 tile to weights, for a thread of a warpgroup: registers 8g + i of a thread hold slots 16g + 4c .. (in `slot_position`
+// Scores of 64 queries and a tile's keys to weights, for a thread of a warpgroup: registers 8g + i of a thread hold slots 16g + 4c .. (in `slot_position`
 // order) of two rows: i = 0, 1, 4, 5 of row r and i = 2, 3, 6, 7 of row r + 8.
 //
 // Everything is in log2 units. P is quantized against the tile's own maximum (docs/arithmetic.md); O and the sums are kept in units of
@@ -35,17 +35,18 @@ struct RowBand {
     __device__ __forceinline__ int end(int row) const { return min(max(row + right, 0), keys); }
 };
 
-/** A tile's scales in shared memory, at this thread's columns. */
-struct TileColumns {
-    uint32_t columns;  // of kScale; + 512 tau, + 1024 inverse weight, for four slots a 16-slot group: + 64 a group
-    uint32_t keys;     // bytes: + 16 a group
-    __device__ __forceinline__ float4 k_scale(int group) const { return load(columns + 64 * group); }
-    __device__ __forceinline__ float4 tau(int group) const { return load(columns + 512 + 64 * group); }
-    __device__ __forceinline__ float4 inverse_weight(int group) const { return load(columns + 1024 + 64 * group); }
-    __device__ __forceinline__ uint32_t key(int group) const {
-        uint32_t four;
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(four) : "r"(keys + 16 * group));
-        return four;
+/** A tile's scales in shared memory, at this thread's four columns of each group of 16 slots. */
+template <int kKeys> struct TileColumns {
+    uint32_t scales, keys;  // addresses of the first group's kScale and key
+    __device__ __forceinline__ TileColumns(uint32_t meta, uint32_t c) : scales(meta + 16 * c), keys(meta + 12 * kKeys + 8 * c) {}
+    __device__ __forceinline__ float4 k_scale(int group) const { return load(scales + 64 * group); }
+    __device__ __forceinline__ float4 tau(int group) const { return load(scales + 4 * kKeys + 64 * group); }
+    __device__ __forceinline__ float4 inverse_weight(int group) const { return load(scales + 8 * kKeys + 64 * group); }
+    /** 255 - key of columns 0 and 1, and of 2 and 3. */
+    __device__ __forceinline__ uint2 keys_left(int group) const {
+        uint2 pairs;
+        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(pairs.x), "=r"(pairs.y) : "r"(keys + 32 * group));
+        return pairs;
     }
 
 private:
@@ -69,7 +70,51 @@ __device__ __forceinline__ float over_quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-constexpr int kPassBefore = 5;  // groups of 16 slots weighed when the next warpgroup may begin to weigh
+/** 255 for each negative one of four 16-bit numbers, 0 for the others. */
+__device__ __forceinline__ uint32_t sign_bytes(uint32_t low, uint32_t high) {
+    uint32_t signs;
+    asm("prmt.b32 %0, %1, %2, 0xfdb9;" : "=r"(signs) : "r"(low), "r"(high));
+    return signs;
+}
+
+/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh. */
+__device__ __forceinline__ constexpr int pass_before(int groups) { return (groups * 5 + 4) / 8; }
+
+/**
+ * Keys of a tile that a thread's two rows see: those before `end`. Scores of others are pushed below every score there can be, for the maxima; and
+ * as a distance below the maximum is worth what the scales make of it, their codes are cleared as well.
+ */
+struct VisibleKeys {
+    static constexpr int kStep = 1 << 23, kMargin = kStep / 2, kLeast = -kMargin + (1 << 15);  // kLeast: less than any score, more than what is pushed down
+    static constexpr bool kAll = false;
+    int ceiling[2];       // (end - 256) * kStep + kMargin: plus (255 - key) * kStep it is above all scores if key < end, else below
+    uint32_t end_left[2]; // 0x8000 + 255 - end in both halves: minus (255 - key) the sign says key >= end
+    __device__ __forceinline__ VisibleKeys(const RowBand& band, int row, int first_key, int keys) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int end = min(max(band.end(row + 8 * i) - first_key, 0), keys);
+            ceiling[i] = static_cast<int>(static_cast<uint32_t>(end - 256) << 23) + kMargin;
+            end_left[i] = static_cast<uint32_t>(0x80ff - end) * 0x10001u;
+        }
+    }
+    /** Of a group's eight scores. */
+    __device__ __forceinline__ void lower(int* s, const uint2& keys_left) const {
+        // What is left of the other key of a pair is below kStep / 256.
+        const int left[4] = {static_cast<int>(keys_left.x << 23), static_cast<int>(keys_left.x << 7), static_cast<int>(keys_left.y << 23), static_cast<int>(keys_left.y << 7)};
+#pragma unroll
+        for (int i = 0; i < 8; ++i) s[i] = __viaddmin_s32(ceiling[row_of(i)], left[column_of(i)], s[i]);
+    }
+    /** Of a row's four codes. */
+    __device__ __forceinline__ uint32_t clear(uint32_t codes, int row, const uint2& keys_left) const {
+        return codes & ~sign_bytes(end_left[row] - keys_left.x, end_left[row] - keys_left.y);
+    }
+};
+/** All of a tile's keys. */
+struct AllKeys {
+    static constexpr bool kAll = true;
+    __device__ __forceinline__ void lower(int*, const uint2&) const {}
+    __device__ __forceinline__ uint32_t clear(uint32_t codes, int, const uint2&) const { return codes; }
+};
 
 /** What one tile adds, in units of its own maximum: Σ p / weight and Σ codes, of this thread's columns. */
 struct TileSums {
@@ -102,8 +147,8 @@ __device__ __forceinline__ void absorb(RowPair& rows, const TileSums& tile) {
 }
 
 /** P of a group of 16 slots: two words of four codes, rows r and r + 8, the group's part of the A operand. `p` may be the scores themselves: words take the place of groups gone by. */
-template <int n> __device__ __forceinline__ void pack_group(int (&p)[n], int group, const float (&e)[8], unsigned (&codes)[2]) {
-    const uint32_t words[2] = {pack_u8(e[0], e[1], e[4], e[5]), pack_u8(e[2], e[3], e[6], e[7])};
+template <int n, class Visible> __device__ __forceinline__ void pack_group(int (&p)[n], int group, const float (&e)[8], unsigned (&codes)[2], const Visible& visible, const uint2& keys_left) {
+    const uint32_t words[2] = {visible.clear(pack_u8(e[0], e[1], e[4], e[5]), 0, keys_left), visible.clear(pack_u8(e[2], e[3], e[6], e[7]), 1, keys_left)};
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         codes[row] = __dp4a(words[row], 0x01010101u, codes[row]);
@@ -112,16 +157,19 @@ template <int n> __device__ __forceinline__ void pack_group(int (&p)[n], int gro
 }
 
 /**
- * A tile all of whose keys are visible and share two key scales and, but for the last group where kOutliers, one value weight. `header` is
- * the address of its TileHeader; the exponentials take `turn`.
+ * A tile whose keys share two key scales and, but for the last group where kOutliers, one value weight. `header` is the address of its
+ * TileHeader; the exponentials take `turn`.
  * Maxima are found on the integers; the row sum takes the codes (ADR 0001 allows it where no token stands out).
  */
-template <bool kOutliers, int n, class Turn, class ScaleOut>
-__device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n], RowPair& rows, uint32_t header, const TileColumns& columns, Turn& turn, const ScaleOut& scale_out) {
-    constexpr int kLowGroups = kLowSlots / 16, kPlainGroups = kOutliers ? 7 : 8;
+template <bool kOutliers, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut>
+__device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, Turn& turn, const ScaleOut& scale_out) {
+    constexpr int kGroups = kScores / 8, kLowGroups = sm90_low_slots(kGroups), kPlainGroups = kOutliers ? kGroups - 1 : kGroups, kSpecial = 8 * (kGroups - 1);
     float factor[2][2], top[2], offset[2], special[8];
     const float k_scale[2] = {load_shared_float(header), load_shared_float(header + 4)}, tau_all = load_shared_float(header + offsetof(TileHeader, tau));
+    const auto keys_left = [&](int group) { return Visible::kAll ? uint2{} : columns.keys_left(group); };
     TileSums tile;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) visible.lower(s + 8 * group, keys_left(group));
 #pragma unroll
     for (int row = 0; row < 2; ++row) factor[0][row] = rows.factor[row] * k_scale[0], factor[1][row] = rows.factor[row] * k_scale[1];
 #pragma unroll
@@ -136,10 +184,12 @@ __device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n],
         top[row] = fmaxf(__int2float_rn(most[0]) * factor[0][row], __int2float_rn(most[1]) * factor[1][row]);
     }
     if constexpr (kOutliers) {
-        const float4 tau = columns.tau(7);
+        const float4 tau = columns.tau(kGroups - 1);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            special[i] = fmaf(__int2float_rn(s[56 + i]), factor[1][row_of(i)], at(tau, column_of(i)) - tau_all);
+            const int score = s[kSpecial + i];
+            special[i] = fmaf(__int2float_rn(score), factor[1][row_of(i)], at(tau, column_of(i)) - tau_all);
+            if (!Visible::kAll && score < VisibleKeys::kLeast) special[i] = -INFINITY;
             top[row_of(i)] = fmaxf(top[row_of(i)], special[i]);
         }
     }
@@ -155,43 +205,43 @@ __device__ __forceinline__ TileSums weigh_plain(const int (&s)[64], int (&p)[n],
     turn.wait(offset);
 #pragma unroll
     for (int group = 0; group < kPlainGroups; ++group) {
-        if (group == kPassBefore) turn.pass(tile.codes[0] | tile.codes[1]);
+        if (group == pass_before(kGroups)) turn.pass(tile.codes[0] | tile.codes[1]);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) e[i] = exp2_fast(fmaf(__int2float_rn(s[8 * group + i]), factor[group >= kLowGroups][row_of(i)], offset[row_of(i)]));
-        pack_group(p, group, e, tile.codes);
+        pack_group(p, group, e, tile.codes, visible, keys_left(group));
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) tile.sum[row] = __int2float_rn(static_cast<int>(tile.codes[row])) * load_shared_float(header + offsetof(TileHeader, inverse_weight));  // not kept in a register until here
     if constexpr (kOutliers) {
-        const float4 inverse = columns.inverse_weight(7);
+        const float4 inverse = columns.inverse_weight(kGroups - 1);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             e[i] = exp2_fast(special[i] + offset[row_of(i)]);
             tile.sum[row_of(i)] = fmaf(e[i], at(inverse, column_of(i)), tile.sum[row_of(i)]);
         }
-        pack_group(p, 7, e, tile.codes);
+        pack_group(p, kGroups - 1, e, tile.codes, AllKeys{}, uint2{});
     }
     return tile;
 }
 
 /** Scores of any tile in place: x = S·kScale·factor + tau, -infinity where the band excludes the key. `top` gets the rows' maxima. */
-template <bool kTau, bool kMasked>
-__device__ __forceinline__ void general_scores(int (&s)[64], float (&top)[2], const RowPair& rows, const TileColumns& columns, const RowBand& band, int row, int first_key) {
+template <bool kTau, bool kMasked, int kScores, class Columns>
+__device__ __forceinline__ void general_scores(int (&s)[kScores], float (&top)[2], const RowPair& rows, const Columns& columns, const RowBand& band, int row, int first_key) {
     const int lo[2] = {band.first(row) - first_key, band.first(row + 8) - first_key}, hi[2] = {band.end(row) - first_key, band.end(row + 8) - first_key};
     top[0] = top[1] = kLowest;
 #pragma unroll
-    for (int group = 0; group < 8; ++group) {
+    for (int group = 0; group < kScores / 8; ++group) {
         const float4 scale = columns.k_scale(group);
         float4 tau = make_float4(0.f, 0.f, 0.f, 0.f);
         if constexpr (kTau) tau = columns.tau(group);
-        const uint32_t keys = kMasked ? columns.key(group) : 0;
+        const uint2 left = kMasked ? columns.keys_left(group) : uint2{};
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             float x = fmaf(__int2float_rn(s[8 * group + i]) * at(scale, column_of(i)), rows.factor[row_of(i)], at(tau, column_of(i)));
             if constexpr (kMasked) {
-                const int key = (keys >> (8 * column_of(i))) & 255;
+                const int key = 255 - static_cast<int>(((i < 4 ? left.x : left.y) >> (16 * (i & 1))) & 0xffffu);
                 if (key < lo[row_of(i)] || key >= hi[row_of(i)]) x = -INFINITY;
             }
             top[row_of(i)] = fmaxf(top[row_of(i)], x);
@@ -203,13 +253,15 @@ __device__ __forceinline__ void general_scores(int (&s)[64], float (&top)[2], co
 }
 
 /** Weights of general scores; every slot has its own weight in the row sum. */
-template <int n, class Turn> __device__ __forceinline__ TileSums weigh_columns(const int (&s)[64], int (&p)[n], const RowPair& rows, const float (&top)[2], const TileColumns& columns, Turn& turn) {
+template <int kScores, int n, class Columns, class Turn>
+__device__ __forceinline__ TileSums weigh_columns(const int (&s)[kScores], int (&p)[n], const RowPair& rows, const float (&top)[2], const Columns& columns, Turn& turn) {
+    constexpr int kGroups = kScores / 8;
     TileSums tile{{0.f, 0.f}, {0, 0}, {exp2_fast(top[0] - rows.reference[0]), exp2_fast(top[1] - rows.reference[1])}};
     float offset[2] = {kLevelBits - top[0], kLevelBits - top[1]};
     turn.wait(offset);
 #pragma unroll
-    for (int group = 0; group < 8; ++group) {
-        if (group == kPassBefore) turn.pass(tile.codes[0] | tile.codes[1]);
+    for (int group = 0; group < kGroups; ++group) {
+        if (group == pass_before(kGroups)) turn.pass(tile.codes[0] | tile.codes[1]);
         const float4 inverse = columns.inverse_weight(group);
         float e[8];
 #pragma unroll
@@ -217,7 +269,7 @@ template <int n, class Turn> __device__ __forceinline__ TileSums weigh_columns(c
             e[i] = exp2_fast(__int_as_float(s[8 * group + i]) + offset[row_of(i)]);
             tile.sum[row_of(i)] = fmaf(e[i], at(inverse, column_of(i)), tile.sum[row_of(i)]);
         }
-        pack_group(p, group, e, tile.codes);
+        pack_group(p, group, e, tile.codes, AllKeys{}, uint2{});
     }
     return tile;
 }
@@ -230,7 +282,7 @@ __device__ __forceinline__ float4 read_eighths(uint32_t header, int half) {
 }
 
 /** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by eighths of the slots. */
-__device__ __forceinline__ void maxima_of_eighths(const int (&s)[64], float (&top)[2], const RowPair& rows, uint32_t header) {
+template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const int (&s)[kScores], float (&top)[2], const RowPair& rows, uint32_t header) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float4 k_scale = read_eighths(header, half);
@@ -248,34 +300,28 @@ __device__ __forceinline__ void maxima_of_eighths(const int (&s)[64], float (&to
 }
 
 /** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(index)` is a score's. */
-template <int first, class Exponent> __device__ __forceinline__ void weigh_half(int (&p)[16], RowPair& rows, const Exponent& exponent) {
-    float sum[2][2] = {};
+template <int first, class Exponent> __device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent) {
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
         float e[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            e[i] = exp2_fast(exponent(first + group, i));
-            sum[row_of(i)][i & 1] += e[i];
-        }
+        for (int i = 0; i < 8; ++i) e[i] = exp2_fast(exponent(first + group, i));
 #pragma unroll
         for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(pack_f16(e[2 * i], e[2 * i + 1]));
     }
-    rows.sum[0] += sum[0][0] + sum[0][1];
-    rows.sum[1] += sum[1][0] + sum[1][1];
 }
 
 /** From scores as general_scores leaves them. */
-template <int first> __device__ __forceinline__ void weigh_half_general(const int (&s)[64], int (&p)[16], RowPair& rows) {
+template <int first, int kScores> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    weigh_half<first>(p, rows, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; });
+    weigh_half<first>(p, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; });
 }
 
 /** From integers, by eighths. */
-template <int first> __device__ __forceinline__ void weigh_half_plain(const int (&s)[64], int (&p)[16], RowPair& rows, uint32_t header) {
+template <int first, int kScores> __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
     const float4 k_scale = read_eighths(header, first / 4);
-    weigh_half<first>(p, rows, [&](int group, int i) {
+    weigh_half<first>(p, [&](int group, int i) {
         return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * at(k_scale, group - first), offset[row_of(i)]);
     });
 }

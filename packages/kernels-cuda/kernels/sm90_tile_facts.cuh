@@ -5,24 +5,25 @@
 namespace intflash {
 
 /** What a block knows of its tile. */
-struct alignas(16) TileFacts {  // read 16 bytes at a time
+template <int kKeys> struct alignas(16) TileFacts {  // read 16 bytes at a time
     float divisor[kMaxHeadDim];   // 1 / channel's largest |v|
     float mean[kMaxHeadDim];      // of K's channels; 0 without smooth-K
-    float magnitude[kTileKeys];   // of a key: its largest |k|
-    float weight[kTileKeys];      // of its value: largest |v / channel's maximum|
-    uint32_t rank[kTileKeys];     // by which keys are sorted into slots; no two alike
-    float key_step[kTileKeys];    // of a key: 1 / its scale; 0 where there is none, so that its codes are zeros with or without a mean
-    float value_step[kTileKeys];  // of a key: 127 / value weight
-    int slot[kTileKeys];          // of a key
-    int key[kTileKeys];           // of a slot
-    float part_scale[8];          // of the slots' eighths
+    float magnitude[kKeys];      // of a key: its largest |k|
+    float weight[kKeys];         // of its value: largest |v / channel's maximum|
+    uint32_t rank[kKeys];        // by which keys are sorted into slots; no two alike
+    float key_step[kKeys];       // of a key: 1 / its scale; 0 where there is none, so that its codes are zeros with or without a mean
+    float value_step[kKeys];     // of a key: 127 / value weight
+    int slot[kKeys];             // of a key
+    int key[kKeys];              // of a slot
+    float part_scale[kKeys / kSlotGroup];  // of 16 slots each; without half values the first is the low slots', the last the others'
     uint2 warp_best[16];          // of a warp's keys: how many keys fit the weight, and the weight's bits
 };
 
-__device__ __forceinline__ bool fits(float weight, float shared_weight) { return weight <= shared_weight && weight > 0.5f * shared_weight; }
-/** Adds 1 if it fits. As bits, weights within a factor of two are less than 2^23 apart; 0, of a key past the end, is further away from all. */
+constexpr uint32_t kFitting = 3u << 22;  // how far apart weights may be as bits: a factor of 2.7 to 3, which those of random values hardly exceed
+__device__ __forceinline__ bool fits(float weight, float shared_weight) { return __float_as_uint(shared_weight) - __float_as_uint(weight) < kFitting; }
+/** Adds 1 if it fits. 0, of a key past the end, is far away from all. */
 __device__ __forceinline__ void count_if_fits(int& count, uint32_t weight, uint32_t shared_weight) {
-    if (shared_weight - weight < 1u << 23) ++count;
+    if (shared_weight - weight < kFitting) ++count;
 }
 
 /** Sum over kLanes neighbouring lanes. */
@@ -33,13 +34,13 @@ template <int kLanes> __device__ __forceinline__ int group_sum(int value) {
 }
 
 /**
- * The value weight that most keys share within a factor of two, and how many keys it does not fit. With too many of those the tile keeps a
+ * The value weight that most keys share nearly enough, and how many keys it does not fit. With too many of those the tile keeps a
  * weight and a scale a key.
  */
-template <int kThreads> __device__ __forceinline__ TileKind classify(TileFacts& facts, int keys, float& shared_weight) {
+template <int kThreads, int kKeys> __device__ __forceinline__ TileKind classify(TileFacts<kKeys>& facts, int keys, float& shared_weight) {
     uint32_t most = 0, least = ~0u;
 #pragma unroll
-    for (int i = 0; i < kTileKeys; i += 32) {
+    for (int i = 0; i < kKeys; i += 32) {
         const int key = i + threadIdx.x % 32;
         const uint32_t bits = __float_as_uint(facts.weight[key]);
         if (key < keys) most = max(most, bits), least = min(least, bits);
@@ -48,11 +49,11 @@ template <int kThreads> __device__ __forceinline__ TileKind classify(TileFacts& 
     if (fits(__uint_as_float(__reduce_min_sync(~0u, least)), shared_weight)) return TileKind::kPlain;  // all fit the largest, as they nearly always do
 
     // With as many keys a warp finds the best of its own, and then every warp the best of all.
-    constexpr int kShare = kThreads / kTileKeys;  // threads a key
-    const uint32_t own = __float_as_uint(facts.weight[threadIdx.x / kShare]);
+    constexpr int kShare = kThreads / kKeys;  // threads a key; where that leaves some without one, they do the last key's again
+    const uint32_t own = __float_as_uint(facts.weight[min(static_cast<int>(threadIdx.x) / kShare, kKeys - 1)]);
     int count = 0;
 #pragma unroll 4
-    for (int i = threadIdx.x % kShare; i < kTileKeys / 4; i += kShare) {
+    for (int i = threadIdx.x % kShare; i < kKeys / 4; i += kShare) {
         const uint4 others = reinterpret_cast<const uint4*>(facts.weight)[i];
         count_if_fits(count, others.x, own), count_if_fits(count, others.y, own), count_if_fits(count, others.z, own), count_if_fits(count, others.w, own);
     }
@@ -78,17 +79,17 @@ __device__ __forceinline__ void count_if_below(int& count, uint32_t a, uint32_t 
     asm("{ .reg .pred below; setp.lt.u32 below, %1, %2; @below add.s32 %0, %0, 1; }" : "+r"(count) : "r"(a), "r"(b));
 }
 
-/** Keys into slots by magnitude, outliers last. Magnitudes alike but for their last seven bits count as alike; the earlier key comes first. */
-template <int kThreads> __device__ __forceinline__ void sort_into_slots(TileFacts& facts, int keys, TileKind kind, float shared_weight) {
-    constexpr int kShare = kThreads / kTileKeys;  // threads a key
-    const int key = threadIdx.x / kShare, part = threadIdx.x % kShare;
+/** Keys into slots by magnitude, then outliers, then what lies past the span. Magnitudes alike but for their last seven bits (eight of 192 keys) count as alike; the earlier key comes first. */
+template <int kThreads, int kKeys> __device__ __forceinline__ void sort_into_slots(TileFacts<kKeys>& facts, int keys, int span, TileKind kind, float shared_weight) {
+    constexpr int kShare = kThreads / kKeys, kOwnBits = kKeys > 128 ? 255 : 127;  // threads a key; as in classify
+    const int key = min(static_cast<int>(threadIdx.x) / kShare, kKeys - 1), part = threadIdx.x % kShare;
     const bool outlier = kind == TileKind::kOutliers && key < keys && !fits(facts.weight[key], shared_weight);
-    const uint32_t own = (__float_as_uint(facts.magnitude[key]) & ~127u) | static_cast<uint32_t>(key) | (outlier ? 1u << 31 : 0u);
+    const uint32_t own = (__float_as_uint(facts.magnitude[key]) & ~static_cast<uint32_t>(kOwnBits)) | static_cast<uint32_t>(key) | (outlier || key >= span ? 1u << 31 : 0u);
     if (part == 0) facts.rank[key] = own;
     __syncthreads();
     int before = 0;
 #pragma unroll 8
-    for (int i = part; i < kTileKeys / 4; i += kShare) {
+    for (int i = part; i < kKeys / 4; i += kShare) {
         const uint4 others = reinterpret_cast<const uint4*>(facts.rank)[i];
         count_if_below(before, others.x, own), count_if_below(before, others.y, own), count_if_below(before, others.z, own), count_if_below(before, others.w, own);
     }
@@ -99,25 +100,28 @@ template <int kThreads> __device__ __forceinline__ void sort_into_slots(TileFact
 
 __device__ __forceinline__ float key_scale(uint32_t largest) { return fmaxf(__uint_as_float(largest) / 127.f, kMinScale); }
 
-/** Scales of the slots' eighths; without half values the low slots share one, and so do the high ones. And every key's step. All threads call it. */
-template <bool kHalf> __device__ __forceinline__ void find_scales(TileFacts& facts, int keys, bool own_scale) {
-    const int part = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp an eighth
-    if (part < kTileKeys / kEighthSlots) {
-        const int own_key = facts.key[part * kEighthSlots + lane % kEighthSlots];
+/** Scales of 16 slots each; without half values the low slots share one, and so do the high ones. And every key's step. All threads call it. */
+template <bool kHalf, int kThreads, int kKeys> __device__ __forceinline__ void find_scales(TileFacts<kKeys>& facts, int keys, int span, bool own_scale) {
+    constexpr int kParts = kKeys / kSlotGroup;
+    const int lane = threadIdx.x % 32, low_slots = sm90_low_slots(span);
+#pragma unroll
+    for (int first = 0; first < kParts; first += kThreads / 32) {  // a warp 16 slots
+        const int part = first + threadIdx.x / 32;
+        if (part >= kParts) break;
+        const int own_key = facts.key[part * kSlotGroup + lane % kSlotGroup];
         uint32_t bits = 0;
         if constexpr (kHalf) {
             bits = __float_as_uint(facts.magnitude[own_key]);
         } else {
-            const bool low = part < kLowSlots / kEighthSlots;
-            for (int slot = (low ? 0 : kLowSlots) + lane; slot < (low ? kLowSlots : kTileKeys); slot += 32) bits = max(bits, __float_as_uint(facts.magnitude[facts.key[slot]]));
+            const bool low = part < low_slots / kSlotGroup;
+            for (int slot = (low ? 0 : low_slots) + lane; slot < (low ? low_slots : kKeys); slot += 32) bits = max(bits, __float_as_uint(facts.magnitude[facts.key[slot]]));
         }
         float scale = key_scale(__reduce_max_sync(~0u, bits));
         if (lane == 0) facts.part_scale[part] = scale;
         if (own_scale) scale = key_scale(__float_as_uint(facts.magnitude[own_key]));
-        if (lane < kEighthSlots) facts.key_step[own_key] = own_key < keys ? 1.f / scale : 0.f;
+        if (lane < kSlotGroup) facts.key_step[own_key] = own_key < keys ? 1.f / scale : 0.f;
     }
     __syncthreads();
 }
-static_assert(kLowSlots % kEighthSlots == 0, "an eighth has one scale");
 
 }  // namespace intflash

@@ -43,27 +43,28 @@ Sm90Forward::Sm90Forward(Stream& stream, const QuantizeRequest& request, const F
  * the quicker way, or all of it, where the sequence's heads alone leave processors idle. Other sequences have no say in it, so that a row's
  * bits do not depend on them.
  */
-Sm90Forward::Items Sm90Forward::share_out(const Sequence& sequence) const {
+Sm90Forward::Items Sm90Forward::share_out(int32_t q_len, int32_t tiles) const {
     const int32_t consumers = sm90_consumers(request_.padded), rows = consumers * kQueryBlock;
-    const int32_t full = sequence.q_len / rows, left = (sequence.q_len % rows + kQueryBlock - 1) / kQueryBlock, rounded = full + (left > 0 ? 1 : 0);
-    const bool worth = sequence.tiles >= 2 * consumers;  // adding up costs as much as two or three tiles
-    if (worth && int64_t{args_.heads} * rounded < processors_) return {0, (sequence.q_len + kQueryBlock - 1) / kQueryBlock};
+    const int32_t full = q_len / rows, left = (q_len % rows + kQueryBlock - 1) / kQueryBlock, rounded = full + (left > 0 ? 1 : 0);
+    const bool worth = tiles >= 2 * consumers;  // adding up costs as much as two or three tiles
+    if (worth && int64_t{args_.heads} * rounded < processors_) return {0, (q_len + kQueryBlock - 1) / kQueryBlock};
     if (left == 1 && worth) return {full, 1};
-    if (left == 2 && consumers == 3 && sequence.tiles >= 32) return {full, 2};
+    if (left == 2 && consumers == 3 && tiles >= 32) return {full, 2};
     return {rounded, 0};
 }
 
 void Sm90Forward::lay_out(Stream& stream, const std::vector<Sequence>& sequences) {
     std::vector<Sm90Sequence> own;
     for (const Sequence& each : sequences) {
-        const int32_t q_blocks = (each.q_len + kQueryBlock - 1) / kQueryBlock;
-        const Items items = share_out(each);
-        own.push_back({each.q_start, each.k_start, q_blocks_, each.tile_base, each.q_len, each.k_len, q_blocks, each.tiles, items.full, items.full + items.shared});
+        const int32_t q_blocks = (each.q_len + kQueryBlock - 1) / kQueryBlock, keys = sm90_tile_keys(request_.padded, is_half()), tiles = (each.k_len + keys - 1) / keys;
+        const Items items = share_out(each.q_len, tiles);
+        own.push_back({each.q_start, each.k_start, q_blocks_, tiles_, each.tile_base, each.q_len, each.k_len, q_blocks, tiles, each.tiles, 0, items.full, items.full + items.shared});
         args_.max_items = std::max(args_.max_items, items.full + items.shared);
         q_blocks_ += int64_t{q_blocks} * request_.query.heads;
-        tiles_ += int64_t{each.tiles} * request_.key.heads;
+        tiles_ += int64_t{tiles} * request_.key.heads;
         table_.max_q_blocks = std::max(table_.max_q_blocks, q_blocks);
-        table_.max_tiles = std::max(table_.max_tiles, each.tiles);
+        table_.max_tiles = std::max(table_.max_tiles, tiles);
+        table_.max_sums = std::max(table_.max_sums, each.tiles);
         args_.max_k_len = std::max(args_.max_k_len, each.k_len);
     }
     table_.count = static_cast<int32_t>(own.size());

@@ -29,7 +29,7 @@ private:
     struct Items {
         int32_t full, shared;
     };
-    Items share_out(const Sequence& sequence) const;
+    Items share_out(int32_t q_len, int32_t tiles) const;
     void lay_out(Stream& stream, const std::vector<Sequence>& sequences);
     bool is_half() const { return request_.mode == ValueMode::kHalf; }
 

@@ -94,6 +94,46 @@ describe.skipIf(!isHopper)('Hopper’s forward', () => {
     60_000,
   );
 
+  // A last tile of 192 keys ends after 64 or 128 slots where that takes all of its keys.
+  it.each([1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 319, 320, 321, 384, 448, 640, 1000])(
+    '%i keys of 64 channels',
+    async (keys) => {
+      const { query, key, value } = makeInputs('normal', { heads: 2, queries: keys + 70, keys, headDim: 64 }, keys);
+      for (const mask of [
+        {},
+        { isCausal: true, causalAlignment: 'bottom-right' },
+        { isCausal: true, causalAlignment: 'top-left' },
+        { windowSize: [50, 30] },
+      ] as const) {
+        const { relativeL2, odd, lseOdd, lseWorst } = await errorOf([query, key, value], { ...mask, kernel: 'hopper' });
+        const name = JSON.stringify(mask);
+        expect(odd + lseOdd, name).toBe(0);
+        expect(relativeL2, name).toBeLessThan(0.02);
+        expect(lseWorst, name).toBeLessThan(0.1);
+      }
+    },
+    60_000,
+  );
+
+  // Scores so near to each other that no distance below the maximum would hide a key.
+  it.each([64, 128, 256])('a causal mask on scores near zero, head dim %i', async (headDim) => {
+    const { query, key, value } = makeInputs('normal', { heads: 2, queries: 700, keys: 700, headDim }, 7);
+    for (const factor of [1e-30, 1e-6, 1]) {
+      const faint = { ...query, data: query.data.map((x) => x * factor) };
+      for (const count of [0, 9, 40]) {
+        const values = value.data.map((x, i) => ((Math.floor(i / headDim) * 37) % 128 < count ? x / 16 : x));
+        const { relativeL2, odd, lseOdd, lseWorst } = await errorOf([faint, key, { ...value, data: values }], {
+          isCausal: true,
+          kernel: 'hopper',
+        });
+        const name = `queries x ${factor}, ${count} small values in 128`;
+        expect(odd + lseOdd, name).toBe(0);
+        expect(relativeL2, name).toBeLessThan(0.02);
+        expect(lseWorst, name).toBeLessThan(0.1);
+      }
+    }
+  });
+
   // Too few queries to go round, and what 192 a block leave over: warpgroups share such items and add up (sm90_items.cuh).
   it.each([
     [2, 1024, 1024, 64],

@@ -10,6 +10,12 @@ __device__ __forceinline__ float load_shared_float(uint32_t address) {
     return v;
 }
 
+__device__ __forceinline__ int load_shared_int(uint32_t address) {
+    int v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address));
+    return v;
+}
+
 __device__ __forceinline__ float4 load_shared_floats(uint32_t address) {
     float4 v;
     asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));

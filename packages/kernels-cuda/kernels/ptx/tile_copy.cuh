@@ -20,6 +20,9 @@ __device__ __forceinline__ void publish_barriers() {
 #endif
 }
 
+/** Lets the tensor cores see what the thread wrote to shared memory; before the barrier that the others wait at. */
+__device__ __forceinline__ void publish_writes() { publish_barriers(); }
+
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(bar) : "memory");
 }

@@ -42,15 +42,29 @@ template <class T, int n> __device__ __forceinline__ void pin(T (&registers)[n])
 
 #define INTFLASH_NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define INTFLASH_NAMES_64 INTFLASH_NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define INTFLASH_NAMES_96 INTFLASH_NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define INTFLASH_4(c, d, i) c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3])
 #define INTFLASH_16(c, d, i) INTFLASH_4(c, d, i), INTFLASH_4(c, d, i + 4), INTFLASH_4(c, d, i + 8), INTFLASH_4(c, d, i + 12)
 #define INTFLASH_32(c, d) INTFLASH_16(c, d, 0), INTFLASH_16(c, d, 16)
 #define INTFLASH_64(c, d) INTFLASH_32(c, d), INTFLASH_16(c, d, 32), INTFLASH_16(c, d, 48)
 
 /** d = a·bᵀ (+ d when `accumulate`): signed codes, 64 x 128 x 32, both operands in shared memory. */
-__device__ __forceinline__ void wgmma_s8_n128(int (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+__device__ __forceinline__ void wgmma_s8(int (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" INTFLASH_NAMES_64 "}, %64, %65, p; }"
                  : INTFLASH_64("+r", d)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+/** The same, 64 x 64 x 32. */
+__device__ __forceinline__ void wgmma_s8(int (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" INTFLASH_NAMES_32 "}, %32, %33, p; }"
+                 : INTFLASH_32("+r", d)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+/** The same, 64 x 192 x 32. */
+__device__ __forceinline__ void wgmma_s8(int (&d)[96], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %98, 0; wgmma.mma_async.sync.aligned.m64n192k32.s32.s8.s8 {" INTFLASH_NAMES_96 "}, %96, %97, p; }"
+                 : INTFLASH_64("+r", d), INTFLASH_16("+r", d, 64), INTFLASH_16("+r", d, 80)
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
@@ -61,20 +75,21 @@ __device__ __forceinline__ void wgmma_u8_n64(int (&d)[32], const int* a, uint64_
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-/** float16 on both sides, A in registers, 64 x N x 16, onto a float32 accumulator. */
-__device__ __forceinline__ void wgmma_f16(float (&d)[64], const int* a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" INTFLASH_NAMES_64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
-                 : INTFLASH_64("+f", d)
+/** float16 on both sides, A in registers, 64 x (N + 8) x 16, onto a float32 accumulator; `last` are the last eight columns. */
+__device__ __forceinline__ void wgmma_f16(float (&d)[64], float (&last)[4], const int* a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n136k16.f32.f16.f16 {" INTFLASH_NAMES_64 ",%64,%65,%66,%67}, {%68,%69,%70,%71}, %72, 1, 1, 1, 0;"
+                 : INTFLASH_64("+f", d), INTFLASH_4("+f", last, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
-__device__ __forceinline__ void wgmma_f16(float (&d)[32], const int* a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" INTFLASH_NAMES_32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;"
-                 : INTFLASH_32("+f", d)
+__device__ __forceinline__ void wgmma_f16(float (&d)[32], float (&last)[4], const int* a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 {" INTFLASH_NAMES_32 ",%32,%33,%34,%35}, {%36,%37,%38,%39}, %40, 1, 1, 1, 0;"
+                 : INTFLASH_32("+f", d), INTFLASH_4("+f", last, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #undef INTFLASH_NAMES_32
 #undef INTFLASH_NAMES_64
+#undef INTFLASH_NAMES_96
 #undef INTFLASH_4
 #undef INTFLASH_16
 #undef INTFLASH_32
