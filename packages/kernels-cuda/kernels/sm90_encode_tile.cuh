@@ -277,11 +277,12 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     __syncthreads();
 
     float shared_weight = 1.f;
-    const TileKind kind = kHalf ? TileKind::kPlain : classify<kThreads>(facts, keys, shared_weight);
+    const uint32_t reach = weight_reach(value.dim);
+    const TileKind kind = kHalf ? TileKind::kPlain : classify<kThreads>(facts, keys, reach, shared_weight);
     const int span = kind == TileKind::kPlain ? sm90_span(keys, kKeys) : kKeys;
-    sort_into_slots<kThreads>(facts, keys, span, kind, shared_weight);
+    sort_into_slots<kThreads>(facts, keys, span, kind, reach, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
-    const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight) ? facts.weight[row] : shared_weight; };
+    const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight, reach) ? facts.weight[row] : shared_weight; };
     if (!kHalf && thread < kKeys) facts.value_step[thread] = thread < keys ? 127.f / weight_of(thread) : 0.f;
     find_scales<kHalf, kThreads>(facts, keys, span, own_scale);
     const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kSlotGroup]; };

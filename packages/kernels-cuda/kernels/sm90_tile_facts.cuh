@@ -19,11 +19,15 @@ template <int kKeys> struct alignas(16) TileFacts {  // read 16 bytes at a time
     uint2 warp_best[16];          // of a warp's keys: how many keys fit the weight, and the weight's bits
 };
 
-constexpr uint32_t kFitting = 3u << 22;  // how far apart weights may be as bits: a factor of 2.7 to 3, which those of random values hardly exceed
-__device__ __forceinline__ bool fits(float weight, float shared_weight) { return __float_as_uint(shared_weight) - __float_as_uint(weight) < kFitting; }
+/**
+ * How far below the shared weight others may be, as bits: a factor of 2.7 to 3, which random values hardly exceed. With few channels weights lie so far
+ * apart of themselves that more than a factor of 2 shows in the error.
+ */
+__device__ __forceinline__ uint32_t weight_reach(int channels) { return channels < 64 ? 1u << 23 : 3u << 22; }
+__device__ __forceinline__ bool fits(float weight, float shared_weight, uint32_t reach) { return __float_as_uint(shared_weight) - __float_as_uint(weight) < reach; }
 /** Adds 1 if it fits. 0, of a key past the end, is far away from all. */
-__device__ __forceinline__ void count_if_fits(int& count, uint32_t weight, uint32_t shared_weight) {
-    if (shared_weight - weight < kFitting) ++count;
+__device__ __forceinline__ void count_if_fits(int& count, uint32_t weight, uint32_t shared_weight, uint32_t reach) {
+    if (shared_weight - weight < reach) ++count;
 }
 
 /** Sum over kLanes neighbouring lanes. */
@@ -37,7 +41,7 @@ template <int kLanes> __device__ __forceinline__ int group_sum(int value) {
  * The value weight that most keys share nearly enough, and how many keys it does not fit. With too many of those the tile keeps a
  * weight and a scale a key.
  */
-template <int kThreads, int kKeys> __device__ __forceinline__ TileKind classify(TileFacts<kKeys>& facts, int keys, float& shared_weight) {
+template <int kThreads, int kKeys> __device__ __forceinline__ TileKind classify(TileFacts<kKeys>& facts, int keys, uint32_t reach, float& shared_weight) {
     uint32_t most = 0, least = ~0u;
 #pragma unroll
     for (int i = 0; i < kKeys; i += 32) {
@@ -46,7 +50,7 @@ template <int kThreads, int kKeys> __device__ __forceinline__ TileKind classify(
         if (key < keys) most = max(most, bits), least = min(least, bits);
     }
     shared_weight = __uint_as_float(__reduce_max_sync(~0u, most));
-    if (fits(__uint_as_float(__reduce_min_sync(~0u, least)), shared_weight)) return TileKind::kPlain;  // all fit the largest, as they nearly always do
+    if (fits(__uint_as_float(__reduce_min_sync(~0u, least)), shared_weight, reach)) return TileKind::kPlain;  // all fit the largest, as they nearly always do
 
     // With as many keys a warp finds the best of its own, and then every warp the best of all.
     constexpr int kShare = kThreads / kKeys;  // threads a key; where that leaves some without one, they do the last key's again
@@ -55,7 +59,7 @@ template <int kThreads, int kKeys> __device__ __forceinline__ TileKind classify(
 #pragma unroll 4
     for (int i = threadIdx.x % kShare; i < kKeys / 4; i += kShare) {
         const uint4 others = reinterpret_cast<const uint4*>(facts.weight)[i];
-        count_if_fits(count, others.x, own), count_if_fits(count, others.y, own), count_if_fits(count, others.z, own), count_if_fits(count, others.w, own);
+        count_if_fits(count, others.x, own, reach), count_if_fits(count, others.y, own, reach), count_if_fits(count, others.z, own, reach), count_if_fits(count, others.w, own, reach);
     }
     count = group_sum<kShare>(count);
     const auto best = [](uint32_t& fitting, uint32_t& weight) {
@@ -80,10 +84,10 @@ __device__ __forceinline__ void count_if_below(int& count, uint32_t a, uint32_t 
 }
 
 /** Keys into slots by magnitude, then outliers, then what lies past the span. Magnitudes alike but for their last seven bits (eight of 192 keys) count as alike; the earlier key comes first. */
-template <int kThreads, int kKeys> __device__ __forceinline__ void sort_into_slots(TileFacts<kKeys>& facts, int keys, int span, TileKind kind, float shared_weight) {
+template <int kThreads, int kKeys> __device__ __forceinline__ void sort_into_slots(TileFacts<kKeys>& facts, int keys, int span, TileKind kind, uint32_t reach, float shared_weight) {
     constexpr int kShare = kThreads / kKeys, kOwnBits = kKeys > 128 ? 255 : 127;  // threads a key; as in classify
     const int key = min(static_cast<int>(threadIdx.x) / kShare, kKeys - 1), part = threadIdx.x % kShare;
-    const bool outlier = kind == TileKind::kOutliers && key < keys && !fits(facts.weight[key], shared_weight);
+    const bool outlier = kind == TileKind::kOutliers && key < keys && !fits(facts.weight[key], shared_weight, reach);
     const uint32_t own = (__float_as_uint(facts.magnitude[key]) & ~static_cast<uint32_t>(kOwnBits)) | static_cast<uint32_t>(key) | (outlier || key >= span ? 1u << 31 : 0u);
     if (part == 0) facts.rank[key] = own;
     __syncthreads();
