@@ -4,9 +4,9 @@
 // so each layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
 // at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards, with the same batches and
-// prompts on the models named, as far as `--peer-seconds` go; compiling takes it some 50 seconds for each model and batch.
+// prompts on `--peer-models`, as far as `--peer-seconds` go; compiling takes it some 50 seconds for each model and batch.
 //   node packages/kernels-cuda/bench/decoder.bench.mjs [--models Llama-3.2-1B,Llama-3.1-8B,Qwen3-0.6B,Qwen3-8B,demo] [--context 0,8192] [--batch 1,8,64]
-//     [--prompt 512,8192] [--kv int8,int4] [--weights int8|int4] [--peers Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
+//     [--prompt 512,8192] [--kv int8,int4] [--weights int8|int4] [--peers] [--peer-models Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -23,7 +23,8 @@ const { values: options } = parseArgs({
     prompt: { type: 'string', default: '8192' },
     kv: { type: 'string', default: 'int8,int4' },
     weights: { type: 'string', default: 'int8' },
-    peers: { type: 'string', default: '' },
+    peers: { type: 'boolean', default: false },
+    'peer-models': { type: 'string', default: 'Llama-3.1-8B' },
     'peer-seconds': { type: 'string', default: '240' },
     json: { type: 'boolean', default: false },
     commit: { type: 'string' },
@@ -32,7 +33,7 @@ const { values: options } = parseArgs({
 });
 const SHAPES = JSON.parse(readFileSync(new URL('decoder-shapes.json', import.meta.url), 'utf8'));
 const named = (list) => list.split(',').filter(Boolean);
-for (const name of named(`${options.models},${options.peers}`))
+for (const name of named(`${options.models},${options['peer-models']}`))
   if (!Object.hasOwn(SHAPES, name))
     throw new Error(`Expected models among ${Object.keys(SHAPES).join(', ')}; got ${name}`);
 const commit = options.commit ?? measuredOn().commit;
@@ -229,7 +230,7 @@ async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
 function runPeers() {
   const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
   const seconds = Number(options['peer-seconds']);
-  const args = ['--models', options.peers, '--batch', options.batch, '--prompt', options.prompt, '--seconds', seconds];
+  const args = ['--models', options['peer-models'], '--batch', options.batch, '--prompt', options.prompt, '--seconds', seconds];
   const { stdout, status: code } = spawnSync('python3', [script, ...args.map(String)], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'inherit'],
