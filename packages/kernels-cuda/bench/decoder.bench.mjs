@@ -230,7 +230,16 @@ async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
 function runPeers() {
   const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
   const seconds = Number(options['peer-seconds']);
-  const args = ['--models', options['peer-models'], '--batch', options.batch, '--prompt', options.prompt, '--seconds', seconds];
+  const args = [
+    '--models',
+    options['peer-models'],
+    '--batch',
+    options.batch,
+    '--prompt',
+    options.prompt,
+    '--seconds',
+    seconds,
+  ];
   const { stdout, status: code } = spawnSync('python3', [script, ...args.map(String)], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'inherit'],
