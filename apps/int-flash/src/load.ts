@@ -1,6 +1,6 @@
 import type { App } from './app.js';
 import { findModel } from './model-folder.js';
-import { type CacheOptions, cacheSettings, type ModelOptions } from './options.js';
+import { type CacheOptions, cacheSettings, computeSettings, type ModelOptions } from './options.js';
 import { withProgressBar } from './progress-bar.js';
 import type { Model } from './runtime.js';
 
@@ -16,16 +16,11 @@ export async function loadModel(
   signal: AbortSignal,
 ): Promise<LoadedModel> {
   const folder = findModel(options.model, app.env);
-  const { backend, attention, linear } = options;
-  const chosen = {
-    ...(options.threads !== undefined && { threads: options.threads }),
-    ...(options.kvCacheDtype !== undefined && { kvCacheDtype: options.kvCacheDtype }),
-    ...cacheSettings(options),
-  };
+  const chosen = { ...computeSettings(options), ...cacheSettings(options) };
   const started = performance.now();
   const quiet = options.quiet === true || options.json === true;
   const model = await withProgressBar(app.terminal, 'loading', quiet, (onProgress) =>
-    app.runtime.loadModel(folder, { backend, attention, linear, ...chosen, onProgress, signal }),
+    app.runtime.loadModel(folder, { ...chosen, onProgress, signal }),
   );
   return { model, loadMs: performance.now() - started };
 }

@@ -4,6 +4,8 @@ import {
   type AttentionChoice,
   BACKEND_CHOICES,
   type BackendChoice,
+  KEY_SCALES_CHOICES,
+  type KeyScales,
   KV_CACHE_CHOICES,
   type KvCacheDtype,
   LINEAR_CHOICES,
@@ -23,13 +25,13 @@ export interface ModelOptions extends OutputOptions {
   readonly attention: AttentionChoice;
   readonly threads?: number;
   readonly kvCacheDtype?: KvCacheDtype;
+  readonly kvKeyScales?: KeyScales;
   readonly linear: LinearChoice;
 }
 
 export interface CacheOptions {
   /** MiB */
   readonly kvCacheMemory?: number;
-  readonly kvKeyScales?: 'token' | 'channel';
   readonly prefixCache?: boolean;
 }
 
@@ -55,6 +57,13 @@ export function withComputeOptions(command: Command): Command {
       )
       .addOption(
         choice(
+          '--kv-key-scales <what>',
+          'what keys in int8 and int4 have a scale for; channel: for models where a few channels of them are far larger than the others (default: token)',
+          KEY_SCALES_CHOICES,
+        ),
+      )
+      .addOption(
+        choice(
           '--linear <precision>',
           'arithmetic of the matrices; auto is as they are stored',
           LINEAR_CHOICES,
@@ -73,6 +82,24 @@ export function withModelOptions(command: Command): Command {
   );
 }
 
+type ComputeSettings = Pick<
+  LoadSettings,
+  'backend' | 'threads' | 'attention' | 'kvCacheDtype' | 'kvKeyScales' | 'linear'
+>;
+
+/** Where and in which arithmetic, among parsed options. */
+export function computeSettings(options: ModelOptions): ComputeSettings {
+  const { backend, attention, linear, threads, kvCacheDtype, kvKeyScales } = options;
+  return {
+    backend,
+    attention,
+    linear,
+    ...(threads !== undefined && { threads }),
+    ...(kvCacheDtype !== undefined && { kvCacheDtype }),
+    ...(kvKeyScales !== undefined && { kvKeyScales }),
+  };
+}
+
 /** Memory of the KV cache, where many sequences share it. */
 export function withCacheOptions(command: Command): Command {
   return command
@@ -81,23 +108,15 @@ export function withCacheOptions(command: Command): Command {
       "of all sequences together (default: 64 of full length, at most a quarter of the memory, or 3/4 of what is left of a GPU's)",
       integer(1, 2 ** 24),
     )
-    .addOption(
-      new Option(
-        '--kv-key-scales <what>',
-        'what INT8 and INT4 keys have a scale for; channel: where a few channels of them are far larger than the others',
-      ).choices(['token', 'channel']),
-    )
     .option('--no-prefix-cache', 'compute every prompt from its beginning, also where an earlier one began alike');
 }
 
 /** The cache's settings among parsed options. */
 export function cacheSettings({
   kvCacheMemory,
-  kvKeyScales,
   prefixCache,
-}: CacheOptions): Pick<LoadSettings, 'kvCacheBytes' | 'kvKeyScales' | 'prefixCache'> {
+}: CacheOptions): Pick<LoadSettings, 'kvCacheBytes' | 'prefixCache'> {
   return {
-    ...(kvKeyScales !== undefined && { kvKeyScales }),
     ...(kvCacheMemory !== undefined && { kvCacheBytes: kvCacheMemory * 2 ** 20 }),
     ...(prefixCache === false && { prefixCache }),
   };

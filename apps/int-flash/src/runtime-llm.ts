@@ -56,13 +56,14 @@ async function readFacts(path: string): Promise<ModelFacts> {
 }
 
 function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSettings): Model {
-  const { attention, kvCacheDtype } = model.status();
+  const { attention, kvCacheDtype, kvKeyScales } = model.status();
   return {
     facts,
     backend: model.status().backend,
     whyBackend: backend === 'auto' ? status().why : 'Asked for with --backend.',
     attention,
     kvCacheDtype,
+    kvKeyScales,
     hasChatTemplate: model.tokenizer.chatTemplate !== undefined,
     encode: (prompt) => model.encode(prompt),
     async *generate(prompt, settings, signal): AsyncGenerator<GenerationEvent> {

@@ -1,4 +1,4 @@
-import type { BackendStatus } from '@int-flash/ops';
+import type { BackendStatus, KeyScales } from '@int-flash/ops';
 import type { ReproductionSettings } from './experiments/reproduction.js';
 import type { OnProgress } from './progress-bar.js';
 import type { Report, ReportPart } from './report/report-sections.js';
@@ -8,11 +8,13 @@ export const BACKEND_CHOICES = ['auto', 'cuda', 'cpu', 'portable'] as const;
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
 export const LINEAR_CHOICES = ['auto', 'fp32', 'int8'] as const;
 export const KV_CACHE_CHOICES = ['fp32', 'fp16', 'int8', 'int4'] as const;
+export const KEY_SCALES_CHOICES = ['token', 'channel'] as const satisfies readonly KeyScales[];
 
 export type BackendChoice = (typeof BACKEND_CHOICES)[number];
 export type AttentionChoice = (typeof ATTENTION_CHOICES)[number];
 export type LinearChoice = (typeof LINEAR_CHOICES)[number];
 export type KvCacheDtype = (typeof KV_CACHE_CHOICES)[number];
+export type { KeyScales };
 
 export interface ChatMessage {
   readonly role: 'system' | 'user' | 'assistant';
@@ -28,11 +30,11 @@ export interface LoadSettings {
   readonly attention: AttentionChoice;
   /** Absent: int8 for INT8 attention, fp32 for fp32. */
   readonly kvCacheDtype?: KvCacheDtype;
+  /** Of int8 and int4; absent: `token`. */
+  readonly kvKeyScales?: KeyScales;
   readonly linear: LinearChoice;
   /** Memory for the keys and values of all sequences; absent: what llm takes by itself. */
   readonly kvCacheBytes?: number;
-  /** `token` by default. */
-  readonly kvKeyScales?: 'token' | 'channel';
   /** False: every prompt is computed from its beginning. */
   readonly prefixCache?: boolean;
   readonly onProgress?: OnProgress;
@@ -88,6 +90,7 @@ export interface Model {
   readonly whyBackend: string;
   readonly attention: AttentionChoice;
   readonly kvCacheDtype: KvCacheDtype;
+  readonly kvKeyScales: KeyScales;
   readonly hasChatTemplate: boolean;
   /** Tokens of a prompt: with the chat format and its opening for an answer, or of plain text. */
   encode(prompt: Prompt): number[];

@@ -63,6 +63,18 @@ describe('generate', () => {
     expect(run.loads).toMatchObject([{ backend: 'auto', attention: 'int8', linear: 'auto' }]);
   });
 
+  it.each([['generate', 'Hi'], ['chat'], ['demo'], ['perplexity', model, `${model}/config.json`], ['bench', model]])(
+    'computes as it was asked to: %s',
+    async (...args) => {
+      const arithmetic = '--attention int8 --kv-cache-dtype int4 --kv-key-scales channel --linear fp32 --threads 1';
+      const where = args.includes(model) ? [] : ['--model', model];
+      const run = await runFake([...args, ...where, ...arithmetic.split(' '), '--quiet'], { stdin: '' });
+      expect(run.stderr).toBe('');
+      const wanted = { attention: 'int8', kvCacheDtype: 'int4', kvKeyScales: 'channel', linear: 'fp32', threads: 1 };
+      expect(run.loads).toMatchObject([wanted]);
+    },
+  );
+
   it('reads the prompt from stdin, wraps it into the chat format, or leaves it raw', async () => {
     const chat = await runFake(['generate', '-', '--model', model, '--system', 'Be kind.'], { stdin: 'from stdin' });
     expect(chat.prompts).toEqual([
@@ -85,6 +97,9 @@ describe('a command line that makes no sense', () => {
     [['generate', 'Hi', '--top-p', '0'], /^ERR_USAGE: .*Expected a number above 0, at most 1/],
     [['generate', 'Hi', '--backend', 'tpu'], /^ERR_USAGE: .*Allowed choices are auto, cuda, cpu, portable/],
     [['generate', 'Hi', '--stop', ''], /^ERR_USAGE: /],
+    [['chat', '--kv-key-scales', 'chanel'], /^ERR_USAGE: .*'chanel'.*Allowed choices are token, channel/],
+    [['serve', '--kv-key-scales'], /^ERR_USAGE: .*argument missing/],
+    [['bench', '--kv', 'int8,fp16', '--kv-key-scales', 'channel'], /^ERR_USAGE: Expected caches in int8 .*got fp16/],
     [['generate'], /^ERR_USAGE: missing required argument 'prompt'/],
     [['generate', 'Hi', 'there'], /^ERR_USAGE: too many arguments/],
     [['generate', 'Hi', '--raw', '--system', 'x'], /^ERR_USAGE: --raw/],

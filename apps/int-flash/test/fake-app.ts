@@ -86,6 +86,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
     whyBackend: settings.backend === 'auto' ? 'nothing better is here' : 'Asked for with --backend.',
     attention: settings.attention,
     kvCacheDtype: settings.kvCacheDtype ?? settings.attention,
+    kvKeyScales: settings.kvKeyScales ?? 'token',
     hasChatTemplate: options.chatTemplate ?? true,
     encode: (prompt) =>
       promptText(prompt)

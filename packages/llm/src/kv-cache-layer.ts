@@ -7,6 +7,11 @@ export const KV_CACHE_DTYPES = ['fp32', 'fp16', 'int8', 'int4'] as const;
 /** How a cache stores keys and values; the sizes are 4, 2, 1 and 1/2 byte an element, the latter two with two scales a token and head. */
 export type KvCacheDtype = (typeof KV_CACHE_DTYPES)[number];
 
+/** Whether it stores keys and values as they are, without scales. */
+export function isFloat(dtype: KvCacheDtype): dtype is 'fp32' | 'fp16' {
+  return dtype === 'fp32' || dtype === 'fp16';
+}
+
 export const KEY_SCALES = ['token', 'channel'] as const satisfies readonly KeyScales[];
 
 /** New keys and values of `tokens` positions: row t of either starts at its offset + t · stride and holds all kv heads. */
@@ -49,7 +54,7 @@ export function createKvCacheLayer(
   backend?: Backend,
   keyScales?: KeyScales,
 ): KvCacheLayer {
-  return dtype === 'fp32' || dtype === 'fp16'
+  return isFloat(dtype)
     ? new FloatCacheLayer(dtype, kvHeads, headDim, pages)
     : new CodeCacheLayer(dtype, kvHeads, headDim, pages, backend, keyScales);
 }

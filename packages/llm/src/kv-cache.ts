@@ -1,6 +1,6 @@
 import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
 import { multiplyQueries } from './channel-scales.js';
-import type { KeyValueRows, LayerState } from './kv-cache-layer.js';
+import { isFloat, type KeyValueRows, type LayerState } from './kv-cache-layer.js';
 import type { KvCachePool } from './kv-cache-pool.js';
 import { pagesOf } from './page-limit.js';
 import { PageTable } from './page-table.js';
@@ -37,8 +37,7 @@ export class KvCache implements PagedSequence {
 
   constructor(pool: KvCachePool, options: KvCacheOptions) {
     const { chunk = KV_PAGE_TOKENS, space } = options;
-    const { dtype } = pool.shape;
-    const isCoded = dtype === 'int8' || dtype === 'int4';
+    const isCoded = !isFloat(pool.shape.dtype);
     this.#pool = pool;
     this.#options = options;
     this.#table = new PageTable(pool, { chunk, space, isCoded, computesWhole: false });

@@ -2,7 +2,7 @@ import type { Backend, KeyScales } from '@int-flash/ops';
 import type { DeviceDtype } from './device-cache.js';
 import { DeviceCaches } from './device-caches.js';
 import { HostCaches } from './host-caches.js';
-import type { KvCacheDtype } from './kv-cache-layer.js';
+import { isFloat, type KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { ModelConfig } from './model-config.js';
 import { type PageCounts, sumCounts } from './page-pool.js';
@@ -18,7 +18,7 @@ export interface KvCacheSettings {
 
 /** Whether this is what a decoder on a device computes: INT8 attention on codes. */
 export function suitsDevice(attention: AttentionChoice, dtype: KvCacheDtype): dtype is DeviceDtype {
-  return attention === 'int8' && (dtype === 'int8' || dtype === 'int4');
+  return attention === 'int8' && !isFloat(dtype);
 }
 
 /** A model's caches, in host memory and on the backend's device. */

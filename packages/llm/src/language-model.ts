@@ -24,7 +24,7 @@ import {
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
-import { KEY_SCALES, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
+import { isFloat, KEY_SCALES, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
@@ -50,7 +50,7 @@ export interface LoadOptions {
   readonly kvCacheDtype?: KvCacheDtype | undefined;
   /**
    * Of caches in INT8 and INT4: `token` by default; `channel` where a few channels of a model's keys are far larger than the others. It changes
-   * answers a little.
+   * answers a little. Floats have no scales: `channel` is refused where `kvCacheDtype` is one of those, and makes no difference to a call that asks for one.
    */
   readonly kvKeyScales?: KeyScales | undefined;
   /** Arithmetic of the linear layers: `auto` (as stored) by default. The output layer is always fp32. */
@@ -143,11 +143,15 @@ async function loadFiles(
     given.kvCacheBytes === undefined
       ? undefined
       : checkInteger(given.kvCacheBytes, 'kvCacheBytes', 0, 1, Number.MAX_SAFE_INTEGER);
-  const cacheSettings = {
-    bytes,
-    keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true),
-    keyScales: checkChoice(given.kvKeyScales, 'kvKeyScales', KEY_SCALES, 'token'),
-  };
+  const keyScales = checkChoice(given.kvKeyScales, 'kvKeyScales', KEY_SCALES, 'token');
+  if (keyScales === 'channel' && isFloat(kvCacheDtype)) {
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected kvCacheDtype to be int8 or int4 with kvKeyScales 'channel', got ${kvCacheDtype}`,
+      { hint: 'Keys in fp32 and fp16 have no scales: leave kvKeyScales out.' },
+    );
+  }
+  const cacheSettings = { bytes, keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true), keyScales };
   const threads = given.threads === undefined ? {} : { threads: given.threads as number };
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();

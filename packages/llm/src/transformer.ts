@@ -9,7 +9,7 @@ import {
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
-import type { KvCacheDtype } from './kv-cache-layer.js';
+import { isFloat, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches, suitsDevice } from './kv-caches.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
 import { gelu } from './layers/gelu-mlp.js';
@@ -84,7 +84,7 @@ export class Transformer {
     const { host, device } = this.caches;
     if (device && suitsDevice(attention, dtype)) return device.create(dtype, this.#deviceDecoder());
     // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
-    const isExact = this.#backend.name !== 'cuda' && (dtype === 'int8' || dtype === 'int4' || attention === 'fp32');
+    const isExact = this.#backend.name !== 'cuda' && (!isFloat(dtype) || attention === 'fp32');
     return host.create(attention, dtype, PREFILL_CHUNK, isExact);
   }
 

@@ -303,6 +303,38 @@ describe('lifecycle', () => {
     const onLoadProgress = (fraction: number) => fraction > 0.3 && controller.abort(reason);
     await expect(loadModel(folder, { onLoadProgress, loadSignal: controller.signal })).rejects.toBe(reason);
     expect(backend.liveBytes()).toBe(before);
-    await expect(loadModel(folder, { bakend: 'auto' } as object)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
+  });
+
+  it.each([
+    ['ERR_ARG_RANGE', { bakend: 'auto' }],
+    ['ERR_ARG_RANGE', { kvKeyScales: 'chanel' }],
+    ['ERR_ARG_TYPE', { kvKeyScales: true }],
+    ['ERR_ARG_TYPE', { kvKeyScales: null }],
+    ['ERR_ARG_TYPE', { kvKeyScales: ['channel'] }],
+    // Floats have no scales.
+    ['ERR_ARG_RANGE', { kvKeyScales: 'channel', kvCacheDtype: 'fp16' }],
+    ['ERR_ARG_RANGE', { kvKeyScales: 'channel', kvCacheDtype: 'fp32' }],
+    ['ERR_ARG_RANGE', { kvKeyScales: 'channel', attention: 'fp32' }],
+    ['ERR_ARG_RANGE', { kvKeyScales: 'channel', kvCacheBytes: 100 }],
+  ])('is refused with %s: %j', async (code, options) => {
+    const before = backend.liveBytes();
+    await expect(loadModel(folder, options as object)).rejects.toMatchObject({ name: 'IntFlashError', code });
+    expect(backend.liveBytes()).toBe(before);
+  });
+
+  it('with scales of keys a channel takes calls that want floats, and fp32 attention over codes', async () => {
+    await using scaled = await loadModel(folder, { kvKeyScales: 'channel' });
+    expect(scaled.status().kvKeyScales).toBe('channel');
+    const ids = model.encode('Once upon a time there was a king');
+    for (const kvCacheDtype of ['fp32', 'fp16'] as const)
+      expect(await scaled.logits(ids, { kvCacheDtype })).toEqual(await model.logits(ids, { kvCacheDtype }));
+    const exact = await model.logits(ids, { attention: 'fp32', kvCacheDtype: 'fp32' });
+    const errors = [];
+    for (const one of [model, scaled]) {
+      const coded = await one.logits(ids, { attention: 'fp32', kvCacheDtype: 'int8' });
+      errors.push(Math.hypot(...exact.map((x, i) => x - coded[i]!)));
+    }
+    // Where the queries were not scaled, or twice, it would be many times as large.
+    expect(errors[1]).toBeLessThan(2 * errors[0]!);
   });
 });

@@ -6,7 +6,7 @@ import { BENCH_FORMATS, type BenchFormat, benchOutput } from '../bench/bench-out
 import { BENCH_SHAPE_NAMES, BENCH_SHAPES, type BenchShape, loadingBytes } from '../bench/bench-shapes.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
-import { integer, type ModelOptions, withComputeOptions } from '../options.js';
+import { computeSettings, integer, type ModelOptions, withComputeOptions } from '../options.js';
 import { type OnProgress, withProgressBar } from '../progress-bar.js';
 import { KV_CACHE_CHOICES, type KvCacheDtype, type LoadSettings, type Model } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
@@ -55,6 +55,9 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
   const format = output ?? (options.json ? 'json' : 'md');
   const quiet = options.quiet === true || options.json === true;
   const ways = options.kv ?? [options.kvCacheDtype];
+  const floats = ways.filter(isFloat);
+  if (options.kvKeyScales === 'channel' && floats.length > 0)
+    throw new UsageError(`Expected caches in int8 and int4 with --kv-key-scales channel, got ${floats.join(', ')}`);
   const rows: BenchRow[] = [];
   for (const [i, kvCacheDtype] of ways.entries()) {
     const model = await withProgressBar(app.terminal, 'loading', quiet, (onProgress) =>
@@ -80,21 +83,19 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
 function load(
   { runtime, env }: App,
   asked: string | undefined,
-  { random, backend, attention, linear, threads }: BenchOptions,
+  options: BenchOptions,
   kvCacheDtype: KvCacheDtype | undefined,
   onProgress: OnProgress,
   signal: AbortSignal,
 ): Promise<Model> {
-  const isFloat = kvCacheDtype === 'fp32' || kvCacheDtype === 'fp16';
+  const { random } = options;
   const settings: LoadSettings = {
-    backend,
-    attention: isFloat ? 'fp32' : attention, // INT8 attention would quantize all of it for every token
-    linear,
+    ...computeSettings(options),
+    ...(kvCacheDtype !== undefined && { kvCacheDtype }),
+    ...(isFloat(kvCacheDtype) && { attention: 'fp32' }), // INT8 attention would quantize all of it for every token
     prefixCache: false, // runs have the same prompts
     onProgress,
     signal,
-    ...(threads !== undefined && { threads }),
-    ...(kvCacheDtype !== undefined && { kvCacheDtype }),
   };
   if (random === undefined) return runtime.loadModel(findModel(asked, env), settings);
   if (asked !== undefined) throw new UsageError('Expected a model or --random, got both');
@@ -106,6 +107,10 @@ function load(
     );
   }
   return runtime.loadRandomModel(random, BENCH_SHAPES[random], settings);
+}
+
+function isFloat(kvCacheDtype: KvCacheDtype | undefined): boolean {
+  return kvCacheDtype === 'fp32' || kvCacheDtype === 'fp16';
 }
 
 function checkRoom({ facts }: Model, { context, newTokens }: BenchOptions): void {

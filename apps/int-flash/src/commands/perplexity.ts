@@ -32,21 +32,23 @@ async function perplexity(app: App, options: PerplexityOptions, file: string, si
     );
     const ms = performance.now() - started;
     const { window } = options;
-    const { attention, kvCacheDtype } = model;
+    const { attention, kvCacheDtype, kvKeyScales } = model;
     if (options.json) {
       const { name: backend, isa, threads } = model.backend;
-      const where = { model: model.facts.name, text: file, backend, isa, threads, attention, kvCacheDtype, window };
-      await terminal.writeLine(JSON.stringify({ ...where, ...result, seconds: Math.round(ms) / 1000 }, null, 2));
+      const where = { model: model.facts.name, text: file, backend, isa, threads };
+      const how = { attention, kvCacheDtype, kvKeyScales, window };
+      await terminal.writeLine(
+        JSON.stringify({ ...where, ...how, ...result, seconds: Math.round(ms) / 1000 }, null, 2),
+      );
       return;
     }
     await terminal.writeLine(
       `perplexity ${result.perplexity.toFixed(4)}, ${result.natsPerToken.toFixed(6)} nats a token`,
     );
     if (!options.quiet) {
+      const cache = `${kvCacheDtype} cache${kvKeyScales === 'channel' ? ', scales of keys a channel' : ''}`;
       const how = `${result.predicted} of ${result.tokens} tokens predicted, windows of ${window}`;
-      terminal.note(
-        terminal.notePaint.dim(`${how}, ${attention} attention, ${kvCacheDtype} cache, ${formatSeconds(ms)}`),
-      );
+      terminal.note(terminal.notePaint.dim(`${how}, ${attention} attention, ${cache}, ${formatSeconds(ms)}`));
     }
   });
 }

@@ -1,7 +1,7 @@
 import type { App } from '../app.js';
 import type { ServeOptions } from '../commands/serve.js';
 import { UsageError } from '../failures.js';
-import { cacheSettings } from '../options.js';
+import { cacheSettings, computeSettings } from '../options.js';
 import { withProgressBar } from '../progress-bar.js';
 import { stoppable } from '../stoppable.js';
 import { isLoopback } from './guards.js';
@@ -44,13 +44,8 @@ export async function serve(
     const quiet = options.quiet === true || options.json === true;
     const engine = await stoppable(terminal, (signal) =>
       withProgressBar(terminal, 'loading', quiet, (onProgress) => {
-        const { backend, attention, linear, threads, kvCacheDtype, context: contextLength, speculate } = options;
-        const chosen = {
-          ...(threads !== undefined && { threads }),
-          ...(kvCacheDtype !== undefined && { kvCacheDtype }),
-          ...cacheSettings(options),
-        };
-        const wanted = { backend, attention, linear, ...chosen, onProgress, signal };
+        const { context: contextLength, speculate } = options;
+        const wanted = { ...computeSettings(options), ...cacheSettings(options), onProgress, signal };
         return app.runtime.loadEngine(folder, wanted, { contextLength, speculate });
       }),
     );
