@@ -1,4 +1,5 @@
 import {
+  checkChoice,
   type Decoder,
   type DecoderLayer,
   type DecoderPage,
@@ -12,6 +13,7 @@ import {
   type LogitsPart,
 } from '@int-flash/ops';
 import { CudaLinear } from './cuda-linear.js';
+import { expectDraw, expectList, expectLogits, expectParts, expectTokens, expectWanted } from './decoder-arguments.js';
 import { MAX_HEAD_DIM } from './decoder-memory.js';
 import type {
   DecoderHandle,
@@ -23,9 +25,6 @@ import type {
   SequenceHandle,
 } from './native-addon.js';
 import { awaitNative, callNative } from './native-error.js';
-
-/** In the order in which native/decoder_binding.cc reads them. */
-const RULES = ['temperature', 'topK', 'topP', 'minP', 'uniform', 'vocabulary'] as const;
 
 /** As native/decoder.h numbers them. */
 const ACTIVATION_NUMBERS = { swiglu: 0, silu: 1, gelu: 2, 'gelu-tanh': 3 } as const;
@@ -87,25 +86,24 @@ class CudaDecoder implements Decoder {
     this.#vocabSize = vocabSize;
   }
 
-  createSequence(cacheType: 'int8' | 'int4', keyScales: KeyScales = 'token'): DecoderSequence {
+  createSequence(cacheType: 'int8' | 'int4', keyScales?: KeyScales): DecoderSequence {
     const decoder = this.#expectLive();
-    const sequence = callNative(() =>
-      this.#addon.createCacheSequence(this.#device, decoder, cacheType === 'int4', keyScales === 'channel'),
-    );
+    const isInt4 = checkChoice(cacheType ?? null, 'cacheType', ['int8', 'int4'], 'int8') === 'int4';
+    const hasChannels = checkChoice(keyScales, 'keyScales', ['token', 'channel'], 'token') === 'channel';
+    const sequence = callNative(() => this.#addon.createCacheSequence(this.#device, decoder, isInt4, hasChannels));
     return new CudaSequence(this.#addon, this.#device, decoder, sequence, this.#vocabSize);
   }
 
   async forwardBatch(parts: readonly LogitsPart[], logits: Float32Array): Promise<void> {
     const decoder = this.#expectLive();
     const sequences = sequencesOf(parts, decoder);
-    const rows = parts.reduce((sum, { wanted = 1 }) => sum + wanted, 0);
-    if (parts.length === 0 || logits.length !== rows * this.#vocabSize) {
-      throw new IntFlashError(
-        'ERR_SHAPE',
-        `Expected logits of one sequence or more, got ${parts.length} of them, ${rows} rows and ${logits.length} elements`,
-      );
-    }
-    const native = parts.map(({ ids, wanted = 1 }, i) => ({ sequence: sequences[i]!.expectLive(), ids, wanted }));
+    const native = parts.map((part, i) => ({
+      sequence: sequences[i]!.expectLive(),
+      ids: part.ids,
+      wanted: expectWanted(part),
+    }));
+    const rows = native.reduce((sum, { wanted }) => sum + wanted, 0);
+    expectLogits(logits, rows, this.#vocabSize);
     const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, logits));
     sequences.forEach((sequence, i) => {
       sequence.grew(parts[i]!.ids.length, bytes[i]!);
@@ -115,10 +113,10 @@ class CudaDecoder implements Decoder {
   async drawBatch(parts: readonly DrawPart[]): Promise<Int32Array> {
     const decoder = this.#expectLive();
     const sequences = sequencesOf(parts, decoder);
-    const native = parts.map(({ ids, draw }, i) => ({
+    const native = parts.map((part, i) => ({
       sequence: sequences[i]!.expectLive(),
-      ids,
-      draw: Float64Array.from(draw.flatMap((of) => RULES.map((rule) => of[rule]))),
+      ids: part.ids,
+      draw: expectDraw(part),
     }));
     const { drawn, bytes } = await awaitNative(() => this.#addon.decoderDraw(this.#device, decoder, native));
     sequences.forEach((sequence, i) => {
@@ -140,6 +138,7 @@ class CudaDecoder implements Decoder {
 }
 
 function sequencesOf(parts: readonly DecoderPart[], decoder: DecoderHandle): CudaSequence[] {
+  expectParts(parts);
   return parts.map(({ sequence }) => {
     if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
     throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
@@ -179,14 +178,10 @@ class CudaSequence implements DecoderSequence {
 
   async forward(ids: Int32Array, logits: Float32Array): Promise<void> {
     const sequence = this.expectLive();
-    const all = logits.length !== this.#vocabSize || ids.length === 1;
-    if (ids.length === 0 || logits.length !== this.#vocabSize * (all ? ids.length : 1)) {
-      throw new IntFlashError(
-        'ERR_SHAPE',
-        `Expected logits of one or of ${ids.length} tokens by ${this.#vocabSize}, got ${logits.length} elements`,
-      );
-    }
-    const part = { sequence, ids, wanted: all ? ids.length : 1 };
+    expectTokens(ids);
+    const wanted = logits?.length === this.#vocabSize ? 1 : ids.length;
+    expectLogits(logits, wanted, this.#vocabSize);
+    const part = { sequence, ids, wanted };
     const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, this.decoder, [part], logits));
     this.grew(ids.length, bytes[0]!);
   }
@@ -210,6 +205,7 @@ class CudaSequence implements DecoderSequence {
 
   adoptPages(index: number, pages: readonly DecoderPage[]): void {
     const sequence = this.expectLive();
+    expectList(pages, 'pages');
     const native = pages.map((page) => {
       if (page instanceof CudaPage && page.decoder === this.decoder) return page.expectLive();
       throw new IntFlashError('ERR_ARG_TYPE', 'Expected pages of this decoder, got one of another');
