@@ -3,7 +3,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { runNode } from '../process.mjs';
 
-/** Runs them all with `args` passed through; resolves to 0, or to the first failing benchmark's exit code. */
+/** Runs them with `args` passed through until one fails or Ctrl-C ends it; resolves to 0, or to that one's exit code. */
 export async function runBenchmarks(args) {
   const members = ['packages', 'apps'].flatMap((group) => readdirSync(group).map((name) => `${group}/${name}/bench`));
   const files = members.filter(existsSync).flatMap((folder) =>

@@ -10,7 +10,10 @@ import { measuredOn } from '../../../tools/measured-on.mjs';
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const model = 'models/int-flash-demo';
 const results = 'docs/results/cpu/demo-model.jsonl';
-const { values: options } = parseArgs({ options: { backend: { type: 'string', default: 'auto' } } });
+const { values: options } = parseArgs({
+  options: { backend: { type: 'string', default: 'auto' } },
+  strict: false, // `npm run bench` hands every benchmark the same arguments
+});
 
 const VARIANTS = [
   { attention: 'fp32', kvCacheDtype: 'fp32' },

@@ -1,7 +1,8 @@
+import { readFileSync } from 'node:fs';
 import { loadRandomModel } from '@int-flash/llm';
 import { describe, expect, it } from 'vitest';
 import { spread } from '../src/bench/bench-model.js';
-import { BENCH_SHAPES, loadingBytes } from '../src/bench/bench-shapes.js';
+import { BENCH_SHAPES, type BenchShape, loadingBytes } from '../src/bench/bench-shapes.js';
 import { timeGeneration } from '../src/bench/time-generation.js';
 import type { TimingRequest } from '../src/runtime.js';
 import { modelFolder, runFake } from './fake-app.js';
@@ -131,6 +132,27 @@ describe('random models', () => {
     await using model = await loadRandomModel(small, { backend: 'portable' });
     const timing = timeGeneration(model, { batch: 2, promptTokens: 4000, newTokens: 100 }, AbortSignal.timeout(30));
     await expect(timing).rejects.toMatchObject({ name: 'TimeoutError' });
+  });
+});
+
+describe('the shapes', () => {
+  it('are those of the benchmarks on a GPU', () => {
+    const file = new URL('../../../packages/kernels-cuda/bench/decoder-shapes.json', import.meta.url);
+    const onGpu: Record<string, object> = JSON.parse(readFileSync(file, 'utf8'));
+    for (const [name, shape] of Object.entries(onGpu).filter(([name]) => name !== 'demo')) {
+      const ours = BENCH_SHAPES[name.toLowerCase() as BenchShape];
+      expect(shape, name).toEqual({
+        layers: ours.num_hidden_layers,
+        hiddenSize: ours.hidden_size,
+        heads: ours.num_attention_heads,
+        kvHeads: ours.num_key_value_heads,
+        headDim: ours.head_dim,
+        intermediateSize: ours.intermediate_size,
+        vocabSize: ours.vocab_size,
+        tied: ours.tie_word_embeddings,
+        headNorms: ours.model_type === 'qwen3',
+      });
+    }
   });
 });
 

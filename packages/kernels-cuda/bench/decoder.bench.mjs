@@ -11,6 +11,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { createCudaBackend, cudaStatus, openCudaDevice } from '../dist/index.js';
 import { median } from './median.mjs';
@@ -32,10 +33,14 @@ const { values: options } = parseArgs({
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
 const SHAPES = JSON.parse(readFileSync(new URL('decoder-shapes.json', import.meta.url), 'utf8'));
-const named = (list) => list.split(',').filter(Boolean);
-for (const name of named(`${options.models},${options['peer-models']}`))
-  if (!Object.hasOwn(SHAPES, name))
-    throw new Error(`Expected models among ${Object.keys(SHAPES).join(', ')}; got ${name}`);
+const models = namesOf('models', options.models, Object.keys(SHAPES));
+const peerModels = namesOf('peer-models', options['peer-models'], Object.keys(SHAPES));
+const contexts = countsOf('context', options.context, 0);
+const batches = countsOf('batch', options.batch);
+const prompts = countsOf('prompt', options.prompt);
+const cacheTypes = namesOf('kv', options.kv, ['int8', 'int4']);
+const [weightType] = namesOf('weights', options.weights, ['int8', 'int4']);
+const [peerSeconds] = countsOf('peer-seconds', options['peer-seconds']);
 const commit = options.commit ?? measuredOn().commit;
 const status = cudaStatus();
 const backend = status.available ? createCudaBackend() : undefined;
@@ -55,7 +60,6 @@ const rounded = (x, digits) => Number(x.toFixed(digits));
 say(
   `decoder: ${backend ? `${device.name}, a copy moves ${(copyRate / 1e9).toFixed(0)} GB/s` : `skipped, ${status.detail}`}`,
 );
-const prompts = options.prompt.split(',').map(Number);
 if (backend) say('model         context cache            tokens/s  of the limit');
 
 let state = 1;
@@ -99,7 +103,7 @@ function int4Linear(rows, cols) {
 function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, headNorms }, maxTokens) {
   const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
   const headNorm = headNorms ? new Float32Array(headDim).fill(1) : undefined;
-  const [linear, bytesAWeight] = options.weights === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
+  const [linear, bytesAWeight] = weightType === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
   const layer = {
     attentionNorm: norm,
     mlpNorm: norm,
@@ -140,15 +144,13 @@ function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSi
   return { decoder, weightBytes, dispose };
 }
 
-for (const name of backend ? named(options.models) : []) {
+for (const name of backend ? models : []) {
   const shape = SHAPES[name];
-  const contexts = options.context.split(',').map(Number);
   const began = performance.now();
   const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + Math.max(...prompts) + 512);
   say(`${name}: weights made in ${((performance.now() - began) / 1e3).toFixed(1)} s`);
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
   const logits = new Float32Array(shape.vocabSize);
-  const cacheTypes = options.kv.split(',');
   for (const [context, cacheType] of contexts.flatMap((context) => cacheTypes.map((type) => [context, type]))) {
     await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
     const fill = async (sequence) => {
@@ -162,7 +164,7 @@ for (const name of backend ? named(options.models) : []) {
       gpu: device.name,
       commit,
       model: name,
-      weights: options.weights,
+      weights: weightType,
       context,
       cache: cacheType,
       copyGbPerS: rounded(copyRate / 1e9, 1),
@@ -185,7 +187,7 @@ for (const name of backend ? named(options.models) : []) {
       show(`pp${prompt}`, read);
     }
     const sequences = [first];
-    for (const batch of options.batch.split(',').map(Number)) {
+    for (const batch of batches) {
       while (sequences.length < batch) {
         sequences.push(decoder.createSequence(cacheType));
         await fill(sequences.at(-1));
@@ -229,21 +231,12 @@ async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
 
 function runPeers() {
   const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
-  const seconds = Number(options['peer-seconds']);
-  const args = [
-    '--models',
-    options['peer-models'],
-    '--batch',
-    options.batch,
-    '--prompt',
-    options.prompt,
-    '--seconds',
-    seconds,
-  ];
-  const { stdout, status: code } = spawnSync('python3', [script, ...args.map(String)], {
+  const asked = { models: peerModels, batch: batches, prompt: prompts, seconds: peerSeconds };
+  const args = Object.entries(asked).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const { stdout, status: code } = spawnSync('python3', [script, ...args], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'inherit'],
-    timeout: (seconds + 60) * 1e3, // for imports that hang
+    timeout: (peerSeconds + 60) * 1e3, // for imports that hang
   });
   if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
   for (const text of (stdout ?? '').split('\n').filter(Boolean)) {
