@@ -19,7 +19,11 @@ export interface ChannelRows {
  * @param counted Rows that decide.
  * @returns [kvHeads, headDim]; empty where all are 1.
  */
-export function channelScales({ rows, kvHeads, headDim }: ChannelRows, offsets: Float32Array, counted: number) {
+export function channelScales(
+  { rows, kvHeads, headDim }: ChannelRows,
+  offsets: Float32Array,
+  counted: number,
+): Float32Array {
   const { data, keyOffset, stride } = rows;
   const largest = new Float32Array(kvHeads * headDim);
   for (let token = 0; token < counted; token++) {

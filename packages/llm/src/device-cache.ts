@@ -1,6 +1,7 @@
 import {
   type Decoder,
   type DecoderPage,
+  type DecoderPart,
   type DecoderSequence,
   type DrawRules,
   IntFlashError,
@@ -26,10 +27,15 @@ export type DeviceDtype = 'int8' | 'int4';
 
 export interface DeviceCacheShape {
   readonly dtype: DeviceDtype;
-  readonly keyScales: KeyScales;
+  readonly keyScales?: KeyScales | undefined;
   readonly vocabSize: number;
   /** It never grows past it. */
   readonly maxTokens: number;
+}
+
+interface CachePart {
+  readonly cache: DeviceCache;
+  readonly ids: readonly number[];
 }
 
 /**
@@ -51,13 +57,19 @@ export class DeviceCache implements PagedSequence {
   #adopted: readonly DecoderPage[] = [];
   /** Bytes besides pages that the pool counts for it. */
   #counted = 0;
-  #disposed = false;
 
   constructor(decoder: Decoder, pool: DevicePages, shape: DeviceCacheShape) {
     this.#decoder = decoder;
     this.pool = pool;
     this.#shape = shape;
-    this.#table = new PageTable(pool, { space: SPACE, chunk: DEVICE_CHUNK, isCoded: true, computesWhole: true });
+    const { maxTokens } = shape;
+    this.#table = new PageTable(pool, {
+      space: SPACE,
+      chunk: DEVICE_CHUNK,
+      isCoded: true,
+      computesWhole: true,
+      maxTokens,
+    });
   }
 
   get dtype(): DeviceDtype {
@@ -77,7 +89,7 @@ export class DeviceCache implements PagedSequence {
   }
 
   get isDisposed(): boolean {
-    return this.#disposed;
+    return this.#table.isDisposed;
   }
 
   /** As {@link Transformer.forward}; the event loop is free while the device computes. */
@@ -101,7 +113,7 @@ export class DeviceCache implements PagedSequence {
         if (first + chunk >= ids.length) return logits.subarray(-vocabSize);
       }
     } catch (error) {
-      if (!this.#disposed) this.truncate(before);
+      if (!this.isDisposed) this.truncate(before);
       throw error;
     }
   }
@@ -114,49 +126,45 @@ export class DeviceCache implements PagedSequence {
    */
   static async forwardTogether(
     decoder: Decoder,
-    parts: readonly { readonly cache: DeviceCache; readonly ids: readonly number[]; readonly wanted: number }[],
+    parts: readonly (CachePart & { readonly wanted: number })[],
     pace: Pace,
   ): Promise<Float32Array[]> {
     const { vocabSize } = parts[0]!.cache.#shape;
     const logits = new Float32Array(parts.reduce((sum, { wanted }) => sum + wanted, 0) * vocabSize);
-    await withMemory(parts[0]!.cache.pool, () => {
-      const native = parts.map(({ cache, ids, wanted }) => {
-        return { sequence: cache.#open(ids.length), ids: Int32Array.from(ids), wanted };
-      });
-      return decoder.forwardBatch(native, logits);
-    });
-    for (const { cache } of parts) cache.#recount();
-    pace.throwIfAborted();
-    let given = 0;
-    return parts.map(({ wanted }) => {
-      given += wanted * vocabSize;
-      return logits.subarray(given - wanted * vocabSize, given);
-    });
+    await DeviceCache.#step(parts, pace, (native) => decoder.forwardBatch(native, logits));
+    return shareOut(
+      logits,
+      parts.map(({ wanted }) => wanted * vocabSize),
+    );
   }
 
   /** The same step, and what follows each one's last tokens drawn on the device. @param parts `draw` as {@link DrawPart} has it. */
   static async drawTogether(
     decoder: Decoder,
-    parts: readonly {
-      readonly cache: DeviceCache;
-      readonly ids: readonly number[];
-      readonly draw: readonly DrawRules[];
-    }[],
+    parts: readonly (CachePart & { readonly draw: readonly DrawRules[] })[],
     pace: Pace,
   ): Promise<Int32Array[]> {
-    const drawn = await withMemory(parts[0]!.cache.pool, () => {
-      const native = parts.map(({ cache, ids, draw }) => {
-        return { sequence: cache.#open(ids.length), ids: Int32Array.from(ids), draw };
-      });
-      return decoder.drawBatch(native);
-    });
+    const drawn = await DeviceCache.#step(parts, pace, (native) => decoder.drawBatch(native));
+    return shareOut(
+      drawn,
+      parts.map(({ draw }) => draw.length),
+    );
+  }
+
+  /** Hands parts over as a decoder takes them, each sequence with room for its tokens. */
+  static async #step<Wanted extends object, Outcome>(
+    parts: readonly (CachePart & Wanted)[],
+    pace: Pace,
+    run: (native: (DecoderPart & Wanted)[]) => Promise<Outcome>,
+  ): Promise<Outcome> {
+    const outcome = await withMemory(parts[0]!.cache.pool, () =>
+      run(
+        parts.map((part) => ({ ...part, sequence: part.cache.#open(part.ids.length), ids: Int32Array.from(part.ids) })),
+      ),
+    );
     for (const { cache } of parts) cache.#recount();
     pace.throwIfAborted();
-    let given = 0;
-    return parts.map(({ draw }) => {
-      given += draw.length;
-      return drawn.subarray(given - draw.length, given);
-    });
+    return outcome;
   }
 
   pagesFor(tokens: number): number {
@@ -164,11 +172,8 @@ export class DeviceCache implements PagedSequence {
   }
 
   reserve(tokens: number): boolean {
-    this.#expectLive();
     const length = this.length + tokens;
-    const { maxTokens } = this.#shape;
-    if (length > maxTokens)
-      throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${length}`);
+    this.#table.expectToHold(length);
     return this.#table.grow(pagesOf(length));
   }
 
@@ -215,9 +220,7 @@ export class DeviceCache implements PagedSequence {
    * (`DecoderSequence.truncate`). Where it fails, all of it: then all is missing.
    */
   truncate(length: number): void {
-    this.#expectLive();
-    if (!Number.isInteger(length) || length < 0)
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected a length >= 0, got ${length}`);
+    this.#table.expectToEndAt(length);
     if (length < this.length)
       this.#adopted = this.#adopted.slice(0, Math.max(Math.floor((length - this.#heldLength) / KV_PAGE_TOKENS), 0));
     if (length === 0 || !this.#unlessFailing(() => this.#sequence?.truncate(length))) this.putAside();
@@ -235,9 +238,9 @@ export class DeviceCache implements PagedSequence {
   }
 
   dispose(): void {
-    if (this.#disposed) return;
+    if (this.isDisposed) return;
     this.putAside();
-    this.#disposed = true;
+    this.#table.isDisposed = true;
   }
 
   /** Tokens that the device has heard of. */
@@ -272,10 +275,15 @@ export class DeviceCache implements PagedSequence {
     this.pool.besides += besides - this.#counted;
     this.#counted = besides;
   }
+}
 
-  #expectLive(): void {
-    if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
-  }
+/** Views of `all`, of these lengths and one behind the other. */
+function shareOut<T extends Float32Array | Int32Array>(all: T, lengths: readonly number[]): T[] {
+  let given = 0;
+  return lengths.map((length) => {
+    given += length;
+    return all.subarray(given - length, given) as T;
+  });
 }
 
 function noPage(): IntFlashError {

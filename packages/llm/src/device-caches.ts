@@ -32,7 +32,7 @@ export class DeviceCaches {
 
   create(dtype: DeviceDtype, decoder: Decoder): DeviceCache {
     const { vocabSize } = this.#config;
-    const { keyScales = 'token' } = this.#settings;
+    const { keyScales } = this.#settings;
     const maxTokens = this.contextLength(dtype);
     return new DeviceCache(decoder, this.#pool(dtype), { dtype, keyScales, vocabSize, maxTokens });
   }

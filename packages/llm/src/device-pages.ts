@@ -20,11 +20,6 @@ export class DevicePages implements SharedPages<DecoderPage> {
     this.pageBytes = pageBytes;
   }
 
-  take(after?: number): number | undefined {
-    if (this.pages.free === 0) this.prefixes?.evict();
-    return this.pages.take(after);
-  }
-
   counts(): PageCounts {
     return this.pages.counts();
   }

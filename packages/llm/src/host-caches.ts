@@ -55,7 +55,7 @@ export class HostCaches {
     if (made) return made;
     const { layers, kvHeads, headDim } = this.#config;
     const keepsPrefixes = this.#settings.keepsPrefixes !== false;
-    const { keyScales = 'token' } = this.#settings;
+    const { keyScales } = this.#settings;
     const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes, keyScales };
     const pool = new KvCachePool(shape, this.#backend);
     this.#pools.set(dtype, pool);

@@ -1,5 +1,11 @@
-import type { Backend, KeyScales, KvCacheView } from '@int-flash/ops';
-import { KV_PAGE_TOKENS } from '@int-flash/ops';
+import {
+  type Backend,
+  checkChoice,
+  IntFlashError,
+  type KeyScales,
+  KV_PAGE_TOKENS,
+  type KvCacheView,
+} from '@int-flash/ops';
 import { CodeCacheLayer } from './code-cache-layer.js';
 import { FloatCacheLayer } from './float-cache-layer.js';
 
@@ -12,7 +18,20 @@ export function isFloat(dtype: KvCacheDtype): dtype is 'fp32' | 'fp16' {
   return dtype === 'fp32' || dtype === 'fp16';
 }
 
-export const KEY_SCALES = ['token', 'channel'] as const satisfies readonly KeyScales[];
+const KEY_SCALES = ['token', 'channel'] as const satisfies readonly KeyScales[];
+
+/** @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, also for scales of floats: they have none. */
+export function judgeKeyScales(given: unknown, dtype: KvCacheDtype): KeyScales {
+  const keyScales = checkChoice(given, 'kvKeyScales', KEY_SCALES, 'token');
+  if (keyScales === 'channel' && isFloat(dtype)) {
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected kvCacheDtype to be int8 or int4 with kvKeyScales 'channel', got ${dtype}`,
+      { hint: 'Keys in fp32 and fp16 have no scales: leave kvKeyScales out.' },
+    );
+  }
+  return keyScales;
+}
 
 /** New keys and values of `tokens` positions: row t of either starts at its offset + t · stride and holds all kv heads. */
 export interface KeyValueRows {

@@ -14,7 +14,7 @@ export interface KvCachePoolShape {
   /** Keep what was computed for prompts to come that begin alike; true by default. */
   readonly keepsPrefixes?: boolean;
   /** Of INT8 and INT4; `token` by default. */
-  readonly keyScales?: KeyScales;
+  readonly keyScales?: KeyScales | undefined;
 }
 
 /**
@@ -38,11 +38,6 @@ export class KvCachePool implements SharedPages<readonly LayerState[]> {
     this.pages = new PagePool(shape.pages);
     this.prefixes = shape.keepsPrefixes === false ? undefined : new PrefixTree(this.pages);
     this.pageBytes = this.layers.reduce((sum, layer) => sum + layer.pageBytes, 0);
-  }
-
-  take(after?: number): number | undefined {
-    if (this.pages.free === 0) this.prefixes?.evict();
-    return this.pages.take(after);
   }
 
   counts(): PageCounts {

@@ -33,14 +33,13 @@ export class KvCache implements PagedSequence {
   #room = 0;
   /** Value scales' maxima behind each whole page, as far as they were wanted. */
   readonly #largest: Float32Array[][] = [];
-  #disposed = false;
 
   constructor(pool: KvCachePool, options: KvCacheOptions) {
     const { chunk = KV_PAGE_TOKENS, space } = options;
     const isCoded = !isFloat(pool.shape.dtype);
     this.#pool = pool;
     this.#options = options;
-    this.#table = new PageTable(pool, { chunk, space, isCoded, computesWhole: false });
+    this.#table = new PageTable(pool, { chunk, space, isCoded, computesWhole: false, maxTokens: options.maxTokens });
     this.#lengths = pool.layers.map(() => 0);
     this.#states = pool.layers.map((layer) => layer.start());
   }
@@ -59,7 +58,7 @@ export class KvCache implements PagedSequence {
   }
 
   get isDisposed(): boolean {
-    return this.#disposed;
+    return this.#table.isDisposed;
   }
 
   get pool(): KvCachePool {
@@ -79,12 +78,8 @@ export class KvCache implements PagedSequence {
   }
 
   reserve(tokens: number): boolean {
-    this.#expectLive();
     const { length } = this;
-    const { maxTokens } = this.#options;
-    if (length + tokens > maxTokens) {
-      throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${length + tokens}`);
-    }
+    this.#table.expectToHold(length + tokens);
     if (!this.#ownLastPage(length)) return false;
     if (!this.#table.grow(pagesOf(length + tokens))) return false;
     this.#room = length + tokens;
@@ -97,7 +92,7 @@ export class KvCache implements PagedSequence {
    * @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them; `ERR_NONFINITE` from the quantizers.
    */
   append(layer: number, rows: KeyValueRows): void {
-    this.#expectLive();
+    this.#table.expectLive();
     const length = this.#lengths[layer]!;
     if (length + rows.tokens > this.#room && !this.reserve(length + rows.tokens - this.length)) {
       throw new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'host' });
@@ -114,7 +109,7 @@ export class KvCache implements PagedSequence {
 
   /** What the backend reads; valid until the next change. */
   view(layer: number): KvCacheView {
-    this.#expectLive();
+    this.#table.expectLive();
     return this.#pool.layers[layer]!.view(this.#table.numbers, this.#lengths[layer]!);
   }
 
@@ -153,9 +148,7 @@ export class KvCache implements PagedSequence {
   }
 
   truncate(length: number): void {
-    this.#expectLive();
-    if (!Number.isInteger(length) || length < 0)
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected a length >= 0, got ${length}`);
+    this.#table.expectToEndAt(length);
     this.#room = 0;
     if (this.#lengths.every((held) => held <= length)) return;
     this.#lengths.forEach((held, layer) => {
@@ -176,9 +169,9 @@ export class KvCache implements PagedSequence {
   }
 
   dispose(): void {
-    if (this.#disposed) return;
+    if (this.isDisposed) return;
     this.putAside();
-    this.#disposed = true;
+    this.#table.isDisposed = true;
   }
 
   /** The page that more is written to belongs to nobody else. @returns false when there is no page for that */
@@ -223,9 +216,5 @@ export class KvCache implements PagedSequence {
       );
     }
     return this.#largest[page]!;
-  }
-
-  #expectLive(): void {
-    if (this.#disposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
   }
 }

@@ -24,7 +24,7 @@ import {
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
-import { isFloat, KEY_SCALES, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
+import { judgeKeyScales, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
@@ -143,15 +143,11 @@ async function loadFiles(
     given.kvCacheBytes === undefined
       ? undefined
       : checkInteger(given.kvCacheBytes, 'kvCacheBytes', 0, 1, Number.MAX_SAFE_INTEGER);
-  const keyScales = checkChoice(given.kvKeyScales, 'kvKeyScales', KEY_SCALES, 'token');
-  if (keyScales === 'channel' && isFloat(kvCacheDtype)) {
-    throw new IntFlashError(
-      'ERR_ARG_RANGE',
-      `Expected kvCacheDtype to be int8 or int4 with kvKeyScales 'channel', got ${kvCacheDtype}`,
-      { hint: 'Keys in fp32 and fp16 have no scales: leave kvKeyScales out.' },
-    );
-  }
-  const cacheSettings = { bytes, keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true), keyScales };
+  const cacheSettings = {
+    bytes,
+    keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true),
+    keyScales: judgeKeyScales(given.kvKeyScales, kvCacheDtype),
+  };
   const threads = given.threads === undefined ? {} : { threads: given.threads as number };
   const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
   signal?.throwIfAborted();

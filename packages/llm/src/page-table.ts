@@ -1,4 +1,4 @@
-import { KV_PAGE_TOKENS } from '@int-flash/ops';
+import { IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { CallHistory } from './call-history.js';
 import { pagesOf } from './page-limit.js';
 import type { PagePool } from './page-pool.js';
@@ -11,8 +11,6 @@ export interface SharedPages<State> extends PageSource {
   readonly pages: PagePool;
   /** Undefined: nothing is kept. */
   readonly prefixes: PrefixTree<State> | undefined;
-  /** A page for a sequence, at the cost of a kept one if need be; undefined when sequences hold them all. */
-  take(after?: number): number | undefined;
 }
 
 /** What decides which sequences have the same bits. */
@@ -25,11 +23,14 @@ export interface PageTableRules {
   readonly isCoded: boolean;
   /** Whether a call's queries all go the way that their number decides: else that of its last ones may depend on its length. */
   readonly computesWhole: boolean;
+  /** Of the longest sequence. */
+  readonly maxTokens: number;
 }
 
 /** Which pages one sequence has, what was computed of it, and what of that it has in common with others. */
 export class PageTable<State> {
   readonly history = new CallHistory();
+  isDisposed = false;
   readonly #pool: SharedPages<State>;
   readonly #rules: PageTableRules;
   #numbers = new Int32Array(4);
@@ -53,6 +54,26 @@ export class PageTable<State> {
     return this.#count;
   }
 
+  /** @throws {IntFlashError} `ERR_DISPOSED`. */
+  expectLive(): void {
+    if (this.isDisposed) throw new IntFlashError('ERR_DISPOSED', 'Expected a live KV cache, got one that was disposed');
+  }
+
+  /** @throws {IntFlashError} `ERR_DISPOSED`, `ERR_SHAPE` past the longest sequence. */
+  expectToHold(length: number): void {
+    this.expectLive();
+    const { maxTokens } = this.#rules;
+    if (length > maxTokens)
+      throw new IntFlashError('ERR_SHAPE', `Expected at most ${maxTokens} tokens in the cache, got ${length}`);
+  }
+
+  /** @throws {IntFlashError} `ERR_DISPOSED`, `ERR_ARG_RANGE`. */
+  expectToEndAt(length: number): void {
+    this.expectLive();
+    if (!Number.isInteger(length) || length < 0)
+      throw new IntFlashError('ERR_ARG_RANGE', `Expected a length >= 0, got ${length}`);
+  }
+
   /** Of a page that is shared. */
   stateBehind(page: number): State | undefined {
     return this.#nodes[page]?.state;
@@ -62,7 +83,7 @@ export class PageTable<State> {
   grow(count: number): boolean {
     const before = this.#count;
     while (this.#count < count) {
-      const page = this.#pool.take(this.#numbers[this.#count - 1]);
+      const page = this.#take(this.#numbers[this.#count - 1]);
       if (page === undefined) {
         this.#drop(before);
         return false;
@@ -82,7 +103,7 @@ export class PageTable<State> {
   own(index: number, copy: (from: number, to: number) => void): boolean {
     const shared = this.#numbers[index]!;
     if (this.#pool.pages.holders(shared) === 1 && !this.#pool.pages.isKept(shared)) return true;
-    const page = this.#pool.take(shared);
+    const page = this.#take(shared);
     if (page === undefined) return false;
     copy(shared, page);
     this.#pool.pages.drop(shared);
@@ -219,6 +240,13 @@ export class PageTable<State> {
       ...this.history.ids.slice(start, Math.min(end, computed)),
       ...next.slice(Math.max(start - computed, 0), Math.max(end - computed, 0)),
     ];
+  }
+
+  /** A page at the cost of a kept one if need be; undefined when sequences hold them all. */
+  #take(after: number | undefined): number | undefined {
+    const { pages, prefixes } = this.#pool;
+    if (pages.free === 0) prefixes?.evict();
+    return pages.take(after);
   }
 
   #exchange(index: number, page: number): void {

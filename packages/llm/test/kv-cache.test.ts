@@ -294,7 +294,7 @@ describe('a cache whose backend has its own way to quantize rows', () => {
         return token < 5 || token % 11 === 0 ? 0 : token === 31 ? 1e-12 * x : x;
       });
       const [plain, fast] = poolsOf(headDim).map((pool) => {
-        pool.take(); // the first page is another sequence's
+        pool.pages.take(); // the first page is another sequence's
         const cache = new KvCache(pool, { maxTokens: 192, isExact: true, space: 'test' });
         for (const [from, to] of [
           [0, 3],
