@@ -10,7 +10,7 @@ import { median } from './median.mjs';
 const json = process.argv.includes('--json');
 const { available, detail } = cudaStatus();
 if (!available) {
-  console.log(`decode attention: skipped, ${detail}`);
+  if (!json) console.log(`decode attention: skipped, ${detail}`);
   process.exit(0);
 }
 const MODELS = {

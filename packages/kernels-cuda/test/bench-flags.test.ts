@@ -25,6 +25,13 @@ describe.skipIf(cudaStatus().available)('benchmarks without a GPU', () => {
     'packages/kernels-cuda/bench/decoder.bench.mjs',
     'apps/int-flash/bench/prompt-reuse.bench.mjs',
   ];
+  it.each([decoder, 'packages/kernels-cuda/bench/decode-attention.bench.mjs', reuse])(
+    '%s --json prints no line',
+    (script) => {
+      expect(run(script, ['--json'])).toMatchObject({ status: 0, stdout: '', stderr: '' });
+    },
+  );
+
   it.each([
     [decoder, ['--models', 'nope'], '--models to be some of Llama-3.2-1B, .*; got nope'],
     [decoder, ['--models'], '--models to be some of Llama-3.2-1B, .*; got none'],

@@ -27,8 +27,8 @@ const { status } = spawnSync(process.execPath, args, {
 });
 const seconds = Math.round((performance.now() - started) / 1000);
 const tests = JSON.parse(readFileSync(report, 'utf8')).testResults.flatMap((file) => file.assertionResults);
-for (const { status, fullName, failureMessages } of tests)
-  if (status === 'failed') process.stdout.write(`failed: ${fullName}\n${failureMessages.join('\n').slice(0, 600)}\n`);
+for (const { fullName, failureMessages } of tests.filter((test) => test.status === 'failed'))
+  process.stdout.write(`failed: ${fullName}\n${failureMessages.join('\n').slice(0, 600)}\n`);
 const count = (wanted) => tests.filter((test) => test.status === wanted).length;
 // A test whose name says "480 cases" runs that many; any other is one.
 const cases = tests.reduce((sum, test) => sum + Number(/(\d+) cases$/.exec(test.title)?.[1] ?? 1), 0);
