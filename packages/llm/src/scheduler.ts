@@ -13,11 +13,11 @@ export interface SequenceWork {
   readonly attention: AttentionChoice;
   /** Tokens of a prompt that are computed together. */
   readonly chunk?: number | undefined;
-  /** Tokens are wanted, not logits: see {@link BatchPart}. Where there are several there is one chunk. */
+  /** Tokens are wanted, not logits: see {@link BatchPart}. Where there are several, all of `ids` are computed together. */
   readonly draw?: readonly DrawRules[] | undefined;
   /** Wants the logits of every token, as {@link Transformer.forward} tells them. */
   readonly onLogits?: ((logits: Float32Array, first: number) => void) | undefined;
-  /** Wants the logits after each token at the end; there is one chunk of them. */
+  /** Wants the logits after each token at the end; all of `ids` are computed together. */
   readonly wantsAll?: boolean | undefined;
 }
 
@@ -244,13 +244,13 @@ class Job implements SubmittedWork {
 
   /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
   prepare(): void {
-    const { ids, cache, chunk } = this.work;
+    const { ids, cache, chunk = this.#usualChunk } = this.work;
     if (this.#sharesPages) this.at += this.#share.adopt(cache, ids.slice(this.at));
     const { missing } = cache;
     this.#isReplay = missing > 0;
     this.next = this.#isReplay
       ? cache.history.slice(cache.length, cache.length + missing)
-      : ids.slice(this.at, this.at + (chunk ?? this.#usualChunk));
+      : ids.slice(this.at, this.#isGuess ? ids.length : this.at + chunk); // of a guess all is wanted, however prompts are cut
   }
 
   /** Gets pages for what comes next. @returns false when it has to wait for some */

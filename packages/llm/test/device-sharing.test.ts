@@ -138,6 +138,16 @@ describe('guessing ahead', () => {
     },
   );
 
+  it.each([1, 3, 7])('computes a guess whole, also where prompts are cut into chunks of %i', async (prefillChunk) => {
+    await using roomy = await models.model(1000);
+    const phrase = tokens(5);
+    for (const where of [{}, { logprobs: 0 }]) {
+      const request = { prompt: [...phrase, ...phrase], options: { ...GREEDY, maxTokens: 60, prefillChunk, ...where } };
+      const guessing = { ...request, options: { ...request.options, speculate: 7 } };
+      expect(await answer(roomy, guessing)).toBe(await answer(roomy, request));
+    }
+  });
+
   it.each([{}, { logprobs: 0 }, { repeatPenalty: 1.01 }])(
     'of several answers takes steps together: %j',
     async (how) => {

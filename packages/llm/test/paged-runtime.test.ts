@@ -255,6 +255,14 @@ describe('guessing ahead', () => {
     expect(accepted).toBeGreaterThan(0);
   });
 
+  it.each([1, 3, 7])('computes a guess whole, also where prompts are cut into chunks of %i', async (prefillChunk) => {
+    const phrase = tokens(5);
+    const options = { maxTokens: 60, ignoreEos: true, logprobs: 1, temperature: 0, prefillChunk } as const;
+    const request = { prompt: [...phrase, ...phrase], options };
+    const guessing = { ...request, options: { ...options, speculate: 7 } };
+    expect(await answer(roomy, guessing)).toEqual(await answer(roomy, request));
+  });
+
   it('guesses nothing where several tokens at once would get other bits', async () => {
     await using model = await loadRandomModel(SHAPE);
     const phrase = tokens(30);
