@@ -30,6 +30,9 @@ parser.add_argument("--batch", default="1,64")
 parser.add_argument("--prompt", default="8192")
 parser.add_argument("--seconds", type=int, default=95)
 options = parser.parse_args()
+unknown = [name for name in options.models.split(",") if name not in SHAPES]
+if unknown:
+    parser.error(f"expected --models to be some of {', '.join(SHAPES)}, with commas; got {', '.join(unknown)}")
 end = time.monotonic() + options.seconds
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
