@@ -37,6 +37,7 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
       backend: { name: 'portable', available: true, detail: 'a mock', isa: 'none', threads: 1 },
       attention: 'int8',
       kvCacheDtype: 'int8',
+      kvKeyScales: 'token',
       eosToken: '</s>',
       sampling: { temperature: 1, topP: 1, topK: 0, minP: 0 },
     },

@@ -330,6 +330,7 @@ describe('good requests', () => {
       backend: { name: 'portable', isa: 'none', threads: 1, detail: 'a mock' },
       precision: 'int8',
       kvCacheDtype: 'int8',
+      kvKeyScales: 'token',
       contextLength: 1024,
       version: expect.any(String),
       eosToken: '</s>',

@@ -42,6 +42,7 @@ export interface EngineFacts {
   readonly backend: BackendStatus;
   readonly attention: string;
   readonly kvCacheDtype: string;
+  readonly kvKeyScales: string;
   /** Text of the token that ends an answer. */
   readonly eosToken?: string | undefined;
   readonly sampling: {

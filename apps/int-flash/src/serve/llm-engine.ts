@@ -6,7 +6,7 @@ import type { Engine, EngineToken } from './engine.js';
 export function llmEngine(model: LanguageModel, name: string, limits: EngineLimits = {}): Engine {
   const { contextLength = model.contextLength, speculate } = limits;
   const { tokenizer, generationConfig } = model;
-  const { backend, attention, kvCacheDtype } = model.status();
+  const { backend, attention, kvCacheDtype, kvKeyScales } = model.status();
   const { doSample, temperature, topP, topK, minP } = generationConfig;
   return {
     name,
@@ -14,6 +14,7 @@ export function llmEngine(model: LanguageModel, name: string, limits: EngineLimi
       backend,
       attention,
       kvCacheDtype,
+      kvKeyScales,
       eosToken: tokenizer.eosTokenId === undefined ? undefined : tokenizer.token(tokenizer.eosTokenId),
       sampling: {
         temperature: doSample === true ? (temperature ?? 1) : 0,

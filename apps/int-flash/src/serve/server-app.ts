@@ -105,13 +105,14 @@ function refuse(error: ApiError): never {
 }
 
 function statusOf({ engine }: ServeState) {
-  const { backend, attention, kvCacheDtype, eosToken, sampling } = engine.facts;
+  const { backend, attention, kvCacheDtype, kvKeyScales, eosToken, sampling } = engine.facts;
   const { name, isa, threads, detail } = backend;
   return {
     model: engine.name,
     backend: { name, isa, threads, detail },
     precision: attention,
     kvCacheDtype,
+    kvKeyScales,
     contextLength: engine.contextLength,
     version: VERSION,
     eosToken,
