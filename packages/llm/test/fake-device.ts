@@ -103,6 +103,13 @@ export class FakeDevice {
           this.writeLogits(seed, logits.subarray(i * this.#vocabSize, (i + 1) * this.#vocabSize));
       },
       drawBatch: async (parts: readonly DrawPart[]) => {
+        for (const { draw, ids } of parts) {
+          if (draw.length < 1 || draw.length > ids.length)
+            throw new IntFlashError(
+              'ERR_ARG_RANGE',
+              `Expected rules for 1 to ${ids.length} tokens, got ${draw.length}`,
+            );
+        }
         const seeds = await this.step(parts);
         return Int32Array.from(parts.flatMap(({ draw }, i) => drawn(seeds[i]!.slice(-draw.length), draw)));
       },
