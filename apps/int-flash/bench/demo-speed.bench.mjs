@@ -5,6 +5,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { loadModel } from '@int-flash/llm';
 import { measuredOn } from '../../../tools/measured-on.mjs';
+import { median } from '../../../tools/median.mjs';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const quick = process.argv.includes('--quick');
@@ -66,8 +67,4 @@ async function timed(model, text, maxTokens) {
     tokens++;
   }
   return { first, tokens, all: performance.now() - start };
-}
-
-function median(values) {
-  return [...values].sort((a, b) => a - b)[values.length >> 1];
 }

@@ -10,6 +10,7 @@ import { status } from '@int-flash/attention';
 import { loadModel, loadRandomModel } from '@int-flash/llm';
 import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
+import { median } from '../../../tools/median.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -132,10 +133,6 @@ function tell(found) {
       `${line.model} ${line.cache}: first token of ${line.prompt} after ${line.firstTokenMs} ms, of a prompt read before ${line.firstTokenReusedMs} ms; ` +
         `${line.tokensPerSecond} tokens/s, guessing ${line.tokensPerSecondGuessing} (${line.acceptedTokens} of ${line.guessedTokens} right)`,
     );
-}
-
-function median(values) {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
 function round(value) {

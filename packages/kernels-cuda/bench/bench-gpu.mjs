@@ -9,9 +9,9 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { measuredOn } from '../../../tools/measured-on.mjs';
+import { median } from '../../../tools/median.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { FORWARD_SHAPES } from './forward-shapes.mjs';
-import { median } from './median.mjs';
 import { normalInputs } from './normal-inputs.mjs';
 
 const SETS = 3;

@@ -4,8 +4,8 @@
 // launch overlap the end of the one before, as in a step they overlap the append. Layers are 256 MB and more in all, so that none is in the GPU's cache.
 // `split`: how keys are shared out to blocks; decoders take runs.
 //   node packages/kernels-cuda/bench/decode-attention.bench.mjs [--json]
+import { median } from '../../../tools/median.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
-import { median } from './median.mjs';
 
 const json = process.argv.includes('--json');
 const { available, detail } = cudaStatus();

@@ -13,8 +13,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
+import { median } from '../../../tools/median.mjs';
 import { createCudaBackend, cudaStatus, openCudaDevice } from '../dist/index.js';
-import { median } from './median.mjs';
 
 const { values: options } = parseArgs({
   options: {

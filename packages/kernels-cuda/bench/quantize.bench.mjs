@@ -2,8 +2,8 @@
 // is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
 // of all its tokens, then the codes), and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
+import { median } from '../../../tools/median.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
-import { median } from './median.mjs';
 import { normalInputs } from './normal-inputs.mjs';
 
 const SHAPES = [
