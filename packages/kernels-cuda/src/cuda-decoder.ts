@@ -105,9 +105,7 @@ class CudaDecoder implements Decoder {
     const rows = native.reduce((sum, { wanted }) => sum + wanted, 0);
     expectLogits(logits, rows, this.#vocabSize);
     const bytes = await awaitNative(() => this.#addon.decoderForward(this.#device, decoder, native, logits));
-    sequences.forEach((sequence, i) => {
-      sequence.grew(parts[i]!.ids.length, bytes[i]!);
-    });
+    noteGrown(sequences, parts, bytes);
   }
 
   async drawBatch(parts: readonly DrawPart[]): Promise<Int32Array> {
@@ -119,9 +117,7 @@ class CudaDecoder implements Decoder {
       draw: expectDraw(part),
     }));
     const { drawn, bytes } = await awaitNative(() => this.#addon.decoderDraw(this.#device, decoder, native));
-    sequences.forEach((sequence, i) => {
-      sequence.grew(parts[i]!.ids.length, bytes[i]!);
-    });
+    noteGrown(sequences, parts, bytes);
     return drawn;
   }
 
@@ -142,6 +138,12 @@ function sequencesOf(parts: readonly DecoderPart[], decoder: DecoderHandle): Cud
   return parts.map(({ sequence }) => {
     if (sequence instanceof CudaSequence && sequence.decoder === decoder) return sequence;
     throw new IntFlashError('ERR_ARG_TYPE', 'Expected sequences of this decoder, got one of another');
+  });
+}
+
+function noteGrown(sequences: readonly CudaSequence[], parts: readonly DecoderPart[], bytes: ArrayLike<number>): void {
+  sequences.forEach((sequence, i) => {
+    sequence.grew(parts[i]!.ids.length, bytes[i]!);
   });
 }
 
