@@ -1,5 +1,5 @@
 // Decoders of every padded head width for compute-sanitizer:
-//   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs
+//   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs [0 to 5, all when absent]
 // Prompts and single tokens, one sequence and several, INT8 and fp32 linear layers, pages and tiles that begin and end everywhere; results are not judged here.
 import { createCudaBackend } from '../dist/index.js';
 
@@ -13,14 +13,16 @@ function linear(kind, rows, cols) {
   return backend.createLinear({ type: 'int8', rows, cols, codes, scales: new Float32Array(rows).fill(0.01) });
 }
 
-for (const [kind, headDim, heads, kvHeads, split] of [
+const DECODERS = [
   ['int8', 64, 6, 2, 'tiles'],
   ['int8', 64, 6, 2, 'runs'],
   ['fp32', 40, 2, 1, 'runs'],
   ['int8', 128, 11, 1, 'tiles'],
   ['int8', 128, 4, 1, 'runs'],
   ['int8', 256, 2, 2, 'runs'],
-]) {
+];
+const only = process.argv[2];
+for (const [kind, headDim, heads, kvHeads, split] of only === undefined ? DECODERS : [DECODERS[Number(only)]]) {
   process.env.INTFLASH_KEY_SPLIT = split; // read when a decoder is made
   const [hiddenSize, intermediateSize, vocabSize, maxTokens] = [72, 100, 90, 600];
   const norm = { gain: numbers(hiddenSize, 0.3), bias: undefined };
