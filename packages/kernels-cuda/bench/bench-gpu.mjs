@@ -18,6 +18,7 @@ const SETS = 3;
 const VARIANTS = [
   { variant: 'full-int8', options: { precision: 'full-int8' }, ceiling: 0.0165 },
   { variant: 'half-int8', options: { precision: 'half-int8' }, ceiling: 0.0115 },
+  { variant: 'full-int8-sorted', options: { precision: 'full-int8', kernel: 'sorted' }, ceiling: 0.0165 },
   { variant: 'full-int8-portable', options: { precision: 'full-int8', kernel: 'portable' }, ceiling: 0.0155 },
   { variant: 'half-int8-portable', options: { precision: 'half-int8', kernel: 'portable' }, ceiling: 0.0115 },
   { variant: 'paper-int8', options: { precision: 'paper-int8' }, ceiling: 0.06 },
@@ -45,6 +46,10 @@ async function run() {
   const peers = peerTimes(shapes);
   const device = openCudaDevice();
   const lines = [];
+  const out = resolve(
+    given.out ?? fileURLToPath(new URL('../../../docs/results/h200/attention-forward.jsonl', import.meta.url)),
+  );
+  mkdirSync(dirname(out), { recursive: true });
   const commit = given.commit ?? measuredOn().commit;
   process.stdout.write(`${device.name}, ${status.detail}\n`);
   process.stdout.write(
@@ -84,13 +89,9 @@ async function run() {
       );
     }
     for (const set of sets) for (const tensor of Object.values(set)) tensor.dispose();
+    writeFileSync(out, lines.map((line) => `${JSON.stringify(line)}\n`).join('')); // after each shape: nothing is lost
   }
   device.dispose();
-  const out = resolve(
-    given.out ?? fileURLToPath(new URL('../../../docs/results/h200/attention-forward.jsonl', import.meta.url)),
-  );
-  mkdirSync(dirname(out), { recursive: true });
-  writeFileSync(out, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
   process.stdout.write(`${lines.length} lines in ${out}\n`);
 }
 
