@@ -1,5 +1,5 @@
-// The quantizers of full-int8 attention alone, beside a copy within the device of as many bytes in the same run. Each shape's answer
-// is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
+// The quantizers of attention alone, into sorted tiles and into plain ones, and those of a tensor by itself (device.quantize), beside a copy within the
+// device of as many bytes in the same run. Each shape's answer is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
 // of all its tokens, then the codes), and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
 import { median } from '../../../tools/median.mjs';
@@ -13,6 +13,15 @@ const SHAPES = [
   { batch: 2, heads: 16, tokens: 8192, headDim: 256 },
   { batch: 4, heads: 32, kvHeads: 8, tokens: 4096, headDim: 128 },
 ];
+/** By `auto` into sorted tiles where the GPU has a kernel for them; the others are plain. */
+const VARIANTS = [
+  { precision: 'full-int8', kernel: 'auto', ceiling: 0.016 },
+  { precision: 'half-int8', kernel: 'auto', ceiling: 0.016 },
+  { precision: 'full-int8', kernel: 'portable', ceiling: 0.016 },
+  { precision: 'half-int8', kernel: 'portable', ceiling: 0.016 },
+  { precision: 'paper-int8', kernel: 'portable', ceiling: 0.06 },
+  { precision: 'int4-qk', kernel: 'portable', ceiling: 0.25 },
+];
 const TYPE_BYTES = { float32: 4, float16: 2, bfloat16: 2 };
 const REPEATS = 22;
 
@@ -23,7 +32,9 @@ else await run();
 async function run() {
   const device = openCudaDevice();
   console.log(`${device.name}: ${status.detail}`);
-  console.log('batch heads kvHeads tokens dim precision type   quantize ms  GB/s  copy GB/s  share  relative L2');
+  console.log(
+    'batch heads kvHeads tokens dim precision kernel type   quantize ms  GB/s  copy GB/s  share  relative L2',
+  );
   for (const { batch, heads, kvHeads = heads, tokens, headDim } of SHAPES) {
     for (const type of Object.keys(TYPE_BYTES)) {
       const tensors = [];
@@ -35,47 +46,67 @@ async function run() {
         const data = normalInputs(batch * count * tokens * headDim, seed, type);
         tensors.push(await device.upload({ type, dims: [batch, count, tokens, headDim], data }));
       }
-      for (const precision of ['full-int8', 'half-int8']) {
-        const relativeL2 = await checkSlice(device, tensors, { tokens, headDim, precision });
-        if (!(relativeL2 <= 0.016)) throw new Error(`Expected a relative L2 up to 0.016, got ${relativeL2}`);
+      for (const { precision, kernel, ceiling } of VARIANTS) {
+        const relativeL2 = await checkSlice(device, tensors, { tokens, headDim, precision, kernel });
+        if (!(relativeL2 <= ceiling)) throw new Error(`Expected a relative L2 up to ${ceiling}, got ${relativeL2}`);
         const bytes = traffic({ batch, heads, kvHeads, tokens, headDim, precision, size: TYPE_BYTES[type] });
         const [query, key, value] = tensors;
         const { out, quantizeRepeatMs } = await device.attention(
           { query, key, value },
-          { precision, repeats: REPEATS },
+          { precision, kernel, repeats: REPEATS },
         );
         out.dispose();
         const ms = median(quantizeRepeatMs.slice(2));
         const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
         const cells = [
-          [batch, heads, kvHeads, tokens, headDim, precision, type],
+          [batch, heads, kvHeads, tokens, headDim, precision, kernel, type],
           [ms.toFixed(3), Math.round(bytes / ms / 1e6), Math.round(bytes / copyMs / 1e6)],
           [(copyMs / ms).toFixed(2), relativeL2.toFixed(5)],
         ].flat();
         console.log(cells.join(' '));
       }
+      for (const bits of [8, 4]) await timeTensor(device, tensors[0], bits);
       for (const tensor of tensors) tensor.dispose();
     }
   }
   device.dispose();
 }
 
-/** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. */
+/** A tensor's own codes: it is read once, and a scale a row is written. Several times a launch, as a program would. */
+async function timeTensor(device, tensor, bits) {
+  const together = 8;
+  const graph = await device.capture(async (recorder) => {
+    for (let i = 0; i < together; i++) await recorder.quantize(tensor, { bits });
+  });
+  const times = [];
+  for (let i = 0; i < REPEATS; i++) times.push((await graph.replay()).ms / together);
+  graph.dispose();
+  const ms = median(times.slice(2));
+  const rows = tensor.size / tensor.dims.at(-1);
+  const bytes = tensor.size * (TYPE_BYTES[tensor.type] + 1) + rows * 4;
+  const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
+  console.log(
+    `quantize ${tensor.dims.join(' ')} ${tensor.type} to ${bits} bits ${ms.toFixed(3)} ${Math.round(bytes / ms / 1e6)} ${Math.round(bytes / copyMs / 1e6)} ${(copyMs / ms).toFixed(2)}`,
+  );
+}
+
+/** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. paper-int8 reads K once, whose means it leaves. */
 function traffic({ batch, heads, kvHeads, tokens, headDim, precision, size }) {
+  const keyReads = precision === 'paper-int8' ? 1 : 2;
   const query = batch * heads * tokens;
   const key = batch * kvHeads * tokens;
   const value = precision === 'half-int8' ? headDim * (size + 2) : headDim * (2 * size + 1);
-  return query * (headDim * (size + 1) + 4) + key * (headDim * (2 * size + 1) + value + 12);
+  return query * (headDim * (size + 1) + 4) + key * (headDim * (keyReads * size + 1) + value + 12);
 }
 
 /** 128 queries of one head against float64. */
-async function checkSlice(device, [query, key, value], { tokens, headDim, precision }) {
+async function checkSlice(device, [query, key, value], { tokens, headDim, precision, kernel }) {
   const inputs = {
     query: query.view([1, 1, 128, headDim]),
     key: key.view([1, 1, tokens, headDim]),
     value: value.view([1, 1, tokens, headDim]),
   };
-  const [got, exact] = [await device.attention(inputs, { precision }), await device.exactAttention(inputs)];
+  const [got, exact] = [await device.attention(inputs, { precision, kernel }), await device.exactAttention(inputs)];
   const { relativeL2, odd } = await device.compare(got.out, exact.out);
   got.out.dispose();
   exact.out.dispose();

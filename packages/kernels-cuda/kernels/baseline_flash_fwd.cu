@@ -179,11 +179,10 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
     const int block_row = (q_blocks - 1 - from_end) * block_rows;
     if (block_row >= sequence.q_len) return;
 
-    const int64_t diagonal = args.bottom_right ? static_cast<int64_t>(sequence.k_len) - sequence.q_len : 0;
-    constexpr int64_t kFar = int64_t{1} << 30;
-    const Band band{static_cast<int>(max(diagonal - args.window_left, -kFar)), static_cast<int>(min(diagonal + args.window_right + 1, kFar)), sequence.k_len};
+    const RowBand band = band_of(args, sequence);
     const int last_row = min(block_row + block_rows, sequence.q_len) - 1;
-    const int tile_begin = band.first(block_row) / kBaselineKeys, tile_end = (band.end(last_row) + kBaselineKeys - 1) / kBaselineKeys;
+    const TileRange all = tile_range<kBaselineKeys>(band, block_row, last_row);
+    const int tile_begin = all.begin, tile_end = all.end;
 
     const uint32_t full = shared_address(barriers), empty = full + 8 * kMaxStages, stage_base = shared_address(shared);
     if (threadIdx.x == 0) {
@@ -191,7 +190,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
             barrier_init(full + 8 * stage, copy_arrivals());
             barrier_init(empty + 8 * stage, blockDim.x);
         }
-        publish_barriers();
+        publish_writes();
     }
     __syncthreads();
 
@@ -294,7 +293,7 @@ template <class T> cudaError_t launch_baseline(const BaselineRequest& request, c
     if (blocks == 0) return cudaSuccess;
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     const int bytes = stages * T::kTileBytes;
-    if (const cudaError_t status = cudaFuncSetAttribute(baseline_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    if (const cudaError_t status = allow_most_shared(baseline_flash_fwd<T>, limits.shared_bytes)) return status;
     baseline_flash_fwd<T><<<static_cast<unsigned>(blocks), warps * 32, bytes, stream>>>(request, stages);
     return cudaGetLastError();
 }

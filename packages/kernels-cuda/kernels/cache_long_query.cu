@@ -11,6 +11,7 @@
 #include "ptx/copy_async.cuh"
 #include "ptx/mma.cuh"
 #include "shared_limit.h"
+#include "warp_reductions.cuh"
 
 namespace intflash {
 namespace {
@@ -102,11 +103,6 @@ struct BlockRows {
         return {window_left < 0 ? 0 : static_cast<int>(max(int64_t{0}, position - window_left)), position + 1};
     }
 };
-
-__device__ __forceinline__ float quad_max(float value) {
-    value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
-    return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
-}
 
 // Sums are below 2^22 (127 · 127 · 256, 255 · 127 · 128): added to the bits of 1.5 · 2^23 they are a float's mantissa, one subtraction away.
 constexpr int kBiasBits = 0x4b400000;

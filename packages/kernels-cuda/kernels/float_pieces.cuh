@@ -1,5 +1,4 @@
-// Rows of the caller's floats, 16 bytes a lane: how a warp covers them, and the loads. Loading is kept apart from widening so that many
-// loads can be in flight.
+// Rows of the caller's floats, 16 bytes a piece. Loading is kept apart from widening so that many loads can be in flight.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -11,12 +10,11 @@
 
 namespace intflash {
 
-/** kWide: float32; else 16-bit floats. A warp reads kGroups rows at once, lane l of a group pieces l, l + kLanes, … of its row. */
+/** kWide: float32; else 16-bit floats. */
 template <int kD_, bool kWide_> struct Pieces {
     static constexpr int kD = kD_;
     static constexpr bool kWide = kWide_;
     static constexpr int kPiece = kWide ? 4 : 8;  // channels in 16 bytes
-    static constexpr int kLanes = kD / kPiece < 32 ? kD / kPiece : 32, kParts = kD / kPiece / kLanes, kGroups = 32 / kLanes;
 };
 
 struct Place {

@@ -1,14 +1,13 @@
 // O = softmax(Q·Kᵀ·scale)·V on INT8 Q and K, with V as INT8 (full-int8, paper-int8, int4-qk) or float16 (half-int8).
 // INT-FlashAttention, arXiv:2409.16997; the arithmetic, operation by operation: docs/arithmetic.md. Tensor cores by mma.sync: sm_80 and up.
 //
-// One warp owns 16 queries of one head and walks the keys in tiles of 128; the warps of a block share the tiles.
-// Warps run independently: a tile's "full" barrier says that it has landed, its "empty" barrier that every warp has left it.
+// One warp owns 16 queries of one head and walks the keys in tiles of 128; the warps of a block share the tiles (tile_ring.cuh).
 //   §1 to §3 int8_flash_scores.cuh     §4 and §5 int8_flash_values.cuh     §6 the kernel: pipeline, loop, epilogue     §7 launch
 #pragma once
 #include <cuda_runtime.h>
 
 #include "int8_flash_values.cuh"
-#include "ptx/tile_copy.cuh"
+#include "shared_limit.h"
 
 namespace intflash {
 
@@ -26,38 +25,22 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) int8_
     const int block_row = (q_blocks - 1 - from_end) * block_rows;
     if (block_row >= sequence.q_len) return;
 
-    const int64_t diagonal = args.bottom_right ? static_cast<int64_t>(sequence.k_len) - sequence.q_len : 0;
-    constexpr int64_t kFar = int64_t{1} << 30;  // no sequence is longer, so nothing overflows
-    const Band band{static_cast<int>(max(diagonal - args.window_left, -kFar)), static_cast<int>(min(diagonal + args.window_right + 1, kFar)), sequence.k_len};
+    const RowBand band = band_of(args, sequence);
     const int last_row = min(block_row + block_rows, sequence.q_len) - 1;
-    const int tile_begin = uniform(band.first(block_row) / kTileKeys), tile_end = uniform((band.end(last_row) + kTileKeys - 1) / kTileKeys);
+    const TileRange all = tile_range<kTileKeys>(band, block_row, last_row);
+    const int tile_begin = uniform(all.begin), tile_end = uniform(all.end);
     const int kv_head = head / (args.heads / args.kv_heads), warp_row = block_row + warp * 16;
 
-    if (lane == 0) {
-        const int warp_last = min(warp_row + 15, last_row);
-        TileRange own{0, 0, 0, 0};
-        if (warp_row < sequence.q_len)
-            own = {band.first(warp_row) / kTileKeys, (band.first(warp_last) + kTileKeys - 1) / kTileKeys, band.end(warp_row) / kTileKeys, (band.end(warp_last) + kTileKeys - 1) / kTileKeys};
-        plan.ranges[warp] = own;
-    }
-    const uint32_t full = uniform(shared_address(plan.full)), stage_base = uniform(shared_address(shared));
-    constexpr uint32_t kEmpty = 8 * kMaxStages;  // from full
+    if (lane == 0) plan.ranges[warp] = warp_row < sequence.q_len ? tile_range<kTileKeys>(band, warp_row, min(warp_row + 15, last_row)) : TileRange{0, 0, 0, 0};
+    const uint32_t stage_base = uniform(shared_address(shared));
     if (threadIdx.x == 0) {
         plan.band = band;
         plan.tiles = args.tiles + (sequence.tile_base + static_cast<int64_t>(kv_head) * sequence.tiles) * T::kTileBytes;
-        for (int stage = 0; stage < args.stages; ++stage) {
-            barrier_init(full + 8 * stage, copy_arrivals());
-            barrier_init(full + kEmpty + 8 * stage, blockDim.x / 32);
-        }
-        publish_barriers();
+        plan.barriers.init(args.stages, blockDim.x / 32);
     }
     __syncthreads();
-
-    const auto copy = [&](int tile, int stage) { copy_tile(stage_base + stage * T::kTileBytes, plan.tiles + static_cast<int64_t>(tile) * T::kTileBytes, T::kTileBytes, full + 8 * stage); };
-    // With 3 stages or more the copy trails by one more tile, so that this warp need not wait for the slowest of the others.
-    const int ahead = args.stages >= 3 ? args.stages - 2 : args.stages - 1;
-    if (copies())
-        for (int i = 0; i < min(ahead, tile_end - tile_begin); ++i) copy(tile_begin + i, i);
+    TileRing<T::kTileBytes, T::kTileBytes> ring(uniform(shared_address(&plan.barriers)), stage_base, args.stages);
+    ring.start(plan.tiles, tile_begin, tile_end);
 
     Rows rows;
     const int64_t row_base = sequence.q_row_base + static_cast<int64_t>(head) * sequence.q_len;
@@ -92,19 +75,12 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) int8_
 
     // Rows that this lane names to ldmatrix, from a tile's beginning and from its values'.
     const uint32_t key_at = (lane & 7) * T::kD + (((lane >> 3) ^ row_swizzle(lane & 7, T::kD)) << 4), value_at = (lane & 7) * kTileKeys + (((lane >> 3) ^ (lane & 7)) << 4);
-    int stage = 0;
-    uint32_t parity = 0;
 #pragma unroll 1
     for (int tile = tile_begin; tile < tile_end; ++tile) {
-        if (copies() && tile + ahead < tile_end) {
-            const bool wraps = stage + ahead >= args.stages;
-            const int next = stage + ahead - (wraps ? args.stages : 0);
-            barrier_wait(full + kEmpty + 8 * next, parity ^ wraps ^ 1);  // a fresh barrier counts as having passed the phase before the first
-            copy(tile + ahead, next);
-        }
+        ring.keep_up(plan.tiles, tile, tile_end);
         const TileRange own = plan.ranges[warp];
-        const uint32_t base = stage_base + stage * T::kTileBytes, values = base + kTileKeys * T::kD, columns = base + T::kTileBytes - 3 * kTileKeys * 4 + 16 * c;
-        barrier_wait(full + 8 * stage, parity);
+        const uint32_t base = ring.address(), values = base + kTileKeys * T::kD, columns = base + T::kTileBytes - 3 * kTileKeys * 4 + 16 * c;
+        ring.wait();
         if (__any_sync(~0u, tile >= own.begin && tile < own.end)) {  // some row sees some key
             int s[T::kScoreBlocks][4];
             score_products<T>(s, query, query_row[0], query_row[1], base + key_at);
@@ -117,9 +93,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) int8_
             if constexpr (T::kHalf) absorb_half<T>(out, s, rows, values, lane, args);
             else absorb_int8<T>(out, s, rows, top, columns, values + value_at, args);
         }
-        __syncwarp();  // all lanes' reads are above
-        if (lane == 0) barrier_arrive(full + kEmpty + 8 * stage);
-        if (++stage == args.stages) stage = 0, parity ^= 1;
+        ring.leave();
     }
 
     const float* channel = args.channel_scale + (static_cast<int64_t>(batch) * args.kv_heads + kv_head) * T::kD;
@@ -159,7 +133,7 @@ template <int kD, bool kHalf, bool kGeneral> cudaError_t launch_traits(ForwardAr
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     args.stages = stages;
     const int bytes = stages * T::kTileBytes + warps * T::kQueryBytes;
-    if (const cudaError_t status = cudaFuncSetAttribute(int8_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    if (const cudaError_t status = allow_most_shared(int8_flash_fwd<T>, limits.shared_bytes)) return status;
     int8_flash_fwd<T><<<static_cast<unsigned>(blocks), warps * 32, bytes, stream>>>(args);
     return cudaGetLastError();
 }

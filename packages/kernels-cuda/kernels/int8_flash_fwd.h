@@ -6,8 +6,6 @@
 
 namespace intflash {
 
-constexpr int kMaxStages = 4;  // tiles in flight; more did not help where shared memory allows more
-
 cudaError_t launch_int8_flash_fwd_d64(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);
 cudaError_t launch_int8_flash_fwd_d128(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);
 cudaError_t launch_int8_flash_fwd_d256(const ForwardArgs& args, bool half_values, const LaunchLimits& limits, cudaStream_t stream);

@@ -5,7 +5,9 @@
 #include "int8_flash_fwd.h"
 #include "ptx/mma.cuh"
 #include "ptx/shared_memory.cuh"
+#include "row_band.cuh"
 #include "tile_layout.h"
+#include "tile_ring.cuh"
 
 namespace intflash {
 
@@ -33,23 +35,11 @@ constexpr float kExactOffset = 4096.f;  // up to here x + (level_bits - maximum)
 constexpr float kValueUnit = 0x1p100f, kValueOut = 0x1p49f;  // P·(V + 128) comes in units of 2^-149; so weighted, O is in units of 2^-49
 
 // ── §2 ──
-/** Which keys a query may attend: [first(row), end(row)). Worked out anew for each tile: registers are dearer than additions. */
-struct Band {
-    int left, right, keys;  // row + left is the first key, row + right one past the last, both cut to [0, keys]
-    __device__ __forceinline__ int first(int row) const { return min(max(row + left, 0), keys); }
-    __device__ __forceinline__ int end(int row) const { return min(max(row + right, 0), keys); }
-};
-
-/** Tiles [begin, end) that some row of a warp sees; of these, every row sees all of [clear_begin, clear_end). In shared memory, for registers are dear. */
-struct alignas(16) TileRange {
-    int32_t begin, clear_begin, clear_end, end;
-};
-
 /** What the loop asks for rarely. */
 template <int kWarps> struct Plan {
-    uint64_t full[kMaxStages], empty[kMaxStages];  // barriers
-    TileRange ranges[kWarps];
-    Band band;
+    RingBarriers barriers;
+    TileRange ranges[kWarps];  // in shared memory, for registers are dear
+    RowBand band;
     const uint8_t* tiles;  // of the head
 };
 
@@ -118,8 +108,6 @@ __device__ __forceinline__ float general_score(float s, float k_scale, float row
     return fminf(fmaxf(fmaf(natural, 1.44269504f, tau), -kLargest), kLargest);  // a mask of -FLT_MAX is no exclusion
 }
 
-__device__ __forceinline__ constexpr float at(const float4& four, int i) { return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w; }
-
 template <class T> __device__ __forceinline__ void float_maxima(float (&top)[2], const int (&s)[T::kScoreBlocks][4]) {
 #pragma unroll
     for (int block = 0; block < T::kScoreBlocks; ++block)
@@ -129,7 +117,7 @@ template <class T> __device__ __forceinline__ void float_maxima(float (&top)[2],
 
 /** Raw sums → x, in place (half-int8 without softcap and mask: x / scale[row]), and the rows' maxima of that over this lane's columns. `columns`: this lane's kScale; + 512 tau. */
 template <class T>
-__device__ __forceinline__ void scores_to_log2(int (&s)[T::kScoreBlocks][4], float (&top)[2], const Rows& rows, uint32_t columns, int first_key, int c, const Band& band,
+__device__ __forceinline__ void scores_to_log2(int (&s)[T::kScoreBlocks][4], float (&top)[2], const Rows& rows, uint32_t columns, int first_key, int c, const RowBand& band,
                                                int first_row, const ForwardArgs& args, const int64_t (&mask_row)[2]) {
     int most[2];
 #pragma unroll
@@ -165,7 +153,7 @@ __device__ __forceinline__ void scores_to_log2(int (&s)[T::kScoreBlocks][4], flo
 }
 
 /** Scores that the band excludes become -infinity. */
-template <class T> __device__ __forceinline__ void mask_scores(int (&s)[T::kScoreBlocks][4], float (&top)[2], const Band& band, int first_row, int first_key, int c) {
+template <class T> __device__ __forceinline__ void mask_scores(int (&s)[T::kScoreBlocks][4], float (&top)[2], const RowBand& band, int first_row, int first_key, int c) {
     const int from = first_key + 2 * c;
     const int lo[2] = {band.first(first_row) - from, band.first(first_row + 8) - from}, hi[2] = {band.end(first_row) - from, band.end(first_row + 8) - from};
 #pragma unroll

@@ -2,21 +2,11 @@
 //   §4 softmax: x → P         §5 values: O += P·V
 #pragma once
 #include "int8_flash_scores.cuh"
+#include "warp_reductions.cuh"
 
 namespace intflash {
 
 // ── §4 ──
-/** Maximum over the four lanes that share a row. */
-__device__ __forceinline__ float quad_max(float value) {
-    value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
-    return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
-}
-
-__device__ __forceinline__ float quad_sum(float value) {
-    value += __shfl_xor_sync(~0u, value, 1);
-    return value + __shfl_xor_sync(~0u, value, 2);
-}
-
 /**
  * Raises the reference of rows whose maximum has outgrown it by 2^slack, scaling what was accumulated. Any reference gives the same
  * quotient O / sum; following lazily makes this rare.

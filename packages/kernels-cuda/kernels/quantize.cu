@@ -27,7 +27,6 @@ size_t place_workspace(QuantizeRequest& request, const SequenceTable& table, int
 
 cudaError_t launch_quantize(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream) {
     if (const cudaError_t status = cudaMemsetAsync(request.head_maxima.query, 0, request.cleared_bytes, stream)) return status;
-    if (const cudaError_t status = launch_statistics(request, table, stream)) return status;
     if (const cudaError_t status = launch_encode(request, table, stream)) return status;
     if (const cudaError_t status = launch_pack(request, table, stream)) return status;
     return launch_judge_scores(request.head_maxima, table, request.query.heads, request.key.heads, 127, request.query.dim, request.scale, request.findings, stream);

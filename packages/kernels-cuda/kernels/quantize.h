@@ -1,8 +1,8 @@
 // Quantizers on the device, the same bits as @int-flash/quant (docs/arithmetic.md, Quantizing). Compiled without fused multiply-add
 // other than what the code spells out.
 //
-// Two launches quantize float inputs: the first reads K and V once for what a channel needs of all its tokens, the second reads everything
-// once more and writes codes where the forward wants them. The caller's own codes are packed into the same places.
+// One launch quantizes float inputs (two more where their widths differ): what a channel needs of all its tokens is gathered a little ahead of the
+// tiles that need it. The caller's own codes are packed into the same places.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -46,7 +46,7 @@ enum class ValueMode : int32_t { kTokenLevel, kPerTensor, kHalf };
 /** Statistics of channels, in the workspace. */
 struct Statistics {
     double* partial_sums;  // [tile][padded]: a tile's sum of K, tokens in order
-    uint32_t* arrivals;    // [2][sequence][kv head]: blocks that have done their part; on Hopper also whether means and maxima are there
+    uint32_t* arrivals;    // [2][sequence][kv head]: blocks that have done their part; into sorted tiles also whether means and maxima are there
     float* means;          // [sequence][kv head][padded]: what smooth-K subtracts; null without it
     float* maxima;         // [sequence][kv head][padded]: max |v| of a channel; null for codes and for half-int8, which need none
 };
@@ -73,13 +73,11 @@ struct QuantizeRequest {
 /** Lays the workspace out from `memory` (16-byte aligned; null to find the size) on. @returns its bytes */
 size_t place_workspace(QuantizeRequest& request, const SequenceTable& table, int64_t tile_count, uint8_t* memory);
 
-/** Quantizes or packs everything: at most a fill, two launches for floats, one for each operand of codes, and the judge of the scores. */
+/** Quantizes or packs everything: a fill, a launch for floats, one for each operand of codes, and the judge of the scores. */
 cudaError_t launch_quantize(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
 
 // The parts of launch_quantize, each in the file of its name.
-/** quantize_statistics.cu: K's means and V's maxima, as far as `request.statistics` has room for them. */
-cudaError_t launch_statistics(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
-/** quantize_encode.cu: float operands into rows and tiles, with zeros past the sequences' ends. */
+/** quantize_floats.cu: float operands into rows and tiles, with zeros past the sequences' ends. */
 cudaError_t launch_encode(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
 /** pack_codes.cu: the caller's codes into the same places. */
 cudaError_t launch_pack(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
@@ -93,7 +91,7 @@ cudaError_t launch_inspect(const Operand& query, const Operand& key, const Opera
 cudaError_t launch_judge_scores(const HeadMaxima& maxima, const SequenceTable& table, int heads, int kv_heads, double codes, int head_dim, float scale,
                                 Findings* findings, cudaStream_t stream);
 
-/** The same for what Hopper's quantizers found; clears the workspace's start for the next time, which saves a launch before them. */
+/** The same for what the quantizers into sorted tiles found; clears the workspace's start for the next time, which saves a launch before them. */
 cudaError_t launch_judge_and_clear(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream);
 
 /** lse += scale · (q · mean), float64: what smooth-K took out of the log-sum-exp. */

@@ -1,28 +1,26 @@
 // O = softmax(Q·Kᵀ·scale)·V on Hopper's warpgroup products: INT8 Q and K, V in INT8 (full-int8) or float16 (half-int8).
-// What is computed: docs/arithmetic.md, "Hopper". Why it looks like this, with measurements: docs/results/h200/log.md.
+// What is computed: docs/arithmetic.md, "Sorted tiles". Why it looks like this, with measurements: docs/results/h200/log.md.
 //
 // One story: one thread block a processor takes one item of work after another (sm90_items.cuh): queries of one head, against a run of key tiles.
 //   §1 the producer, one thread: global → shared, tiles ahead
 //   §2 the consumers, one warpgroup per 64 queries: S = Q·Kᵀ → P → O += P·V, taking turns (sm90_turns.cuh); then the end (sm90_finish.cuh)
 //   §3 launch
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
-#include "operand.h"
 #include "ptx/shared_memory.cuh"
 #include "ptx/tile_copy.cuh"
 #include "ptx/wgmma.cuh"
 #include "sm90_finish.cuh"
 #include "sm90_flash_fwd.h"
 #include "sm90_items.cuh"
-#include "sm90_softmax.cuh"
 #include "sm90_turns.cuh"
+#include "sorted_softmax.cuh"
+#include "sorted_store.cuh"
 
 namespace intflash {
 
@@ -35,10 +33,10 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, uint
                  ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(full)) : "memory");
 }
 
-template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shared, const Sm90Args& args) {
+template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shared, const SortedArgs& args) {
     RingSlot<T::kStages> stage;
     RingSlot<T::kQueryBuffers> buffer;
-    Sm90Sequence sequence;
+    SortedSequence sequence;
     int head;
     int64_t channel_at;
     for (int index = blockIdx.x; index < args.items; index = next_item(args)) {
@@ -77,19 +75,20 @@ __device__ __forceinline__ uint32_t thread_index() {
     return index;
 }
 
-template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shared, const Sm90Args& args, int self) {
+template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shared, const SortedArgs& args, int self) {
     const auto uniform = [](int x) { return __shfl_sync(~0u, x, 0); };  // known to be one number a warp, it lies in a uniform register
     using Memory = SharedMemory<T>;
     const uint32_t base = uniform(shared_address(&shared));  // by a shuffle it is not worked out anew in every iteration
     const auto barrier = [&](size_t offset, int index) { return base + static_cast<uint32_t>(offset) + 8 * index; };
-    const auto leave = [](uint32_t bar) { arrive_as_warp(bar); };
+    // Every thread arrives, not one for its warp: it costs nothing, and tools that look for races can follow it.
+    const auto leave = [](uint32_t bar) { barrier_arrive(bar); };
     const TurnRing<T> turn{self};
     if (self == T::kConsumers - 1) turn.pass();
     const int warp = uniform((threadIdx.x >> 5) & 3);
     ExponentialTurn<T> weighing{barrier(offsetof(Memory, exponential_turn), 4 * self + warp), barrier(offsetof(Memory, exponential_turn), 4 * (self == T::kConsumers - 1 ? 0 : self + 1) + warp), self == 0};
     constexpr int kPanel = T::kD < 128 ? T::kD : 128;
     const SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
-    constexpr int kValuePanel = T::kHalf ? 128 : sm90_panel_bytes(T::kKeys);
+    constexpr int kValuePanel = T::kHalf ? 128 : sorted_panel_bytes(T::kKeys);
     const SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
     RingSlot<T::kStages> stage;
     for (RingSlot<T::kQueryBuffers> buffer;; buffer.next()) {
@@ -270,46 +269,30 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             }
         }
         const int row = row_in_item(), c = static_cast<int>(thread_index() & 3), present = row + 8 < item.rows ? 2 : row < item.rows ? 1 : 0;
-        float inverse[2], offset[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const float sum = over_quad_sum(rows.sum[i]);
-            inverse[i] = sum > 0.f ? 1.f / sum : 0.f;  // no visible key: zeros
-            offset[i] = -128.f * over_quad_sum(rows.codes[i]);
-            if (args.lse != nullptr && c == 0 && i < present) {
-                const float level = T::kHalf ? kHalfLevelBits : kLevelBits;
-                args.lse[item.lse_at + (row + 8 * i) * args.lse_strides.token] = sum > 0.f ? (rows.reference[i] - level + log2f(sum)) * 0.693147181f : -INFINITY;
-            }
-        }
-        const int64_t out_at = item.out_at + row * args.out_strides.token;
-        const uint32_t channels = base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD);
-        // O of a thread, rows `row` of the item and the eighth after it: columns 8j + 2c of two rows in registers 4j .. 4j + 3. For INT8 values in units of 2^-49, with V's offset still in it.
-        if (args.out_type == static_cast<int32_t>(ElementType::kFloat32)) store_rows<T>(static_cast<float*>(args.out), out, inverse, offset, args, out_at, present, c, channels);
-        else if (args.out_type == static_cast<int32_t>(ElementType::kFloat16)) store_rows<T>(static_cast<__half*>(args.out), out, inverse, offset, args, out_at, present, c, channels);
-        else store_rows<T>(static_cast<__nv_bfloat16*>(args.out), out, inverse, offset, args, out_at, present, c, channels);
+        finish_rows<T>(out, rows, T::kHalf ? kHalfLevelBits : kLevelBits, args, item.out_at + row * args.out_strides.token, item.lse_at + row * args.lse_strides.token, present, c,
+                       base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD));
         leave(barrier(offsetof(Memory, query_empty), buffer.index));
     }
     if (self == 0) turn.wait();  // the last pass
 }
 
-template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_fwd(const __grid_constant__ Sm90Args args) {
+template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_fwd(const __grid_constant__ SortedArgs args) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ uint8_t raw[];
     SharedMemory<T>& shared = *reinterpret_cast<SharedMemory<T>*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
     if (threadIdx.x == 0) {
-        for (int i = 0; i < T::kQueryBuffers; ++i) barrier_init(shared_address(&shared.query_full[i]), 1), barrier_init(shared_address(&shared.query_empty[i]), 4 * T::kConsumers);
+        for (int i = 0; i < T::kQueryBuffers; ++i) barrier_init(shared_address(&shared.query_full[i]), 1), barrier_init(shared_address(&shared.query_empty[i]), 128 * T::kConsumers);
         for (int i = 0; i < T::kStages; ++i) {
-            barrier_init(shared_address(&shared.tile_full[i]), 1), barrier_init(shared_address(&shared.tile_empty[i]), 4 * T::kConsumers);
+            barrier_init(shared_address(&shared.tile_full[i]), 1), barrier_init(shared_address(&shared.tile_empty[i]), 128 * T::kConsumers);
         }
         for (int i = 0; i < 4 * T::kConsumers; ++i) barrier_init(shared_address(&shared.exponential_turn[0][i]), 1);
-        publish_barriers();
     }
     if constexpr (T::kHalf) {
         constexpr int kWords = T::kOnes * 128 / 4;
         for (int i = threadIdx.x; i < T::kStages * 2 * kWords; i += T::kThreads)
             reinterpret_cast<uint32_t*>(shared.value[i / kWords / 2] + i / kWords % 2 * T::kHalfPanelRoom + T::kHalfPanelBytes)[i % kWords] = 0x3c003c00u;
-        publish_writes();
     }
+    publish_writes();
     __syncthreads();
     const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // uniform, so that what depends on it lies in uniform registers
     if (warpgroup == 0) {
@@ -325,7 +308,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
 // ── §3 ──
 constexpr int64_t kSectionBytes = 24 << 20;  // of keys and values: half of L2, the rest is for what streams through
 
-template <class T> cudaError_t launch_sm90_traits(Sm90Args args, int processors, cudaStream_t stream) {
+template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processors, cudaStream_t stream) {
     const int64_t heads = static_cast<int64_t>(args.heads) * args.sequence_count, items = heads * args.max_items;
     if (items == 0) return cudaSuccess;
     if (items > INT32_MAX - processors) return cudaErrorInvalidConfiguration;

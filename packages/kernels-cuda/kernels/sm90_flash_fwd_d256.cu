@@ -2,7 +2,7 @@
 
 namespace intflash {
 
-cudaError_t launch_sm90_flash_fwd_d256(const Sm90Args& args, bool half_values, int processors, cudaStream_t stream) {
+cudaError_t launch_sm90_flash_fwd_d256(const SortedArgs& args, bool half_values, int processors, cudaStream_t stream) {
     return half_values ? cudaErrorNotSupported : launch_sm90_traits<Sm90Traits<256, false>>(args, processors, stream);
 }
 

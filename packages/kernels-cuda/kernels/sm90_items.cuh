@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "sm90_flash_fwd.h"
-#include "sm90_softmax.cuh"
+#include "sorted_softmax.cuh"
 
 namespace intflash {
 
@@ -23,20 +23,15 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
     static constexpr int kStages = kD == 256 ? 2 : kHalf ? 3 : 4;
     static constexpr int kBlockBytes = kQueryBlock * kD, kQueryBytes = kConsumers * kBlockBytes;
-    static constexpr int kKeys = sm90_tile_keys(kD, kHalf), kScores = kKeys / 2;  // of a tile; registers a thread
-    static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sm90_column_bytes(kKeys), kMetaBytes = sm90_meta_bytes(kKeys);
-    static constexpr int kTileBytes = sm90_tile_bytes(kD, kHalf);
+    static constexpr int kKeys = sorted_tile_keys(kD, kHalf), kScores = kKeys / 2;  // of a tile; registers a thread
+    static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sorted_column_bytes(kKeys), kMetaBytes = sorted_meta_bytes(kKeys);
+    static constexpr int kTileBytes = sorted_tile_bytes(kD, kHalf);
     // half-int8: below each panel of V's channels eight of ones, so that the products add up the rows' weights as well.
     static constexpr int kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128, kValueRoom = kHalf ? 2 * kHalfPanelRoom : kValueBytes;
     static constexpr int kOut = kD / 2;  // registers of O a thread
     static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= (kConsumers + 1) * (65536 / kThreads / 8 * 8), "no register is there twice");
     static_assert(255LL * 255 * kKeys < (1 << 24), "P·(V + 128) read as the bits of a float, subnormal or of the least exponent, is that integer · 2^-149");
     static_assert(127LL * 127 * kD < -VisibleKeys::kLeast, "scores convert exactly, and none lies as low as one out of sight");
-};
-
-/** Tiles [begin, end) that some row of a warpgroup sees; of these, every row sees all of [clear_begin, clear_end). */
-struct alignas(16) TileRange {
-    int32_t begin, clear_begin, clear_end, end;
 };
 
 /**
@@ -76,23 +71,11 @@ template <int size> struct RingSlot {
     }
 };
 
-__device__ __forceinline__ RowBand band_of(const Sm90Args& args, const Sm90Sequence& sequence) {
-    constexpr int64_t kFar = int64_t{1} << 30;  // no sequence is longer, so nothing overflows
-    const int64_t diagonal = args.bottom_right ? static_cast<int64_t>(sequence.k_len) - sequence.q_len : 0;
-    return {static_cast<int>(max(min(diagonal - args.window_left, kFar), -kFar)), static_cast<int>(max(min(diagonal + args.window_right + 1, kFar), -kFar)), sequence.k_len};
-}
-
-template <int kKeys> __device__ __forceinline__ TileRange tile_range(const RowBand& band, int first, int last) {
-    TileRange range{band.first(first) / kKeys, (band.first(last) + kKeys - 1) / kKeys, band.end(first) / kKeys, (band.end(last) + kKeys - 1) / kKeys};
-    if (band.end(last) <= band.first(first)) range.end = range.begin;
-    return range;
-}
-
 /**
  * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows, and before
  * the shortest third of its items, or else last, those that warpgroups share. @returns false past a short sequence's end.
  */
-template <class T> __device__ __forceinline__ bool find_item(const Sm90Args& args, int index, Sm90Sequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
+template <class T> __device__ __forceinline__ bool find_item(const SortedArgs& args, int index, SortedSequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
     const int per_section = args.section_heads * args.max_items, section = index / per_section, within = index - section * per_section;
     const int heads = min(args.section_heads, args.heads * args.sequence_count - section * args.section_heads);
     const int turn = within / heads, flat_head = section * args.section_heads + (within - turn * heads), batch = flat_head / args.heads;
@@ -112,7 +95,7 @@ template <class T> __device__ __forceinline__ bool find_item(const Sm90Args& arg
     const TileRange all = tile_range<T::kKeys>(item.band, item.first_row, min(item.first_row + item_rows, sequence.q_len) - 1);
     item.tile_begin = all.begin, item.tile_end = all.end;
     const int whole = sequence.k_len / T::kKeys, left = sequence.k_len % T::kKeys;
-    item.short_span = sm90_span(left, T::kKeys);
+    item.short_span = sorted_span(left, T::kKeys);
     item.short_tile = left > 0 && item.short_span < T::kKeys ? whole : -1;
 #pragma unroll
     for (int block = 0; block < T::kConsumers; ++block) {
@@ -123,7 +106,7 @@ template <class T> __device__ __forceinline__ bool find_item(const Sm90Args& arg
 }
 
 /** The last one to ask, which is one for each item, leaves the counter as it was. */
-__device__ __forceinline__ int next_item(const Sm90Args& args) {
+__device__ __forceinline__ int next_item(const SortedArgs& args) {
     const int before = atomicAdd(args.next_item, 1);
     if (before == args.items - 1) *args.next_item = 0;
     return gridDim.x + before;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "choose_kernel.h"
 #include "float_flash_fwd.h"
 #include "int8_flash_fwd.h"
 #include "tile_layout.h"
@@ -81,14 +82,11 @@ float float_of(uint32_t bits) {
 
 // ── plan ──
 AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& request, std::shared_ptr<FindingsSheet> sheet)
-    : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()) {
+    : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()), kernel_(choose_kernel(stream.device().facts(), request)) {
     const DeviceFacts& facts = stream.device().facts();
     limits_ = {facts.shared_bytes_per_block, facts.processors};
     const std::vector<Sequence> sequences = lay_out_sequences(stream, request);
-    const char* needed = not_on_hopper(facts, request);
-    if (needed != nullptr && request.kernel == KernelChoice::kHopper) throw Failure("ERR_UNSUPPORTED", std::string("Expected ") + needed + " for Hopper's kernel");
-    on_hopper_ = needed == nullptr && request.kernel != KernelChoice::kPortable;
-    if (on_hopper_ && request.host_out == nullptr && request.out_type == ElementType::kBfloat16) out_type_ = request.out_type;  // float16 can overflow, which a cast notices
+    if (is_sorted() && request.host_out == nullptr && request.out_type == ElementType::kBfloat16) out_type_ = request.out_type;  // float16 can overflow, which a cast notices
     out_ = stream.allocate(static_cast<size_t>(request.out_elements) * (out_type_ == ElementType::kFloat32 ? sizeof(float) : 2));
     if (request.want_lse) lse_ = stream.allocate(static_cast<size_t>(request.lse_elements) * sizeof(float));
     // A cumulative table may leave rows of the output without a sequence; nothing else writes those.
@@ -150,19 +148,6 @@ void AttentionOperation::plan_geometry(Stream& stream, const AttentionRequest& r
     args_.softcap = request.softcap;
 }
 
-const char* AttentionOperation::not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request) {
-    const bool is_half = request.precision == Precision::kHalfInt8;
-    const ElementType query = request.query.type, key = request.key.type, value = request.value.type;
-    const auto is_wide = [](ElementType type) { return type == ElementType::kFloat32; };
-    if (!Sm90Forward::available(facts)) return "a device of compute capability 9.0 and a build for it";
-    if (!is_half && request.precision != Precision::kFullInt8) return "precision 'full-int8' or 'half-int8'";
-    if (query == ElementType::kInt8 || key == ElementType::kInt8 || value == ElementType::kInt8) return "floats";
-    if (is_wide(query) != is_wide(key) || is_wide(key) != is_wide(value)) return "query, key and value of one width";
-    if (!sm90_supports(padded_dim(std::max(request.head_dim, request.head_dim_v)), is_half)) return "head dimensions of at most 128 for half-int8";
-    if (request.softcap != 0.f || request.mask.present()) return "no softcap and no attnMask";
-    return nullptr;
-}
-
 void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& request, const std::vector<Sequence>& sequences) {
     quantize_.query = query_;
     quantize_.key = key_;
@@ -182,10 +167,10 @@ void AttentionOperation::plan_int8(Stream& stream, const AttentionRequest& reque
     quantize_.findings = sheet_->on_device(place_);
     const size_t statistics_bytes = place_workspace(quantize_, table_, tiles_, nullptr);
     place_workspace(quantize_, table_, tiles_, held_.emplace_back(stream.allocate(statistics_bytes))->as<uint8_t>());
-    if (on_hopper_) {
+    if (is_sorted()) {
         // Each run leaves it cleared for the next.
         check_cuda(cudaMemsetAsync(quantize_.head_maxima.query, 0, quantize_.cleared_bytes, stream.handle()), "clear the maxima");
-        sm90_ = std::make_unique<Sm90Forward>(stream, quantize_, args_, out_type_, table_, sequences);
+        sorted_ = std::make_unique<SortedForward>(stream, kernel_ == KernelChoice::kHopper, quantize_, args_, out_type_, table_, sequences);
     } else {
         plan_portable(stream, request);
     }
@@ -289,13 +274,13 @@ void AttentionOperation::inspect(cudaStream_t stream) const {
 void AttentionOperation::quantize(cudaStream_t stream) const {
     if (is_empty() || stays_float()) return;
     if (is_baseline()) return check_cuda(launch_baseline_pack(baseline_, table_, stream), "round the inputs");
-    if (sm90_) return sm90_->quantize(stream);
+    if (sorted_) return sorted_->quantize(stream);
     check_cuda(launch_quantize(quantize_, table_, stream), "quantize");
 }
 
 void AttentionOperation::attend(cudaStream_t stream) const {
     if (is_empty()) return;
-    if (sm90_) return sm90_->attend(stream);
+    if (sorted_) return sorted_->attend(stream);
     const auto launch_forward = [&]() -> cudaError_t {
         if (stays_float()) return launch_float_flash_fwd({query_, key_, value_, args_}, precision_ == Precision::kFloat64, stream);
         if (is_baseline()) return launch_baseline_fwd(baseline_, limits_, stream);
@@ -363,7 +348,7 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     stream.synchronize();
     operation->judge();
     answer.quantize_ms = quantized.since(start);
-    answer.on_hopper = operation->on_hopper();
+    answer.kernel = operation->kernel();
     answer.out_type = operation->out_type();
 
     const auto copy_out = [&](float* host, const std::shared_ptr<Buffer>& from) {

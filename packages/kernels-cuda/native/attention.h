@@ -10,7 +10,7 @@
 #include "operand.h"
 #include "operation.h"
 #include "quantize.h"
-#include "sm90_forward.h"
+#include "sorted_forward.h"
 #include "source.h"
 
 namespace intflash {
@@ -18,8 +18,8 @@ namespace intflash {
 /** From kFloat16 on: what INT8 is compared with (baseline_flash_fwd.h). kFlashD is float16 without the final division. */
 enum class Precision : int32_t { kFullInt8, kHalfInt8, kPaperInt8, kInt4Qk, kFloat32, kFloat64, kFloat16, kBfloat16, kFp8, kFlashD };
 
-/** Who computes full-int8 and half-int8 of floats. kAuto: Hopper's kernels where they can, else the portable ones. */
-enum class KernelChoice : int32_t { kAuto, kPortable, kHopper };
+/** Who computes full-int8 and half-int8 of floats. kAuto: the last of these that can. */
+enum class KernelChoice : int32_t { kAuto, kPortable, kSorted, kHopper };
 
 struct FloatOrCodes {
     Source data;
@@ -34,7 +34,7 @@ struct AttentionRequest {
     KernelChoice kernel = KernelChoice::kAuto;
     bool smooth_k = false;
     int heads, kv_heads, head_dim, head_dim_v;
-    ElementType out_type = ElementType::kFloat32;  // honoured by Hopper's kernels; AttentionAnswer::out_type says what came
+    ElementType out_type = ElementType::kFloat32;  // honoured on sorted tiles; AttentionAnswer::out_type says what came
     std::vector<Sequence> sequences;  // q_start, q_len, k_start, k_len; the rest is filled in
     float scale, softcap;
     int64_t window_left, window_right;
@@ -73,7 +73,7 @@ public:
 
     const std::shared_ptr<Buffer>& out() const { return out_; }
     const std::shared_ptr<Buffer>& lse() const { return lse_; }
-    bool on_hopper() const { return on_hopper_; }
+    KernelChoice kernel() const { return kernel_; }
     ElementType out_type() const { return out_type_; }
 
 private:
@@ -81,11 +81,10 @@ private:
     bool is_baseline() const { return precision_ >= Precision::kFloat16; }
     bool is_half() const { return precision_ == Precision::kHalfInt8; }
     bool is_paper() const { return precision_ == Precision::kPaperInt8; }
+    bool is_sorted() const { return kernel_ == KernelChoice::kSorted || kernel_ == KernelChoice::kHopper; }
     bool is_empty() const { return table_.count == 0 || table_.max_q_len == 0; }
 
     std::vector<Sequence> lay_out_sequences(Stream& stream, const AttentionRequest& request);
-    /** Null where Hopper's kernels can do it, else why they can't. */
-    static const char* not_on_hopper(const DeviceFacts& facts, const AttentionRequest& request);
     void plan_geometry(Stream& stream, const AttentionRequest& request);
     void plan_int8(Stream& stream, const AttentionRequest& request, const std::vector<Sequence>& sequences);
     void plan_portable(Stream& stream, const AttentionRequest& request);
@@ -100,7 +99,7 @@ private:
     const Precision precision_;
     const std::shared_ptr<FindingsSheet> sheet_;
     const int place_;
-    bool on_hopper_ = false;
+    const KernelChoice kernel_;
     ElementType out_type_ = ElementType::kFloat32;
     LaunchLimits limits_{};
     std::shared_ptr<Buffer> out_, lse_;
@@ -111,14 +110,14 @@ private:
     Operand query_{}, key_{}, value_{};
     uint32_t unseen_ = 0;  // bits of Given: what lay on the device, so that TypeScript has not looked at its numbers
     QuantizeRequest quantize_{};           // INT8 precisions
-    std::unique_ptr<const Sm90Forward> sm90_;  // on Hopper
+    std::unique_ptr<const SortedForward> sorted_;  // kSorted and kHopper
     std::shared_ptr<Buffer> head_maxima_;  // fp32
     BaselineRequest baseline_{};           // from kFloat16 on
 };
 
 struct AttentionAnswer {
     std::shared_ptr<Buffer> out, lse;
-    bool on_hopper = false;
+    KernelChoice kernel = KernelChoice::kPortable;
     ElementType out_type = ElementType::kFloat32;
     double quantize_ms = 0;
     std::vector<float> forward_ms, quantize_repeat_ms;  // one a repeat

@@ -42,7 +42,7 @@ Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     Napi::Object result = Napi::Object::New(env);
     if (answer.out) result.Set("out", wrap_buffer(env, std::move(answer.out)));
     if (answer.lse) result.Set("lse", wrap_buffer(env, std::move(answer.lse)));
-    result.Set("onHopper", answer.on_hopper);
+    result.Set("kernel", static_cast<int32_t>(answer.kernel));
     result.Set("quantizeMs", answer.quantize_ms);
     result.Set("forwardMs", list_of(env, answer.forward_ms));
     result.Set("quantizeRepeatMs", list_of(env, answer.quantize_repeat_ms));
@@ -57,7 +57,7 @@ void narrow_output(Stream& stream, AttentionAnswer& answer, ElementType type, co
     ledger.add(std::move(cast));
 }
 
-// attention(device, request) → Promise<{ out?, lse?, onHopper, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
+// attention(device, request) → Promise<{ out?, lse?, kernel, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
 Napi::Value attention(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const Napi::Object js = read_object(info[1], "request");

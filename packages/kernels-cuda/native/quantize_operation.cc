@@ -34,6 +34,7 @@ QuantizeOperation::QuantizeOperation(Stream& stream, const TensorQuantizeRequest
     scales_ = stream.allocate(rows * sizeof(float));
     quantize_.query = {data, request.strides, request.type, request.heads, request.dim};
     quantize_.key.type = quantize_.value.type = ElementType::kInt8;  // nothing to encode
+    quantize_.key.heads = quantize_.value.heads = request.heads;
     quantize_.padded = padded_dim(request.dim);
     quantize_.levels = static_cast<float>(request.levels);
     quantize_.rows = {codes_->as<int8_t>(), scales_->as<float>()};

@@ -170,7 +170,7 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
     const Napi::Env env = js.Env();
     AttentionRequest request{};
     request.precision = static_cast<Precision>(read_integer(js, "precision", 0, 9));
-    request.kernel = js.Get("kernel").IsUndefined() ? KernelChoice::kAuto : static_cast<KernelChoice>(read_integer(js, "kernel", 0, 2));
+    request.kernel = js.Get("kernel").IsUndefined() ? KernelChoice::kAuto : static_cast<KernelChoice>(read_integer(js, "kernel", 0, 3));
     if (!js.Get("outType").IsUndefined()) request.out_type = static_cast<ElementType>(read_integer(js, "outType", 0, 2));
     request.smooth_k = js.Get("smoothK").ToBoolean();
     request.heads = static_cast<int>(read_integer(js, "heads", 1, 1 << 20));

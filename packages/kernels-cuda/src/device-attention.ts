@@ -21,14 +21,7 @@ import { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
 import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
 import { withAbortFlag } from './native-error.js';
-import {
-  type Baseline,
-  type CudaKernel,
-  geometryRequest,
-  KERNEL_NUMBERS,
-  KERNELS,
-  TYPE_NUMBERS,
-} from './native-request.js';
+import { type Baseline, type CudaKernel, geometryRequest, KERNELS, TYPE_NUMBERS } from './native-request.js';
 
 export interface CudaAttentionInputs {
   readonly query: CudaTensor;
@@ -68,8 +61,10 @@ export interface CudaAttentionOptions {
   readonly outType?: FloatType;
   readonly stream?: CudaStream;
   /**
-   * Who computes full-int8 and half-int8 of floats. `auto`: Hopper's kernels on compute capability 9.0 where they can (no softcap, no mask,
-   * half-int8 up to head dimension 128), else the portable ones. `hopper`: they, or `ERR_UNSUPPORTED`. docs/arithmetic.md has both.
+   * Who computes full-int8 and half-int8 of floats. `hopper`: kernels for compute capability 9.0, half-int8 up to head dimension 128. `sorted`: the same
+   * arithmetic elsewhere, full-int8 alone, up to head dimension 128 where a block has less than 200 KB of shared memory. Both without softcap and
+   * mask. `portable`: a scale a key, anything. `auto`: the first of these that can. One that is named and cannot is `ERR_UNSUPPORTED`.
+   * docs/arithmetic.md has all.
    */
   readonly kernel?: CudaKernel;
   /** Honoured between kernels. */
@@ -82,7 +77,7 @@ export interface CudaAttentionResult {
   readonly out: CudaTensor;
   readonly lse?: CudaTensor;
   /** Which kernels answered. */
-  readonly kernel: 'portable' | 'hopper';
+  readonly kernel: Exclude<CudaKernel, 'auto'>;
   /** Milliseconds of the quantizers, and of each of `repeats` further runs of the forward kernel and of the quantizers, by CUDA events. */
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
@@ -185,7 +180,7 @@ function splitOptions(context: DeviceContext, options: object) {
     outType: TYPE_NUMBERS[checkChoice(outType, 'outType', OUT_TYPES, 'float32')],
     repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
     stream: checkStream(stream, context.device),
-    kernel: KERNEL_NUMBERS[checkChoice(kernel, 'kernel', KERNELS, 'auto')],
+    kernel: KERNELS.indexOf(checkChoice(kernel, 'kernel', KERNELS, 'auto')),
   };
   return { signal: checkSignal(signal), call, rest };
 }
@@ -197,7 +192,7 @@ async function run(context: DeviceContext, { plan, request, signal }: Call): Pro
   return {
     out: madeTensor(context, answer.out!, OUT_TYPES[request.outType ?? 0]!, plan.outDims),
     ...(answer.lse && { lse: madeTensor(context, answer.lse, 'float32', plan.lseDims) }),
-    kernel: answer.onHopper ? 'hopper' : 'portable',
+    kernel: KERNELS[answer.kernel] as Exclude<CudaKernel, 'auto'>,
     quantizeMs: answer.quantizeMs,
     forwardMs: answer.forwardMs,
     quantizeRepeatMs: answer.quantizeRepeatMs,

@@ -205,7 +205,8 @@ export interface CacheTimingRequest {
 export interface NativeAnswer {
   readonly out?: BufferHandle;
   readonly lse?: BufferHandle;
-  readonly onHopper: boolean;
+  /** A place in KERNELS. */
+  readonly kernel: number;
   readonly quantizeMs: number;
   readonly forwardMs: readonly number[];
   readonly quantizeRepeatMs: readonly number[];

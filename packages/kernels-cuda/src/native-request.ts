@@ -27,10 +27,9 @@ const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
   fp8: 8,
   'flash-d': 9,
 };
-/** Who computes full-int8 and half-int8 of floats: `auto` takes Hopper's kernels where they can, else the portable ones. */
-export const KERNELS = ['auto', 'portable', 'hopper'] as const;
+/** Who computes full-int8 and half-int8 of floats, as native/attention.h numbers them: `auto` takes the last of these that can. */
+export const KERNELS = ['auto', 'portable', 'sorted', 'hopper'] as const;
 export type CudaKernel = (typeof KERNELS)[number];
-export const KERNEL_NUMBERS: Record<CudaKernel, number> = { auto: 0, portable: 1, hopper: 2 };
 export const TYPE_NUMBERS = { float32: 0, float16: 1, bfloat16: 2, int8: 3 } as const;
 
 /** The part of a request that does not depend on where the numbers live. */
@@ -69,7 +68,7 @@ export function geometryRequest(
 export function hostRequest(plan: AttentionPlan, kernel: CudaKernel): NativeRequest {
   return {
     ...geometryRequest(plan, plan.precision, plan.smoothK),
-    kernel: KERNEL_NUMBERS[kernel],
+    kernel: KERNELS.indexOf(kernel),
     query: floatOperand(plan.query),
     key: floatOperand(plan.key),
     value: floatOperand(plan.value),

@@ -9,7 +9,7 @@ export interface ForwardVariant {
 
 const isHopper = cudaStatus().isa === 'sm_90';
 
-/** Hopper's kernels where they exist, the portable ones beside them. half-int8 of head dimension 256 is the portable ones' everywhere. */
+/** Hopper's kernels where they exist, the others beside them. half-int8 of head dimension 256 is the portable ones' everywhere. */
 export function forwardVariants(headDim: number): ForwardVariant[] {
   const hopper = (precision: Precision): ForwardVariant => ({
     precision,
@@ -17,6 +17,7 @@ export function forwardVariants(headDim: number): ForwardVariant[] {
   });
   return [
     hopper('full-int8'),
+    ...(isHopper || headDim <= 128 ? ([{ precision: 'full-int8', kernel: 'sorted' }] as const) : []),
     { precision: 'full-int8', kernel: 'portable' },
     hopper('half-int8'),
     { precision: 'half-int8', kernel: 'portable' },

@@ -1,5 +1,5 @@
-// What compute-sanitizer watches (sanitize.mjs runs it): 12 lengths x causal or not x full-int8 and half-int8 are 48 shapes; the other
-// precisions, codes, masks, graphs and streams come on top. Results are not judged here.
+// What compute-sanitizer watches (sanitize.mjs runs it): 12 lengths x causal or not x full-int8 by two kernels and half-int8 are 72 shapes; the
+// other precisions, codes, masks, graphs and streams come on top. Results are not judged here.
 import { openCudaDevice } from '../dist/index.js';
 
 const LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200, 257, 511, 1023];
@@ -29,11 +29,15 @@ for (const [index, length] of LENGTHS.entries()) {
   ];
   const inputs = { query, key, value };
   for (const isCausal of [false, true])
-    for (const precision of ['full-int8', 'half-int8'])
-      await attend(inputs, { precision, isCausal, softcap: index === 5 ? 4 : 0 });
+    for (const [precision, kernel] of [
+      ['full-int8', 'auto'],
+      ['full-int8', 'sorted'],
+      ['half-int8', 'auto'],
+    ])
+      await attend(inputs, { precision, kernel, isCausal, softcap: index === 5 && kernel === 'auto' ? 4 : 0 });
   dispose(query, key, value);
 }
-if (shapes !== 48) throw new Error(`Expected 48 shapes, got ${shapes}`);
+if (shapes !== 72) throw new Error(`Expected 72 shapes, got ${shapes}`);
 
 // Hopper's warpgroups share the queries of a few heads where there are keys enough; above that is so at head dimensions 40 and 256.
 {

@@ -22,6 +22,9 @@ __device__ __forceinline__ float4 load_shared_floats(uint32_t address) {
     return v;
 }
 
+/** Of four numbers one, by a number known at compile time. */
+__device__ __forceinline__ constexpr float at(const float4& four, int i) { return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w; }
+
 __device__ __forceinline__ void load_shared_words(uint32_t (&words)[4], uint32_t address) {
     asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address));
 }

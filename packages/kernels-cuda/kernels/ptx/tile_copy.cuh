@@ -13,15 +13,12 @@ __device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
 }
 
-/** After barrier_init, before __syncthreads: lets the copy engine see the barriers. */
-__device__ __forceinline__ void publish_barriers() {
+/** After barrier_init and writes to shared memory, before __syncthreads: lets the copy engine and the tensor cores see them. */
+__device__ __forceinline__ void publish_writes() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-
-/** Lets the tensor cores see what the thread wrote to shared memory; before the barrier that the others wait at. */
-__device__ __forceinline__ void publish_writes() { publish_barriers(); }
 
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(bar) : "memory");

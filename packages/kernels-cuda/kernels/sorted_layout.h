@@ -1,8 +1,8 @@
-// How Q, K and V lie in memory between Hopper's quantizer (sm90_quantize.cu) and its forward kernel (sm90_flash_fwd.cuh): images that
-// bulk copies bring to shared memory as they are and wgmma reads there.
+// How Q, K and V lie in memory between the quantizers into sorted tiles (sorted_quantize.cu) and the forward kernels that read them (Hopper's
+// sm90_flash_fwd.cuh and every architecture's sorted_flash_fwd.cuh): images that copies bring to shared memory as they are and wgmma or ldmatrix reads there.
 //
 // Q block, 64 queries:   codes [64][D].
-// Tile, `sm90_tile_keys` keys in as many slots:
+// Tile, `sorted_tile_keys` keys in as many slots:
 //   K codes   [slots][D]          one row a key
 //   V codes   [D channels][slots] bytes of value + 128, slots in `slot_position` order; or, for half-int8,
 //   V values  [2][D][64 slots]    float16, slots in their own order
@@ -32,12 +32,12 @@ enum class TileKind : int32_t {
 };
 
 /** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. */
-INTFLASH_BOTH constexpr int sm90_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : 128; }
+INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : 128; }
 /** Slots that share TileHeader::k_scale[0]; the others share k_scale[1]. */
-INTFLASH_BOTH constexpr int sm90_low_slots(int keys) { return keys / 4 * 3; }
+INTFLASH_BOTH constexpr int sorted_low_slots(int keys) { return keys / 4 * 3; }
 
 /** Of a tile of `keys` keys the slots in use: a sequence's last tile, if plain, ends after 64 or 128 where that takes all of its keys. */
-INTFLASH_BOTH constexpr int sm90_span(int keys, int tile_keys) { return keys <= 64 && tile_keys > 128 ? 64 : keys <= 128 && tile_keys > 128 ? 128 : tile_keys; }
+INTFLASH_BOTH constexpr int sorted_span(int keys, int tile_keys) { return keys <= 64 && tile_keys > 128 ? 64 : keys <= 128 && tile_keys > 128 ? 128 : tile_keys; }
 
 /** With half-int8 the key scales of the slots' eighths lie here instead: 8 floats. */
 struct TileHeader {
@@ -49,28 +49,28 @@ struct TileHeader {
 /** Where a slot lies along the axis that P·V sums over: accumulator registers, packed to bytes in place, are then its A operand. */
 INTFLASH_BOTH int slot_position(int slot) { return key_position(slot); }
 
-INTFLASH_BOTH constexpr int sm90_column_bytes(int keys) { return keys * (3 * 4 + 2); }
-INTFLASH_BOTH constexpr int sm90_meta_bytes(int keys) { return sm90_column_bytes(keys) + static_cast<int>(sizeof(TileHeader)); }
-INTFLASH_BOTH constexpr int sm90_columns_offset(int padded, bool half) { return sm90_tile_keys(padded, half) * padded * (half ? 3 : 2); }
-INTFLASH_BOTH constexpr int sm90_tile_bytes(int padded, bool half) { return sm90_columns_offset(padded, half) + sm90_meta_bytes(sm90_tile_keys(padded, half)); }
+INTFLASH_BOTH constexpr int sorted_column_bytes(int keys) { return keys * (3 * 4 + 2); }
+INTFLASH_BOTH constexpr int sorted_meta_bytes(int keys) { return sorted_column_bytes(keys) + static_cast<int>(sizeof(TileHeader)); }
+INTFLASH_BOTH constexpr int sorted_columns_offset(int padded, bool half) { return sorted_tile_keys(padded, half) * padded * (half ? 3 : 2); }
+INTFLASH_BOTH constexpr int sorted_tile_bytes(int padded, bool half) { return sorted_columns_offset(padded, half) + sorted_meta_bytes(sorted_tile_keys(padded, half)); }
 
-INTFLASH_BOTH constexpr int sm90_panel_bytes(int row_bytes) { return row_bytes % 128 == 0 ? 128 : 64; }
+INTFLASH_BOTH constexpr int sorted_panel_bytes(int row_bytes) { return row_bytes % 128 == 0 ? 128 : 64; }
 /** Byte offset of (row, byte) in an image of `rows` rows of `row_bytes`. */
 INTFLASH_BOTH int panel_offset(int row, int byte, int rows, int row_bytes) {
-    const int width = sm90_panel_bytes(row_bytes);
+    const int width = sorted_panel_bytes(row_bytes);
     return byte / width * (rows * width) + swizzled(row, byte % width, width);
 }
 
-/** One sequence on its way through Hopper's kernels. */
-struct Sm90Sequence {
+/** One sequence on its way through the kernels on sorted tiles. */
+struct SortedSequence {
     int64_t q_start, k_start;
     int64_t q_block_base;  // Q block of (head h, block b): q_block_base + h * q_blocks + b
     int64_t tile_base;     // tile of (kv head h, tile t): tile_base + h * tiles + t
     int64_t sum_base;      // sum of K over `kTileKeys` tokens t of kv head h: sum_base + h * sums + t
     int32_t q_len, k_len, q_blocks, tiles, sums, padding;
-    int32_t full_items, items;  // of a head: see sm90_flash_fwd.h
+    int32_t full_items, items;  // of a head, Hopper: see sm90_items.cuh
 };
 
-static_assert(sizeof(TileHeader) == 32 && sm90_meta_bytes(64) % 16 == 0, "bulk copies move multiples of 16 bytes");
+static_assert(sizeof(TileHeader) == 32 && sorted_meta_bytes(64) % 16 == 0, "bulk copies move multiples of 16 bytes");
 
 }  // namespace intflash

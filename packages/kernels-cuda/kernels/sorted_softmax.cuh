@@ -1,4 +1,4 @@
-// Scores of 64 queries and a tile's keys to weights, for a thread of a warpgroup: registers 8g + i of a thread hold slots 16g + 4c .. (in `slot_position`
+// Scores of 16 queries and a tile's keys to weights, in a warp: registers 8g + i of a thread hold slots 16g + 4c .. (in `slot_position`
 // order) of two rows: i = 0, 1, 4, 5 of row r and i = 2, 3, 6, 7 of row r + 8.
 //
 // Everything is in log2 units. P is quantized against the tile's own maximum (docs/arithmetic.md); O and the sums are kept in units of
@@ -10,8 +10,9 @@
 
 #include "ptx/mma.cuh"
 #include "ptx/shared_memory.cuh"
-#include "ptx/wgmma.cuh"
-#include "sm90_layout.h"
+#include "row_band.cuh"
+#include "sorted_layout.h"
+#include "warp_reductions.cuh"
 
 namespace intflash {
 
@@ -28,20 +29,13 @@ struct RowPair {
     float codes[2];      // Σ codes of P: what V's offset of 128 adds to O, by 128
 };
 
-/** Which keys a query may attend: [first(row), end(row)). */
-struct RowBand {
-    int left, right, keys;
-    __device__ __forceinline__ int first(int row) const { return min(max(row + left, 0), keys); }
-    __device__ __forceinline__ int end(int row) const { return min(max(row + right, 0), keys); }
-};
-
 /** A tile's scales in shared memory, at this thread's four columns of each group of 16 slots. */
 template <int kKeys> struct TileColumns {
     uint32_t scales, keys;  // addresses of the first group's kScale and key
     __device__ __forceinline__ TileColumns(uint32_t meta, uint32_t c) : scales(meta + 16 * c), keys(meta + 12 * kKeys + 8 * c) {}
-    __device__ __forceinline__ float4 k_scale(int group) const { return load(scales + 64 * group); }
-    __device__ __forceinline__ float4 tau(int group) const { return load(scales + 4 * kKeys + 64 * group); }
-    __device__ __forceinline__ float4 inverse_weight(int group) const { return load(scales + 8 * kKeys + 64 * group); }
+    __device__ __forceinline__ float4 k_scale(int group) const { return load_shared_floats(scales + 64 * group); }
+    __device__ __forceinline__ float4 tau(int group) const { return load_shared_floats(scales + 4 * kKeys + 64 * group); }
+    __device__ __forceinline__ float4 inverse_weight(int group) const { return load_shared_floats(scales + 8 * kKeys + 64 * group); }
     /** 255 - key of columns 0 and 1, and of 2 and 3. */
     __device__ __forceinline__ uint2 keys_left(int group) const {
         uint2 pairs;
@@ -49,26 +43,10 @@ template <int kKeys> struct TileColumns {
         return pairs;
     }
 
-private:
-    static __device__ __forceinline__ float4 load(uint32_t address) {
-        float4 v;
-        asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address));
-        return v;
-    }
 };
 
 __device__ __forceinline__ constexpr int row_of(int i) { return (i >> 1) & 1; }
 __device__ __forceinline__ constexpr int column_of(int i) { return 2 * (i >> 2) + (i & 1); }
-__device__ __forceinline__ float at(const float4& four, int i) { return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w; }
-
-__device__ __forceinline__ float over_quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float over_quad_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
 
 /** 255 for each negative one of four 16-bit numbers, 0 for the others. */
 __device__ __forceinline__ uint32_t sign_bytes(uint32_t low, uint32_t high) {
@@ -163,7 +141,7 @@ template <int n, class Visible> __device__ __forceinline__ void pack_group(int (
  */
 template <bool kOutliers, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut>
 __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, Turn& turn, const ScaleOut& scale_out) {
-    constexpr int kGroups = kScores / 8, kLowGroups = sm90_low_slots(kGroups), kPlainGroups = kOutliers ? kGroups - 1 : kGroups, kSpecial = 8 * (kGroups - 1);
+    constexpr int kGroups = kScores / 8, kLowGroups = sorted_low_slots(kGroups), kPlainGroups = kOutliers ? kGroups - 1 : kGroups, kSpecial = 8 * (kGroups - 1);
     float factor[2][2], top[2], offset[2], special[8];
     const float k_scale[2] = {load_shared_float(header), load_shared_float(header + 4)}, tau_all = load_shared_float(header + offsetof(TileHeader, tau));
     const auto keys_left = [&](int group) { return Visible::kAll ? uint2{} : columns.keys_left(group); };
@@ -195,7 +173,7 @@ __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], 
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        top[row] = over_quad_max(top[row]);
+        top[row] = quad_max(top[row]);
         offset[row] = kLevelBits - top[row];
         top[row] += tau_all;
         tile.codes[row] = 0;
@@ -248,8 +226,8 @@ __device__ __forceinline__ void general_scores(int (&s)[kScores], float (&top)[2
             s[8 * group + i] = __float_as_int(x);
         }
     }
-    top[0] = over_quad_max(top[0]);
-    top[1] = over_quad_max(top[1]);
+    top[0] = quad_max(top[0]);
+    top[1] = quad_max(top[1]);
 }
 
 /** Weights of general scores; every slot has its own weight in the row sum. */
@@ -275,11 +253,7 @@ __device__ __forceinline__ TileSums weigh_columns(const int (&s)[kScores], int (
 }
 
 /** half-int8: key scales of half of a tile's eighths, groups of 16 slots. */
-__device__ __forceinline__ float4 read_eighths(uint32_t header, int half) {
-    float4 v;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(header + 16 * half));
-    return v;
-}
+__device__ __forceinline__ float4 read_eighths(uint32_t header, int half) { return load_shared_floats(header + 16 * half); }
 
 /** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by eighths of the slots. */
 template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const int (&s)[kScores], float (&top)[2], const RowPair& rows, uint32_t header) {
@@ -296,7 +270,7 @@ template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const i
             }
     }
 #pragma unroll
-    for (int row = 0; row < 2; ++row) top[row] = over_quad_max(top[row] * rows.factor[row]);
+    for (int row = 0; row < 2; ++row) top[row] = quad_max(top[row] * rows.factor[row]);
 }
 
 /** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(index)` is a score's. */

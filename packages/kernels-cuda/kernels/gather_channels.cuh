@@ -1,8 +1,8 @@
-// Hopper's quantizers: what K's and V's channels need of all their tokens, by tiles.
+// The quantizers' first job: what K's and V's channels need of all their tokens, by tiles.
 #pragma once
 #include <algorithm>
 
-#include "sm90_quantize_job.cuh"
+#include "quantize_job.cuh"
 
 namespace intflash {
 
@@ -104,10 +104,7 @@ template <class P> __device__ __forceinline__ void raise_maxima(const SourceRows
         reinterpret_cast<uint4*>(scratch)[(kPieces < 32 ? thread / 32 : thread / kPieces) * kPieces + piece] = make_uint4(top[0], top[1], top[2], top[3]);
     __syncthreads();
     const auto note = [&](int at, uint32_t bits) {
-        if (!(__uint_as_float(bits) <= kLargestOperand)) {
-            if (bits < 0x7f800000u) atomicMax(&findings->large_value, bits);
-            else atomicOr(&findings->bad_value, 1u);
-        }
+        judge_magnitude(bits, kLargestOperand, &findings->bad_value, &findings->large_value);
         if (bits != 0) atomicMax(maxima + at, bits);
     };
     if (thread < Groups::kWords) {
@@ -128,7 +125,7 @@ template <class P> __device__ __forceinline__ void gather_channels(const Quantiz
     constexpr int kTiles = Blocks<P>::kGatherTiles;
     const Operand &key = job.request.key, &value = job.request.value;
     const Statistics& statistics = job.request.statistics;
-    const Sm90Sequence& sequence = at.sequence;
+    const SortedSequence& sequence = at.sequence;
     float* means = statistics.means + head * P::kD;
     const HeadProgress progress(job, head);
     const int first_tile = block * kTiles;

@@ -1,9 +1,9 @@
-// Hopper's quantizers: 128 keys and values into a tile, sorted into slots.
+// Quantizers into sorted tiles: 128 keys and values into a tile, sorted into slots.
 #pragma once
 #include <algorithm>
 
-#include "byte_transpose.cuh"
-#include "sm90_tile_facts.cuh"
+#include "sorted_tile_facts.cuh"
+#include "tile_rows.cuh"
 
 namespace intflash {
 
@@ -12,85 +12,7 @@ namespace intflash {
  * for again: what shared memory would hold of them L1 holds as well, whose room it would take. In rounds of RowLanes.
  */
 template <class P, int kKeys> constexpr int kKeptKeyRounds = std::min(Blocks<P>::kKeptBytes / (kKeys / RowLanes<P, kKeys>::kRounds * Blocks<P>::kRowBytes), RowLanes<P, kKeys>::kRounds);
-template <class P, bool kHalf> constexpr int kStagedBytes = sm90_tile_keys(P::kD, kHalf) * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
-
-/** A tile's rows of one operand, those of the first kKept rounds in shared memory. */
-template <class P, int kKeys, int kKept> struct TileRows : SourceRows<P> {
-    using Lanes = RowLanes<P, kKeys>;
-    static constexpr int kRest = Lanes::kRounds - kKept, kBatch = kRest < 4 ? kRest : kRest % 4 == 0 ? 4 : 3, kStride = Lanes::kGroups * Blocks<P>::kRowBytes;
-    uint8_t* own;  // the thread reads what it fetched itself
-    __device__ __forceinline__ TileRows(const Operand& operand, int64_t first, int count, uint8_t* kept)
-        : SourceRows<P>(operand, first, count), own(kept + (threadIdx.x / 32 * kKept * Lanes::kGroups + threadIdx.x % 32 / Lanes::kLanes) * Blocks<P>::kRowBytes + threadIdx.x % Lanes::kLanes * 16) {}
-
-    /** The kept rows on their way. Nobody reads them again. */
-    __device__ __forceinline__ void fetch(const Lanes& lanes) const {
-        if (this->template whole<kKeys>()) {
-            const uint32_t target = shared_address_of(own);
-            const uint64_t policy = first_to_leave();
-            const char* source = this->address(lanes.first_row, lanes.channel(0));
-            const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
-#pragma unroll
-            for (int round = 0; round < kKept; ++round, source += step)
-#pragma unroll
-                for (int part = 0; part < 2; ++part) copy_once_async_16(target + round * kStride + part * Lanes::kLanes * 16, source + part * Lanes::kLanes * 16, policy);
-            return;
-        }
-#pragma unroll 1
-        for (int round = 0; round < kKept; ++round)
-#pragma unroll
-            for (int part = 0; part < 2; ++part) reinterpret_cast<uint4*>(own + round * kStride)[part * Lanes::kLanes] = this->piece(lanes.row(round), lanes.channel(part));
-    }
-
-    /** Calls work(row, its two pieces, their type) for the thread's rows. kLast: nobody reads them again. */
-    template <bool kLast, class F> __device__ __forceinline__ void each(const Lanes& lanes, F work) const {
-        if constexpr (kKept > 0)
-            with_type<P>(this->operand.type, [&](ElementType type) {
-                const uint8_t* source = own;
-#pragma unroll 1
-                for (int round = 0; round < kKept; ++round, source += kStride)
-                    work(lanes.row(round), reinterpret_cast<const uint4*>(source)[0], reinterpret_cast<const uint4*>(source)[Lanes::kLanes], type);
-            });
-        if constexpr (kRest > 0) {
-            static_assert(kRest % kBatch == 0, "batches are whole");
-            if (this->template whole<kKeys>()) {
-                with_type<P>(this->operand.type, [&](ElementType type) {
-                    const char* source = this->address(lanes.row(kKept), lanes.channel(0));
-                    const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
-#pragma unroll 1
-                    for (int begin = kKept; begin < Lanes::kRounds; begin += kBatch) {
-                        uint4 raw[kBatch][2];
-#pragma unroll
-                        for (int i = 0; i < kBatch; ++i, source += step)
-#pragma unroll
-                            for (int part = 0; part < 2; ++part) raw[i][part] = load_16<kLast>(source + part * Lanes::kLanes * 16);
-#pragma unroll
-                        for (int i = 0; i < kBatch; ++i) work(lanes.row(begin + i), raw[i][0], raw[i][1], type);
-                    }
-                });
-                return;
-            }
-#pragma unroll 1
-            for (int round = kKept; round < Lanes::kRounds; ++round) {
-                const int row = lanes.row(round);
-                work(row, this->piece(row, lanes.channel(0)), this->piece(row, lanes.channel(1)), this->operand.type);
-            }
-        }
-    }
-};
-
-/** The lane's channels of something that a block knows of each. */
-template <class P> struct OwnChannels {
-    float x[2][P::kPiece];
-    template <class Lanes> __device__ __forceinline__ OwnChannels(const float* all, const Lanes& lanes) {
-#pragma unroll
-        for (int part = 0; part < 2; ++part)
-#pragma unroll
-            for (int e = 0; e < P::kPiece; e += 4) {
-                const float4 four = *reinterpret_cast<const float4*>(all + lanes.channel(part) + e);
-                x[part][e] = four.x, x[part][e + 1] = four.y, x[part][e + 2] = four.z, x[part][e + 3] = four.w;
-            }
-    }
-};
+template <class P, bool kHalf> constexpr int kStagedBytes = sorted_tile_keys(P::kD, kHalf) * P::kD * (kHalf ? 2 : 1);  // takes the room of K's rows
 
 /** Largest |k - mean| of each key into facts.magnitude; what is wrong with K into the findings. */
 template <class P, int kKeys, class Rows> __device__ __forceinline__ void measure_keys(TileFacts<kKeys>& facts, const Rows& rows, const OwnChannels<P>& mean, Findings* findings) {
@@ -120,10 +42,7 @@ template <class P, int kKeys, class Rows> __device__ __forceinline__ void measur
     if (most <= kSurely) return;
     uint32_t top = 0;
     rows.template each<false>(lanes, [&](int, const uint4& first, const uint4& second, ElementType type) { top = raise_magnitude<P>(raise_magnitude<P>(top, first), second); });
-    top = wide_magnitude<P>(top, rows.operand.type);
-    if (__uint_as_float(top) <= kLargestOperand) return;
-    if (top < 0x7f800000u) atomicMax(&findings->large_key, top);
-    else atomicOr(&findings->bad_key, 1u);
+    judge_magnitude(wide_magnitude<P>(top, rows.operand.type), kLargestOperand, &findings->bad_key, &findings->large_key);
 }
 
 /** Weight of each value, its largest |v / channel's maximum|, into facts.weight. */
@@ -144,12 +63,6 @@ template <class P, int kKeys, class Rows> __device__ __forceinline__ void weigh_
     });
 }
 
-/**
- * V's part of the image on its way through shared memory: rows of slots, of kWords words. The threads that read there at once want a word each of
- * eight chunks of kRows rows: the words of chunk c are turned on by 4c, so that these lie in banks of their own.
- */
-template <int kWords> __device__ __forceinline__ uint32_t turned(uint32_t chunk, uint32_t word) { return (word + 4 * chunk) % kWords; }
-
 /** Codes of V + 128 by slot positions. */
 template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_codes(const TileFacts<kKeys>& facts, const Rows& rows, const OwnChannels<P>& divisor, uint32_t* staging) {
     const RowLanes<P, kKeys> lanes;
@@ -169,29 +82,6 @@ template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_
         }
     });
 }
-/** From there to channels, four of them and 16 positions a thread at a time; eight threads write a line. */
-template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write_codes(const uint32_t* staging, uint8_t* image) {
-    constexpr uint32_t kChunks = kKeys / 16;
-#pragma unroll 1
-    for (uint32_t item = threadIdx.x; item < kD / 4 * kChunks; item += kThreads) {
-        const uint32_t chunk = item % kChunks, quad = item / kChunks;
-        const uint32_t* source = staging + chunk * 16 * (kD / 4) + turned<kD / 4>(chunk, quad);
-        uint32_t out[4][4];  // [channel][word]
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-            uint32_t rows[4], columns[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) rows[i] = source[(4 * w + i) * (kD / 4)];
-            transpose_bytes(rows, columns);
-#pragma unroll
-            for (int c = 0; c < 4; ++c) out[c][w] = columns[c];
-        }
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-            store_once(image + panel_offset(4 * quad + c, chunk * 16, kD, kKeys), make_uint4(out[c][0], out[c][1], out[c][2], out[c][3]));
-    }
-}
-
 /** V in float16 by slots; what is wrong with it into the findings. */
 template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_halves(const TileFacts<kKeys>& facts, const Rows& rows, uint32_t* staging, Findings* findings) {
     const RowLanes<P, kKeys> lanes;
@@ -201,28 +91,10 @@ template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_
         const uint32_t slot = facts.slot[row];
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
-            const uint4& raw = part == 0 ? first : second;
-            uint32_t* target = staging + slot * (P::kD / 2) + turned<P::kD / 2>(slot / 8, lanes.channel(part) / 2);
-            if (!P::kWide && type == ElementType::kFloat16) {
-                *reinterpret_cast<uint4*>(target) = raw;
-                continue;
-            }
-            float x[P::kPiece];
-            widen<P>(x, raw, type);
-            uint32_t words[P::kPiece / 2];
-#pragma unroll
-            for (int w = 0; w < P::kPiece / 2; ++w) {
-                const __half2 both = __floats2half2_rn(x[2 * w], x[2 * w + 1]);
-                words[w] = *reinterpret_cast<const uint32_t*>(&both);
-            }
-            if constexpr (P::kWide) *reinterpret_cast<uint2*>(target) = make_uint2(words[0], words[1]);
-            else *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+            PieceHalves<P>(part == 0 ? first : second, type).store(staging + slot * (P::kD / 2) + turned<P::kD / 2>(slot / 8, lanes.channel(part) / 2));
         }
     });
-    const uint32_t bits = wide_magnitude<P>(top, rows.operand.type);
-    if (__uint_as_float(bits) <= kLargestFloat16) return;
-    if (bits < 0x7f800000u) atomicMax(&findings->large_value, bits);
-    else atomicOr(&findings->bad_value, 1u);
+    judge_magnitude(wide_magnitude<P>(top, rows.operand.type), kLargestFloat16, &findings->bad_value, &findings->large_value);
 }
 /** Two channels and eight slots a thread at a time. */
 template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write_halves(const uint32_t* staging, uint8_t* image) {
@@ -244,12 +116,12 @@ template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write
 }
 
 template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const QuantizeJob& job, const HeadPlace& at, int64_t head, int tile_index, uint8_t* memory) {
-    constexpr int kD = P::kD, kKeys = sm90_tile_keys(kD, kHalf), kThreads = Blocks<P>::kThreads;
+    constexpr int kD = P::kD, kKeys = sorted_tile_keys(kD, kHalf), kThreads = Blocks<P>::kThreads;
     using Lanes = RowLanes<P, kKeys>;
     __shared__ TileFacts<kKeys> facts;
     const QuantizeRequest& request = job.request;
     const Operand &key = request.key, &value = request.value;
-    const Sm90Sequence& sequence = at.sequence;
+    const SortedSequence& sequence = at.sequence;
     const int thread = threadIdx.x, keys = min(kKeys, sequence.k_len - tile_index * kKeys);
     const int64_t first_row = sequence.k_start + int64_t{tile_index} * kKeys;
     static_assert(kStagedBytes<P, kHalf> <= Blocks<P>::kKeptBytes, "V's codes find room where K's rows were");
@@ -271,7 +143,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     wait_for_copies<0>();
     __syncthreads();
 
-    uint8_t* tile = job.tiles + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles + tile_index) * sm90_tile_bytes(kD, kHalf);
+    uint8_t* tile = job.tiles + (sequence.tile_base + static_cast<int64_t>(at.head) * sequence.tiles + tile_index) * sorted_tile_bytes(kD, kHalf);
     measure_keys<P>(facts, key_rows, OwnChannels<P>(facts.mean, lanes), request.findings);
     if constexpr (!kHalf) weigh_values<P>(facts, value_rows, OwnChannels<P>(facts.divisor, lanes));
     __syncthreads();
@@ -279,7 +151,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     float shared_weight = 1.f;
     const uint32_t reach = weight_reach(value.dim);
     const TileKind kind = kHalf ? TileKind::kPlain : classify<kThreads>(facts, keys, reach, shared_weight);
-    const int span = kind == TileKind::kPlain ? sm90_span(keys, kKeys) : kKeys;
+    const int span = kind == TileKind::kPlain ? sorted_span(keys, kKeys) : kKeys;
     sort_into_slots<kThreads>(facts, keys, span, kind, reach, shared_weight);
     const bool own_scale = kind == TileKind::kColumns;
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight, reach) ? facts.weight[row] : shared_weight; };
@@ -310,7 +182,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     if constexpr (kHalf) write_halves<kD, kKeys, kThreads>(staging, tile + kKeys * kD);
     else write_codes<kD, kKeys, kThreads>(staging, tile + kKeys * kD);
 
-    uint8_t* meta = tile + sm90_columns_offset(kD, kHalf);
+    uint8_t* meta = tile + sorted_columns_offset(kD, kHalf);
     if (thread < kKeys) {
         const int row = facts.key[thread], position = slot_position(thread);
         float* columns = reinterpret_cast<float*>(meta) + position;
@@ -322,7 +194,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
         reinterpret_cast<uint16_t*>(meta + 3 * kKeys * 4)[position] = static_cast<uint16_t>(255 - row);
     } else if (thread == kKeys) {
         if constexpr (kHalf) {
-            float4* header = reinterpret_cast<float4*>(meta + sm90_column_bytes(kKeys));
+            float4* header = reinterpret_cast<float4*>(meta + sorted_column_bytes(kKeys));
             header[0] = reinterpret_cast<const float4*>(facts.part_scale)[0];
             header[1] = reinterpret_cast<const float4*>(facts.part_scale)[1];
         } else {
@@ -331,7 +203,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
             header.tau = log2f(shared_weight);
             header.inverse_weight = 1.f / shared_weight;
             header.kind = static_cast<int32_t>(kind);
-            *reinterpret_cast<TileHeader*>(meta + sm90_column_bytes(kKeys)) = header;
+            *reinterpret_cast<TileHeader*>(meta + sorted_column_bytes(kKeys)) = header;
         }
         float largest = 0.f;
         for (int part = 0; part < kKeys / kSlotGroup; ++part) largest = fmaxf(largest, facts.part_scale[part]);

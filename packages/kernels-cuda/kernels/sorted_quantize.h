@@ -1,19 +1,19 @@
-// Quantizers for Hopper's forward kernel: what they write is sm90_layout.h's. Floats only; the caller's codes take the portable kernels.
+// Quantizers into sorted tiles: what they write is sorted_layout.h's. Floats only; the caller's codes take the portable kernels.
 #pragma once
 #include <cuda_runtime_api.h>
 
 #include "quantize.h"
-#include "sm90_layout.h"
+#include "sorted_layout.h"
 
 namespace intflash {
 
-struct Sm90Table {
-    const Sm90Sequence* sequences;
+struct SortedTable {
+    const SortedSequence* sequences;
     int32_t count, max_q_blocks, max_tiles, max_sums;
 };
 
 /** Where the images go. */
-struct Sm90Images {
+struct SortedImages {
     int8_t* query_codes;   // blocks of 64 rows; rows past the end are zero
     float* query_scales;   // [blocks][64]
     uint8_t* tiles;
@@ -21,6 +21,6 @@ struct Sm90Images {
 };
 
 /** Q, K and V, all of 16 or all of 32 bits, in one launch; `request.mode` is kTokenLevel or kHalf, its statistics' workspace cleared, as launch_judge_and_clear leaves it. */
-cudaError_t launch_sm90_quantize(const QuantizeRequest& request, const Sm90Table& table, const Sm90Images& images, cudaStream_t stream);
+cudaError_t launch_sorted_quantize(const QuantizeRequest& request, const SortedTable& table, const SortedImages& images, cudaStream_t stream);
 
 }  // namespace intflash

@@ -1,26 +1,26 @@
-// INT8 attention of floats on Hopper's warpgroup products: the quantizers and the forward kernel that take the portable ones' place.
+// INT8 attention of floats on sorted tiles: the quantizers and the forward kernels, Hopper's and every architecture's, that take the portable ones' place.
 #pragma once
 #include <memory>
 #include <vector>
 
 #include "buffer.h"
 #include "quantize.h"
-#include "sm90_flash_fwd.h"
-#include "sm90_quantize.h"
+#include "sorted_args.h"
+#include "sorted_quantize.h"
 #include "stream.h"
 
 namespace intflash {
 
-class Sm90Forward {
+class SortedForward {
 public:
-    /** True where the device and this build have the kernels. */
-    static bool available(const DeviceFacts& facts);
+    /** True where the device and this build have Hopper's kernels. */
+    static bool has_hopper_kernels(const DeviceFacts& facts);
 
     /**
      * Allocates on the worker thread of `stream`. `request` is the portable plan's: operands, mode, statistics with their workspace,
      * findings; `args` its geometry, whose `out` holds `out_type`; `table` and `sequences` the same sequences on the device and here.
      */
-    Sm90Forward(Stream& stream, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences);
+    SortedForward(Stream& stream, bool on_hopper, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences);
 
     void quantize(cudaStream_t stream) const;
     void attend(cudaStream_t stream) const;
@@ -35,11 +35,12 @@ private:
 
     const QuantizeRequest request_;
     const SequenceTable portable_;
-    const int processors_;
-    Sm90Table table_{};
-    Sm90Args args_{};
+    const bool on_hopper_;
+    const LaunchLimits limits_;
+    SortedTable table_{};
+    SortedArgs args_{};
     int64_t q_blocks_ = 0, tiles_ = 0;
-    Sm90Images images_{};
+    SortedImages images_{};
     std::vector<std::shared_ptr<Buffer>> held_;
 };
 

@@ -1,4 +1,4 @@
-// What the blocks of Hopper's quantizers (sm90_quantize.cu) share: the job, who waits for whom, how a block gets its rows.
+// What the blocks of the quantizers (quantize_floats.cu) share: the job, who waits for whom, how a block gets its rows.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -6,9 +6,14 @@
 
 #include "piece_codes.cuh"
 #include "ptx/copy_async.cuh"
-#include "sm90_quantize.h"
+#include "sorted_quantize.h"
 
 namespace intflash {
+
+/** What the forward reads: tile_layout.h's tiles and rows, or sorted_layout.h's images. The second of each has V in float16. */
+enum class TileFormat { kPlain, kPlainHalf, kSorted, kSortedHalf };
+template <TileFormat kFormat> constexpr bool kIsPlain = kFormat == TileFormat::kPlain || kFormat == TileFormat::kPlainHalf;
+template <TileFormat kFormat> constexpr bool kIsHalf = kFormat == TileFormat::kPlainHalf || kFormat == TileFormat::kSortedHalf;
 
 /** How the work is cut into blocks. */
 template <class P> struct Blocks {
@@ -18,21 +23,22 @@ template <class P> struct Blocks {
     /** Of a processor: what 64 registers a thread leave, or 80 for the long rows that need them. */
     static constexpr int kResident = P::kD == 256 ? 2 : P::kD == 128 && P::kWide ? 3 : 4;
     /** Shared memory for a tile's rows of K: all of them, or what the resident blocks have of a processor's 228 KB. */
-    static constexpr int kKeptBytes = std::min(sm90_tile_keys(P::kD, false) * kRowBytes, P::kD == 64 ? 40 * 1024 : 96 * 1024);
+    static constexpr int kKeptBytes = std::min(sorted_tile_keys(P::kD, false) * kRowBytes, P::kD == 64 ? 40 * 1024 : 96 * 1024);
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
     static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = 256;
 };
 
 struct QuantizeJob {
     QuantizeRequest request;
-    Sm90Table table;
+    const Sequence* plain;            // the sequences: these,
+    const SortedSequence* sequences;  // or, of sorted tiles, these
     int8_t* query_codes;
     float* query_scales;
     uint8_t* tiles;
     float* channel_scale;
     int32_t heads;         // KV heads of all sequences
     int32_t gather, encode_tiles, encode_queries;  // blocks of a head
-    bool gathers_key, gathers_value;
+    bool gathers_key, gathers_value, encodes_key, encodes_value;
     int32_t lag, query_lag;  // by how many heads the tiles' and the queries' encoding blocks come after the gathering ones
 };
 
@@ -65,10 +71,20 @@ __device__ __forceinline__ void wait_until(const uint32_t* counter, uint32_t val
 
 /** A KV head of a sequence. */
 struct HeadPlace {
-    Sm90Sequence sequence;
+    SortedSequence sequence;
     int batch, head;
-    __device__ __forceinline__ HeadPlace(const QuantizeJob& job, int flat) : batch(flat / job.request.key.heads), head(flat - batch * job.request.key.heads) { sequence = job.table.sequences[batch]; }
 };
+template <TileFormat kFormat> __device__ __forceinline__ HeadPlace head_place(const QuantizeJob& job, int flat) {
+    HeadPlace at;
+    at.batch = flat / job.request.key.heads, at.head = flat - at.batch * job.request.key.heads;
+    if constexpr (kIsPlain<kFormat>) {
+        const Sequence s = job.plain[at.batch];
+        at.sequence = {s.q_start, s.k_start, s.q_row_base, s.tile_base, s.tile_base, s.q_len, s.k_len, 0, s.tiles, s.tiles, 0, 0, 0};
+    } else {
+        at.sequence = job.sequences[at.batch];
+    }
+    return at;
+}
 
 /** How a block covers kRows rows: a warp kGroups at once, a lane with two pieces of its row. */
 template <class P, int kRows> struct RowLanes {
@@ -153,6 +169,13 @@ template <class P> __device__ __forceinline__ uint32_t wide_magnitude(uint32_t t
     if constexpr (P::kWide) return top;
     const uint32_t most = max(top & 0xffffu, top >> 16);
     return type == ElementType::kFloat16 ? __float_as_uint(__half2float(__ushort_as_half(static_cast<unsigned short>(most)))) : most << 16;
+}
+
+/** What is wrong with an operand whose largest magnitude's bits are `top`. */
+__device__ __forceinline__ void judge_magnitude(uint32_t top, float allowed, uint32_t* bad, uint32_t* large) {
+    if (__uint_as_float(top) <= allowed) return;
+    if (top < 0x7f800000u) atomicMax(large, top);
+    else atomicOr(bad, 1u);
 }
 
 /** max(a, |b|), NaN if either is: one instruction. */

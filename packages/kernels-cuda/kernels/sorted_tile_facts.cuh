@@ -1,6 +1,6 @@
-// Hopper's quantizers: what a block finds out of its tile before it encodes it, and which slot each key takes.
+// Quantizers into sorted tiles: what a block finds out of its tile before it encodes it, and which slot each key takes.
 #pragma once
-#include "sm90_quantize_job.cuh"
+#include "quantize_job.cuh"
 
 namespace intflash {
 
@@ -107,7 +107,7 @@ __device__ __forceinline__ float key_scale(uint32_t largest) { return fmaxf(__ui
 /** Scales of 16 slots each; without half values the low slots share one, and so do the high ones. And every key's step. All threads call it. */
 template <bool kHalf, int kThreads, int kKeys> __device__ __forceinline__ void find_scales(TileFacts<kKeys>& facts, int keys, int span, bool own_scale) {
     constexpr int kParts = kKeys / kSlotGroup;
-    const int lane = threadIdx.x % 32, low_slots = sm90_low_slots(span);
+    const int lane = threadIdx.x % 32, low_slots = sorted_low_slots(span);
 #pragma unroll
     for (int first = 0; first < kParts; first += kThreads / 32) {  // a warp 16 slots
         const int part = first + threadIdx.x / 32;

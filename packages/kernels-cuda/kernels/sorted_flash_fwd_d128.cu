@@ -1,0 +1,5 @@
+#include "sorted_flash_fwd.cuh"
+
+namespace intflash {
+cudaError_t launch_sorted_flash_fwd_d128(const SortedArgs& args, const LaunchLimits& limits, cudaStream_t stream) { return launch_sorted<128>(args, limits, stream); }
+}  // namespace intflash
