@@ -8,7 +8,7 @@ const root = new URL('../../../', import.meta.url);
 const NAMES = {
   'full-int8': 'int-flash full-int8',
   'half-int8': 'int-flash half-int8',
-  'full-int8-portable': 'full-int8, portable kernel',
+  'full-int8-sorted': 'full-int8, kernel for any GPU',
   'cudnn-bf16': 'cuDNN bf16',
   'flash2-bf16': 'FlashAttention-2 bf16',
 };
