@@ -114,7 +114,7 @@ describe.skipIf(!available)('the shipped model on CUDA', () => {
     },
   );
 
-  // Hopper's kernels group keys under shared scales, so their roundings are others than the CPU's: two errors of one size add up like √2.
+  // The kernels on sorted tiles group keys under shared scales, so their roundings are others than the CPU's: two errors of one size add up like √2.
   it.each(prompts)(
     'INT8 attention over a float cache strays no further than two INT8s from fp32: $name',
     async ({ ids, name }) => {
