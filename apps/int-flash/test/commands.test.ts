@@ -20,7 +20,19 @@ describe('generate', () => {
   });
 
   it('prints one JSON object with the documented fields', async () => {
-    const args = ['generate', 'Hi', '--model', model, '--json', '--seed', '7', '--kv-cache-dtype', 'int4'];
+    const args = [
+      'generate',
+      'Hi',
+      '--model',
+      model,
+      '--json',
+      '--seed',
+      '7',
+      '--kv-cache-dtype',
+      'int4',
+      '--kv-key-scales',
+      'channel',
+    ];
     const run = await runFake(args);
     expect(run.stderr).toBe('');
     expect(JSON.parse(run.stdout)).toEqual({
@@ -30,6 +42,7 @@ describe('generate', () => {
       threads: 1,
       attention: 'int8',
       kvCacheDtype: 'int4',
+      kvKeyScales: 'channel',
       seed: 7,
       prompt: 'Hi',
       text: 'Hello there.',
@@ -323,6 +336,7 @@ describe('demo', () => {
       },
       attention: 'int8',
       kvCacheDtype: 'int8',
+      kvKeyScales: 'token',
       seed: 12,
       generatedTokens: 9,
       tokensPerSecond: expect.any(Number),

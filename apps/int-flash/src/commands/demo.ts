@@ -160,6 +160,7 @@ function demoReport(result: DemoResult): Record<string, unknown> {
     backend: { ...model.backend, requested: options.backend, why: model.whyBackend },
     attention: model.attention,
     kvCacheDtype: model.kvCacheDtype,
+    kvKeyScales: model.kvKeyScales,
     seed: result.seed,
     answers: result.scenes.map(({ prompt, answer }) => ({
       prompt,

@@ -81,6 +81,7 @@ export function generationReport(
     threads: model.backend.threads ?? null,
     attention: model.attention,
     kvCacheDtype: model.kvCacheDtype,
+    kvKeyScales: model.kvKeyScales,
     seed: result.seed,
     prompt,
     text: result.text,
