@@ -1,6 +1,7 @@
 // The scalar operations of docs/arithmetic.md. Included by files of every instruction set, hence internal linkage throughout.
 #pragma once
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -44,6 +45,15 @@ INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
     (void)data, (void)bytes;
 #endif
 }
+
+// What a pass over keys brings nearer meanwhile: so many bytes for each of them.
+struct Ahead {
+    const char* data = nullptr;  // null: nothing
+    ptrdiff_t bytes = 0;         // a key
+    INT_FLASH_LAMBDA void fetch(ptrdiff_t first, ptrdiff_t count) const {
+        if (data) fetch_ahead(data + first * bytes, static_cast<size_t>(count * bytes));
+    }
+};
 
 INT_FLASH_INLINE uint32_t bits_of(float value) {
     uint32_t bits;

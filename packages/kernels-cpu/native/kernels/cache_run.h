@@ -72,7 +72,7 @@ INT_FLASH_INLINE TileSpan run_span(const CacheRunArgs& args, int i, int64_t tile
 }
 
 // Scales and weights of the tile's n keys, zeros behind them up to a whole block of 16; returns the largest key scale.
-INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, Scratch* s) {
+INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, const Ahead& soon, Scratch* s) {
     constexpr int kStep = 32;  // weights that Simd::read_weights takes
     Simd::Floats largest = Simd::splat(0.0f);
     const auto read = [&](const float* keys, const float* values, int j) INT_FLASH_LAMBDA {
@@ -84,7 +84,10 @@ INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_sc
         Simd::read_weights(values, s->inverse_weight + j, s->tau + j);
     };
     int j = 0;
-    for (; j + kStep <= n; j += kStep) read(key_scale + j, value_scale + j, j);
+    for (; j + kStep <= n; j += kStep) {
+        soon.fetch(j, kStep);
+        read(key_scale + j, value_scale + j, j);
+    }
     if (j < n) {
         alignas(64) float keys[kStep], values[kStep];
         for (int i = 0; i < kStep; i++) keys[i] = j + i < n ? key_scale[j + i] : 0.0f, values[i] = j + i < n ? value_scale[j + i] : 1.0f;
@@ -127,7 +130,7 @@ INT_FLASH_INLINE PreparedQuery prepare_query(const uint32_t* words, int dim, boo
 }
 
 template <class S = Simd>
-INT_FLASH_INLINE void score_keys(const CodeRows& keys, int from, int n, const PreparedQuery& query, int dim, const void* soon, int32_t* scores) {
+INT_FLASH_INLINE void score_keys(const CodeRows& keys, int from, int n, const PreparedQuery& query, int dim, const Ahead& soon, int32_t* scores) {
     const char* rows = keys.data + from * keys.row_bytes;
     if constexpr (S::kInt4Rows) {
         if (keys.nibbles) return S::score_int4_rows(reinterpret_cast<const uint8_t*>(rows), n, query.halves, query.start, dim, soon, scores);
@@ -136,7 +139,7 @@ INT_FLASH_INLINE void score_keys(const CodeRows& keys, int from, int n, const Pr
 }
 
 template <class S = Simd>
-INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, const uint32_t* weights, int dim, const void* soon, int32_t* products) {
+INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, const uint32_t* weights, int dim, const Ahead& soon, int32_t* products) {
     const char* rows = values.data + from * values.row_bytes;
     if constexpr (S::kInt4Rows) {
         if (values.nibbles) return S::weigh_int4_rows(reinterpret_cast<const uint8_t*>(rows), n, weights, dim, soon, products);
@@ -145,6 +148,27 @@ INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, cons
 }
 
 constexpr ptrdiff_t kSmallTile = 16 << 10;  // bytes of a tile's keys and values; a third of a first-level cache
+
+// What a tile's passes fetch: its scales, scores, weights (all at once) and products.
+struct TileAhead {
+    Ahead scales, scores, weights, products;
+};
+
+// Where two tiles fit the first-level cache, the next tile's rows, shared out evenly: a pass that asks for more than the memory gives waits for it, and
+// one that asks for nothing leaves it idle. Else the values of this tile and the keys of the next. `more`: there are 128 keys after this tile.
+INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& values, bool more) {
+    const ptrdiff_t row = keys.row_bytes, tile = kTileKeys * row;
+    TileAhead ahead;
+    if (2 * tile > kSmallTile) {
+        ahead.scores = {values.data, row};
+        if (more) ahead.products = {keys.data + tile, row};
+    } else if (more) {
+        const char *next_keys = keys.data + tile, *next_values = values.data + tile;
+        ahead.scales = {next_keys, row / 2}, ahead.scores = {next_keys + tile / 2, row / 2};
+        ahead.weights = {next_values, row / 4}, ahead.products = {next_values + tile / 4, row - row / 4};
+    }
+    return ahead;
+}
 
 void cache_run_int(CacheRunArgs* args, Scratch* s) {
     const int dim = args->head_dim;
@@ -163,17 +187,13 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
         if (!seen) continue;
         const int64_t tile_row = tile_start - args->first;
-        const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, s);
-        args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
         const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
-        // The first query's passes fetch ahead. Where two tiles fit the first-level cache they fetch the next tile's rows, keys under keys
-        // and values under values; else its scores the values of this tile, its products the keys of the next. Past the run's end too: the
-        // head's next run is most likely this thread's next task.
-        const bool more = tile_start + 2 * kTileKeys <= args->readable, small = 2 * kTileKeys * keys.row_bytes <= kSmallTile;
-        const void* next_keys = more ? keys.data + kTileKeys * keys.row_bytes : nullptr;
-        const void* scores_soon = small ? next_keys : values.data;
-        const void* products_soon = small && more ? values.data + kTileKeys * values.row_bytes : next_keys;
+        // Past the run's end too: the head's next run is most likely this thread's next task.
+        const bool more = tile_start + 2 * kTileKeys <= args->readable;
+        TileAhead ahead = tile_ahead(keys, values, more);
+        const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, ahead.scales, s);
+        args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         if (more) {
             fetch_ahead(args->key_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
             fetch_ahead(args->value_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
@@ -182,13 +202,14 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             const TileSpan span = run_span(*args, i, tile_start, n);
             if (span.end == 0) continue;
             const int from = span.begin & ~15, to = span.end;
-            score_keys(keys, from, to - from, queries[i], dim, scores_soon, s->scores + from);
+            score_keys(keys, from, to - from, queries[i], dim, ahead.scores, s->scores + from);
+            ahead.weights.fetch(0, kTileKeys);
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent[0]) : plain_exponents<true>(s->scores, row, span, s->exponent[0]);
             const int padded_end = (to + 15) & ~15;
             const float sum = weights_of<true>(s->exponent[0], top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
-            weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, products_soon, s->products);
-            scores_soon = products_soon = nullptr;
+            weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, ahead.products, s->products);
+            ahead = {};  // the first query's passes have asked for all
             const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
             for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);

@@ -194,7 +194,7 @@ struct Simd : QuadX86, PlainRows {
     INT_FLASH_INLINE __m256i first_codes(int count) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(count / 4), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const void*,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead&,
                                      int32_t* scores) {
         const __m256i flip = _mm256_set1_epi32(static_cast<int>(kKeyFlip));
         for (int j = 0; j < n; j += 4) {
@@ -215,7 +215,7 @@ struct Simd : QuadX86, PlainRows {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), sums);
         }
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 32) {
             const __m256i mask = first_codes(dim - d);
@@ -251,7 +251,7 @@ struct Simd : QuadX86, PlainRows {
     INT_FLASH_INLINE __m256i load_8_codes(const int8_t* p) {
         return _mm256_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const Ahead&,
                                      int32_t* scores) {
         const int whole = dim & ~15;
         for (int j = 0; j < n; j += 4) {
@@ -282,7 +282,7 @@ struct Simd : QuadX86, PlainRows {
         *c1 = _mm256_add_epi32(*c1, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_unpackhi_epi8(r0, r1)), p));
     }
     INT_FLASH_INLINE __m128i load_128(const int8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
                                      int32_t* products) {
         int d = 0;
         for (; d + 64 <= dim; d += 64) {

@@ -58,25 +58,23 @@ struct Avx512Rows {
         _mm512_storeu_si512(scores, _mm512_add_epi32(sum_quarters(sum_quarters(a, b), sum_quarters(c, d)), start));
     }
     template <int kChunks>
-    INT_FLASH_INLINE void score_all(const char* rows, ptrdiff_t stride, int n, const char* query, int32_t start, int dim, const char* soon, int32_t* scores) {
+    INT_FLASH_INLINE void score_all(const char* rows, ptrdiff_t stride, int n, const char* query, int32_t start, int dim, const Ahead& soon, int32_t* scores) {
         const __m512i first = _mm512_set1_epi32(start);
         int j = 0;
         for (; j + 16 <= n; j += 16) {
-            prefetch_rows(soon, j, 16, stride);
+            soon.fetch(j, 16);
             score_16<kChunks, true>(rows + j * stride, stride, 15, query, first, dim, scores + j);
         }
         if (j < n) score_16<kChunks, false>(rows + j * stride, stride, n - 1 - j, query, first, dim, scores + j);
     }
-    // scores[j] = start + 〈row j + 128, query〉 for j < n, and something up to the next multiple of 16. Meanwhile n rows at `soon`, if
-    // any, come nearer.
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const void* soon,
+    // scores[j] = start + 〈row j + 128, query〉 for j < n, and something up to the next multiple of 16.
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead& soon,
                                      int32_t* scores) {
         const char* rows = reinterpret_cast<const char*>(keys);
         const char* words = reinterpret_cast<const char*>(query);
-        const char* next = static_cast<const char*>(soon);
-        if (dim == 64) return score_all<1>(rows, stride, n, words, start, dim, next, scores);
-        if (dim == 128) return score_all<2>(rows, stride, n, words, start, dim, next, scores);
-        score_all<0>(rows, stride, n, words, start, dim, next, scores);
+        if (dim == 64) return score_all<1>(rows, stride, n, words, start, dim, soon, scores);
+        if (dim == 128) return score_all<2>(rows, stride, n, words, start, dim, soon, scores);
+        score_all<0>(rows, stride, n, words, start, dim, soon, scores);
     }
 
     // Adds n rows' channels [0, 64) to `sums`, row after row, and raises `largest` to their magnitudes as bits. All in registers.
@@ -100,18 +98,14 @@ struct Avx512Rows {
         store(0, s0), store(8, s1), store(16, s2), store(24, s3), store(32, s4), store(40, s5), store(48, s6), store(56, s7);
     }
 
-    INT_FLASH_INLINE void prefetch_rows(const char* rows, int first, int count, ptrdiff_t row_bytes) {
-        if (rows) fetch_ahead(rows + first * row_bytes, static_cast<size_t>(count * row_bytes));
-    }
-
     INT_FLASH_INLINE void store_quarters(int32_t* out, ptrdiff_t step, __m512i a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(a));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + step), _mm512_extracti32x4_epi32(a, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * step), _mm512_extracti32x4_epi32(a, 2));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * step), _mm512_extracti32x4_epi32(a, 3));
     }
-    // products[d] = Σ p_j · row j [d]; weights past n are 0. `soon` as for score_rows.
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void* soon,
+    // products[d] = Σ p_j · row j [d]; weights past n are 0.
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead& soon,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 64) {
             const __mmask16 mask = words_of(dim - d);
@@ -132,7 +126,7 @@ struct Avx512Rows {
             };
             int j = 0;
             for (; j + 4 <= n; j += 4) {
-                if (d == 0) prefetch_rows(static_cast<const char*>(soon), j, 4, stride);
+                if (d == 0) soon.fetch(j, 4);
                 const int8_t* v = values + j * stride + d;
                 add(v, v + stride, v + 2 * stride, v + 3 * stride, weights + j / 4);
             }
@@ -205,7 +199,7 @@ struct Avx512Rows {
         _mm512_storeu_si512(scores, _mm512_add_epi32(sum_quarters(sum_quarters(a, b), sum_quarters(c, d)), start));
     }
     // As score_rows, for rows of dim / 2 bytes and a query from split_query.
-    INT_FLASH_INLINE void score_int4_rows(const uint8_t* keys, int n, const int8_t* query, int32_t start, int dim, const void* soon, int32_t* scores) {
+    INT_FLASH_INLINE void score_int4_rows(const uint8_t* keys, int n, const int8_t* query, int32_t start, int dim, const Ahead& soon, int32_t* scores) {
         const char* rows = reinterpret_cast<const char*>(keys);
         const ptrdiff_t stride = dim / 2;
         const __m512i first = _mm512_set1_epi32(start);
@@ -213,7 +207,7 @@ struct Avx512Rows {
         const __m512i odd = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + 64)));
         int j = 0;
         for (; j + 16 <= n; j += 16) {
-            prefetch_rows(static_cast<const char*>(soon), j, 16, stride);
+            soon.fetch(j, 16);
             if (dim == 64) {
                 score_16_halves<true>(rows + j * stride, 16, even, odd, first, scores + j);
             } else {
@@ -253,7 +247,7 @@ struct Avx512Rows {
         store_quarters(products, 32, _mm512_unpacklo_epi32(low, high));
         store_quarters(products + 4, 32, _mm512_unpackhi_epi32(low, high));
     }
-    INT_FLASH_INLINE void weigh_int4_rows(const uint8_t* values, int n, const uint32_t* weights, int dim, const void* soon, int32_t* products) {
+    INT_FLASH_INLINE void weigh_int4_rows(const uint8_t* values, int n, const uint32_t* weights, int dim, const Ahead& soon, int32_t* products) {
         const ptrdiff_t stride = dim / 2;
         const uint8_t* codes = reinterpret_cast<const uint8_t*>(weights);
         const __m512i zero = _mm512_setzero_si512();
@@ -265,7 +259,7 @@ struct Avx512Rows {
             const __mmask16 mask = words_of((dim - d) / 2);
             NibbleBlock block{{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
             for (int j = 0; j < n; j += 4) {
-                if (d == 0) prefetch_rows(static_cast<const char*>(soon), j, 4, stride);
+                if (d == 0) soon.fetch(j, 4);
                 const uint8_t* v0 = values + j * stride + d / 2;
                 const uint8_t* v1 = j + 1 < n ? v0 + stride : v0;
                 const uint8_t* v2 = j + 2 < n ? v1 + stride : v0;
@@ -282,12 +276,12 @@ struct Avx512Rows {
         }
     }
     // Head dimension 64, eight keys at a time: the lower half of a register holds an even key, the upper half the next.
-    INT_FLASH_INLINE void weigh_int4_halves(const uint8_t* values, int n, const uint8_t* codes, __m512i offset, const void* soon, int32_t* products) {
+    INT_FLASH_INLINE void weigh_int4_halves(const uint8_t* values, int n, const uint8_t* codes, __m512i offset, const Ahead& soon, int32_t* products) {
         const __m512i zero = _mm512_setzero_si512();
         NibbleBlock block{{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
         const __m128i split = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
         for (int j = 0; j < n; j += 8) {
-            prefetch_rows(static_cast<const char*>(soon), j, 8, 32);
+            soon.fetch(j, 8);
             const __m128i p = _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + j)), split);
             const __m512i spread = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), _mm512_castsi128_si512(p));
             const uint8_t* v = values + j * 32;

@@ -225,7 +225,7 @@ struct Simd : PlainRows {
     INT_FLASH_INLINE Quad fma_quad(Quad x, Quad y, Quad z) { return vfmaq_f32(z, x, y); }
     INT_FLASH_INLINE Quad exp2_quad(Quad y) { return exp2_quarter(vmaxnmq_f32(y, vdupq_n_f32(-125.0f))); }  // of a NaN 2^-125
 
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const Ahead&,
                                      int32_t* scores) {
         for (int j = 0; j < n; j++) {
             const int8_t* key = keys + j * stride;
@@ -256,7 +256,7 @@ struct Simd : PlainRows {
         return reinterpret_cast<const int16_t*>(words)[j];
 #endif
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 8) {
             int32x4_t lo = vdupq_n_s32(0), hi = lo;

@@ -204,7 +204,7 @@ struct Simd : PlainRows {
     INT_FLASH_INLINE Quad exp2_quad(Quad y) { return each_of_four([&](int i) { return exp2_polynomial(y.lane[i]); }); }  // of a NaN 2^-125
 
     // scores[j] = query . keys[j] for n rows, `stride` codes apart. Reads dim codes a row and nothing beyond.
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const void*,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const Ahead&,
                                      int32_t* scores) {
         int16_t q[256];
         memcpy(q, query, static_cast<size_t>(dim) * 2);
@@ -215,7 +215,7 @@ struct Simd : PlainRows {
         }
     }
     // products[d] = sum over n rows of weights[j] * values[j, d]. Weights past n are 0.
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const void*,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
                                      int32_t* products) {
         int16_t p[128];
         memcpy(p, weights, static_cast<size_t>(n) * 2);
