@@ -21,7 +21,14 @@ import { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
 import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
 import { withAbortFlag } from './native-error.js';
-import { type Baseline, type CudaKernel, geometryRequest, KERNELS, TYPE_NUMBERS } from './native-request.js';
+import {
+  type Baseline,
+  type CudaKernel,
+  geometryRequest,
+  KERNELS,
+  kernelNumber,
+  TYPE_NUMBERS,
+} from './native-request.js';
 
 export interface CudaAttentionInputs {
   readonly query: CudaTensor;
@@ -126,7 +133,7 @@ function attentionCall(
   options: object,
   other: 'float64' | Baseline | undefined,
 ): Call {
-  const { signal, call, rest } = splitOptions(context, options);
+  const { signal, call, kernel, rest } = splitOptions(context, options);
   const plan = judgeAttention(inputs, rest, deviceJudge);
   const operand = (tensor: CudaTensor, strides: RowStrides): NativeOperand => ({
     type: TYPE_NUMBERS[tensor.type as FloatType],
@@ -136,6 +143,7 @@ function attentionCall(
   const request = {
     ...geometryRequest(plan, other ?? plan.precision, plan.smoothK),
     ...call,
+    kernel: kernelNumber(kernel, plan),
     query: operand(inputs.query, plan.query.strides),
     key: operand(inputs.key, plan.key.strides),
     value: operand(inputs.value, plan.value.strides),
@@ -145,7 +153,7 @@ function attentionCall(
 }
 
 function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options: object): Call {
-  const { signal, call, rest } = splitOptions(context, options);
+  const { signal, call, kernel, rest } = splitOptions(context, options);
   const plan = judgeQuantizedAttention(inputs, rest, deviceJudge);
   const source = (tensor: CudaTensor) => tensor.nativeSource(context.device);
   const operand = (
@@ -163,6 +171,7 @@ function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options:
   const request = {
     ...geometryRequest(plan, plan.precision, false),
     ...call,
+    kernel: KERNELS.indexOf(kernel),
     query: operand(inputs.q, plan.query.strides, inputs.qScale, plan.queryScale.strides),
     key: operand(inputs.k, plan.key.strides, inputs.kScale, plan.keyScale.strides),
     value: operand(inputs.v, plan.value.strides, inputs.vScale, plan.valueScale.strides),
@@ -180,9 +189,8 @@ function splitOptions(context: DeviceContext, options: object) {
     outType: TYPE_NUMBERS[checkChoice(outType, 'outType', OUT_TYPES, 'float32')],
     repeats: checkInteger(repeats, 'repeats', 0, 0, 10_000),
     stream: checkStream(stream, context.device),
-    kernel: KERNELS.indexOf(checkChoice(kernel, 'kernel', KERNELS, 'auto')),
   };
-  return { signal: checkSignal(signal), call, rest };
+  return { signal: checkSignal(signal), call, kernel: checkChoice(kernel, 'kernel', KERNELS, 'auto'), rest };
 }
 
 async function run(context: DeviceContext, { plan, request, signal }: Call): Promise<CudaAttentionResult> {
