@@ -187,11 +187,11 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         for (int i = 0; i < args->rows; i++) seen = seen || run_span(*args, i, tile_start, n).end > 0;
         if (!seen) continue;
         const int64_t tile_row = tile_start - args->first;
-        const CodeRows keys = CodeRows::at(args->keys, tile_row, dim, packed4).unpacked(n, s->tile_keys);
-        const CodeRows values = CodeRows::at(args->values, tile_row, dim, packed4).unpacked(n, s->tile_values);
+        const CodeRows cached_keys = CodeRows::at(args->keys, tile_row, dim, packed4), cached_values = CodeRows::at(args->values, tile_row, dim, packed4);
+        const CodeRows keys = cached_keys.unpacked(n, s->tile_keys), values = cached_values.unpacked(n, s->tile_values);
         // Past the run's end too: the head's next run is most likely this thread's next task.
         const bool more = tile_start + 2 * kTileKeys <= args->readable;
-        TileAhead ahead = tile_ahead(keys, values, more);
+        TileAhead ahead = tile_ahead(cached_keys, cached_values, more);
         const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, ahead.scales, s);
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         if (more) {

@@ -3,13 +3,13 @@
 #pragma once
 #include <stddef.h>
 
-#include "plain_rows.h"
+#include "avx2_weights.h"
 #include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd : QuadX86, PlainRows {
+struct Simd : QuadX86, Avx2Weights {
 #ifdef INT_FLASH_AVX_VNNI
     static constexpr const char* kName = "avx-vnni";
     static constexpr int kGranule = 4;
@@ -194,10 +194,11 @@ struct Simd : QuadX86, PlainRows {
     INT_FLASH_INLINE __m256i first_codes(int count) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(count / 4), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead&,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead& soon,
                                      int32_t* scores) {
         const __m256i flip = _mm256_set1_epi32(static_cast<int>(kKeyFlip));
         for (int j = 0; j < n; j += 4) {
+            soon.fetch(j, 4);
             const int8_t* k0 = keys + j * stride;
             const int8_t* k1 = j + 1 < n ? k0 + stride : k0;
             const int8_t* k2 = j + 2 < n ? k1 + stride : k0;
@@ -215,12 +216,13 @@ struct Simd : QuadX86, PlainRows {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), sums);
         }
     }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead& soon,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 32) {
             const __m256i mask = first_codes(dim - d);
             __m256i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
             for (int j = 0; j < n; j += 4) {
+                if (d == 0) soon.fetch(j, 4);
                 const int8_t* v0 = values + j * stride + d;
                 const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
                 const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
@@ -251,10 +253,11 @@ struct Simd : QuadX86, PlainRows {
     INT_FLASH_INLINE __m256i load_8_codes(const int8_t* p) {
         return _mm256_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const Ahead&,
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t, int dim, const Ahead& soon,
                                      int32_t* scores) {
         const int whole = dim & ~15;
         for (int j = 0; j < n; j += 4) {
+            soon.fetch(j, 4);
             const int8_t* k0 = keys + j * stride;
             const int8_t* k1 = j + 1 < n ? k0 + stride : k0;
             const int8_t* k2 = j + 2 < n ? k1 + stride : k0;
@@ -282,12 +285,13 @@ struct Simd : QuadX86, PlainRows {
         *c1 = _mm256_add_epi32(*c1, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_unpackhi_epi8(r0, r1)), p));
     }
     INT_FLASH_INLINE __m128i load_128(const int8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead&,
+    INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead& soon,
                                      int32_t* products) {
         int d = 0;
         for (; d + 64 <= dim; d += 64) {
             __m256i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0;
             for (int j = 0; j < n; j += 2) {
+                if (d == 0) soon.fetch(j, 2);
                 const int8_t* v0 = values + j * stride + d;
                 const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
                 const __m256i p = spread(weights + j / 2);
@@ -308,6 +312,7 @@ struct Simd : QuadX86, PlainRows {
         for (; d < dim; d += 8) {
             __m256i c = zero_ints();
             for (int j = 0; j < n; j += 2) {
+                if (d == 0) soon.fetch(j, 2);
                 const int8_t* v0 = values + j * stride + d;
                 const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
                 const __m128i r0 = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(v0));
