@@ -187,15 +187,17 @@ struct Simd : QuadX86, Avx2Weights {
     }
 
 #ifdef INT_FLASH_AVX_VNNI
-    // 32 codes of a row, or the 8, 16 or 24 that are left, zeros behind.
+    // 32 codes of a row, or the 8, 16 or 24 of `mask`, zeros behind.
+    template <bool kWhole>
     INT_FLASH_INLINE __m256i load_codes(const int8_t* p, __m256i mask) {
+        if constexpr (kWhole) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), mask);
     }
     INT_FLASH_INLINE __m256i first_codes(int count) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(count / 4), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
-    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead& soon,
-                                     int32_t* scores) {
+    template <bool kWhole>
+    INT_FLASH_INLINE void score_all(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead& soon, int32_t* scores) {
         const __m256i flip = _mm256_set1_epi32(static_cast<int>(kKeyFlip));
         for (int j = 0; j < n; j += 4) {
             soon.fetch(j, 4);
@@ -207,41 +209,51 @@ struct Simd : QuadX86, Avx2Weights {
             for (int d = 0; d < dim; d += 32) {
                 const __m256i q = load_words(query + d / 4);
                 const __m256i mask = first_codes(dim - d);
-                s0 = _mm256_dpbusd_avx_epi32(s0, _mm256_xor_si256(load_codes(k0 + d, mask), flip), q);
-                s1 = _mm256_dpbusd_avx_epi32(s1, _mm256_xor_si256(load_codes(k1 + d, mask), flip), q);
-                s2 = _mm256_dpbusd_avx_epi32(s2, _mm256_xor_si256(load_codes(k2 + d, mask), flip), q);
-                s3 = _mm256_dpbusd_avx_epi32(s3, _mm256_xor_si256(load_codes(k3 + d, mask), flip), q);
+                s0 = _mm256_dpbusd_avx_epi32(s0, _mm256_xor_si256(load_codes<kWhole>(k0 + d, mask), flip), q);
+                s1 = _mm256_dpbusd_avx_epi32(s1, _mm256_xor_si256(load_codes<kWhole>(k1 + d, mask), flip), q);
+                s2 = _mm256_dpbusd_avx_epi32(s2, _mm256_xor_si256(load_codes<kWhole>(k2 + d, mask), flip), q);
+                s3 = _mm256_dpbusd_avx_epi32(s3, _mm256_xor_si256(load_codes<kWhole>(k3 + d, mask), flip), q);
             }
             const __m128i sums = _mm_add_epi32(sums_of_four(s0, s1, s2, s3), _mm_set1_epi32(start));
             _mm_storeu_si128(reinterpret_cast<__m128i*>(scores + j), sums);
         }
     }
+    INT_FLASH_INLINE void score_rows(const int8_t* keys, ptrdiff_t stride, int n, const uint32_t* query, int32_t start, int dim, const Ahead& soon,
+                                     int32_t* scores) {
+        if (dim % 32 == 0) return score_all<true>(keys, stride, n, query, start, dim, soon, scores);
+        score_all<false>(keys, stride, n, query, start, dim, soon, scores);
+    }
+    template <bool kWhole>
+    INT_FLASH_INLINE void weigh_32(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, __m256i mask, const Ahead& soon, int32_t* products) {
+        __m256i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
+        for (int j = 0; j < n; j += 4) {
+            soon.fetch(j, 4);
+            const int8_t* v0 = values + j * stride;
+            const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
+            const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
+            const int8_t* v3 = j + 3 < n ? v2 + stride : v0;
+            const __m256i r0 = load_codes<kWhole>(v0, mask), r1 = load_codes<kWhole>(v1, mask);
+            const __m256i r2 = load_codes<kWhole>(v2, mask), r3 = load_codes<kWhole>(v3, mask);
+            const __m256i p = spread(weights + j / 4);
+            const __m256i lo01 = _mm256_unpacklo_epi8(r0, r1), hi01 = _mm256_unpackhi_epi8(r0, r1);
+            const __m256i lo23 = _mm256_unpacklo_epi8(r2, r3), hi23 = _mm256_unpackhi_epi8(r2, r3);
+            c0 = _mm256_dpbusd_avx_epi32(c0, p, _mm256_unpacklo_epi16(lo01, lo23));
+            c1 = _mm256_dpbusd_avx_epi32(c1, p, _mm256_unpackhi_epi16(lo01, lo23));
+            c2 = _mm256_dpbusd_avx_epi32(c2, p, _mm256_unpacklo_epi16(hi01, hi23));
+            c3 = _mm256_dpbusd_avx_epi32(c3, p, _mm256_unpackhi_epi16(hi01, hi23));
+        }
+        // 128-bit half h of c_i holds channels 16 h + 4 i onwards.
+        store_ints(products, _mm256_permute2x128_si256(c0, c1, 0x20));
+        store_ints(products + 8, _mm256_permute2x128_si256(c2, c3, 0x20));
+        store_ints(products + 16, _mm256_permute2x128_si256(c0, c1, 0x31));
+        store_ints(products + 24, _mm256_permute2x128_si256(c2, c3, 0x31));
+    }
     INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead& soon,
                                      int32_t* products) {
         for (int d = 0; d < dim; d += 32) {
-            const __m256i mask = first_codes(dim - d);
-            __m256i c0 = zero_ints(), c1 = c0, c2 = c0, c3 = c0;
-            for (int j = 0; j < n; j += 4) {
-                if (d == 0) soon.fetch(j, 4);
-                const int8_t* v0 = values + j * stride + d;
-                const int8_t* v1 = j + 1 < n ? v0 + stride : v0;
-                const int8_t* v2 = j + 2 < n ? v1 + stride : v0;
-                const int8_t* v3 = j + 3 < n ? v2 + stride : v0;
-                const __m256i r0 = load_codes(v0, mask), r1 = load_codes(v1, mask);
-                const __m256i r2 = load_codes(v2, mask), r3 = load_codes(v3, mask);
-                const __m256i p = spread(weights + j / 4);
-                const __m256i lo01 = _mm256_unpacklo_epi8(r0, r1), hi01 = _mm256_unpackhi_epi8(r0, r1);
-                const __m256i lo23 = _mm256_unpacklo_epi8(r2, r3), hi23 = _mm256_unpackhi_epi8(r2, r3);
-                c0 = _mm256_dpbusd_avx_epi32(c0, p, _mm256_unpacklo_epi16(lo01, lo23));
-                c1 = _mm256_dpbusd_avx_epi32(c1, p, _mm256_unpackhi_epi16(lo01, lo23));
-                c2 = _mm256_dpbusd_avx_epi32(c2, p, _mm256_unpacklo_epi16(hi01, hi23));
-                c3 = _mm256_dpbusd_avx_epi32(c3, p, _mm256_unpackhi_epi16(hi01, hi23));
-            }
-            // 128-bit half h of c_i holds channels d + 16 h + 4 i onwards.
-            store_ints(products + d, _mm256_permute2x128_si256(c0, c1, 0x20));
-            store_ints(products + d + 8, _mm256_permute2x128_si256(c2, c3, 0x20));
-            store_ints(products + d + 16, _mm256_permute2x128_si256(c0, c1, 0x31));
-            store_ints(products + d + 24, _mm256_permute2x128_si256(c2, c3, 0x31));
+            const Ahead now = d == 0 ? soon : Ahead{};
+            if (dim - d >= 32) weigh_32<true>(values + d, stride, n, weights, _mm256_setzero_si256(), now, products + d);
+            else weigh_32<false>(values + d, stride, n, weights, first_codes(dim - d), now, products + d);
         }
     }
     static constexpr int kLinearCodeBytes = 1;
