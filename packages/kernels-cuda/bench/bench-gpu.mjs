@@ -60,6 +60,7 @@ async function run() {
     for (let seed = 0; seed < SETS; seed++) sets.push(await uploadSet(device, shape, seed));
     const peer = peers(shape);
     for (const { variant, options, ceiling } of asked) {
+      if (options.kernel === 'sorted' && shape.D > 128 && status.isa !== 'sm_90') continue; // not every GPU has the memory
       // As the peers do: bfloat16 in, bfloat16 out.
       const all = { ...options, isCausal: shape.causal, enableGqa: shape.H !== shape.Hkv, outType: 'bfloat16' };
       const relL2 = await errorOf(device, sets[0], shape, all);
