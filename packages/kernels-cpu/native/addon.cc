@@ -1,5 +1,6 @@
 // The module: which functions it exports. src/native-addon.ts holds their types.
 #include "bindings.h"
+#include "call_memory.h"
 #include "cpu_features.h"
 #include "environment.h"
 
@@ -20,6 +21,7 @@ Napi::Value live_bytes(const Napi::CallbackInfo& info) {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     Environment::create(env);
+    keep_freed_memory();
     exports.Set("supportedIsas", Napi::Function::New<supported_isas>(env, "supportedIsas"));
     exports.Set("liveBytes", Napi::Function::New<live_bytes>(env, "liveBytes"));
     export_attention(env, exports);

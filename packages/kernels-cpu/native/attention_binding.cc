@@ -203,6 +203,7 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
         if (!args.ok() || !holds(out, elements_needed(a.spec.out_strides, a.queries, a.spec.head_dim_v), "out", &failure)) return false;
         if (lse.given && !holds(lse, elements_needed(a.spec.lse_strides, a.queries, 1), "lse", &failure)) return false;
         a.spec.out = static_cast<float*>(out.data);
+        prepare_result(out.data, out.length * sizeof(float));
         a.spec.lse = lse.given ? static_cast<float*>(lse.data) : nullptr;
         return true;
     }();

@@ -1,5 +1,6 @@
 #include "call_memory.h"
 
+#include <cstdlib>
 #include <mutex>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,6 +13,7 @@ constexpr size_t kWorthKeeping = size_t{256} << 10;
 constexpr size_t kMostKept = size_t{64} << 20;  // of a process, in all its spare blocks
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr int kSpares = 4;
+constexpr size_t kMostMallocKeeps = (size_t{4} << 20) * sizeof(long);  // glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 struct Block {
     void* data = nullptr;
@@ -58,6 +60,16 @@ Block keep_spare(Block given) {
     return dropped;
 }
 
+void advise_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__)
+    const auto address = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t begin = (address + kHugePage - 1) / kHugePage * kHugePage, end = (address + bytes) / kHugePage * kHugePage;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish; refused, it is as fast as before
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 }  // namespace
 
 bool CallMemory::allocate(size_t bytes, LiveBytes* live) {
@@ -70,9 +82,7 @@ bool CallMemory::allocate(size_t bytes, LiveBytes* live) {
         block.bytes = (bytes + alignment) / alignment * alignment;
         block.data = aligned_memory(alignment, block.bytes);
         if (!block.data) return false;
-#if defined(__linux__)
-        if (bytes >= kHugePage) madvise(block.data, block.bytes, MADV_HUGEPAGE);  // a wish; refused, it is as fast as before
-#endif
+        advise_huge_pages(block.data, block.bytes);
     }
     data_ = block.data;
     bytes_ = block.bytes;
@@ -87,6 +97,18 @@ void CallMemory::release() {
     free_aligned_memory(keep_spare({data_, bytes_}).data);
     data_ = nullptr;
     bytes_ = 0;
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+    // Two pages less: glibc rounds up with the block's header, and compares with its flags. Volatile: else the compiler drops both calls.
+    void* volatile block = malloc(kMostMallocKeeps - 8192);
+    free(block);
+#endif
+}
+
+void prepare_result(void* data, size_t bytes) {
+    if (bytes >= kMostMallocKeeps) advise_huge_pages(data, bytes);
 }
 
 }  // namespace int_flash

@@ -25,4 +25,12 @@ private:
     LiveBytes* live_ = nullptr;
 };
 
+// Results belong to JavaScript, which takes their memory from malloc, and glibc returns what is above a threshold to the system when it is
+// freed: a third of the time of 512 tokens is page faults then. The threshold rises to the largest block that was freed so far, up to
+// 32 MiB (mallopt(3), M_MMAP_THRESHOLD), unless the program set it; one such block, taken and freed untouched, makes it keep the others.
+void keep_freed_memory();
+
+// For a result that is not touched yet: one that malloc cannot keep gets pages of 2 MiB, where the system has them.
+void prepare_result(void* data, size_t bytes);
+
 }  // namespace int_flash

@@ -10,6 +10,9 @@ function run(script: string, ...args: string[]) {
   return { status, signal, stdout, stderr };
 }
 
+const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+const usesGlibc = header.glibcVersionRuntime !== undefined;
+
 describe.skipIf(supportedIsas().length === 0)('the addon in a process of its own', { timeout: 180_000 }, () => {
   it('answers every bad call with a typed error', () => {
     const { status, stdout, stderr } = run('./native-bad-calls.mjs');
@@ -35,6 +38,14 @@ describe.skipIf(supportedIsas().length === 0)('the addon in a process of its own
     for (let i = 0; i < 10; i++) {
       expect(run('./native-lifecycle.mjs', 'exit')).toEqual({ status: 7, signal: null, stdout: '', stderr: '' });
     }
+  });
+
+  it.runIf(usesGlibc)('takes the memory of results from what earlier ones gave back', () => {
+    const { status, stdout, stderr } = run('./freed-results.mjs');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const { faults, pages } = JSON.parse(stdout);
+    expect(pages).toBe(1024);
+    expect(faults).toBeLessThan(pages / 10);
   });
 
   it('an uncaught error ends the process as it always does', () => {
