@@ -252,6 +252,12 @@ void AttentionJob::compute_block(int64_t task) {
     args.shift_left = spec_.window_left < 0 ? -kFar : shift - spec_.window_left;
     args.shift_right = spec_.window_right < 0 ? kFar : shift + spec_.window_right;
     args.query = rows_at(spec_.query, s, h, sequence.q_start + first, spec_.head_dim);
+    if (first > 0) {  // blocks of a head follow one another
+        const RowSource next = rows_at(spec_.query, s, h, sequence.q_start + first - block_rows_, spec_.head_dim);
+        const auto element = static_cast<ptrdiff_t>(size_of(next.type));
+        args.next_query = {static_cast<const char*>(next.data), next.token_stride * element, static_cast<int>(next.dim * element),
+                           static_cast<int>(block_rows_)};
+    }
     if (spec_.query_scale.data) {
         args.query_scale = spec_.query_scale.data + offset(spec_.query_scale.strides, s, h, sequence.q_start + first);
         args.query_scale_stride = static_cast<ptrdiff_t>(spec_.query_scale.strides.token);

@@ -54,6 +54,13 @@ struct Checksums {
     uint64_t scores, products;
 };
 
+// Rows that will be needed soon; a count of 0: none.
+struct RowsAhead {
+    const char* data;
+    ptrdiff_t stride;  // bytes
+    int row_bytes, count;
+};
+
 // A block of queries of one head against all keys that they may see.
 struct BlockArgs {
     Precision precision;
@@ -64,6 +71,7 @@ struct BlockArgs {
     // Visible keys of query i: [i + shift_left, i + shift_right], cut to [0, tokens).
     int64_t shift_left, shift_right;
     RowSource query;            // starts at the block's first row
+    RowsAhead next_query;       // of the block that this thread computes next
     const float* query_scale;   // for int8 queries: the scale of each row …
     ptrdiff_t query_scale_stride;
     const HeadPack* head;

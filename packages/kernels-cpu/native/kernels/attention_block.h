@@ -6,12 +6,14 @@
 //   §5 epilogue
 #pragma once
 #include "group_cursor.h"
+#include "line_fetcher.h"
 #include "pack_rows.h"
 
 namespace int_flash {
 namespace {
 
-constexpr int kRowsAhead = 4;  // rows of queries and of the output come from memory
+constexpr int kRowsAhead = 4;    // rows of queries and of the output come from memory, where …
+constexpr int kLinesAGroup = 2;  // … the groups before were too few to fetch them all
 
 // ── §1 ──
 template <bool kIntScores, int kDim>
@@ -321,6 +323,9 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
     GroupCursor cursor(args);
     RowGroup groups[3];
     int64_t begun = 0;  // groups whose scores are there
+    constexpr int kFloatBytes = sizeof(float);
+    LineFetcher<true> out_lines({reinterpret_cast<const char*>(args.out), args.out_stride * kFloatBytes, args.head_dim_v * kFloatBytes, args.rows});
+    LineFetcher<false> query_lines(args.next_query);
     const auto begin = [&]() {
         RowGroup* group = &groups[begun % 3];
         if (!cursor.next(group)) return false;
@@ -336,6 +341,7 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
         RowGroup *group = &groups[done % 3], *next = &groups[(done + 1) % 3];
         const bool more = done + 1 < begun;
         begin();
+        for (int line = 0; line < kLinesAGroup; line++) out_lines.step(), query_lines.step();
         if constexpr (kIntWeights && Simd::kWeightsBeside) {
             if (more && !masked && !args.checksums && group->whole && next->whole && width >= kBlock) {
                 products_beside_weights(args, width, *group, next, s);
