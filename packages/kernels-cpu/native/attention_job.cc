@@ -42,30 +42,12 @@ int64_t find_sequence(const int64_t* first, int64_t sequences, int64_t task) {
     return low;
 }
 
-int64_t offset(const Strides& strides, int64_t batch, int64_t head, int64_t token) {
-    return batch * strides.batch + head * strides.head + token * strides.token;
-}
-
 size_t size_of(ElementType type) { return type == ElementType::kFloat32 ? 4 : type == ElementType::kInt8 ? 1 : 2; }
 
 RowSource rows_at(const Operand& operand, int64_t batch, int64_t head, int64_t token, int dim) {
     const char* base = static_cast<const char*>(operand.data);
-    return {base + offset(operand.strides, batch, head, token) * static_cast<int64_t>(size_of(operand.type)), operand.type,
+    return {base + operand.strides.at(batch, head, token) * static_cast<int64_t>(size_of(operand.type)), operand.type,
             static_cast<ptrdiff_t>(operand.strides.token), dim};
-}
-
-bool is_finite(const Operand& operand, int64_t element, double* value) {
-    if (operand.type == ElementType::kFloat32) {
-        *value = static_cast<const float*>(operand.data)[element];
-        return std::isfinite(*value);
-    }
-    const uint16_t bits = static_cast<const uint16_t*>(operand.data)[element];
-    const bool half = operand.type == ElementType::kFloat16;
-    const uint16_t exponent = half ? 0x7c00 : 0x7f80;
-    if ((bits & exponent) != exponent) return true;
-    const bool nan = (bits & static_cast<uint16_t>(~exponent & 0x7fff)) != 0;
-    *value = nan ? NAN : (bits & 0x8000) ? -INFINITY : INFINITY;
-    return false;
 }
 
 }  // namespace
@@ -167,8 +149,8 @@ void AttentionJob::gather_statistics(int64_t task) {
         const bool per_head = spec_.value_scale.strides.token == 0;
         const ScaleOperand& channel = spec_.channel_scale;
         for (int d = 0; d < spec_.head_dim_v; d++) {
-            float c = channel.data ? channel.data[offset(channel.strides, s, h, 0) + d] : 1.0f;
-            if (per_head) c = c * scale[offset(spec_.value_scale.strides, s, h, 0)];
+            float c = channel.data ? channel.data[channel.strides.at(s, h, 0) + d] : 1.0f;
+            if (per_head) c = c * scale[spec_.value_scale.strides.at(s, h, 0)];
             head.pack.channel[d] = c;
         }
         return;
@@ -210,7 +192,7 @@ void AttentionJob::pack_chunk(int64_t task) {
     const Operand& operand = is_value ? spec_.value : spec_.key;
     const RowSource rows = rows_at(operand, s, h, sequence_[s].k_start, is_value ? spec_.head_dim_v : spec_.head_dim);
     const ScaleOperand& scale = is_value ? spec_.value_scale : spec_.key_scale;
-    const float* scales = scale.data ? scale.data + offset(scale.strides, s, h, sequence_[s].k_start) : nullptr;
+    const float* scales = scale.data ? scale.data + scale.strides.at(s, h, sequence_[s].k_start) : nullptr;
     if (is_value) {
         spec_.kernels->pack_values(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, head.channel_max, begin, end, &head.pack,
                                    scratch, &stats);
@@ -259,7 +241,7 @@ void AttentionJob::compute_block(int64_t task) {
                            static_cast<int>(block_rows_)};
     }
     if (spec_.query_scale.data) {
-        args.query_scale = spec_.query_scale.data + offset(spec_.query_scale.strides, s, h, sequence.q_start + first);
+        args.query_scale = spec_.query_scale.data + spec_.query_scale.strides.at(s, h, sequence.q_start + first);
         args.query_scale_stride = static_cast<ptrdiff_t>(spec_.query_scale.strides.token);
     }
     args.head = &head.pack;
@@ -270,10 +252,10 @@ void AttentionJob::compute_block(int64_t task) {
         args.mask.query_stride = static_cast<ptrdiff_t>(spec_.mask_query);
         args.mask.key_stride = static_cast<ptrdiff_t>(spec_.mask_key);
     }
-    args.out = spec_.out + offset(spec_.out_strides, s, h, sequence.q_start + first);
+    args.out = spec_.out + spec_.out_strides.at(s, h, sequence.q_start + first);
     args.out_stride = static_cast<ptrdiff_t>(spec_.out_strides.token);
     if (spec_.lse) {
-        args.lse = spec_.lse + offset(spec_.lse_strides, s, h, sequence.q_start + first);
+        args.lse = spec_.lse + spec_.lse_strides.at(s, h, sequence.q_start + first);
         args.lse_stride = static_cast<ptrdiff_t>(spec_.lse_strides.token);
     }
     Checksums checksums{0, 0};
@@ -365,41 +347,9 @@ bool AttentionJob::run(Failure* failure) {
         failure->bytes = sizeof(Scratch);
         return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
     }
-    if (nonfinite_) return report_nonfinite(failure);
+    if (nonfinite_) return report_nonfinite(spec_, sequence_, failure);
     if (overflow_) return failure->set("ERR_OVERFLOW", "Expected scores of at most 2^100, got inputs that allow larger ones");
     return true;
-}
-
-// The hot loops only notice that something is wrong; this finds the first culprit, in the order a reader would look.
-bool AttentionJob::report_nonfinite(Failure* failure) const {
-    const Operand* operands[] = {&spec_.query, &spec_.key, &spec_.value};
-    const char* names[] = {"query", "key", "value"};
-    for (int i = 0; i < 3; i++) {
-        const Operand& operand = *operands[i];
-        if (operand.type == ElementType::kInt8) continue;
-        const int heads = i == 0 ? spec_.heads : spec_.kv_heads, dim = i == 2 ? spec_.head_dim_v : spec_.head_dim;
-        int64_t worst = -1;
-        double value = 0;
-        for (int64_t s = 0; s < spec_.sequences; s++) {
-            const int64_t start = i == 0 ? sequence_[s].q_start : sequence_[s].k_start, count = i == 0 ? sequence_[s].q_len : sequence_[s].k_len;
-            for (int h = 0; h < heads; h++) {
-                for (int64_t n = start; n < start + count; n++) {
-                    const int64_t row = offset(operand.strides, s, h, n);
-                    for (int64_t element = row; element < row + dim; element++) {
-                        double found;
-                        if (is_finite(operand, element, &found) || (worst >= 0 && element >= worst)) continue;
-                        worst = element;
-                        value = found;
-                    }
-                }
-            }
-        }
-        if (worst >= 0) {
-            const char* what = std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
-            return failure->set("ERR_NONFINITE", "Expected %s to hold finite numbers, got %s at element %lld", names[i], what, static_cast<long long>(worst));
-        }
-    }
-    return failure->set("ERR_NONFINITE", "Expected finite numbers, got NaN or Infinity");
 }
 
 }  // namespace int_flash

@@ -26,4 +26,4 @@ for (let round = 0; round <= ROUNDS; round++) {
   collect();
 }
 const faults = (process.resourceUsage().minorPageFault - before) / (RESULTS * ROUNDS);
-console.log(JSON.stringify({ faults, pages: (4 * outLength) / 4096 }));
+process.stdout.write(`${JSON.stringify({ faults, pages: (4 * outLength) / 4096 })}\n`);
