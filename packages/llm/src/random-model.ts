@@ -91,9 +91,12 @@ class RandomWeights implements WeightSource {
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 
-/** Codes uniform in [-127, 127] have variance 127² / 3; times this, a sum over `cols` has that of one input. */
+/**
+ * Codes uniform in [-127, 127] have variance 127² / 3; times this, a sum over `cols` has about that of one input. A power of two: what is
+ * not kept in codes then is a number of bfloat16, as embeddings and output matrices of checkpoints are.
+ */
 function uniformScale(cols: number): number {
-  return Math.sqrt(3 / cols) / CODE_RANGE;
+  return 2 ** Math.round(Math.log2(Math.sqrt(3 / cols) / CODE_RANGE));
 }
 
 /** Of all matrices. */
