@@ -1,7 +1,11 @@
 #include "cache_append.h"
 
+#include <atomic>
+#include <cstring>
+
 #include "arithmetic.h"
 #include "cache_attention.h"
+#include "thread_pool.h"
 
 namespace int_flash {
 namespace {
@@ -26,45 +30,77 @@ float settle_scale(const AppendSpec& s, float own, int64_t head, int64_t token) 
     return own > floor ? own : floor;
 }
 
-bool append_int4_row(const AppendSpec& s, int64_t head, int64_t t) {
-    const KernelTable& kernels = *s.kernels;
-    const int dim = s.head_dim;
-    const int64_t row = row_of(s, head, s.length + t), element = t * s.stride + head * dim;
-    alignas(64) float key[kMaxHeadDim], value[kMaxHeadDim];
-    if (!kernels.turn_row(s.keys + element, s.key_shift + head * dim, dim, key) || !kernels.turn_row(s.values + element, nullptr, dim, value)) return false;
-    bool key_narrowed, value_narrowed;
-    const float key_scale = kernels.fit_int4_scale(key, dim, &key_narrowed), own_scale = kernels.fit_int4_scale(value, dim, &value_narrowed);
-    const float value_scale = settle_scale(s, own_scale, head, s.length + t);
-    s.key_scales[row] = key_scale;
-    s.value_scales[row] = value_scale;
-    kernels.encode_int4_row(key, dim, key_scale, key_narrowed, reinterpret_cast<uint8_t*>(s.key_codes) + row * (dim / 2));
-    kernels.encode_int4_row(value, dim, value_scale, value_narrowed && value_scale == own_scale, reinterpret_cast<uint8_t*>(s.value_codes) + row * (dim / 2));
+// A row on its way into the cache: INT4 rows are turned, and their scales fitted.
+struct Row {
+    alignas(64) float numbers[kMaxHeadDim];
+    float scale;
+    bool narrowed = false;  // by the fit
+};
+
+// False when it is not finite.
+bool read_row(const AppendSpec& s, const float* source, const float* shift, Row* row) {
+    if (s.int4) {
+        if (!s.kernels->turn_row(source, shift, s.head_dim, row->numbers)) return false;
+        row->scale = s.kernels->fit_int4_scale(row->numbers, s.head_dim, &row->narrowed);
+        return true;
+    }
+    row->scale = s.kernels->cache_row_scale(source, shift, s.head_dim, row->numbers);
+    return row->scale > 0;  // else NaN
+}
+
+void write_row(const AppendSpec& s, const Row& row, float scale, int64_t place, int8_t* codes, float* scales) {
+    scales[place] = scale;
+    if (s.int4) {
+        s.kernels->encode_int4_row(row.numbers, s.head_dim, scale, row.narrowed && scale == row.scale, reinterpret_cast<uint8_t*>(codes) + place * (s.head_dim / 2));
+    } else {
+        s.kernels->encode_cache_row(row.numbers, s.head_dim, scale, codes + place * s.head_dim);
+    }
+}
+
+bool append_keys(const AppendSpec& s, int64_t head) {
+    Row row;
+    for (int64_t t = 0; t < s.tokens; t++) {
+        if (!read_row(s, s.keys + t * s.stride + head * s.head_dim, s.key_shift + head * s.head_dim, &row)) return false;
+        write_row(s, row, row.scale, row_of(s, head, s.length + t), s.key_codes, s.key_scales);
+    }
     return true;
 }
 
-bool append_int8_row(const AppendSpec& s, int64_t head, int64_t t) {
-    const KernelTable& kernels = *s.kernels;
-    const int dim = s.head_dim;
-    const int64_t row = row_of(s, head, s.length + t), element = t * s.stride + head * dim;
-    alignas(64) float key[kMaxHeadDim], value[kMaxHeadDim];
-    const float key_scale = kernels.cache_row_scale(s.keys + element, s.key_shift + head * dim, dim, key);
-    const float own_scale = kernels.cache_row_scale(s.values + element, nullptr, dim, value);
-    if (!(key_scale > 0) || !(own_scale > 0)) return false;  // NaN
-    const float value_scale = settle_scale(s, own_scale, head, s.length + t);
-    s.key_scales[row] = key_scale;
-    s.value_scales[row] = value_scale;
-    kernels.encode_cache_row(key, dim, key_scale, s.key_codes + row * dim);
-    kernels.encode_cache_row(value, dim, value_scale, s.value_codes + row * dim);
+bool append_values(const AppendSpec& s, int64_t head) {
+    Row row;
+    for (int64_t t = 0; t < s.tokens; t++) {
+        if (!read_row(s, s.values + t * s.stride + head * s.head_dim, nullptr, &row)) return false;
+        write_row(s, row, settle_scale(s, row.scale, head, s.length + t), row_of(s, head, s.length + t), s.value_codes, s.value_scales);
+    }
     return true;
 }
 
 }  // namespace
 
 bool append_cache(const AppendSpec& spec) {
-    for (int64_t head = 0; head < spec.kv_heads; head++)
-        for (int64_t t = 0; t < spec.tokens; t++)
-            if (!(spec.int4 ? append_int4_row : append_int8_row)(spec, head, t)) return false;
-    return true;
+    constexpr double kWorthAThread = 8e3;  // INT8 elements: about four microseconds of one thread, what handing over costs
+    const double elements = 2.0 * static_cast<double>(spec.tokens * spec.kv_heads) * spec.head_dim * (spec.int4 ? 10 : 1);
+    std::atomic<bool> finite{true};
+    // task: a head, times 2: its keys or its values.
+    auto append = [&](int64_t task) {
+        if (!(task % 2 == 0 ? append_keys : append_values)(spec, task / 2)) finite = false;
+    };
+    parallel_for(elements < 2 * kWorthAThread ? 1 : spec.threads, 2 * spec.kv_heads, append);
+    return finite;
+}
+
+bool turn_rows(const KernelTable& kernels, int threads, const float* rows, int64_t count, int dim, float* out) {
+    constexpr int64_t kChunk = 32;  // rows a task takes
+    std::atomic<bool> finite{true};
+    auto turn = [&](int64_t task) {
+        alignas(64) float row[kMaxHeadDim];
+        for (int64_t i = task * kChunk; i < count && i < (task + 1) * kChunk; i++) {
+            if (!kernels.turn_row(rows + i * dim, nullptr, dim, row)) finite = false;
+            std::memcpy(out + i * dim, row, static_cast<size_t>(dim) * sizeof(float));
+        }
+    };
+    parallel_for(count < 6 * kChunk ? 1 : threads, (count + kChunk - 1) / kChunk, turn);
+    return finite;
 }
 
 }  // namespace int_flash

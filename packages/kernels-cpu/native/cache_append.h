@@ -6,6 +6,7 @@ namespace int_flash {
 
 struct AppendSpec {
     const KernelTable* kernels = nullptr;
+    int threads = 1;
     bool int4 = false;
     const float* keys = nullptr;  // row t of all heads is `stride` elements behind row t - 1
     const float* values = nullptr;
@@ -21,5 +22,8 @@ struct AppendSpec {
 
 // False when a row is not finite, or a key is not once the shift is taken away.
 bool append_cache(const AppendSpec& spec);
+
+// `count` rows, turned as INT4 keys are; out may be rows. False when a result is not finite.
+bool turn_rows(const KernelTable& kernels, int threads, const float* rows, int64_t count, int dim, float* out);
 
 }  // namespace int_flash

@@ -1,5 +1,4 @@
 // cacheAttention(), appendCache(): specs from parameters and arrays. No arithmetic in this file.
-#include <cstring>
 
 #include "bindings.h"
 #include "cache_append.h"
@@ -95,7 +94,7 @@ Napi::Value cache_attention_sync(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
-enum AppendParameter : size_t { kAppendIsa, kAppendKvHeads, kAppendCapacity, kAppendHeadDim, kAppendLength, kAppendTokens, kKeyOffset, kValueOffset, kStride, kAppendInt4, kAppendParameterCount };
+enum AppendParameter : size_t { kAppendIsa, kAppendThreads, kAppendKvHeads, kAppendCapacity, kAppendHeadDim, kAppendLength, kAppendTokens, kKeyOffset, kValueOffset, kStride, kAppendInt4, kAppendParameterCount };
 
 // appendCache(parameters, rows, keys, values, keyScales, valueScales, keyShift, largestValueScale, pages) → whether all rows were finite
 Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
@@ -106,6 +105,7 @@ Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
         ParameterReader p(args.view(0, "parameters", napi_float64_array), kAppendParameterCount, &failure);
         if (!p.ok()) return false;
         s.kernels = kernels_at(&p, kAppendIsa);
+        s.threads = static_cast<int>(p.integer(kAppendThreads, "threads", 1, 256));
         s.kv_heads = p.integer(kAppendKvHeads, "kvHeads", 1, 1 << 20);
         s.capacity = p.integer(kAppendCapacity, "capacity", 0, kMaxTokens);
         s.head_dim = static_cast<int>(p.integer(kAppendHeadDim, "headDim", 1, kMaxHeadDim));
@@ -149,23 +149,19 @@ Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
     return Napi::Boolean::New(info.Env(), append_cache(s));
 }
 
-// turnRows(parameters [isa, dim], rows, out) → whether all results are finite
+// turnRows(parameters [isa, threads, dim], rows, out) → whether all results are finite
 Napi::Value turn_rows_sync(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
-    ParameterReader p(args.view(0, "parameters", napi_float64_array), 2, &failure);
+    ParameterReader p(args.view(0, "parameters", napi_float64_array), 3, &failure);
     const KernelTable* kernels = p.ok() ? kernels_at(&p, 0) : nullptr;
-    const auto dim = p.ok() ? static_cast<int>(p.integer(1, "dim", 1, kMaxHeadDim)) : 0;
+    const auto threads = p.ok() ? static_cast<int>(p.integer(1, "threads", 1, 256)) : 0;
+    const auto dim = p.ok() ? static_cast<int>(p.integer(2, "dim", 1, kMaxHeadDim)) : 0;
     const ArrayView rows = args.float32_view(1, "rows"), out = args.float32_view(2, "out");
     if (p.ok() && args.ok() && rows.length % static_cast<size_t>(dim) != 0) failure.set("ERR_SHAPE", "Expected whole rows of %d, got %zu elements", dim, rows.length);
     else if (p.ok() && args.ok() && holds(out, static_cast<double>(rows.length), "out", &failure)) {
-        bool finite = true;
-        alignas(64) float row[kMaxHeadDim];
-        for (size_t from = 0; from < rows.length; from += static_cast<size_t>(dim)) {
-            finite &= kernels->turn_row(static_cast<const float*>(rows.data) + from, nullptr, dim, row);
-            memcpy(static_cast<float*>(out.data) + from, row, static_cast<size_t>(dim) * sizeof(float));
-        }
-        return Napi::Boolean::New(info.Env(), finite);
+        const auto count = static_cast<int64_t>(rows.length) / dim;
+        return Napi::Boolean::New(info.Env(), turn_rows(*kernels, threads, static_cast<const float*>(rows.data), count, dim, static_cast<float*>(out.data)));
     }
     throw_failure(info.Env(), failure);
     return {};

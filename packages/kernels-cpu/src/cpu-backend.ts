@@ -168,7 +168,8 @@ class CpuBackend implements Backend {
 
   turnRowsSync(rows: Float32Array, dim: number, out: Float32Array): boolean {
     try {
-      return this.#addon.turnRows(Float64Array.of(this.#placement.isa, dim), rows, out);
+      const { isa, threads } = this.#placement;
+      return this.#addon.turnRows(Float64Array.of(isa, threads, dim), rows, out);
     } catch (error) {
       throw typedError(error);
     }

@@ -141,19 +141,20 @@ export function cacheParameters(args: CacheAttentionArgs, placement: Placement, 
 export const CACHE_PARAMETERS = 12;
 
 /** Parameters of the addon's `appendCache`, as {@link cacheParameters}. */
-export function appendParameters(args: CacheAppendArgs, { isa }: Placement, out: Float64Array): Float64Array {
+export function appendParameters(args: CacheAppendArgs, { isa, threads }: Placement, out: Float64Array): Float64Array {
   const { cache } = args;
   out[0] = isa;
-  out[1] = cache.kvHeads;
-  out[2] = cache.capacity;
-  out[3] = cache.headDim;
-  out[4] = cache.length;
-  out[5] = args.tokens;
-  out[6] = args.keyOffset;
-  out[7] = args.valueOffset;
-  out[8] = args.stride;
-  out[9] = cache.type === 'int4' ? 1 : 0;
+  out[1] = threads;
+  out[2] = cache.kvHeads;
+  out[3] = cache.capacity;
+  out[4] = cache.headDim;
+  out[5] = cache.length;
+  out[6] = args.tokens;
+  out[7] = args.keyOffset;
+  out[8] = args.valueOffset;
+  out[9] = args.stride;
+  out[10] = cache.type === 'int4' ? 1 : 0;
   return out;
 }
 
-export const APPEND_PARAMETERS = 10;
+export const APPEND_PARAMETERS = 11;

@@ -98,7 +98,7 @@ for (const type of ['int8', 'int4', 'fp32']) {
   eachArgument('cacheAttention', [...args, Int32Array.of(2, 0)]);
 }
 const appended = [
-  Float64Array.of(0, 2, 12, 8, 3, 2, 0, 16, 40, 0),
+  Float64Array.of(0, 2, 2, 12, 8, 3, 2, 0, 16, 40, 0),
   new Float32Array(72),
   new Int8Array(192),
   new Int8Array(192),
@@ -111,7 +111,7 @@ eachArgument('appendCache', appended);
 eachParameter('appendCache', appended, 0);
 {
   const int4 = [...appended];
-  int4[0] = Float64Array.of(0, 2, 12, 8, 3, 2, 0, 16, 40, 1);
+  int4[0] = Float64Array.of(0, 2, 2, 12, 8, 3, 2, 0, 16, 40, 1);
   int4[2] = new Uint8Array(96);
   int4[3] = new Uint8Array(96);
   eachArgument('appendCache', int4);
@@ -126,7 +126,7 @@ const rotated = [
 ];
 eachArgument('rotateHeads', rotated);
 eachParameter('rotateHeads', rotated, 0);
-const turned = [Float64Array.of(0, 8), new Float32Array(24), new Float32Array(24)];
+const turned = [Float64Array.of(0, 2, 8), new Float32Array(24), new Float32Array(24)];
 eachArgument('turnRows', turned);
 eachParameter('turnRows', turned, 0);
 const linear = [Float64Array.of(0, 1, 3, 5, 0), new Int8Array(15), new Float32Array(3), new Float32Array(3)];

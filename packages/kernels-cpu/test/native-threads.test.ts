@@ -73,6 +73,33 @@ describe.skipIf(isas.length === 0)('threads', () => {
     }
   });
 
+  it.each(['int8', 'int4'] as const)('rows written into an %s cache, and turned ones, likewise', (type) => {
+    const [kvHeads, tokens, headDim] = [3, 200, 64];
+    const rows = randomFloats(2 * kvHeads * tokens * headDim, 9);
+    const bytes = (kvHeads * tokens * headDim) / (type === 'int4' ? 2 : 1);
+    const run = (threads: number) => {
+      const backend = createCpuBackend({ threads });
+      const codes = () => (type === 'int4' ? new Uint8Array(bytes) : new Int8Array(bytes));
+      const scales = () => new Float32Array(kvHeads * tokens);
+      const stored = { keys: codes(), values: codes(), keyScales: scales(), valueScales: scales() };
+      const appended = backend.appendCacheSync!({
+        rows,
+        tokens,
+        keyOffset: 0,
+        valueOffset: kvHeads * headDim,
+        stride: 2 * kvHeads * headDim,
+        cache: { type, kvHeads, headDim, capacity: tokens, length: 0, ...stored } as never,
+        keyShift: new Float32Array(kvHeads * headDim),
+        largestValueScale: new Float32Array(kvHeads),
+      });
+      const turned = new Float32Array(rows.length);
+      expect([appended, backend.turnRowsSync!(rows, headDim, turned)]).toEqual([true, true]);
+      return { ...stored, turned };
+    };
+    const alone = run(1);
+    for (const threads of [2, 4, 8]) expect(run(threads)).toEqual(alone);
+  });
+
   it('asynchronous calls copy what they read, overlap, and give the synchronous bits', async () => {
     const p = plan(300);
     const expected = createCpuBackend().attentionSync(p);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention_job.h"
+#include "cache_append.h"
 #include "cache_attention.h"
 #include "cpu_features.h"
 #include "linear_layer.h"
@@ -72,6 +73,31 @@ std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& la
     cache.out = out.data() + kHeads * kQueries * kDim;
     cache.scale = 0.2f;
     if (!cache_attention(cache, &live, &failure)) failures++;
+
+    // INT4 codes and their scales, turned rows too, as floats behind the rest.
+    std::vector<uint8_t> nibbles(codes.size());
+    AppendSpec append;
+    append.kernels = kernels;
+    append.threads = 4;
+    append.int4 = true;
+    append.keys = k.data();
+    append.values = v.data();
+    append.tokens = append.capacity = kKeys;
+    append.stride = kHeads * kDim;
+    const std::vector<float> shift(kHeads * kDim, 0.01f);
+    std::vector<float> largest(kHeads, 0.0f), value_scales(scales.size());
+    append.key_shift = shift.data();
+    append.largest_value_scale = largest.data();
+    append.kv_heads = kHeads;
+    append.head_dim = kDim;
+    append.key_codes = reinterpret_cast<int8_t*>(nibbles.data());
+    append.value_codes = append.key_codes + codes.size() / 2;
+    append.key_scales = scales.data();
+    append.value_scales = value_scales.data();
+    std::vector<float> turned(k.size());
+    if (!append_cache(append) || !turn_rows(*kernels, 4, k.data(), kHeads * kKeys, kDim, turned.data())) failures++;
+    for (const auto* part : {&scales, &value_scales, &largest, &turned}) out.insert(out.end(), part->begin(), part->end());
+    out.insert(out.end(), nibbles.begin(), nibbles.end());
 
     LinearSteps gated;
     gated.swiglu = true;

@@ -10,7 +10,7 @@ cxx=${CXX:-g++}
 flags=(-std=c++17 -O1 -g -fno-omit-frame-pointer "-fsanitize=${1:-thread}" -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-exceptions -fno-rtti
   -DINT_FLASH_X86 -DINT_FLASH_HAS_AVX_VNNI -I. -w)
 avx2=(-mavx2 -mfma -mf16c)
-for source in attention_job cache_attention call_memory cpu_features linear_layer scratch thread_pool kernels/portable; do
+for source in attention_job attention_spec cache_append cache_attention call_memory cpu_features linear_layer scratch thread_pool kernels/portable; do
   "$cxx" "${flags[@]}" -c "$source.cc" -o "$out/${source##*/}.o"
 done
 "$cxx" "${flags[@]}" "${avx2[@]}" -c kernels/avx2.cc -o "$out/avx2.o"

@@ -21,7 +21,7 @@ export interface AttentionShape {
  *
  * An INT4 cache holds rotated keys and values, so queries are turned likewise and the result is turned back.
  *
- * @param query [tokens, heads, headDim]
+ * @param query [tokens, heads, headDim]; an INT4 cache leaves it turned.
  * @param out   [tokens, heads, headDim]
  */
 export function attendCached(
@@ -44,15 +44,15 @@ export function attendCached(
     backend.cacheAttentionSync({ query, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
     return;
   }
-  const turned = new Float32Array(query.length);
-  turnRows(backend, query, cache.headDim, turned);
-  backend.cacheAttentionSync({ query: turned, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
-  turnRows(backend, out, cache.headDim, out);
+  turnRows(backend, query, cache.headDim);
+  backend.cacheAttentionSync({ query, tokens, heads, cache: view, scale, windowLeft, softcap: 0 }, out);
+  turnRows(backend, out, cache.headDim);
 }
 
-function turnRows(backend: Backend, rows: Float32Array, dim: number, out: Float32Array): void {
-  // The slower way says which element is not finite.
-  if (!backend.turnRowsSync?.(rows, dim, out)) out.set(hadamardRotate(rows, dim));
+/** In place: for a long prompt, other rows would be megabytes a layer. */
+function turnRows(backend: Backend, rows: Float32Array, dim: number): void {
+  // The slower way says that an element is not finite.
+  if (!backend.turnRowsSync?.(rows, dim, rows)) rows.set(hadamardRotate(rows, dim));
 }
 
 type FloatCache = Extract<FlatCacheView, { type: 'fp32' }>;
