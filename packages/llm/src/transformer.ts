@@ -6,6 +6,7 @@ import {
   type Linear,
   type LinearSteps,
 } from '@int-flash/ops';
+import { CallBudget } from './call-budget.js';
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
@@ -27,10 +28,8 @@ import { rowsOf, StepMemory } from './step-memory.js';
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
 export const PREFILL_CHUNK = 128;
 
-// The event loop waits as long as one backend call takes, so a call is given at most so many multiply-adds: 10 to 20 ms of them
-// on one slow core. Fewer tokens than MIN_STEP would cost more in reading the weights again than they save.
-const CALL_BUDGET = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
-const MIN_STEP = 16;
+/** So few tokens are one call, without a promise: a decoding step is dozens of calls. */
+const FEW_TOKENS = 16;
 
 /** What a run over some tokens needs besides the weights. */
 export interface ForwardRun {
@@ -56,6 +55,7 @@ export class Transformer {
   /** On the backend's device; undefined until it is wanted. */
   #decoder: Decoder | undefined;
   readonly #memory: StepMemory;
+  readonly #calls: Readonly<Record<'layer' | 'output' | 'attention' | 'uneven', CallBudget>>;
 
   /** @throws {IntFlashError} `ERR_UNSUPPORTED` for a gated MLP with another activation than silu. */
   constructor(
@@ -73,6 +73,9 @@ export class Transformer {
     this.caches = caches;
     this.#weights = weights;
     this.#backend = backend;
+    const { name } = backend;
+    const learning = () => new CallBudget(name, name !== 'cuda');
+    this.#calls = { layer: learning(), output: learning(), attention: learning(), uneven: new CallBudget(name, false) };
     this.#rotary = config.position.type === 'rope' ? new Rotary(config.position) : undefined;
   }
 
@@ -83,9 +86,13 @@ export class Transformer {
   createCache(attention: AttentionChoice, dtype: KvCacheDtype): SequenceCache {
     const { host, device } = this.caches;
     if (device && suitsDevice(attention, dtype)) return device.create(dtype, this.#deviceDecoder());
+    return host.create(attention, dtype, PREFILL_CHUNK, this.#isEven(attention, dtype));
+  }
+
+  /** Whether a query's bits are the same however the tokens are cut into calls of more than a few. */
+  #isEven(attention: AttentionChoice, dtype: KvCacheDtype): boolean {
     // INT8 attention over floats quantizes all keys of a call together, and a GPU has kernels of its own for few queries.
-    const isExact = this.#backend.name !== 'cuda' && (!isFloat(dtype) || attention === 'fp32');
-    return host.create(attention, dtype, PREFILL_CHUNK, isExact);
+    return this.#backend.name !== 'cuda' && (!isFloat(dtype) || attention === 'fp32');
   }
 
   /** As {@link KvCaches.contextLength}. */
@@ -259,25 +266,16 @@ export class Transformer {
     pace: Pace,
     steps: LinearSteps,
   ): Promise<void> | undefined {
-    if (tokens > MIN_STEP) return this.#projectInParts(linear, input, tokens, out, pace, steps);
-    runLinear(linear, input, tokens, out, steps);
-    return pace.isDue ? pace.rest() : undefined;
-  }
-
-  async #projectInParts(
-    linear: Linear,
-    input: Float32Array,
-    tokens: number,
-    out: Float32Array,
-    pace: Pace,
-    steps: LinearSteps,
-  ): Promise<void> {
+    if (tokens <= FEW_TOKENS) {
+      runLinear(linear, input, tokens, out, steps);
+      return pace.isDue ? pace.rest() : undefined;
+    }
     const { rows, cols } = linear;
     const width = steps.swiglu ? rows / 2 : rows;
-    for (const [from, to] of this.#steps(tokens, rows * cols)) {
-      runLinear(linear, rowsOf(input, cols, from, to), to - from, rowsOf(out, width, from, to), steps);
-      if (pace.isDue) await pace.rest();
-    }
+    const calls = linear === this.#weights.output ? this.#calls.output : this.#calls.layer;
+    return calls.spend(tokens, rows * cols, pace, (from, to) =>
+      runLinear(linear, rowsOf(input, cols, from, to), to - from, rowsOf(out, width, from, to), steps),
+    );
   }
 
   #attend(
@@ -289,41 +287,17 @@ export class Transformer {
     out: Float32Array,
     pace: Pace,
   ): Promise<void> | undefined {
-    if (tokens > MIN_STEP) return this.#attendInParts(choice, shape, query, tokens, cache, out, pace);
-    attendCached(this.#backend, choice, shape, query, tokens, cache, out);
-    return pace.isDue ? pace.rest() : undefined;
-  }
-
-  async #attendInParts(
-    choice: AttentionChoice,
-    shape: AttentionShape,
-    query: Float32Array,
-    tokens: number,
-    cache: KvCacheView,
-    out: Float32Array,
-    pace: Pace,
-  ): Promise<void> {
-    const row = shape.heads * cache.headDim;
-    for (const [from, to] of this.#steps(tokens, 2 * cache.length * row)) {
-      const seen = { ...cache, length: cache.length - tokens + to };
-      attendCached(
-        this.#backend,
-        choice,
-        shape,
-        rowsOf(query, row, from, to),
-        to - from,
-        seen,
-        rowsOf(out, row, from, to),
-      );
-      if (pace.isDue) await pace.rest();
+    if (tokens <= FEW_TOKENS) {
+      attendCached(this.#backend, choice, shape, query, tokens, cache, out);
+      return pace.isDue ? pace.rest() : undefined;
     }
-  }
-
-  /** Cuts tokens, which cost so many multiply-adds each, into even runs [from, to) within the call budget. */
-  *#steps(tokens: number, cost: number): Generator<[from: number, to: number]> {
-    const most = Math.max(Math.floor(CALL_BUDGET[this.#backend.name] / cost), MIN_STEP);
-    const step = Math.ceil(tokens / Math.ceil(tokens / most));
-    for (let from = 0; from < tokens; from += step) yield [from, Math.min(from + step, tokens)];
+    const row = shape.heads * cache.headDim;
+    const calls = this.#isEven(choice, cache.type) ? this.#calls.attention : this.#calls.uneven;
+    return calls.spend(tokens, 2 * cache.length * row, pace, (from, to) => {
+      const seen = { ...cache, length: cache.length - tokens + to };
+      const part = rowsOf(query, row, from, to);
+      attendCached(this.#backend, choice, shape, part, to - from, seen, rowsOf(out, row, from, to));
+    });
   }
 
   /** Norms q and k per head where the model does, and turns them to their positions: k in place, q into `query`. */
