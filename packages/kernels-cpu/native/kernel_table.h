@@ -122,6 +122,9 @@ struct RotaryArgs {
     int heads, head_dim, half;
 };
 
+// Float weights of so many rows lie side by side, kFloatColumns of each in turn: whoever reads a few rows reads on in one line.
+constexpr int kFloatRows = 4, kFloatColumns = 16;
+
 struct LinearArgs {
     int rows, cols;
     const void* weights;   // packed

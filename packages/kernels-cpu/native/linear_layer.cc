@@ -28,6 +28,21 @@ bool are_bfloat16(const float* weights, size_t count) {
     return (low_bits & 0xffffu) == 0;
 }
 
+uint16_t stored(float weight, uint16_t) { return static_cast<uint16_t>(bits_of(weight) >> 16); }
+float stored(float weight, float) { return weight; }
+
+// As kFloatRows has it; zeros past the last row and column.
+template <class Weight>
+void interleave_floats(const float* weights, int rows, int cols, Weight* out) {
+    const int64_t padded = round_up(cols, kFloatColumns);
+    std::memset(out, 0, static_cast<size_t>(round_up(rows, kFloatRows) * padded) * sizeof(Weight));
+    for (int64_t r = 0; r < rows; r++) {
+        const float* row = weights + r * cols;
+        Weight* place = out + r / kFloatRows * kFloatRows * padded + r % kFloatRows * kFloatColumns;
+        for (int64_t c = 0; c < cols; c++) place[c / kFloatColumns * kFloatColumns * kFloatRows + c % kFloatColumns] = stored(row[c], Weight{});
+    }
+}
+
 bool report_nonfinite(const float* input, int64_t count, Failure* failure) {
     for (int64_t i = 0; i < count; i++) {
         if (std::isfinite(input[i])) continue;
@@ -47,7 +62,8 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSo
     is_int8_ = source.codes != nullptr;
     is_int4_ = source.nibbles != nullptr;
     group_ = is_int4_ ? source.group : is_int8_ ? cols_ : 0;
-    const size_t padded_cols = static_cast<size_t>(round_up(cols_, 16)), count = static_cast<size_t>(rows_);
+    const size_t padded_cols = static_cast<size_t>(round_up(cols_, kFloatColumns)), count = static_cast<size_t>(rows_);
+    const auto float_rows = static_cast<size_t>(round_up(rows_, kFloatRows));
     bfloat16_ = source.floats && are_bfloat16(source.floats, count * static_cast<size_t>(cols_));
     const int step = kernels->linear_row_step;
     const size_t int4_scales = is_int4_ ? static_cast<size_t>(round_up(rows_, step)) * static_cast<size_t>(cols_ / group_) : 0;
@@ -59,9 +75,9 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSo
             weights_ = arena.take<char>(kernels->linear_int4_bytes(rows_, cols_));
             scales_ = arena.take<float>(int4_scales);
         } else if (bfloat16_) {
-            weights_ = arena.take<uint16_t>(count * padded_cols);
+            weights_ = arena.take<uint16_t>(float_rows * padded_cols);
         } else {
-            weights_ = arena.take<float>(count * padded_cols);
+            weights_ = arena.take<float>(float_rows * padded_cols);
         }
         bias_ = source.bias ? arena.take<float>(count) : nullptr;
         return arena.used();
@@ -83,24 +99,14 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSo
             scales_[i] = row < rows_ ? source.scales[row * groups + g] : 0.0f;
         }
     } else {
-        copy_floats(source.floats, padded_cols);
+        if (bfloat16_) {
+            interleave_floats(source.floats, rows_, cols_, static_cast<uint16_t*>(weights_));
+        } else {
+            interleave_floats(source.floats, rows_, cols_, static_cast<float*>(weights_));
+        }
     }
     if (source.bias) std::memcpy(bias_, source.bias, count * 4);
     return true;
-}
-
-void LinearLayer::copy_floats(const float* floats, size_t padded_cols) {
-    const size_t count = static_cast<size_t>(rows_), width = static_cast<size_t>(cols_);
-    std::memset(weights_, 0, count * padded_cols * (bfloat16_ ? 2 : 4));
-    for (size_t r = 0; r < count; r++) {
-        const float* row = floats + r * width;
-        if (bfloat16_) {
-            uint16_t* out = static_cast<uint16_t*>(weights_) + r * padded_cols;
-            for (size_t c = 0; c < width; c++) out[c] = static_cast<uint16_t>(bits_of(row[c]) >> 16);
-        } else {
-            std::memcpy(static_cast<float*>(weights_) + r * padded_cols, row, width * 4);
-        }
-    }
 }
 
 void LinearLayer::dispose() {

@@ -36,8 +36,6 @@ public:
     int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 
 private:
-    void copy_floats(const float* floats, size_t padded_cols);
-
     const KernelTable* kernels_ = nullptr;
     int threads_ = 1, rows_ = 0, cols_ = 0;
     int group_ = 0;  // columns that share a scale of the input: all of them for INT8, 0 for floats

@@ -6,6 +6,7 @@
 namespace int_flash {
 namespace {
 
+constexpr ptrdiff_t kAheadBytes = 2048;  // float weights that one token reads come from memory: so far ahead
 constexpr int kLinearColumns = 4;  // columns are padded to whole words of any granule
 
 size_t linear_int8_bytes(int rows, int cols) {
@@ -78,23 +79,25 @@ INT_FLASH_INLINE Simd::Floats load_weights(const uint16_t* p) { return Simd::loa
 
 template <int kTokens, int kRows, class Weight>
 INT_FLASH_INLINE void linear_float_tile(const LinearArgs& args, int row, int token, int cols) {
-    const Weight* w0 = static_cast<const Weight*>(args.weights) + static_cast<ptrdiff_t>(row) * cols;
+    static_assert(kFloatColumns == 16 && kBlock % kFloatRows == 0, "columns of one Floats; rows are shared out in whole blocks");
+    const Weight* w = static_cast<const Weight*>(args.weights) + static_cast<ptrdiff_t>(row / kFloatRows * kFloatRows) * cols + row % kFloatRows * 16;
     const float* x0 = static_cast<const float*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
     const Simd::Floats zero = Simd::splat(0.0f);
     Simd::Floats a0 = zero, a1 = zero, a2 = zero, a3 = zero;  // token 0: rows 0 … 3; with two tokens: rows 0, 1 of each
-    for (int c = 0; c < cols; c += 16) {
+    for (int c = 0; c < cols; c += 16, w += kFloatRows * 16) {
         const Simd::Floats x = Simd::load(x0 + c);
-        const Simd::Floats first = load_weights(w0 + c);
+        const Simd::Floats first = load_weights(w);
         a0 = Simd::fma(first, x, a0);
         if constexpr (kTokens == 2) {
-            const Simd::Floats y = Simd::load(x0 + args.input_words + c), second = load_weights(w0 + cols + c);
+            const Simd::Floats y = Simd::load(x0 + args.input_words + c), second = load_weights(w + 16);
             a1 = Simd::fma(second, x, a1);
             a2 = Simd::fma(first, y, a2);
             a3 = Simd::fma(second, y, a3);
         } else if constexpr (kRows == 4) {
-            a1 = Simd::fma(load_weights(w0 + cols + c), x, a1);
-            a2 = Simd::fma(load_weights(w0 + 2 * cols + c), x, a2);
-            a3 = Simd::fma(load_weights(w0 + 3 * cols + c), x, a3);
+            a1 = Simd::fma(load_weights(w + 16), x, a1);
+            a2 = Simd::fma(load_weights(w + 32), x, a2);
+            a3 = Simd::fma(load_weights(w + 48), x, a3);
+            fetch_ahead(reinterpret_cast<const char*>(w) + kAheadBytes, sizeof(Weight) * kFloatRows * 16);
         }
     }
     const auto put = [&](int t, int r, Simd::Floats sum) INT_FLASH_LAMBDA {
