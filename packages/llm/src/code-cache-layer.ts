@@ -228,10 +228,11 @@ export class CodeCacheLayer implements KvCacheLayer {
     this.#place(packed, this.#values, tokens, pages, length);
   }
 
-  /** Codes of one row under a scale larger than its own. */
+  /** Codes of one row under a scale larger than its own, which may still be smaller than its largest element asks for. */
   #encodeInt4Row(values: Float32Array, packed: Uint8Array, row: number, scale: number): void {
     const headDim = this.#headDim;
-    const code = (d: number) => roundHalfEven(Math.fround(values[row * headDim + d]! / scale));
+    const code = (d: number) =>
+      Math.max(-7, Math.min(7, roundHalfEven(Math.fround(values[row * headDim + d]! / scale))));
     for (let byte = 0; byte < this.#rowBytes; byte++)
       packed[row * this.#rowBytes + byte] = (code(2 * byte) & 15) | (code(2 * byte + 1) << 4);
   }

@@ -1,7 +1,8 @@
 import { selectBackend, status } from '@int-flash/attention';
 import { flatCache } from '@int-flash/ops';
-import { unpackInt4 } from '@int-flash/quant';
+import { hadamardRotate, unpackInt4 } from '@int-flash/quant';
 import { describe, expect, it } from 'vitest';
+import { CodeCacheLayer } from '../src/code-cache-layer.js';
 import { KvCache } from '../src/kv-cache.js';
 import type { KvCacheDtype } from '../src/kv-cache-layer.js';
 import { KvCachePool } from '../src/kv-cache-pool.js';
@@ -182,6 +183,27 @@ describe('KvCache', () => {
       }
       expect(relativeL2(attend(cache, data, 1, 'int8'), truth(data, 1))).toBeLessThan(dtype === 'int8' ? 0.02 : 0.5);
     }
+  });
+
+  it('cuts INT4 codes off at 7 when the floor raises a scale that was fitted narrower than its row', () => {
+    const dim = 64;
+    const pages = Int32Array.of(0);
+    const place = { keyOffset: 0, valueOffset: 0, stride: dim };
+    const row = Float32Array.from({ length: dim }, (_, i) => Math.sin(i * i + 1)); // fitted to 0.9 of what its largest element asks for
+    const alone = new CodeCacheLayer('int4', 1, dim, 1);
+    const state = alone.start();
+    alone.write({ data: row, tokens: 1, ...place }, state, pages, 0);
+    const large = new Float32Array(dim);
+    large[0] = state.largest[0]! * 1.02 * 2 ** 20 * 7 * Math.sqrt(dim); // turned it asks for 1.02 · 2^20 of the row's scale
+    const layer = new CodeCacheLayer('int4', 1, dim, 1);
+    layer.write({ data: Float32Array.of(...large, ...row), tokens: 2, ...place }, layer.start(), pages, 0);
+    const { values, valueScales } = layer.view(pages, 2) as { values: Uint8Array; valueScales: Float32Array };
+    expect(valueScales[1]! / state.largest[0]!).toBeCloseTo(1.02, 5);
+    const codes = unpackInt4(values.subarray(dim / 2, dim));
+    const turned = hadamardRotate(row, dim);
+    const nearest = Int8Array.from(turned, (x) => Math.max(-7, Math.min(7, Math.round(x / valueScales[1]!))));
+    expect(codes).toEqual(nearest);
+    expect(Math.max(...turned) / valueScales[1]!).toBeGreaterThan(7.5);
   });
 
   it('takes pages as it grows, refuses more than its maximum, and gives all of them back', () => {
