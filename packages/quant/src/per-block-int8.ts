@@ -1,7 +1,7 @@
 import { IntFlashError } from '@int-flash/ops';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { encode } from './per-token-int8.js';
-import { MAX_INT8_CODE, saturate, symmetricScale } from './symmetric-scale.js';
+import { dequantizeRuns, MAX_INT8_CODE, symmetricScale } from './symmetric-scale.js';
 
 /** INT8 rows of which `blockTokens` neighbours share a scale; row i stands for `values[i, :] * scales[floor(i / blockTokens)]`. */
 export interface PerBlockInt8 {
@@ -39,5 +39,5 @@ export function quantizePerBlockInt8(input: FloatInput, dim: number, blockTokens
 
 /** The numbers the codes stand for, rounded to float32. */
 export function dequantizePerBlockInt8({ values, scales, blockTokens }: PerBlockInt8, dim: number): Float32Array {
-  return Float32Array.from(values, (code, i) => saturate(code * scales[Math.floor(i / (dim * blockTokens))]!));
+  return dequantizeRuns(values, scales, dim * blockTokens);
 }

@@ -2,7 +2,7 @@ import { type Int4Group, IntFlashError } from '@int-flash/ops';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { packInt4, unpackInt4 } from './int4-packing.js';
 import { encode } from './per-token-int8.js';
-import { MAX_INT4_CODE, saturate, symmetricScale } from './symmetric-scale.js';
+import { dequantizeRuns, MAX_INT4_CODE, symmetricScale } from './symmetric-scale.js';
 
 /** Elements that share an INT4 scale. */
 export const INT4_GROUPS = [32, 64, 128] as const satisfies readonly Int4Group[];
@@ -44,6 +44,5 @@ export function quantizePerGroupInt4(input: FloatInput, dim: number, group: Int4
 
 /** The numbers the codes stand for, rounded to float32. */
 export function dequantizePerGroupInt4({ packed, scales, group }: PerGroupInt4): Float32Array {
-  const codes = unpackInt4(packed, scales.length * group);
-  return Float32Array.from(codes, (code, i) => saturate(code * scales[Math.floor(i / group)]!));
+  return dequantizeRuns(unpackInt4(packed, scales.length * group), scales, group);
 }

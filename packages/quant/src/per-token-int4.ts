@@ -1,7 +1,7 @@
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { packInt4, unpackInt4 } from './int4-packing.js';
 import { encode } from './per-token-int8.js';
-import { MAX_INT4_CODE, saturate, symmetricScale } from './symmetric-scale.js';
+import { dequantizeRuns, MAX_INT4_CODE, symmetricScale } from './symmetric-scale.js';
 
 /** INT4 rows with one scale each; row i stands for `codes[i, :] * scales[i]`. */
 export interface PerTokenInt4 {
@@ -38,6 +38,5 @@ export function encodePerTokenInt4(input: FloatInput, dim: number): { codes: Int
 
 /** The numbers the codes stand for, rounded to float32. */
 export function dequantizePerTokenInt4({ packed, scales }: PerTokenInt4, dim: number): Float32Array {
-  const codes = unpackInt4(packed, scales.length * dim);
-  return Float32Array.from(codes, (code, i) => saturate(code * scales[Math.floor(i / dim)]!));
+  return dequantizeRuns(unpackInt4(packed, scales.length * dim), scales, dim);
 }

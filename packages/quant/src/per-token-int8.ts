@@ -1,6 +1,6 @@
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { roundHalfEven } from './round-half-even.js';
-import { MAX_INT8_CODE, saturate, symmetricScale } from './symmetric-scale.js';
+import { dequantizeRuns, MAX_INT8_CODE, symmetricScale } from './symmetric-scale.js';
 
 /** INT8 rows with one scale each; row i stands for `values[i, :] * scales[i]`. */
 export interface PerTokenInt8 {
@@ -40,7 +40,5 @@ export function encode(data: Float32Array, values: Int8Array, from: number, to: 
 
 /** The numbers the codes stand for, rounded to float32. */
 export function dequantizePerTokenInt8({ values, scales }: PerTokenInt8, dim: number): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let i = 0; i < values.length; i++) out[i] = saturate(values[i]! * scales[Math.floor(i / dim)]!);
-  return out;
+  return dequantizeRuns(values, scales, dim);
 }

@@ -16,3 +16,14 @@ const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
 export function saturate(x: number): number {
   return Math.min(Math.max(x, -MAX_FLOAT32), MAX_FLOAT32);
 }
+
+/** What codes stand for of which `run` neighbours share a scale: `f32(code · scale)`. A loop, since TypedArray.from is tens of times slower. */
+export function dequantizeRuns(codes: Int8Array, scales: Float32Array, run: number): Float32Array {
+  const out = new Float32Array(codes.length);
+  for (let from = 0, i = 0; from < codes.length; from += run, i++) {
+    const scale = scales[i]!;
+    const to = Math.min(from + run, codes.length);
+    for (let j = from; j < to; j++) out[j] = saturate(codes[j]! * scale);
+  }
+  return out;
+}
