@@ -10,6 +10,9 @@
 namespace int_flash {
 namespace {
 
+// In elements that a thread quantizes to INT8, of which there are two in a nanosecond: those of INT4 rows, those only turned, and what
+// handing work to a waiting thread costs.
+constexpr double kInt4Element = 10, kTurnedElement = 2, kWorthAThread = 8e3;
 constexpr float kScaleFloor = 9.5367431640625e-7f;  // 2^-20: contract in packages/ops/src/backend.ts
 
 int64_t row_of(const AppendSpec& s, int64_t head, int64_t token) {
@@ -28,6 +31,11 @@ float settle_scale(const AppendSpec& s, float own, int64_t head, int64_t token) 
     }
     const float floor = largest == 0.0f ? 1.0f : largest * kScaleFloor;
     return own > floor ? own : floor;
+}
+
+int threads_for(double work, int threads) {
+    const double worth = work / kWorthAThread;
+    return worth < 2 ? 1 : worth < threads ? static_cast<int>(worth) : threads;
 }
 
 // A row on its way into the cache: INT4 rows are turned, and their scales fitted.
@@ -78,14 +86,13 @@ bool append_values(const AppendSpec& s, int64_t head) {
 }  // namespace
 
 bool append_cache(const AppendSpec& spec) {
-    constexpr double kWorthAThread = 8e3;  // INT8 elements: about four microseconds of one thread, what handing over costs
-    const double elements = 2.0 * static_cast<double>(spec.tokens * spec.kv_heads) * spec.head_dim * (spec.int4 ? 10 : 1);
+    const double elements = 2.0 * static_cast<double>(spec.tokens * spec.kv_heads) * spec.head_dim;
     std::atomic<bool> finite{true};
     // task: a head, times 2: its keys or its values.
     auto append = [&](int64_t task) {
         if (!(task % 2 == 0 ? append_keys : append_values)(spec, task / 2)) finite = false;
     };
-    parallel_for(elements < 2 * kWorthAThread ? 1 : spec.threads, 2 * spec.kv_heads, append);
+    parallel_for(threads_for(elements * (spec.int4 ? kInt4Element : 1), spec.threads), 2 * spec.kv_heads, append);
     return finite;
 }
 
@@ -99,7 +106,7 @@ bool turn_rows(const KernelTable& kernels, int threads, const float* rows, int64
             std::memcpy(out + i * dim, row, static_cast<size_t>(dim) * sizeof(float));
         }
     };
-    parallel_for(count < 6 * kChunk ? 1 : threads, (count + kChunk - 1) / kChunk, turn);
+    parallel_for(threads_for(static_cast<double>(count) * dim * kTurnedElement, threads), (count + kChunk - 1) / kChunk, turn);
     return finite;
 }
 

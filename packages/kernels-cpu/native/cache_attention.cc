@@ -302,10 +302,7 @@ bool attend_many(const CacheSpec& spec, LiveBytes* live, Failure* failure) {
             const int64_t h = task / 2;
             const uint8_t* source = static_cast<const uint8_t*>(task % 2 ? spec.values : spec.keys) + h * spec.capacity * dim / 2;
             int8_t* out = codes + task % 2 * per_head * spec.kv_heads + h * per_head;
-            for (int64_t i = 0; i < per_head / 2; i++) {
-                out[2 * i] = static_cast<int8_t>(((source[i] & 15) ^ 8) - 8);
-                out[2 * i + 1] = static_cast<int8_t>(((source[i] >> 4) ^ 8) - 8);
-            }
+            spec.kernels->unpack_int4(source, per_head / 2, out);
         };
         parallel_for(spec.threads, 2 * spec.kv_heads, unpack);
         a.key = {codes, ElementType::kInt8, {0, per_head, dim}};

@@ -1,4 +1,4 @@
-// cacheAttention(), appendCache(): specs from parameters and arrays. No arithmetic in this file.
+// cacheAttention(), appendCache(), turnRows(), rotateHeads(): specs from parameters and arrays. No arithmetic in this file.
 
 #include "bindings.h"
 #include "cache_append.h"

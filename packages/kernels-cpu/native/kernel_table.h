@@ -188,6 +188,7 @@ struct KernelTable {
     bool (*turn_row)(const float* source, const float* shift, int dim, float* row);
     float (*fit_int4_scale)(const float* row, int dim, bool* narrowed);
     void (*encode_int4_row)(const float* row, int dim, float scale, bool narrowed, uint8_t* packed);
+    void (*unpack_int4)(const uint8_t* packed, ptrdiff_t bytes, int8_t* codes);
 
     size_t (*linear_int8_bytes)(int rows, int cols);
     void (*pack_linear_int8)(const int8_t* codes, int rows, int cols, void* packed);

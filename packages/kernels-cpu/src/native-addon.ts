@@ -24,7 +24,7 @@ export interface NativeAddon {
     sin: Float32Array,
     out: Float32Array | undefined,
   ): void;
-  /** Rows of `[isa, dim]` turned by the Hadamard matrix, into `out`, which may be `rows`. False when some result is not finite. */
+  /** Rows of `[isa, threads, dim]` turned by the Hadamard matrix, into `out`, which may be `rows`. False when some result is not finite. */
   turnRows(parameters: Float64Array, rows: Float32Array, out: Float32Array): boolean;
   /** False when some row is not finite. */
   appendCache(...args: readonly unknown[]): boolean;

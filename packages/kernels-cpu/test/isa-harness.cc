@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention_job.h"
+#include "cache_append.h"
 #include "cache_attention.h"
 #include "cpu_features.h"
 #include "linear_layer.h"
@@ -16,6 +17,16 @@ using namespace int_flash;
 namespace {
 
 uint32_t state = 1;
+uint32_t to_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
 float random_float() {
     state = state * 1664525u + 1013904223u;
     const float x = static_cast<float>(static_cast<int32_t>(state)) / 2147483648.0f;
@@ -108,7 +119,8 @@ std::vector<float> attend_cache(const KernelTable* table, ElementType type, int 
 
 std::vector<float> run_linear(const KernelTable* table, int bits, bool swiglu, int rows, int cols, int64_t tokens) {
     state = static_cast<uint32_t>(rows + cols);
-    const auto weights = random_floats(static_cast<size_t>(rows) * cols), input = random_floats(tokens * cols), bias = random_floats(rows);
+    auto weights = random_floats(static_cast<size_t>(rows) * cols);
+    const auto input = random_floats(tokens * cols), bias = random_floats(rows);
     std::vector<int8_t> codes(weights.size());
     std::vector<float> scales(rows);
     for (size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<int8_t>(weights[i] * 20);
@@ -120,13 +132,39 @@ std::vector<float> run_linear(const KernelTable* table, int bits, bool swiglu, i
     const std::vector<float> group_scales(static_cast<size_t>(rows) * cols, 0.02f);
     if (bits == 4) source.nibbles = reinterpret_cast<const uint8_t*>(codes.data()), source.group = 32, source.scales = group_scales.data();
     if (bits == 8) source.codes = codes.data(), source.scales = scales.data();
-    if (bits == 32) source.floats = weights.data();
+    if (bits == 16)  // numbers of bfloat16, which are kept so
+        for (float& weight : weights) weight = from_bits(to_bits(weight) & 0xffff0000u);
+    if (bits >= 16) source.floats = weights.data();
     source.bias = bias.data();
     LinearSteps steps;
     steps.swiglu = swiglu;
     const bool made = layer.create(table, 1, source, &live, &failure);
     if (!made || !layer.forward(input.data(), tokens, out.data(), steps, &failure)) printf("  %s: %s\n", table->name, failure.message), failures++;
     layer.dispose();
+    return out;
+}
+
+// Codes, scales and turned rows of a sequence that begins with zeros.
+std::vector<float> append_rows(const KernelTable* table, bool int4, int dim, int64_t tokens) {
+    state = static_cast<uint32_t>(dim + tokens);
+    constexpr int64_t kHeads = 2;
+    auto rows = random_floats(static_cast<size_t>(2 * kHeads * dim * tokens));
+    const auto shift = random_floats(static_cast<size_t>(kHeads * dim));
+    for (int64_t i = 0; i < 2 * kHeads * dim && tokens > 1; i++) rows[static_cast<size_t>(i)] = 0.0f;
+    std::vector<int8_t> codes(static_cast<size_t>(2 * kHeads * tokens * dim));
+    std::vector<float> scales(static_cast<size_t>(2 * kHeads * tokens)), largest(kHeads, 0.0f), turned(rows.size());
+    AppendSpec spec;
+    spec.kernels = table;
+    spec.int4 = int4;
+    spec.keys = rows.data(), spec.values = rows.data() + kHeads * dim;
+    spec.tokens = spec.capacity = tokens, spec.stride = 2 * kHeads * dim;
+    spec.key_shift = shift.data(), spec.largest_value_scale = largest.data();
+    spec.kv_heads = kHeads, spec.head_dim = dim;
+    spec.key_codes = codes.data(), spec.value_codes = codes.data() + codes.size() / 2;
+    spec.key_scales = scales.data(), spec.value_scales = scales.data() + scales.size() / 2;
+    if (!append_cache(spec) || !turn_rows(*table, 1, rows.data(), 2 * kHeads * tokens, dim, turned.data())) failures++;
+    std::vector<float> out(codes.begin(), codes.end());
+    for (const auto* part : {&scales, &largest, &turned}) out.insert(out.end(), part->begin(), part->end());
     return out;
 }
 
@@ -155,8 +193,13 @@ int main() {
                     for (int64_t length : {12, 129, 1500})
                         compare(tables[i]->name, "cache type, dim, length", static_cast<int>(type), dim, static_cast<int>(length),
                                 attend_cache(tables[i], type, dim, tokens, length), attend_cache(portable, type, dim, tokens, length), true);
-        for (int bits : {4, 8, 32})
-            for (int rows : {1, 7, 64, 96, 150})
+        for (bool int4 : {false, true})
+            for (int dim : dims)
+                for (int64_t tokens : {1, 7, 70})
+                    compare(tables[i]->name, "append int4, dim, tokens", int4, dim, static_cast<int>(tokens), append_rows(tables[i], int4, dim, tokens),
+                            append_rows(portable, int4, dim, tokens), true);
+        for (int bits : {4, 8, 16, 32})
+            for (int rows : {1, 2, 6, 7, 64, 96, 150})
                 for (int cols : {8, 24, 64, 96, 200})
                     for (int64_t tokens : {1, 5, 37})
                         for (bool swiglu : {false, true}) {

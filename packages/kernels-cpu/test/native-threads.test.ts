@@ -74,27 +74,43 @@ describe.skipIf(isas.length === 0)('threads', () => {
   });
 
   it.each(['int8', 'int4'] as const)('rows written into an %s cache, and turned ones, likewise', (type) => {
-    const [kvHeads, tokens, headDim] = [3, 200, 64];
+    const [kvHeads, tokens, headDim] = [3, 192, 64];
     const rows = randomFloats(2 * kvHeads * tokens * headDim, 9);
+    rows.fill(0, 0, 4 * kvHeads * headDim); // the first value rows get their scales from later ones
     const bytes = (kvHeads * tokens * headDim) / (type === 'int4' ? 2 : 1);
     const run = (threads: number) => {
       const backend = createCpuBackend({ threads });
       const codes = () => (type === 'int4' ? new Uint8Array(bytes) : new Int8Array(bytes));
       const scales = () => new Float32Array(kvHeads * tokens);
       const stored = { keys: codes(), values: codes(), keyScales: scales(), valueScales: scales() };
-      const appended = backend.appendCacheSync!({
-        rows,
+      const largest = new Float32Array(kvHeads);
+      const append = (given: Float32Array) => ({
+        rows: given,
         tokens,
         keyOffset: 0,
         valueOffset: kvHeads * headDim,
         stride: 2 * kvHeads * headDim,
-        cache: { type, kvHeads, headDim, capacity: tokens, length: 0, ...stored } as never,
+        cache: {
+          type,
+          kvHeads,
+          headDim,
+          capacity: tokens,
+          length: 0,
+          pages: Int32Array.of(2, 0, 1),
+          ...stored,
+        } as never,
         keyShift: new Float32Array(kvHeads * headDim),
-        largestValueScale: new Float32Array(kvHeads),
+        largestValueScale: largest,
       });
       const turned = new Float32Array(rows.length);
-      expect([appended, backend.turnRowsSync!(rows, headDim, turned)]).toEqual([true, true]);
-      return { ...stored, turned };
+      expect(backend.appendCacheSync!(append(rows))).toBe(true);
+      expect(backend.turnRowsSync!(rows, headDim, turned)).toBe(true);
+      const answer = structuredClone({ ...stored, largest, turned });
+      const bad = rows.slice();
+      bad[bad.length - 1] = Number.NaN;
+      expect(backend.appendCacheSync!(append(bad))).toBe(false);
+      expect(backend.turnRowsSync!(bad, headDim, turned)).toBe(false);
+      return answer;
     };
     const alone = run(1);
     for (const threads of [2, 4, 8]) expect(run(threads)).toEqual(alone);

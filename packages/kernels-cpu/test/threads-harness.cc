@@ -36,7 +36,7 @@ std::vector<float> numbers(size_t count, uint32_t state) {
 }
 
 // One call of each kind, on more threads than there is work for one.
-std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& layer) {
+std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& layer, const LinearLayer& floats) {
     const auto q = numbers(kHeads * kKeys * kDim, 1), k = numbers(kHeads * kKeys * kDim, 2), v = numbers(kHeads * kKeys * kDim, 3);
     constexpr size_t kAttended = 2 * kHeads * kQueries * kDim, kProjected = kLinearTokens * kHeads * kDim;
     std::vector<float> out(kAttended + kProjected + kProjected / 2, 0.0f);
@@ -103,10 +103,13 @@ std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& la
     gated.swiglu = true;
     if (!layer.forward(q.data(), kLinearTokens, out.data() + kAttended, {}, &failure)) failures++;
     if (!layer.forward(q.data(), kLinearTokens, out.data() + kAttended + kProjected, gated, &failure)) failures++;
+    std::vector<float> wide(kProjected);
+    if (!floats.forward(q.data(), kLinearTokens, wide.data(), {}, &failure)) failures++;
+    out.insert(out.end(), wide.begin(), wide.end());
     return out;
 }
 
-void work(const KernelTable* kernels, const LinearLayer& layer, const std::vector<float>& expected, int thread) {
+void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLayer& floats, const std::vector<float>& expected, int thread) {
     for (int call = 0; call < kCalls; call++) {
         const int tasks = 1 + (call * 7 + thread) % 20;
         std::vector<int> done(static_cast<size_t>(tasks), 0);
@@ -115,7 +118,7 @@ void work(const KernelTable* kernels, const LinearLayer& layer, const std::vecto
         for (const int times : done)
             if (times != 1) failures++;
         if (call % kWholeEvery != 0) continue;
-        const std::vector<float> out = whole_calls(kernels, layer);
+        const std::vector<float> out = whole_calls(kernels, layer, floats);
         if (std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) != 0) failures++;
     }
 }
@@ -133,14 +136,17 @@ int main() {
     LinearSource source{kHeads * kDim, kDim};
     source.codes = codes.data();
     source.scales = scales.data();
-    LinearLayer layer;
+    LinearSource wide{kHeads * kDim, kDim};
+    wide.floats = weights.data();
+    LinearLayer layer, floats;
     Failure failure;
-    if (!layer.create(kernels, 4, source, &live, &failure)) return 1;
-    const std::vector<float> expected = whole_calls(kernels, layer);
+    if (!layer.create(kernels, 4, source, &live, &failure) || !floats.create(kernels, 4, wide, &live, &failure)) return 1;
+    const std::vector<float> expected = whole_calls(kernels, layer, floats);
     std::vector<std::thread> threads;
-    for (int i = 0; i < kThreads; i++) threads.emplace_back([&, i] { work(kernels, layer, expected, i); });
+    for (int i = 0; i < kThreads; i++) threads.emplace_back([&, i] { work(kernels, layer, floats, expected, i); });
     for (std::thread& thread : threads) thread.join();
     layer.dispose();
+    floats.dispose();
     printf("%s: %d threads, %d calls each, %d failures, %lld bytes left\n", kernels->name, kThreads, kCalls, failures.load(), static_cast<long long>(live.load()));
     return failures != 0 || live.load() != 0;
 }

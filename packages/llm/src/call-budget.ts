@@ -5,10 +5,17 @@ import type { Pace } from './pace.js';
 const CALL_MS = 8;
 /** Multiply-adds of the first call, when nothing is known of the machine: 10 to 20 ms on one slow core. */
 const FIRST_CALL = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
-/** Fewer tokens would cost more in reading the weights, or packing the cache, again than they save. */
+/** Fewer tokens would cost more in reading the weights again than they save. */
 const MIN_TOKENS = 16;
 /** Attention adds the keys of 8 queries or fewer in another order (docs/arithmetic.md): no part of more is so short. */
 const MIN_PART = 9;
+
+/** In multiply-adds. */
+export interface CallCost {
+  /** Whatever the tokens: no call has so few of them that this is most of its work. */
+  readonly aCall: number;
+  readonly aToken: number;
+}
 
 /** Cuts work of one kind over many tokens into calls of a few milliseconds, by what the calls before took. */
 export class CallBudget {
@@ -21,20 +28,17 @@ export class CallBudget {
     this.#work = FIRST_CALL[backend];
   }
 
-  /**
-   * Calls `run` for even parts [from, to) of the tokens, one after the other.
-   *
-   * @param cost Multiply-adds a token.
-   */
-  async spend(tokens: number, cost: number, pace: Pace, run: (from: number, to: number) => void): Promise<void> {
-    const most = Math.max(Math.floor(this.#work / cost), MIN_TOKENS);
+  /** Calls `run` for even parts [from, to) of the tokens, one after the other. */
+  async spend(tokens: number, cost: CallCost, pace: Pace, run: (from: number, to: number) => void): Promise<void> {
+    const { aCall, aToken } = cost;
+    const most = Math.max(Math.floor((this.#work - aCall) / aToken), Math.ceil(aCall / aToken), MIN_TOKENS);
     const parts = Math.max(Math.min(Math.ceil(tokens / most), Math.floor(tokens / MIN_PART)), 1);
     for (let part = 0; part < parts; part++) {
       const from = Math.floor((part * tokens) / parts);
       const to = Math.floor(((part + 1) * tokens) / parts);
       const start = performance.now();
       run(from, to);
-      this.#learn((to - from) * cost, performance.now() - start);
+      this.#learn(aCall + (to - from) * aToken, performance.now() - start);
       if (pace.isDue) await pace.rest();
     }
   }

@@ -52,7 +52,7 @@ class RandomWeights implements WeightSource {
     const count = shape.reduce((product, size) => product * size, 1);
     if (/norm\.weight$/.test(name)) return new Float32Array(count).fill(1);
     if (shape.length === 1) return new Float32Array(count);
-    const scale = uniformScale(shape.at(-1)!);
+    const scale = bfloat16Scale(shape.at(-1)!);
     const values = new Float32Array(count);
     await this.#draw(name, count, (codes, from) => {
       for (let i = 0; i < codes.length; i++) values[from + i] = codes[i]! * scale;
@@ -61,7 +61,7 @@ class RandomWeights implements WeightSource {
   }
 
   async readLinear(name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
-    const scales = new Float32Array(rows).fill(uniformScale(cols));
+    const scales = new Float32Array(rows).fill(name === 'lm_head' ? bfloat16Scale(cols) : uniformScale(cols));
     const zeros = bias ? new Float32Array(rows) : undefined;
     const codes = new Int8Array(rows * cols);
     await this.#draw(name, codes.length, (drawn, from) => codes.set(drawn, from));
@@ -91,12 +91,14 @@ class RandomWeights implements WeightSource {
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 
-/**
- * Codes uniform in [-127, 127] have variance 127² / 3; times this, a sum over `cols` has about that of one input. A power of two: what is
- * not kept in codes then is a number of bfloat16, as embeddings and output matrices of checkpoints are.
- */
+/** Codes uniform in [-127, 127] have variance 127² / 3; times this, a sum over `cols` has that of one input. */
 function uniformScale(cols: number): number {
-  return 2 ** Math.round(Math.log2(Math.sqrt(3 / cols) / CODE_RANGE));
+  return Math.sqrt(3 / cols) / CODE_RANGE;
+}
+
+/** The power of two next to it: codes times this are numbers of bfloat16, as what checkpoints do not quantize. */
+function bfloat16Scale(cols: number): number {
+  return 2 ** Math.round(Math.log2(uniformScale(cols)));
 }
 
 /** Of all matrices. */

@@ -2,12 +2,17 @@ import { selectBackend, status } from '@int-flash/attention';
 import type { KvCacheView } from '@int-flash/ops';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { CallBudget } from '../src/call-budget.js';
+import { loadRandomModel } from '../src/index.js';
 import { attendCached } from '../src/layers/attention.js';
 import { Pace } from '../src/pace.js';
 import { Random } from '../src/random.js';
 
 const COST = 2 ** 20;
 const FIRST = 2 ** 28 / COST; // tokens of such a cost that a first call on the CPU takes
+
+const names = status().backends.flatMap(({ name, available }) =>
+  available && (name === 'cpu' || name === 'portable') ? [name] : [],
+);
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -22,10 +27,10 @@ function clock(msPerToken: number): (from: number, to: number) => void {
   };
 }
 
-async function partsOf(budget: CallBudget, tokens: number, spend: (from: number, to: number) => void) {
+async function partsOf(budget: CallBudget, tokens: number, spend: (from: number, to: number) => void, aCall = 0) {
   const parts: number[] = [];
   let end = 0;
-  await budget.spend(tokens, COST, new Pace(), (from, to) => {
+  await budget.spend(tokens, { aCall, aToken: COST }, new Pace(), (from, to) => {
     expect(from).toBe(end);
     end = to;
     parts.push(to - from);
@@ -63,8 +68,9 @@ describe('CallBudget', () => {
 
   it('cuts always alike where it may not learn', async () => {
     const budget = new CallBudget('cpu', false);
-    for (const spend of [clock(0.001), clock(4)]) {
-      expect(await partsOf(budget, 4 * FIRST, spend)).toEqual(new Array(4).fill(FIRST));
+    for (const msPerToken of [0.001, 4]) {
+      expect(await partsOf(budget, 4 * FIRST, clock(msPerToken))).toEqual(new Array(4).fill(FIRST));
+      vi.restoreAllMocks();
     }
   });
 
@@ -76,24 +82,87 @@ describe('CallBudget', () => {
     }
   });
 
+  it('gives no call less than what each costs anyway', async () => {
+    const budget = new CallBudget('cpu', true);
+    const slow = clock(4);
+    for (let i = 0; i < 8; i++) await partsOf(budget, 300, slow, 100 * COST);
+    expect(await partsOf(budget, 300, slow, 100 * COST)).toEqual([100, 100, 100]);
+  });
+
   it('lets others have their turn between calls, and hears a signal there', async () => {
     const controller = new AbortController();
     let calls = 0;
-    const spent = new CallBudget('portable', false).spend(1000, 2 ** 20, new Pace(controller.signal), () => {
-      calls++;
-      controller.abort(new Error('enough'));
-      const end = performance.now() + 9;
-      while (performance.now() < end);
-    });
+    const spent = new CallBudget('portable', false).spend(
+      1000,
+      { aCall: 0, aToken: 2 ** 20 },
+      new Pace(controller.signal),
+      () => {
+        calls++;
+        controller.abort(new Error('enough'));
+        const end = performance.now() + 9;
+        while (performance.now() < end);
+      },
+    );
     await expect(spent).rejects.toThrow('enough');
     expect(calls).toBe(1);
   });
 });
 
+describe('a prompt, its steps cut by the clock', () => {
+  const SHAPE = {
+    architectures: ['Qwen2ForCausalLM'],
+    model_type: 'qwen2',
+    vocab_size: 97,
+    hidden_size: 64,
+    num_hidden_layers: 3,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    head_dim: 16,
+    intermediate_size: 96,
+    max_position_embeddings: 2048,
+    sliding_window: 40,
+    use_sliding_window: true,
+    max_window_layers: 1, // layers of both kinds
+  };
+  const ids = Array.from({ length: 640 }, (_, i) => (i * 31) % 97);
+  /** Milliseconds from one look at the clock to the next: calls seem to take nothing, a second, or anything. */
+  const CLOCKS: Readonly<Record<string, () => number>> = {
+    fast: () => 0,
+    slow: () => 1000,
+    erratic: (
+      (random) => () =>
+        10 ** (6 * random.next() - 3)
+    )(new Random(3)),
+  };
+
+  it.each(names)('%s: has the same bits', async (backend) => {
+    for (const [attention, kvCacheDtype] of [
+      ['int8', 'int8'],
+      ['int8', 'int4'],
+      ['int8', 'fp16'],
+      ['fp32', 'fp16'],
+      ['fp32', 'fp32'],
+      ['fp32', 'int8'],
+    ] as const) {
+      const answers: Float32Array[] = [];
+      for (const tick of Object.values(CLOCKS)) {
+        await using model = await loadRandomModel(SHAPE, { backend, attention, kvCacheDtype });
+        let now = 0;
+        vi.spyOn(performance, 'now').mockImplementation(() => {
+          now += tick();
+          return now;
+        });
+        const runs = vi.spyOn(CallBudget.prototype, 'spend');
+        answers.push(await model.logits(ids));
+        expect(runs).toHaveBeenCalled();
+        vi.restoreAllMocks();
+      }
+      for (const answer of answers) expect(answer, `${attention} over ${kvCacheDtype}`).toEqual(answers[0]);
+    }
+  });
+});
+
 describe('attention on a cache, cut into parts', () => {
-  const names = status().backends.flatMap(({ name, available }) =>
-    available && (name === 'cpu' || name === 'portable') ? [name] : [],
-  );
   const [heads, kvHeads, headDim, length, tokens] = [4, 2, 32, 1300, 60];
   const random = new Random(7);
   const floats = (count: number) => Float32Array.from({ length: count }, () => 2 * random.next() - 1);

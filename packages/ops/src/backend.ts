@@ -142,7 +142,7 @@ export interface Backend {
   /**
    * Turns rows of `dim` by the orthonormal Hadamard matrix as `hadamardRotate` of @int-flash/quant does, where the backend has a faster way.
    *
-   * @param rows [n, dim]. @param out The same; may be `rows`. @returns false when some result is not finite.
+   * @param rows [n, dim]. @param out The same; may be `rows`. @returns false when some result is not finite, which `out` holds then.
    */
   turnRowsSync?(rows: Float32Array, dim: number, out: Float32Array): boolean;
   /** Copies the weights. */

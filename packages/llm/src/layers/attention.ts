@@ -1,4 +1,11 @@
-import { type Backend, type FlatCacheView, type FloatOperand, flatCache, type KvCacheView } from '@int-flash/ops';
+import {
+  type Backend,
+  type FlatCacheView,
+  type FloatOperand,
+  flatCache,
+  IntFlashError,
+  type KvCacheView,
+} from '@int-flash/ops';
 import { hadamardRotate, unpackInt4 } from '@int-flash/quant';
 
 export const ATTENTION_CHOICES = ['int8', 'fp32'] as const;
@@ -51,8 +58,9 @@ export function attendCached(
 
 /** In place: for a long prompt, other rows would be megabytes a layer. */
 function turnRows(backend: Backend, rows: Float32Array, dim: number): void {
-  // The slower way says that an element is not finite.
-  if (!backend.turnRowsSync?.(rows, dim, rows)) rows.set(hadamardRotate(rows, dim));
+  if (!backend.turnRowsSync) rows.set(hadamardRotate(rows, dim));
+  else if (!backend.turnRowsSync(rows, dim, rows))
+    throw new IntFlashError('ERR_NONFINITE', 'Expected queries and values that stay finite when they are turned');
 }
 
 type FloatCache = Extract<FlatCacheView, { type: 'fp32' }>;
