@@ -7,7 +7,9 @@ import type { ModelDescription, ModelFacts } from './runtime.js';
 export function modelFacts(weights: WeightSource): ModelFacts {
   const { config, folder } = weights;
   const linear = weights.entries().filter(({ name, shape }) => LINEAR.test(name) && shape.length === 2);
-  const dtypes = [...new Set(linear.map(({ dtype }) => DTYPE_WORDS[dtype] ?? dtype))];
+  const dtypes = [
+    ...new Set(linear.map(({ name, dtype }) => (isPacked(name) ? 'int4' : (DTYPE_WORDS[dtype] ?? dtype)))),
+  ];
   return {
     folder,
     name: basename(resolve(folder)),
@@ -21,15 +23,26 @@ export function modelFacts(weights: WeightSource): ModelFacts {
 }
 
 /** Linear layers as transformers, GPT-2 and llama.cpp name them. */
-const LINEAR = /_proj\.weight$|\.c_\w+\.weight$|^blk\.\d+\.(attn_[qkv]|attn_output|ffn_\w+)\.weight$/;
+const LINEAR = /_proj\.weight(_packed)?$|\.c_\w+\.weight$|^blk\.\d+\.(attn_[qkv]|attn_output|ffn_\w+)\.weight$/;
 
 const DTYPE_WORDS: Readonly<Record<string, string>> = { I8: 'int8', BF16: 'bf16', F16: 'fp16', F32: 'fp32' };
+
+const CODES_A_WORD = 8;
+
+/** Whether a tensor holds INT4 codes, eight in an int32. */
+function isPacked(name: string): boolean {
+  return name.endsWith('.weight_packed');
+}
 
 /** Elements of all tensors but the scales of quantized ones, which the float model did not have. */
 function parameterCount(tensors: readonly StoredTensor[]): number {
   return tensors
     .filter(({ name }) => !/\.weight_(scale|shape|zero_point)$|^rope_freqs\.weight$/.test(name))
-    .reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+    .reduce(
+      (sum, { name, shape }) =>
+        sum + shape.reduce((product, size) => product * size, isPacked(name) ? CODES_A_WORD : 1),
+      0,
+    );
 }
 
 /** Reads config, weight headers and tokenizer of a model, no weights. */

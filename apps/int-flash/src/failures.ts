@@ -64,13 +64,29 @@ function explain(error: unknown): { code: string; message: string; hint?: string
   if (error instanceof Error) {
     const { code } = error as NodeJS.ErrnoException;
     if (typeof code === 'string') {
-      return { code, message: error.message.replace(`${code}: `, ''), exitCode: EXIT.failed };
+      return {
+        code,
+        message: error.message.replace(`${code}: `, ''),
+        hint: SYSTEM_HINTS[code],
+        exitCode: EXIT.failed,
+      };
     }
     const hint = 'This is a fault of int-flash. INT_FLASH_DEBUG=1 shows where it happened.';
     return { code: 'ERR_INTERNAL', message: error.message, hint, exitCode: EXIT.failed };
   }
   return { code: 'ERR_INTERNAL', message: String(error), exitCode: EXIT.failed };
 }
+
+/** What to do about errors of the operating system that a wrong argument brings about. */
+const SYSTEM_HINTS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'Another program listens there: choose another --port, or 0 for any that is free.',
+  EACCES: 'Choose a place that this user may read and write.',
+  EISDIR: 'Name a file, not a folder.',
+  ENOENT: 'Check the path.',
+  ENOSPC: 'Free some space, or choose another place.',
+  ENOTDIR: 'Check the path: a part of it is a file.',
+  EROFS: 'Choose a place that can be written.',
+};
 
 function oneLine(text: string): string {
   return withoutControls(text.trim().replace(/\s*\n\s*/g, ' '));

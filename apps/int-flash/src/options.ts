@@ -50,7 +50,7 @@ export function withComputeOptions(command: Command): Command {
   return withOutputOptions(
     command
       .addOption(choice('--backend <name>', 'where to compute', BACKEND_CHOICES, 'auto'))
-      .option('--threads <n>', 'of the cpu backend (default: all cores)', integer(1, 1024))
+      .option('--threads <n>', 'of the cpu backend (default: all cores)', integer(1, 256))
       .addOption(choice('--attention <precision>', 'arithmetic of attention', ATTENTION_CHOICES, 'int8'))
       .addOption(
         choice('--kv-cache-dtype <type>', 'how keys and values are kept (default: as --attention)', KV_CACHE_CHOICES),

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { describeModel } from '../src/describe-model.js';
+import { describeModel, modelFacts } from '../src/describe-model.js';
 import { findModel } from '../src/model-folder.js';
 import { DEMO_MODEL, runCommand } from './run-command.js';
 import { tinyGguf } from './tiny-gguf.js';
@@ -53,6 +53,19 @@ describe('describeModel', () => {
       chatTemplate: false,
     });
     expect(model.tensors[1]).toEqual({ name: 'blk.0.attn_q.weight', dtype: 'Q4_0', shape: [32, 32], bytes: 576 });
+  });
+
+  it('counts the codes of INT4 layers, not the words that hold eight of them', () => {
+    const layer = 'model.layers.0.mlp.up_proj.weight';
+    const entries = [
+      { name: 'model.embed_tokens.weight', dtype: 'BF16', shape: [10, 64], byteLength: 1280 },
+      { name: `${layer}_packed`, dtype: 'I32', shape: [32, 8], byteLength: 1024 },
+      { name: `${layer}_scale`, dtype: 'BF16', shape: [32, 2], byteLength: 128 },
+      { name: `${layer}_shape`, dtype: 'I64', shape: [2], byteLength: 16 },
+    ];
+    const config = { architecture: 'llama', maxPositions: 64, vocabSize: 10 };
+    const weights = { folder: '/models/tiny', fileBytes: 2448, config, entries: () => entries };
+    expect(modelFacts(weights as never)).toMatchObject({ parameters: 10 * 64 + 32 * 64, weights: 'int4' });
   });
 
   it('says of a folder what it said before', async () => {

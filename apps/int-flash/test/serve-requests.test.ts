@@ -136,8 +136,15 @@ describe('bad requests', () => {
   });
 
   it.each([
-    [{ stop: ['a', 'b', 'c', 'd', 'e'] }, 'Too big: expected array to have <=4 items'],
-    [{ stop: 5 }, 'Invalid input: expected string, received number'],
+    [{ stop: ['a', 'b', 'c', 'd', 'e'] }, 'Expected stop to have at most 4 elements.'],
+    [{ stop: 5 }, 'Expected stop to be of type string.'],
+    [{ n: 9 }, 'Expected n to be at most 8.'],
+    [{ foo: 1 }, 'This server does not know the parameter foo.'],
+    [{ response_format: { type: 'json_object' } }, 'Expected response_format.type to be "text".'],
+    [
+      { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
+      'Expected messages.0.content.0.type to be "text".',
+    ],
     [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'Expected no tools: this server calls none'],
   ])('says what is wrong with %o', async (more, message) => {
     expect((await ask(served, CHAT, { body: chat(more) })).json().error.message).toBe(message);

@@ -7,6 +7,7 @@ import {
   checkInteger,
   checkOptions,
   IntFlashError,
+  readIntegerVariable,
 } from '@int-flash/ops';
 import { BACKEND_PROVIDERS, type BackendOptions, type BackendProvider, unavailable } from './backend-providers.js';
 
@@ -42,18 +43,20 @@ const made = new Map<string, Backend>();
  * variable `INT_FLASH_BACKEND` overrides `'auto'`, and then counts as naming a backend.
  *
  * @param options.threads Of the `cpu` backend, 1 to 256; all cores when absent.
- * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` and `hint`; `ERR_ARG_TYPE`, `ERR_ARG_RANGE`.
+ * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` and `hint`; `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, of `INT_FLASH_THREADS` too.
  */
 export function selectBackend(choice: BackendChoice = 'auto', options: BackendOptions = {}): Backend {
   const name = checkChoice(choice, 'backend', BACKEND_CHOICES, 'auto');
   const given = checkOptions(options, ['threads'], 'options');
+  readThreads(); // not left to the native backend: a mistyped number is no reason to do without it
   const threads = given.threads === undefined ? undefined : checkInteger(given.threads, 'threads', 1, 1, MAX_THREADS);
   const wanted = name === 'auto' ? readVariable() : name;
   return wanted === 'auto' ? chooseFirst(threads).backend : makeNamed(wanted, threads);
 }
 
-/** Which backends can run here, what `'auto'` chooses and why. Never throws for what the machine lacks. */
+/** Which backends can run here, what `'auto'` chooses and why. Never throws for what the machine lacks, but for variables that make no sense. */
 export function status(): Status {
+  readThreads();
   const backends = BACKEND_PROVIDERS.map((provider) => provider.status());
   const wanted = readVariable();
   if (wanted === 'auto') {
@@ -69,6 +72,10 @@ export function status(): Status {
         chosen: undefined,
         why: `${because} asks for a backend that cannot run here: ${named.detail.replace(/\.$/, '')}.`,
       };
+}
+
+function readThreads(): void {
+  readIntegerVariable('INT_FLASH_THREADS', 1, MAX_THREADS);
 }
 
 function readVariable(): BackendChoice {

@@ -63,6 +63,21 @@ describe('selectBackend', () => {
     expect(selectBackend('auto', { threads: 3 }).name).toBe('cpu');
   });
 
+  it.each(['abc', '0', '1.5', '300'])(
+    'refuses INT_FLASH_THREADS=%s, and does not do without the native backend',
+    (text) => {
+      vi.stubEnv('INT_FLASH_THREADS', text);
+      for (const call of [() => selectBackend(), () => selectBackend('portable'), () => status()]) {
+        expect(call).toThrow(
+          expect.objectContaining({
+            code: 'ERR_ARG_RANGE',
+            message: `Expected the environment variable INT_FLASH_THREADS to be an integer from 1 to 256, got the string "${text}"`,
+          }),
+        );
+      }
+    },
+  );
+
   it('refuses choices and threads that make no sense', () => {
     expect(() => selectBackend('gpu' as 'cuda')).toThrow(expect.objectContaining({ code: 'ERR_ARG_RANGE' }));
     expect(() => selectBackend('portable', { threads: 0 })).toThrow(expect.objectContaining({ code: 'ERR_ARG_RANGE' }));

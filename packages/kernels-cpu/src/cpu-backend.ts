@@ -14,6 +14,7 @@ import {
   type LinearWeights,
   type QuantizedAttentionPlan,
   type RotaryArgs,
+  readIntegerVariable,
 } from '@int-flash/ops';
 import { CpuLinear } from './cpu-linear.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
@@ -71,9 +72,7 @@ export function createCpuBackend(options?: CpuBackendOptions): Backend {
 }
 
 function defaultThreads(): number {
-  const given = process.env.INT_FLASH_THREADS;
-  if (given === undefined || given === '') return Math.min(availableParallelism(), MAX_THREADS);
-  return checkInteger(Number(given), 'INT_FLASH_THREADS', 1, 1, MAX_THREADS);
+  return readIntegerVariable('INT_FLASH_THREADS', 1, MAX_THREADS) ?? Math.min(availableParallelism(), MAX_THREADS);
 }
 
 let lastCall = 0; // names calls in flight to the addon

@@ -71,7 +71,7 @@ export async function quantizeCheckpoint(
         'ERR_ARG_RANGE',
         'Expected an output folder that is absent or empty, got one that holds files',
         {
-          hint: 'Name another folder, or say that it may be overwritten.',
+          hint: 'Name another folder, or say that it may be overwritten (overwrite, --overwrite).',
         },
       );
     }

@@ -1,5 +1,5 @@
 import { fromFloat32, IntFlashError, toFloat32 } from '@int-flash/ops';
-import { type Int4Group, packInt4, quantizePerTokenInt8 } from '@int-flash/quant';
+import { INT4_GROUPS, type Int4Group, packInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import { quantizeFittedInt4 } from './fitted-int4.js';
 import type { QuantizationScheme } from './quantization-config.js';
 import type { SafetensorsTensor } from './safetensors.js';
@@ -42,7 +42,7 @@ function int4Layout(group: Int4Group): WeightLayout {
           'ERR_UNSUPPORTED',
           `Expected ${name} with a multiple of ${group} columns, got ${cols}`,
           {
-            hint: 'Choose a smaller group, or INT8.',
+            hint: group === INT4_GROUPS[0] ? 'Choose INT8.' : 'Choose a smaller group, or INT8.',
           },
         );
       }

@@ -328,9 +328,7 @@ function judgeHeadDim(name: string, dim: number): void {
     throw new IntFlashError(
       'ERR_UNSUPPORTED',
       `Expected ${name} to have a head dimension that is a multiple of ${HEAD_DIM_STEP} up to ${MAX_HEAD_DIM}, got ${dim}`,
-      {
-        hint: 'Pad the head dimension with zeros and pass the scale of the original one.',
-      },
+      dim > MAX_HEAD_DIM ? {} : { hint: 'Pad the head dimension with zeros and pass the scale of the original one.' },
     );
   }
 }

@@ -68,6 +68,7 @@ export {
   checkOptions,
   checkSignal,
   readArguments,
+  readIntegerVariable,
 } from './option-check.js';
 export {
   contiguousStrides,

@@ -41,6 +41,22 @@ export function checkInteger(value: unknown, name: string, fallback: number, min
   return number;
 }
 
+/**
+ * The integer that an environment variable gives; undefined where it is not set, or empty.
+ *
+ * @throws {IntFlashError} `ERR_ARG_RANGE`.
+ */
+export function readIntegerVariable(name: string, min: number, max: number): number | undefined {
+  const text = process.env[name];
+  if (text === undefined || text === '') return undefined;
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < min || value > max) {
+    const expected = `Expected the environment variable ${name} to be an integer from ${min} to ${max}`;
+    throw new IntFlashError('ERR_ARG_RANGE', `${expected}, got ${describe(text)}`);
+  }
+  return value;
+}
+
 export function checkBoolean(value: unknown, name: string, fallback: boolean): boolean {
   if (value === undefined) return fallback;
   if (typeof value !== 'boolean')

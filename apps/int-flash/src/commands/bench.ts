@@ -117,7 +117,7 @@ function checkRoom({ facts }: Model, { context, newTokens }: BenchOptions): void
   const longest = Math.max(...context) + newTokens + 1;
   if (longest > facts.contextLength) {
     throw new UsageError(
-      `Expected prompt and new tokens to fit into the ${facts.contextLength} of ${facts.name}, got ${longest}`,
+      `Expected prompt, new tokens and the one that ends the prompt's time to fit into the ${facts.contextLength} of ${facts.name}, got ${longest}`,
       'Lower --context or --new-tokens.',
     );
   }

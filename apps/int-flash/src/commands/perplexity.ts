@@ -13,7 +13,7 @@ export function addPerplexity(program: Command, app: App): void {
   const command = program
     .command('perplexity')
     .description('how well a model predicts a text: windows in a row, all but the first token of each predicted')
-    .argument('<model>', 'folder in Hugging Face format')
+    .argument('<model>', 'folder in Hugging Face format, or a GGUF file')
     .argument('<text>', 'UTF-8 text file; special tokens in it are read as such')
     .option('--window <tokens>', 'tokens read at a time', integer(2, 1_000_000), 1024);
   withComputeOptions(command).action((model: string, file: string, options: PerplexityOptions) =>

@@ -37,7 +37,10 @@ export function addServe(program: Command, app: App): void {
   const command = program
     .command('serve')
     .description('an OpenAI-compatible server, and a chat page')
-    .argument('[model]', 'folder in Hugging Face format (default: INT_FLASH_MODEL, else the demo model)')
+    .argument(
+      '[model]',
+      'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+    )
     .option('--host <address>', 'where to listen; other than loopback needs a key', '127.0.0.1')
     .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
     .option('--api-key <key>', 'what clients must send (default: INT_FLASH_API_KEY, which `ps` does not show)')

@@ -177,9 +177,29 @@ function judge<T extends z.ZodType>(schema: T, body: unknown): z.infer<T> {
   const issue = deepest(result.error.issues[0]!);
   if (issue.code === 'unrecognized_keys') {
     const name = [...issue.path, issue.keys[0]!].join('.').slice(0, 64);
-    throw invalid('This server does not know this parameter.', printable(name), 'unknown_parameter');
+    const known = printable(name);
+    throw invalid(`This server does not know the parameter${known && ` ${known}`}.`, known, 'unknown_parameter');
   }
-  throw invalid(issue.message, printable(issue.path.join('.').slice(0, 64)) || undefined);
+  const param = printable(issue.path.join('.').slice(0, 64)) || undefined;
+  throw invalid(complaint(issue, param ?? 'the request'), param);
+}
+
+const UNITS: Readonly<Record<string, string>> = { string: ' characters', array: ' elements' };
+
+/** What zod says, in the words of this project's other errors; a message of our own as it is. */
+function complaint(issue: z.core.$ZodIssue, name: string): string {
+  if (!/^(Invalid|Too)/.test(issue.message)) return issue.message;
+  if (issue.code === 'too_big') return bound(issue.origin, name, 'at most', issue.maximum);
+  if (issue.code === 'too_small') return bound(issue.origin, name, 'at least', issue.minimum);
+  if (issue.code === 'invalid_value')
+    return `Expected ${name} to be ${issue.values.map((value) => JSON.stringify(value)).join(' or ')}.`;
+  if (issue.code === 'invalid_type') return `Expected ${name} to be of type ${issue.expected}.`;
+  return `${name}: ${issue.message}.`;
+}
+
+function bound(origin: string, name: string, which: string, limit: number | bigint): string {
+  const units = UNITS[origin];
+  return `Expected ${name} to ${units ? 'have' : 'be'} ${which} ${limit}${units ?? ''}.`;
 }
 
 /** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given has nothing to say. */

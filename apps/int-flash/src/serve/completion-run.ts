@@ -54,7 +54,7 @@ export function planRun(
 /** @throws {ApiError} 404 */
 export function expectModel(engine: Engine, model: string | undefined): void {
   if (model !== undefined && model !== engine.name) {
-    throw invalid('This server has no such model.', 'model', 'model_not_found', 404);
+    throw invalid(`This server has no such model; it has ${engine.name}.`, 'model', 'model_not_found', 404);
   }
 }
 
