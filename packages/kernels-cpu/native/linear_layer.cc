@@ -127,7 +127,7 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     const int threads = macs < (coded ? 500e3 : 150e3) ? 1 : threads_;
     const int step = kernels_->linear_row_step, width = steps.swiglu ? rows_ / 2 : rows_;
     // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
-    int chunk = std::max(step, static_cast<int>(round_up((width + threads * 4 - 1) / (threads * 4), step)));
+    int chunk = std::max(step, width / (threads * 4) / step * step);
     chunk = std::min(chunk, std::max(step, (steps.swiglu ? 128 << 10 : 256 << 10) / std::max(1, cols_) / step * step));
     const int tasks = (width + chunk - 1) / chunk;
     // A task of SwiGLU holds, of some tokens at a time, its rows of the gate and those of the up projection, which begin at a multiple of `step`.
