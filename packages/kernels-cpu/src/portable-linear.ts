@@ -164,45 +164,12 @@ class FloatWeights implements HeldWeights {
   }
 
   multiply(input: Float32Array, tokens: number, out: Float32Array): void {
-    if (tokens <= FEW_TOKENS) this.#multiplyVectors(input, tokens, out);
-    else this.#multiplyMatrix(input, tokens, out);
-  }
-
-  #multiplyVectors(input: Float32Array, tokens: number, out: Float32Array): void {
-    const { rows, cols } = this;
-    const sums = new Float64Array(ROW_STEP);
-    for (let token = 0; token < tokens; token++) {
-      const vector = new Float64Array(input.subarray(token * cols, (token + 1) * cols));
-      for (let row = 0; row < rows; row += ROW_STEP) {
-        writeFloatVectorDots(vector, this.weights, row * cols, cols, sums);
-        const last = Math.min(row + ROW_STEP, rows);
-        for (let r = row; r < last; r++) out[token * rows + r] = sums[r - row]! + (this.bias?.[r] ?? 0);
-      }
-    }
-  }
-
-  #multiplyMatrix(input: Float32Array, tokens: number, out: Float32Array): void {
-    const { rows, cols } = this;
-    const x = new Float64Array(Math.ceil(tokens / 4) * 4 * cols);
-    x.set(input);
-    const sums = new Float64Array(8);
-    for (let row = 0; row < rows; row += 2) {
-      const pair = row + 1 < rows;
-      const bias0 = this.bias?.[row] ?? 0;
-      const bias1 = this.bias?.[row + 1] ?? 0;
-      for (let token = 0; token < tokens; token += 4) {
-        writeFloatDots(x, token * cols, this.weights, row * cols, cols, sums);
-        const last = Math.min(token + 4, tokens);
-        for (let t = token; t < last; t++) {
-          out[t * rows + row] = sums[(t - token) * 2]! + bias0;
-          if (pair) out[t * rows + row + 1] = sums[(t - token) * 2 + 1]! + bias1;
-        }
-      }
-    }
+    const { rows, cols, weights, bias } = this;
+    multiplyFloats(paddedInput(input, tokens, cols), tokens, cols, { weights, first: 0, last: rows, bias }, out, rows);
   }
 }
 
-/** Widened a few rows at a time: the weights stay at half a byte each. */
+/** Widened some rows at a time: the weights stay at half a byte each. */
 class Int4Weights implements HeldWeights {
   readonly bytes: number;
   readonly #weights: Extract<LinearWeights, { readonly type: 'int4' }>;
@@ -214,20 +181,105 @@ class Int4Weights implements HeldWeights {
   }
 
   multiply(input: Float32Array, tokens: number, out: Float32Array): void {
-    const { rows, cols, packed, scales, group, bias } = this.#weights;
-    const wide = new Float32Array(ROW_STEP * cols);
-    const sums = new Float64Array(ROW_STEP);
-    const vectors = Array.from(
-      { length: tokens },
-      (_, token) => new Float64Array(input.subarray(token * cols, (token + 1) * cols)),
-    );
-    for (let row = 0; row < rows; row += ROW_STEP) {
-      const [from, to] = [row * cols, Math.min(row + ROW_STEP, rows) * cols];
-      const codes = { packed: packed.subarray(from / 2, to / 2), scales: scales.subarray(from / group, to / group) };
-      wide.set(dequantizePerGroupInt4({ ...codes, group }));
-      for (const [token, vector] of vectors.entries()) {
-        writeFloatVectorDots(vector, wide, 0, cols, sums);
-        for (let r = row; r * cols < to; r++) out[token * rows + r] = sums[r - row]! + (bias?.[r] ?? 0);
+    const { rows, cols, bias } = this.#weights;
+    const x = paddedInput(input, tokens, cols);
+    const wide = new Float32Array(WIDENED_ROWS * cols);
+    for (let first = 0; first < rows; first += WIDENED_ROWS) {
+      const last = Math.min(first + WIDENED_ROWS, rows);
+      this.#widen(first, last, wide);
+      multiplyFloats(x, tokens, cols, { weights: wide, first, last, bias }, out, rows);
+    }
+  }
+
+  #widen(first: number, last: number, wide: Float32Array): void {
+    const { cols, packed, scales, group } = this.#weights;
+    for (let run = (first * cols) / group, to = 0; run < (last * cols) / group; run++) {
+      const scale = scales[run]!;
+      const end = ((run + 1) * group) / 2;
+      if (scale > LARGE_SCALE) {
+        const codes = { packed: packed.subarray(end - group / 2, end), scales: scales.subarray(run, run + 1), group };
+        wide.set(dequantizePerGroupInt4(codes), to);
+        to += group;
+        continue;
+      }
+      for (let byte = end - group / 2; byte < end; byte++) {
+        const codes = packed[byte]!;
+        wide[to++] = ((codes << 28) >> 28) * scale; // the shift back copies the sign
+        wide[to++] = ((codes << 24) >> 28) * scale;
+      }
+    }
+  }
+}
+
+const WIDENED_ROWS = 32; // a multiple of ROW_STEP: rows past the last are left over from before, and their sums not used
+const LARGE_SCALE = 2 ** 124; // above it, a code's number may have to be cut to the largest float32
+
+/** Rows [first, last) of a layer, of which `weights` holds no others; and the whole layer's bias. */
+interface FloatRows {
+  readonly weights: Float32Array;
+  readonly first: number;
+  readonly last: number;
+  readonly bias: Float32Array | undefined;
+}
+
+/** As float64, with zeros to whole fours of tokens. */
+function paddedInput(input: Float32Array, tokens: number, cols: number): Float64Array {
+  const x = new Float64Array(Math.ceil(tokens / 4) * 4 * cols);
+  x.set(input);
+  return x;
+}
+
+/** @param out [tokens, rows] */
+function multiplyFloats(
+  x: Float64Array,
+  tokens: number,
+  cols: number,
+  part: FloatRows,
+  out: Float32Array,
+  rows: number,
+): void {
+  if (tokens <= FEW_TOKENS) multiplyFloatVectors(x, tokens, cols, part, out, rows);
+  else multiplyFloatMatrix(x, tokens, cols, part, out, rows);
+}
+
+function multiplyFloatVectors(
+  x: Float64Array,
+  tokens: number,
+  cols: number,
+  { weights, first, last, bias }: FloatRows,
+  out: Float32Array,
+  rows: number,
+): void {
+  const sums = new Float64Array(ROW_STEP);
+  for (let token = 0; token < tokens; token++) {
+    const vector = x.subarray(token * cols, (token + 1) * cols);
+    for (let row = first; row < last; row += ROW_STEP) {
+      writeFloatVectorDots(vector, weights, (row - first) * cols, cols, sums);
+      const end = Math.min(row + ROW_STEP, last);
+      for (let r = row; r < end; r++) out[token * rows + r] = sums[r - row]! + (bias?.[r] ?? 0);
+    }
+  }
+}
+
+function multiplyFloatMatrix(
+  x: Float64Array,
+  tokens: number,
+  cols: number,
+  { weights, first, last, bias }: FloatRows,
+  out: Float32Array,
+  rows: number,
+): void {
+  const sums = new Float64Array(8);
+  for (let row = first; row < last; row += 2) {
+    const pair = row + 1 < last;
+    const bias0 = bias?.[row] ?? 0;
+    const bias1 = bias?.[row + 1] ?? 0;
+    for (let token = 0; token < tokens; token += 4) {
+      writeFloatDots(x, token * cols, weights, (row - first) * cols, cols, sums);
+      const end = Math.min(token + 4, tokens);
+      for (let t = token; t < end; t++) {
+        out[t * rows + row] = sums[(t - token) * 2]! + bias0;
+        if (pair) out[t * rows + row + 1] = sums[(t - token) * 2 + 1]! + bias1;
       }
     }
   }

@@ -1,5 +1,11 @@
 import { judgeAttention, type KvCacheView, tensor } from '@int-flash/ops';
-import { exp2Polynomial, quantizePerTokenInt4, quantizePerTokenInt8 } from '@int-flash/quant';
+import {
+  dequantizePerGroupInt4,
+  exp2Polynomial,
+  quantizePerGroupInt4,
+  quantizePerTokenInt4,
+  quantizePerTokenInt8,
+} from '@int-flash/quant';
 import { cacheAttention, makeInputs, seededNormal, seededUniform } from '@int-flash/reference';
 import { describe, expect, it } from 'vitest';
 import { createCpuBackend, supportedIsas } from '../src/cpu-backend.js';
@@ -160,6 +166,22 @@ describe('createLinear', () => {
       native.forwardSync(input, tokens),
     );
     native.dispose();
+  });
+
+  it('INT4: the bits of the float layer that the codes stand for, largest scales included', () => {
+    const backend = createPortableBackend();
+    for (const rows of [1, 5, 32, 75]) {
+      const [cols, group] = [64, 32] as const;
+      const coded = quantizePerGroupInt4(normals(rows * cols, rows), cols, group);
+      coded.scales[0] = 2 ** 125; // 7 times this is beyond the largest float32
+      const shape = { rows, cols, bias: normals(rows, 3) };
+      const int4 = backend.createLinear({ type: 'int4', ...shape, ...coded });
+      const fp32 = backend.createLinear({ type: 'fp32', ...shape, weights: dequantizePerGroupInt4(coded) });
+      for (const tokens of [1, 3, 4, 9]) {
+        const input = normals(tokens * cols, tokens).map((x) => x * 2 ** -10);
+        expect([...int4.forwardSync(input, tokens)]).toEqual([...fp32.forwardSync(input, tokens)]);
+      }
+    }
   });
 
   it('copies the weights, counts their bytes, and gives them back', () => {
