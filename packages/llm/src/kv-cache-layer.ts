@@ -27,7 +27,7 @@ export function judgeKeyScales(given: unknown, dtype: KvCacheDtype): KeyScales {
     throw new IntFlashError(
       'ERR_ARG_RANGE',
       `Expected kvCacheDtype to be int8 or int4 with kvKeyScales 'channel', got ${dtype}`,
-      { hint: 'Keys in fp32 and fp16 have no scales: leave kvKeyScales out.' },
+      { hint: 'Keys in fp32 and fp16 have no scales: leave kvKeyScales (--kv-key-scales) out.' },
     );
   }
   return keyScales;
