@@ -165,7 +165,7 @@ class FloatWeights implements HeldWeights {
 
   multiply(input: Float32Array, tokens: number, out: Float32Array): void {
     const { rows, cols, weights, bias } = this;
-    multiplyFloats(paddedInput(input, tokens, cols), tokens, cols, { weights, first: 0, last: rows, bias }, out, rows);
+    multiplyRows({ x: paddedInput(input, tokens, cols), tokens, rows, cols, bias, out }, weights, 0, rows);
   }
 }
 
@@ -181,75 +181,47 @@ class Int4Weights implements HeldWeights {
   }
 
   multiply(input: Float32Array, tokens: number, out: Float32Array): void {
-    const { rows, cols, bias } = this.#weights;
-    const x = paddedInput(input, tokens, cols);
+    const { rows, cols, packed, scales, group, bias } = this.#weights;
+    const product = { x: paddedInput(input, tokens, cols), tokens, rows, cols, bias, out };
     const wide = new Float32Array(WIDENED_ROWS * cols);
     for (let first = 0; first < rows; first += WIDENED_ROWS) {
       const last = Math.min(first + WIDENED_ROWS, rows);
-      this.#widen(first, last, wide);
-      multiplyFloats(x, tokens, cols, { weights: wide, first, last, bias }, out, rows);
-    }
-  }
-
-  #widen(first: number, last: number, wide: Float32Array): void {
-    const { cols, packed, scales, group } = this.#weights;
-    for (let run = (first * cols) / group, to = 0; run < (last * cols) / group; run++) {
-      const scale = scales[run]!;
-      const end = ((run + 1) * group) / 2;
-      if (scale > LARGE_SCALE) {
-        const codes = { packed: packed.subarray(end - group / 2, end), scales: scales.subarray(run, run + 1), group };
-        wide.set(dequantizePerGroupInt4(codes), to);
-        to += group;
-        continue;
-      }
-      for (let byte = end - group / 2; byte < end; byte++) {
-        const codes = packed[byte]!;
-        wide[to++] = ((codes << 28) >> 28) * scale; // the shift back copies the sign
-        wide[to++] = ((codes << 24) >> 28) * scale;
-      }
+      const [from, to] = [first * cols, last * cols];
+      const codes = { packed: packed.subarray(from / 2, to / 2), scales: scales.subarray(from / group, to / group) };
+      dequantizePerGroupInt4({ ...codes, group }, wide);
+      multiplyRows(product, wide, first, last);
     }
   }
 }
 
 const WIDENED_ROWS = 32; // a multiple of ROW_STEP: rows past the last are left over from before, and their sums not used
-const LARGE_SCALE = 2 ** 124; // above it, a code's number may have to be cut to the largest float32
 
-/** Rows [first, last) of a layer, of which `weights` holds no others; and the whole layer's bias. */
-interface FloatRows {
-  readonly weights: Float32Array;
-  readonly first: number;
-  readonly last: number;
+/** A product with all rows of a layer. */
+interface FloatProduct {
+  /** [tokens, cols], with zeros to whole fours of tokens. */
+  readonly x: Float64Array;
+  readonly tokens: number;
+  readonly rows: number;
+  readonly cols: number;
   readonly bias: Float32Array | undefined;
+  /** [tokens, rows] */
+  readonly out: Float32Array;
 }
 
-/** As float64, with zeros to whole fours of tokens. */
 function paddedInput(input: Float32Array, tokens: number, cols: number): Float64Array {
   const x = new Float64Array(Math.ceil(tokens / 4) * 4 * cols);
   x.set(input);
   return x;
 }
 
-/** @param out [tokens, rows] */
-function multiplyFloats(
-  x: Float64Array,
-  tokens: number,
-  cols: number,
-  part: FloatRows,
-  out: Float32Array,
-  rows: number,
-): void {
-  if (tokens <= FEW_TOKENS) multiplyFloatVectors(x, tokens, cols, part, out, rows);
-  else multiplyFloatMatrix(x, tokens, cols, part, out, rows);
+/** Its rows [first, last), which `weights` begins with. */
+function multiplyRows(product: FloatProduct, weights: Float32Array, first: number, last: number): void {
+  if (product.tokens <= FEW_TOKENS) multiplyVectors(product, weights, first, last);
+  else multiplyMatrix(product, weights, first, last);
 }
 
-function multiplyFloatVectors(
-  x: Float64Array,
-  tokens: number,
-  cols: number,
-  { weights, first, last, bias }: FloatRows,
-  out: Float32Array,
-  rows: number,
-): void {
+function multiplyVectors(product: FloatProduct, weights: Float32Array, first: number, last: number): void {
+  const { x, tokens, rows, cols, bias, out } = product;
   const sums = new Float64Array(ROW_STEP);
   for (let token = 0; token < tokens; token++) {
     const vector = x.subarray(token * cols, (token + 1) * cols);
@@ -261,14 +233,8 @@ function multiplyFloatVectors(
   }
 }
 
-function multiplyFloatMatrix(
-  x: Float64Array,
-  tokens: number,
-  cols: number,
-  { weights, first, last, bias }: FloatRows,
-  out: Float32Array,
-  rows: number,
-): void {
+function multiplyMatrix(product: FloatProduct, weights: Float32Array, first: number, last: number): void {
+  const { x, tokens, rows, cols, bias, out } = product;
   const sums = new Float64Array(8);
   for (let row = first; row < last; row += 2) {
     const pair = row + 1 < last;

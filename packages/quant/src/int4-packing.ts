@@ -23,13 +23,18 @@ export function packInt4(codes: Int8Array): Uint8Array {
  * @throws {IntFlashError} `ERR_SHAPE` when `packed` does not hold exactly ceil(count / 2) bytes.
  */
 export function unpackInt4(packed: Uint8Array, count: number = packed.length * 2): Int8Array {
+  checkPacked(packed, count);
+  const codes = new Int8Array(count);
+  for (let i = 0; i < count; i++) codes[i] = (packed[i >> 1]! << (28 - (i & 1) * 4)) >> 28; // the shift back copies the sign
+  return codes;
+}
+
+/** @throws {IntFlashError} as {@link unpackInt4}. */
+export function checkPacked(packed: Uint8Array, count: number): void {
   if (!Number.isInteger(count) || count < 0 || packed.length !== (count + 1) >> 1) {
     throw new IntFlashError(
       'ERR_SHAPE',
       `Expected ceil(count / 2) packed bytes, got ${packed.length} for count ${count}`,
     );
   }
-  const codes = new Int8Array(count);
-  for (let i = 0; i < count; i++) codes[i] = (packed[i >> 1]! << (28 - (i & 1) * 4)) >> 28; // the shift back copies the sign
-  return codes;
 }

@@ -1,8 +1,8 @@
 import { type Int4Group, IntFlashError } from '@int-flash/ops';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
-import { packInt4, unpackInt4 } from './int4-packing.js';
+import { checkPacked, packInt4 } from './int4-packing.js';
 import { encode } from './per-token-int8.js';
-import { dequantizeRuns, MAX_INT4_CODE, symmetricScale } from './symmetric-scale.js';
+import { LARGE_SCALE, MAX_INT4_CODE, saturate, symmetricScale } from './symmetric-scale.js';
 
 /** Elements that share an INT4 scale. */
 export const INT4_GROUPS = [32, 64, 128] as const satisfies readonly Int4Group[];
@@ -42,7 +42,27 @@ export function quantizePerGroupInt4(input: FloatInput, dim: number, group: Int4
   return { packed: packInt4(codes), scales, group };
 }
 
-/** The numbers the codes stand for, rounded to float32. */
-export function dequantizePerGroupInt4({ packed, scales, group }: PerGroupInt4): Float32Array {
-  return dequantizeRuns(unpackInt4(packed, scales.length * group), scales, group);
+/**
+ * The numbers the codes stand for, rounded to float32.
+ *
+ * @param out Written from its start, as long as the codes or longer; new where absent.
+ * @returns `out`.
+ * @throws {IntFlashError} `ERR_SHAPE` when codes and scales do not fit each other.
+ */
+export function dequantizePerGroupInt4(
+  { packed, scales, group }: PerGroupInt4,
+  out: Float32Array = new Float32Array(scales.length * group),
+): Float32Array {
+  checkPacked(packed, scales.length * group);
+  for (let run = 0; run < scales.length; run++) {
+    const scale = scales[run]!;
+    const to = (run + 1) * group;
+    for (let i = to - group; i < to; i += 2) {
+      const codes = packed[i >> 1]!;
+      out[i] = ((codes << 28) >> 28) * scale; // the shift back copies the sign
+      out[i + 1] = ((codes << 24) >> 28) * scale;
+    }
+    if (scale > LARGE_SCALE) for (let i = to - group; i < to; i++) out[i] = saturate(out[i]!);
+  }
+  return out;
 }

@@ -17,13 +17,12 @@ export function saturate(x: number): number {
   return Math.min(Math.max(x, -MAX_FLOAT32), MAX_FLOAT32);
 }
 
+/** Above it, a code times the scale may lie beyond float32, and wants {@link saturate}. */
+export const LARGE_SCALE = MAX_FLOAT32 / 256;
+
 /** What codes stand for of which `run` neighbours share a scale: `f32(code · scale)`. A loop, since TypedArray.from is tens of times slower. */
 export function dequantizeRuns(codes: Int8Array, scales: Float32Array, run: number): Float32Array {
   const out = new Float32Array(codes.length);
-  for (let from = 0, i = 0; from < codes.length; from += run, i++) {
-    const scale = scales[i]!;
-    const to = Math.min(from + run, codes.length);
-    for (let j = from; j < to; j++) out[j] = saturate(codes[j]! * scale);
-  }
+  for (let i = 0; i < codes.length; i++) out[i] = saturate(codes[i]! * scales[Math.floor(i / run)]!);
   return out;
 }

@@ -196,6 +196,7 @@ describe('per group INT4', () => {
         const q = quantizePerGroupInt4(input, 2 * group, group);
         const codes = unpackInt4(q.packed, input.length);
         const back = dequantizePerGroupInt4(q);
+        expect(dequantizePerGroupInt4(q, new Float32Array(back.length))).toEqual(back);
         expect(q.packed.length).toBe(group);
         for (let i = 0; i < input.length; i++) {
           const scale = q.scales[Math.floor(i / group)]!;
@@ -234,4 +235,11 @@ describe('per tensor INT8 with a clipping range', () => {
       ),
     );
   });
+});
+
+it('a row length of 0 gives no numbers, and an end', () => {
+  expect([...dequantizePerTokenInt8({ values: Int8Array.of(1, 2), scales: Float32Array.of(1) }, 0)]).toEqual([
+    NaN,
+    NaN,
+  ]);
 });
