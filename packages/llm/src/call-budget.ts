@@ -5,8 +5,8 @@ import type { Pace } from './pace.js';
 const CALL_MS = 8;
 /** Multiply-adds of the first call, when nothing is known of the machine: 10 to 20 ms on one slow core. */
 const FIRST_CALL = { portable: 2 ** 24, cpu: 2 ** 28, cuda: 2 ** 34 };
-/** Fewer tokens would cost more in reading the weights again than they save. */
-const MIN_TOKENS = 16;
+/** So few tokens are always one call: cut further, they would cost more in reading the weights again than they save. */
+export const FEW_TOKENS = 16;
 /** Attention adds the keys of 8 queries or fewer in another order (docs/arithmetic.md): no part of more is so short. */
 const MIN_PART = 9;
 
@@ -31,7 +31,7 @@ export class CallBudget {
   /** Calls `run` for even parts [from, to) of the tokens, one after the other. */
   async spend(tokens: number, cost: CallCost, pace: Pace, run: (from: number, to: number) => void): Promise<void> {
     const { aCall, aToken } = cost;
-    const most = Math.max(Math.floor((this.#work - aCall) / aToken), Math.ceil(aCall / aToken), MIN_TOKENS);
+    const most = Math.max(Math.floor((this.#work - aCall) / aToken), Math.ceil(aCall / aToken), FEW_TOKENS);
     const parts = Math.max(Math.min(Math.ceil(tokens / most), Math.floor(tokens / MIN_PART)), 1);
     for (let part = 0; part < parts; part++) {
       const from = Math.floor((part * tokens) / parts);

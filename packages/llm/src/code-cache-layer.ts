@@ -1,7 +1,7 @@
 import { type Backend, IntFlashError, type KeyScales, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
-import { hadamardRotate, quantizePerTokenInt8, roundHalfEven } from '@int-flash/quant';
+import { hadamardRotate, quantizePerTokenInt8 } from '@int-flash/quant';
 import { channelScales, divideKeys } from './channel-scales.js';
-import { quantizeFittedInt4 } from './fitted-int4.js';
+import { nearestInt4, quantizeFittedInt4 } from './fitted-int4.js';
 import { int8Scale, writeInt8Row } from './int8-rows.js';
 import type { KeyValueRows, KvCacheLayer, LayerState } from './kv-cache-layer.js';
 import { copyPageRows, rowOf } from './paged-rows.js';
@@ -231,8 +231,7 @@ export class CodeCacheLayer implements KvCacheLayer {
   /** Codes of one row under a scale larger than its own, which may still be smaller than its largest element asks for. */
   #encodeInt4Row(values: Float32Array, packed: Uint8Array, row: number, scale: number): void {
     const headDim = this.#headDim;
-    const code = (d: number) =>
-      Math.max(-7, Math.min(7, roundHalfEven(Math.fround(values[row * headDim + d]! / scale))));
+    const code = (d: number) => nearestInt4(Math.fround(values[row * headDim + d]! / scale));
     for (let byte = 0; byte < this.#rowBytes; byte++)
       packed[row * this.#rowBytes + byte] = (code(2 * byte) & 15) | (code(2 * byte + 1) << 4);
   }

@@ -40,7 +40,12 @@ export function quantizeFittedInt4(rows: Float32Array, dim: number): FittedInt4 
 }
 
 function encode(value: number, scale: number): number {
-  const code = roundHalfEven(value / scale);
+  return nearestInt4(value / scale);
+}
+
+/** The INT4 code next to a quotient, cut off at ±7. */
+export function nearestInt4(quotient: number): number {
+  const code = roundHalfEven(quotient);
   // Branches are faster than Math.min and Math.max, and every range tries every element.
   if (code > MAX_CODE) return MAX_CODE;
   if (code < -MAX_CODE) return -MAX_CODE;

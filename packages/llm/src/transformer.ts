@@ -6,7 +6,7 @@ import {
   type Linear,
   type LinearSteps,
 } from '@int-flash/ops';
-import { CallBudget } from './call-budget.js';
+import { CallBudget, FEW_TOKENS } from './call-budget.js';
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
@@ -28,8 +28,6 @@ import { rowsOf, StepMemory } from './step-memory.js';
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
 export const PREFILL_CHUNK = 128;
 
-/** So few tokens are one call, without a promise: a decoding step is dozens of calls. */
-const FEW_TOKENS = 16;
 /** Attention of many queries packs the cache first: an element takes as long as so many multiply-adds (15 to 60 were measured). */
 const PACKING = { portable: 0, cpu: 32, cuda: 0 };
 

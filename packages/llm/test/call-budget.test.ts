@@ -125,14 +125,12 @@ describe('a prompt, its steps cut by the clock', () => {
     max_window_layers: 1, // layers of both kinds
   };
   const ids = Array.from({ length: 640 }, (_, i) => (i * 31) % 97);
+  const random = new Random(3);
   /** Milliseconds from one look at the clock to the next: calls seem to take nothing, a second, or anything. */
   const CLOCKS: Readonly<Record<string, () => number>> = {
     fast: () => 0,
     slow: () => 1000,
-    erratic: (
-      (random) => () =>
-        10 ** (6 * random.next() - 3)
-    )(new Random(3)),
+    erratic: () => 10 ** (6 * random.next() - 3),
   };
 
   it.each(names)('%s: has the same bits', async (backend) => {
