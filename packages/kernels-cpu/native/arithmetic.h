@@ -80,6 +80,13 @@ INT_FLASH_INLINE float exp2_polynomial(float y) {
     return float_of(bits_of(p) + (bits_of(shifted) << 23));  // p is in [0.7, 1.42] and 2^n >= 2^-125: never subnormal
 }
 
+// The series that log2_weight adds up, t · (1 + t² / 3 + t⁴ / 5 + …): its last term's factor, then step(factor) for those before it.
+constexpr double kLog2FirstTerm = 1.0 / 19.0;
+template <class Step>
+INT_FLASH_INLINE void log2_terms(Step step) {
+    step(1.0 / 17.0), step(1.0 / 15.0), step(1.0 / 13.0), step(1.0 / 11.0), step(1.0 / 9.0), step(1.0 / 7.0), step(1.0 / 5.0), step(1.0 / 3.0), step(1.0);
+}
+
 // log2 of a normal float32 > 0, in float64 with plain operations; a loop over it vectorises.
 INT_FLASH_INLINE float log2_weight(float w) {
     const uint32_t bits = bits_of(w);
@@ -89,16 +96,8 @@ INT_FLASH_INLINE float log2_weight(float w) {
     const int exponent = static_cast<int>(bits >> 23) - 127 + (upper ? 1 : 0);
     const double t = (m - 1.0) / (m + 1.0);
     const double z = t * t;
-    double sum = 1.0 / 19.0;
-    sum = sum * z + 1.0 / 17.0;
-    sum = sum * z + 1.0 / 15.0;
-    sum = sum * z + 1.0 / 13.0;
-    sum = sum * z + 1.0 / 11.0;
-    sum = sum * z + 1.0 / 9.0;
-    sum = sum * z + 1.0 / 7.0;
-    sum = sum * z + 1.0 / 5.0;
-    sum = sum * z + 1.0 / 3.0;
-    sum = sum * z + 1.0;
+    double sum = kLog2FirstTerm;
+    log2_terms([&](double term) INT_FLASH_LAMBDA { sum = sum * z + term; });
     return static_cast<float>(exponent + 2.0 * t * sum * (1.0 / 0.693147180559945309417));
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "arithmetic.h"
 #include "scratch.h"
 #include "thread_pool.h"
 
@@ -13,18 +14,6 @@ namespace {
 constexpr int64_t kChunkKeys = 1024;  // keys one packing task takes: whole tiles
 constexpr double kMaxScore = 1.2676506002282294e30;  // 2^100
 constexpr double kMaxJobBytes = 1ull << 46;
-
-float from_bits(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-uint32_t to_bits(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 void raise(std::atomic<uint32_t>* largest, uint32_t bits) {
     uint32_t before = largest->load(std::memory_order_relaxed);
@@ -160,7 +149,7 @@ void AttentionJob::gather_statistics(int64_t task) {
     spec_.kernels->channel_stats(rows, sequence_[s].k_len, nullptr, head.channel_max, &stats);
     raise(&head.value_bits, stats.max_bits);
     if (spec_.precision == Precision::kPaperInt8) {
-        const float largest = from_bits(stats.max_bits);
+        const float largest = float_of(stats.max_bits);
         const float scale = largest / 127.0f;
         for (int d = 0; d < spec_.head_dim_v; d++) head.pack.channel[d] = scale > 1.17549435e-38f ? scale : 1.17549435e-38f;
         head.channel_max[0] = largest;
@@ -202,7 +191,7 @@ void AttentionJob::pack_chunk(int64_t task) {
         spec_.kernels->pack_keys(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, begin, end, &head.pack, scratch, &stats,
                                  &max_scale);
         raise(&head.key_bits, stats.max_bits);
-        raise(&head.key_scale_bits, to_bits(max_scale));
+        raise(&head.key_scale_bits, bits_of(max_scale));
     }
 }
 
@@ -266,7 +255,7 @@ void AttentionJob::compute_block(int64_t task) {
     if (result.bad_row >= 0) nonfinite_ = true;
     // Each factor counts as at least 1: a partial product is formed before the others can make it small.
     const double bound = spec_.head_dim * std::fmax(1.0, 127.0 * static_cast<double>(result.max_query_scale)) *
-                         std::fmax(1.0, 127.0 * static_cast<double>(from_bits(head.key_scale_bits.load(std::memory_order_relaxed)))) *
+                         std::fmax(1.0, 127.0 * static_cast<double>(float_of(head.key_scale_bits.load(std::memory_order_relaxed)))) *
                          std::fmax(1.0, static_cast<double>(spec_.scale) * 1.4426950408889634);
     if (!(bound <= kMaxScore)) overflow_ = true;
     if (spec_.checksums) {
@@ -309,7 +298,7 @@ bool AttentionJob::run(Failure* failure) {
         work += head * spec_.kv_heads;
     }
     constexpr double kWorthAThread = 1.2e6;  // about four microseconds, what handing work to a waiting thread costs
-    const int threads = work / kWorthAThread < spec_.threads ? (work < 2 * kWorthAThread ? 1 : static_cast<int>(work / kWorthAThread)) : spec_.threads;
+    const int threads = threads_worth(work / kWorthAThread, spec_.threads);
 
     auto statistics = [this](int64_t task) { gather_statistics(task); };
     auto packing = [this](int64_t task) { pack_chunk(task); };
@@ -332,14 +321,14 @@ bool AttentionJob::run(Failure* failure) {
         key_bits = key > key_bits ? key : key_bits;
         value_bits = value > value_bits ? value : value_bits;
     }
-    if (!nonfinite_ && spec_.precision == Precision::kHalfInt8 && from_bits(value_bits) > 65504.0f) {
-        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 65504 for half-int8, got %g", static_cast<double>(from_bits(value_bits)));
+    if (!nonfinite_ && spec_.precision == Precision::kHalfInt8 && float_of(value_bits) > 65504.0f) {
+        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 65504 for half-int8, got %g", static_cast<double>(float_of(value_bits)));
     }
-    if (!nonfinite_ && static_cast<double>(from_bits(value_bits)) > kMaxScore) {
-        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 2^100, got %g", static_cast<double>(from_bits(value_bits)));
+    if (!nonfinite_ && static_cast<double>(float_of(value_bits)) > kMaxScore) {
+        return failure->set("ERR_OVERFLOW", "Expected |value| of at most 2^100, got %g", static_cast<double>(float_of(value_bits)));
     }
-    if (!nonfinite_ && static_cast<double>(from_bits(key_bits)) > kMaxScore) {
-        return failure->set("ERR_OVERFLOW", "Expected |key| of at most 2^100, got %g", static_cast<double>(from_bits(key_bits)));
+    if (!nonfinite_ && static_cast<double>(float_of(key_bits)) > kMaxScore) {
+        return failure->set("ERR_OVERFLOW", "Expected |key| of at most 2^100, got %g", static_cast<double>(float_of(key_bits)));
     }
     if (!nonfinite_ && !aborted_ && !short_heads) parallel_for(threads, blocks, computing);
     if (aborted_) return failure->set("ERR_ABORTED", "Expected to finish, got aborted");

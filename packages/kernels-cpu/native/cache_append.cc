@@ -33,11 +33,6 @@ float settle_scale(const AppendSpec& s, float own, int64_t head, int64_t token) 
     return own > floor ? own : floor;
 }
 
-int threads_for(double work, int threads) {
-    const double worth = work / kWorthAThread;
-    return worth < 2 ? 1 : worth < threads ? static_cast<int>(worth) : threads;
-}
-
 // A row on its way into the cache: INT4 rows are turned, and their scales fitted.
 struct Row {
     alignas(64) float numbers[kMaxHeadDim];
@@ -92,7 +87,7 @@ bool append_cache(const AppendSpec& spec) {
     auto append = [&](int64_t task) {
         if (!(task % 2 == 0 ? append_keys : append_values)(spec, task / 2)) finite = false;
     };
-    parallel_for(threads_for(elements * (spec.int4 ? kInt4Element : 1), spec.threads), 2 * spec.kv_heads, append);
+    parallel_for(threads_worth(elements * (spec.int4 ? kInt4Element : 1) / kWorthAThread, spec.threads), 2 * spec.kv_heads, append);
     return finite;
 }
 
@@ -106,7 +101,7 @@ bool turn_rows(const KernelTable& kernels, int threads, const float* rows, int64
             std::memcpy(out + i * dim, row, static_cast<size_t>(dim) * sizeof(float));
         }
     };
-    parallel_for(threads_for(static_cast<double>(count) * dim * kTurnedElement, threads), (count + kChunk - 1) / kChunk, turn);
+    parallel_for(threads_worth(static_cast<double>(count) * dim * kTurnedElement / kWorthAThread, threads), (count + kChunk - 1) / kChunk, turn);
     return finite;
 }
 

@@ -10,6 +10,9 @@ namespace int_flash {
 // done. Each thread has a run of tasks of its own, works through it in order, and then helps the others.
 void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
 
+// How many of `most` threads to use for work that `threads` of them are worth waking for.
+inline int threads_worth(double threads, int most) { return threads < 2 ? 1 : threads < most ? static_cast<int>(threads) : most; }
+
 // Runs start(context) on a pool thread. False when no thread could be started.
 bool run_detached(int threads, void (*start)(void* context), void* context);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "arithmetic.h"
 #include "attention_job.h"
 #include "cache_append.h"
 #include "cache_attention.h"
@@ -17,16 +18,6 @@ using namespace int_flash;
 namespace {
 
 uint32_t state = 1;
-uint32_t to_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-float from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 float random_float() {
     state = state * 1664525u + 1013904223u;
     const float x = static_cast<float>(static_cast<int32_t>(state)) / 2147483648.0f;
@@ -133,7 +124,7 @@ std::vector<float> run_linear(const KernelTable* table, int bits, bool swiglu, i
     if (bits == 4) source.nibbles = reinterpret_cast<const uint8_t*>(codes.data()), source.group = 32, source.scales = group_scales.data();
     if (bits == 8) source.codes = codes.data(), source.scales = scales.data();
     if (bits == 16)  // numbers of bfloat16, which are kept so
-        for (float& weight : weights) weight = from_bits(to_bits(weight) & 0xffff0000u);
+        for (float& weight : weights) weight = float_of(bits_of(weight) & 0xffff0000u);
     if (bits >= 16) source.floats = weights.data();
     source.bias = bias.data();
     LinearSteps steps;

@@ -31,13 +31,12 @@ struct Avx2Weights : PlainRows {
         const __m256d t0 = ratio(_mm256_castps256_ps128(a.mantissa)), t1 = ratio(_mm256_extractf128_ps(a.mantissa, 1));
         const __m256d t2 = ratio(_mm256_castps256_ps128(b.mantissa)), t3 = ratio(_mm256_extractf128_ps(b.mantissa, 1));
         const __m256d z0 = _mm256_mul_pd(t0, t0), z1 = _mm256_mul_pd(t1, t1), z2 = _mm256_mul_pd(t2, t2), z3 = _mm256_mul_pd(t3, t3);
-        __m256d s0 = _mm256_set1_pd(1.0 / 19.0), s1 = s0, s2 = s0, s3 = s0;
-        const auto step = [&](double term) INT_FLASH_LAMBDA {
+        __m256d s0 = _mm256_set1_pd(kLog2FirstTerm), s1 = s0, s2 = s0, s3 = s0;
+        log2_terms([&](double term) INT_FLASH_LAMBDA {
             const __m256d c = _mm256_set1_pd(term);
             s0 = _mm256_mul_pd(s0, z0), s1 = _mm256_mul_pd(s1, z1), s2 = _mm256_mul_pd(s2, z2), s3 = _mm256_mul_pd(s3, z3);
             s0 = _mm256_add_pd(s0, c), s1 = _mm256_add_pd(s1, c), s2 = _mm256_add_pd(s2, c), s3 = _mm256_add_pd(s3, c);
-        };
-        step(1.0 / 17.0), step(1.0 / 15.0), step(1.0 / 13.0), step(1.0 / 11.0), step(1.0 / 9.0), step(1.0 / 7.0), step(1.0 / 5.0), step(1.0 / 3.0), step(1.0);
+        });
         const auto store = [](float* out, __m256d t, __m256d sum, __m128i exponent) INT_FLASH_LAMBDA {
             const __m256d product = _mm256_mul_pd(_mm256_mul_pd(_mm256_mul_pd(_mm256_set1_pd(2.0), t), sum), _mm256_set1_pd(1.0 / 0.693147180559945309417));
             _mm_storeu_ps(out, _mm256_cvtpd_ps(_mm256_add_pd(_mm256_cvtepi32_pd(exponent), product)));
