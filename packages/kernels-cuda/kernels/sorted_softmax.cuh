@@ -159,7 +159,9 @@ __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], 
             most[part] = group == part * kLowGroups ? max(s[at], s[at + 1]) : __vimax3_s32(most[part], s[at], s[at + 1]);
             most[part] = __vimax3_s32(most[part], s[at + 4], s[at + 5]);
         }
-        top[row] = fmaxf(__int2float_rn(most[0]) * factor[0][row], __int2float_rn(most[1]) * factor[1][row]);
+        // Of keys that share a scale none may be seen: their lowered scores say nothing, least of all under a scale that is near 0.
+        const auto highest = [&](int part) { return Visible::kAll || most[part] >= VisibleKeys::kLeast ? __int2float_rn(most[part]) * factor[part][row] : kLowest; };
+        top[row] = fmaxf(highest(0), highest(1));
     }
     if constexpr (kOutliers) {
         const float4 tau = columns.tau(kGroups - 1);

@@ -5,6 +5,10 @@ import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js
 import { withAbortFlag } from './native-error.js';
 import { TYPE_NUMBERS } from './native-request.js';
 
+/** As native/read_request.cc has them. */
+const MAX_BATCH = 2 ** 20;
+const MAX_HEADS = 2 ** 30;
+
 export interface QuantizeOptions {
   /** 8: codes in [-127, 127]; 4: in [-7, 7], a byte each. */
   readonly bits?: 8 | 4;
@@ -54,10 +58,10 @@ function quantizeCall(context: DeviceContext, tensor: CudaTensor, options: objec
       `Expected the last axis to be contiguous (stride 1), got stride ${strides[rank - 1]}`,
     );
   const [batch, heads] = [dims[rank - 4] ?? 1, dims[rank - 3] ?? 1];
-  if (batch > 65_535 || heads > 65_535)
+  if (batch > MAX_BATCH || batch * heads > MAX_HEADS)
     throw new IntFlashError(
       'ERR_UNSUPPORTED',
-      `Expected leading axes of at most 65535 on CUDA, got ${batch} and ${heads}`,
+      `Expected a first axis of at most 2^20 and 2^30 heads on CUDA, got leading axes ${batch} and ${heads}`,
     );
   const request = {
     type: TYPE_NUMBERS[type as FloatType],

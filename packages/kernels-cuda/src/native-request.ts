@@ -9,7 +9,6 @@ import type {
   RowStrides,
 } from '@int-flash/ops';
 import type { NativeOperand, NativeRequest } from './native-addon.js';
-import { mayLoseRows } from './sorted-tiles.js';
 
 /** What INT8 is measured against on the device; `flash-d` is float16 without the division at the end. */
 export const BASELINES = ['fp16', 'bf16', 'fp8', 'flash-d'] as const;
@@ -31,10 +30,6 @@ const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
 /** Who computes full-int8 and half-int8 of floats, as native/attention.h numbers them: `auto` takes the last of these that can. */
 export const KERNELS = ['auto', 'portable', 'sorted', 'hopper'] as const;
 export type CudaKernel = (typeof KERNELS)[number];
-/** What the addon is asked for: not for a kernel that could lose rows of this very call, unless it was named. */
-export function kernelNumber(kernel: CudaKernel, plan: AttentionPlan): number {
-  return KERNELS.indexOf(kernel === 'auto' && mayLoseRows(plan) ? 'portable' : kernel);
-}
 export const TYPE_NUMBERS = { float32: 0, float16: 1, bfloat16: 2, int8: 3 } as const;
 
 /** The part of a request that does not depend on where the numbers live. */
@@ -73,7 +68,7 @@ export function geometryRequest(
 export function hostRequest(plan: AttentionPlan, kernel: CudaKernel): NativeRequest {
   return {
     ...geometryRequest(plan, plan.precision, plan.smoothK),
-    kernel: kernelNumber(kernel, plan),
+    kernel: KERNELS.indexOf(kernel),
     query: floatOperand(plan.query),
     key: floatOperand(plan.key),
     value: floatOperand(plan.value),
