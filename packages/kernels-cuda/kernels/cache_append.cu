@@ -109,7 +109,7 @@ template <bool kInt4> __device__ __forceinline__ void write_codes(const float* r
         for (int byte = threadIdx.x % 32; byte < padded / 2; byte += 32)
             to[byte] = 2 * byte < dim ? pack_int4(grid.code(row[2 * byte]), grid.code(row[2 * byte + 1])) : uint8_t{0};
     } else {
-        for (int d = threadIdx.x % 32; d < padded; d += 32) to[d] = static_cast<uint8_t>(d < dim ? grid.code(row[d]) : 0);
+        for (int d = threadIdx.x % 32; d < padded; d += 32) to[d] = static_cast<uint8_t>(d < dim ? to_code(row[d], grid.scale) : 0);
     }
 }
 

@@ -21,13 +21,14 @@ __device__ __forceinline__ int nearest_int4(float size, float scale, float inver
     return twice > scale || (twice == scale && (below & 1) != 0) ? below + 1 : below;
 }
 
-/** How a row's numbers become codes: rounded to float32 before, or cut off at ±7 (a grid narrower than the row). */
+/** How a row's numbers become codes, cut off at ±7: from quotients rounded to float32, or (`exact`: a grid narrower than the row) from quotients as they are. */
 struct Int4Grid {
     float scale;
-    bool cut;
+    bool exact;
 
     __device__ __forceinline__ int code(float value) const {
-        if (!cut) return to_code(value, scale);
+        // A floor may lie between the narrower grid and the row's largest number.
+        if (!exact) return min(max(to_code(value, scale), -kMaxInt4), kMaxInt4);
         const int size = nearest_int4(fabsf(value), scale, __frcp_rn(scale));
         return value < 0.f ? -size : size;
     }
