@@ -10,18 +10,35 @@ namespace intflash {
 /** Of short rows a block takes more tiles: what it does once for all of them weighs less. */
 template <class P> constexpr int kPlainTiles = P::kD == 64 ? 2 : 1;
 
+/** K's rows of 16-bit numbers come to shared memory, as much of it as the gathering blocks have anyway, and are on their way while the block waits for the head. Others come by registers: more shared memory leaves less to L1. */
+template <class P> constexpr int kKeptTileBytes = P::kWide ? 0 : kTileKeys * Blocks<P>::kRowBytes;
+/** A block has either those or V's codes on their way from rows to channels. */
+template <class P> constexpr int kPlainBytes = std::max(kPlainTiles<P> * kKeptTileBytes<P>, kTileKeys * P::kD);
+
 /** Tiles [first, end) of a KV head, a block's. */
 template <class P, bool kHalf> struct PlainTiles {
+    using Lanes = RowLanes<P, kTileKeys>;
     const QuantizeJob& job;
     const HeadPlace& at;
     int64_t head;  // among the KV heads of all sequences
     int first, end;
+    uint8_t* memory;
     __device__ __forceinline__ int keys(int index) const { return min(kTileKeys, at.sequence.k_len - index * kTileKeys); }
     __device__ __forceinline__ uint8_t* image(int index) const {
         return job.tiles + (at.sequence.tile_base + static_cast<int64_t>(at.head) * at.sequence.tiles + index) * tile_bytes(P::kD, kHalf);
     }
-    __device__ __forceinline__ TileRows<P, kTileKeys, 0, 2> rows(const Operand& operand, int index) const {
-        return {operand, row_offset(operand, at.batch, at.head, at.sequence.k_start + int64_t{index} * kTileKeys), keys(index), nullptr};
+    /** Of the block's tile `i`, the first kKept rounds in shared memory. */
+    template <int kKept> __device__ __forceinline__ TileRows<P, kTileKeys, kKept, 2> rows(const Operand& operand, int i) const {
+        return {operand, row_offset(operand, at.batch, at.head, at.sequence.k_start + int64_t{first + i} * kTileKeys), keys(first + i), memory + i * kKeptTileBytes<P>};
+    }
+    __device__ __forceinline__ auto key_rows(int i) const { return rows<P::kWide ? 0 : Lanes::kRounds>(job.request.key, i); }
+    __device__ __forceinline__ auto value_rows(int i) const { return rows<0>(job.request.value, i); }
+    __device__ __forceinline__ void fetch_keys() const {
+        const Lanes lanes;
+#pragma unroll
+        for (int i = 0; i < kPlainTiles<P>; ++i)
+            if (first + i < end) key_rows(i).fetch(lanes);
+        commit_copies();
     }
 };
 
@@ -33,6 +50,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_plain_keys
     __syncthreads();
     const Lanes lanes;
     const OwnChannels<P> own(mean, lanes);
+    wait_for_copies<0>();
     const Divisor by_levels = divisor(request.levels);
     uint32_t top = 0;
     float largest_scale = 0.f;
@@ -43,7 +61,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_plain_keys
         uint8_t* image = tiles.image(index);
         float* scales = reinterpret_cast<float*>(image + scales_offset(P::kD, kHalf));
         const int keys = tiles.keys(index);
-        const auto rows = tiles.rows(request.key, index);
+        const auto rows = tiles.key_rows(i);
         rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
             top = raise_magnitude<P>(raise_magnitude<P>(top, first), second);
             float x[2][P::kPiece];
@@ -66,13 +84,16 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_plain_keys
     note_max(request.head_maxima.key + tiles.head, largest_scale);
 }
 
-/** Largest |v| of V's channels, or 1 where that is 0, as divisors. */
+/**
+ * Largest |v| of V's channels, or 1 where that is 0, as divisors. Two numbers of 16 bits have at most 11 significant ones, so that their quotient is no nearer than
+ * 2^-36 of itself to a border between two float32: two operations, off by less than 2^-45, find it as well as divide's four.
+ */
 struct ChannelDivisors {
     alignas(16) float value[kMaxHeadDim], inverse[kMaxHeadDim], rest[kMaxHeadDim];
 };
 
 /** V as INT8 codes. kTokenLevel: v / channel's maximum, then a weight a token; else one scale for the whole head. */
-template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plain_values(const PlainTiles<P, false>& tiles, uint32_t* staging) {
+template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plain_values(const PlainTiles<P, false>& tiles) {
     using Lanes = RowLanes<P, kTileKeys>;
     constexpr int kThreads = Blocks<P>::kThreads;
     static_assert(kThreads >= P::kD && kThreads >= kTileKeys, "a thread a channel, a thread a key");
@@ -99,6 +120,7 @@ template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plai
     }
     const Lanes lanes;
     const uint32_t own = shared_address_of(channels.value) + 4 * lanes.channel(0);
+    uint32_t* const staging = reinterpret_cast<uint32_t*>(tiles.memory);
     const Divisor by_127 = divisor(127.f), by_tensor = divisor(fmaxf(tensor_scale, kTinyDivisor));
 #pragma unroll 1
     for (int i = 0; i < kPlainTiles<P>; ++i) {
@@ -107,7 +129,7 @@ template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plai
         __syncthreads();  // the channels are there, and what was staged before has gone
         uint8_t* image = tiles.image(index);
         const int keys = tiles.keys(index);
-        const auto rows = tiles.rows(request.value, index);
+        const auto rows = tiles.value_rows(i);
         rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
             float u[2][P::kPiece];
             widen<P>(u[0], first, type), widen<P>(u[1], second, type);
@@ -119,11 +141,14 @@ template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plai
                     for (int e = 0; e < P::kPiece; e += 4) {
                         // Asked for with each row: registers would leave room for half as many warps.
                         const uint32_t from = own + 4 * (part * Lanes::kLanes * P::kPiece + e);
-                        const float4 value = load_shared_floats(from), inverse = load_shared_floats(from + 4 * kMaxHeadDim), rest = load_shared_floats(from + 8 * kMaxHeadDim);
+                        const float4 inverse = load_shared_floats(from + 4 * kMaxHeadDim), rest = load_shared_floats(from + 8 * kMaxHeadDim);
+                        const float4 value = P::kWide || tiny ? load_shared_floats(from) : float4{};
 #pragma unroll
                         for (int i = 0; i < 4; ++i) {
                             float& x = u[part][e + i];
-                            x = tiny ? __fdiv_rn(x, at(value, i)) : divide(x, {at(value, i), at(inverse, i), at(rest, i)});
+                            if (tiny) x = __fdiv_rn(x, at(value, i));
+                            else if constexpr (P::kWide) x = divide(x, {at(value, i), at(inverse, i), at(rest, i)});
+                            else x = fmaf(x, at(inverse, i), x * at(rest, i));
                         }
                     }
                 weight = row_max<Lanes::kLanes>(fmaxf(weight, fmaxf(magnitude(u[0]), magnitude(u[1]))));
@@ -156,7 +181,7 @@ template <class P> __device__ __forceinline__ void round_plain_values(const Plai
         const int index = tiles.first + i;
         if (index >= tiles.end) break;
         uint8_t* image = tiles.image(index);
-        const auto rows = tiles.rows(request.value, index);
+        const auto rows = tiles.value_rows(i);
         rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
             top = raise_magnitude<P>(raise_magnitude<P>(top, first), second);
 #pragma unroll
@@ -169,12 +194,13 @@ template <class P> __device__ __forceinline__ void round_plain_values(const Plai
 /** The keys, or the values, of the tiles from `first` on that a block takes. The first block sees also to an empty sequence. */
 template <class P, bool kHalf> __device__ __forceinline__ void encode_plain_tiles(const QuantizeJob& job, const HeadPlace& at, int64_t head, int first, bool keys, uint8_t* memory) {
     if (keys ? !job.encodes_key : !job.encodes_value) return;
-    const PlainTiles<P, kHalf> tiles{job, at, head, first, min(first + kPlainTiles<P>, at.sequence.tiles)};
+    const PlainTiles<P, kHalf> tiles{job, at, head, first, min(first + kPlainTiles<P>, at.sequence.tiles), memory};
+    if (keys) tiles.fetch_keys();
     if (job.gather > 0) wait_until(HeadProgress(job, head).ready, 1);
     if (keys) return encode_plain_keys(tiles);
     if constexpr (kHalf) round_plain_values(tiles);
-    else if (job.request.mode == ValueMode::kTokenLevel) encode_plain_values<P, true>(tiles, reinterpret_cast<uint32_t*>(memory));
-    else encode_plain_values<P, false>(tiles, reinterpret_cast<uint32_t*>(memory));
+    else if (job.request.mode == ValueMode::kTokenLevel) encode_plain_values<P, true>(tiles);
+    else encode_plain_values<P, false>(tiles);
 }
 
 }  // namespace intflash

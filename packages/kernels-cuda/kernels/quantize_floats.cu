@@ -124,12 +124,11 @@ template <class P, TileFormat kFormat> __global__ void __launch_bounds__(Blocks<
     else encode_tile<P, kIsHalf<kFormat>>(job, at, head, tile, memory);
 }
 
-template <class P, TileFormat kFormat> constexpr int kSharedBytes = std::max(kGatherBytes<P>, kIsPlain<kFormat> ? kTileKeys * P::kD : Blocks<P>::kKeptBytes);
+template <class P, TileFormat kFormat> constexpr int kSharedBytes = std::max(kGatherBytes<P>, kIsPlain<kFormat> ? kPlainBytes<P> : Blocks<P>::kKeptBytes);
 
 /** Of a head `sums` tiles are gathered, `tiles` encoded (0: neither K nor V), and up to `queries` rows of each query head. */
 template <class P, TileFormat kFormat> cudaError_t launch_all(QuantizeJob job, int sums, int tiles, int queries, cudaStream_t stream) {
-    constexpr int bytes = kSharedBytes<P, kFormat>;
-    if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kFormat>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
+    if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kFormat>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<P, kFormat>)) return status;
     const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
     job.encode_tiles = kIsPlain<kFormat> ? 2 * rounded_up(tiles, kPlainTiles<P>) : tiles;
     job.gather = job.gathers_key || job.gathers_value ? rounded_up(sums, Blocks<P>::kGatherTiles) : 0;
@@ -139,9 +138,10 @@ template <class P, TileFormat kFormat> cudaError_t launch_all(QuantizeJob job, i
     // In whole heads, as near as that comes; plain tiles' blocks are short, so rather more. The queries of one lie between as well.
     const int64_t more = kIsPlain<kFormat> ? per_head - 1 : per_head / 2;
     job.lag = job.gather == 0 ? 0 : static_cast<int32_t>(std::min<int64_t>(job.heads, (std::max(kBlocksAhead<P> - job.encode_queries, 0) + more) / per_head));
-    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 ? 0 : rounded_up(kLastBlocks<P>, job.encode_queries)));
+    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 || job.encode_tiles == 0 ? 0 : rounded_up(kLastBlocks<P>, job.encode_queries)));
     const int64_t blocks = per_head * (job.heads + job.query_lag);
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    const int bytes = job.gather + job.encode_tiles == 0 ? 0 : kSharedBytes<P, kFormat>;  // queries need none, and what is left is L1
     quantize_all<P, kFormat><<<static_cast<unsigned>(blocks), Blocks<P>::kThreads, bytes, stream>>>(job);
     return cudaGetLastError();
 }

@@ -16,7 +16,8 @@ template <class P, int kKeys, int kKept, int kAtOnce = 4> struct TileRows : Sour
     /** The kept rows on their way. Nobody reads them again. */
     __device__ __forceinline__ void fetch(const Lanes& lanes) const {
         if (this->template whole<kKeys>()) {
-            const uint32_t target = shared_address_of(own);
+            // ptxas (13.0) encodes a copy with a policy wrongly when part of its target lies in a uniform register. What comes out of an exchange does not.
+            const uint32_t target = __shfl_sync(~0u, shared_address_of(own), threadIdx.x % 32);
             const uint64_t policy = first_to_leave();
             const char* source = this->address(lanes.first_row, lanes.channel(0));
             const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
