@@ -1,4 +1,4 @@
-// How Q, K and V lie in memory between the quantizers into sorted tiles (sorted_quantize.cu) and the forward kernels that read them (Hopper's
+// How Q, K and V lie in memory between the quantizers into sorted tiles (quantize_floats.cu) and the forward kernels that read them (Hopper's
 // sm90_flash_fwd.cuh and every architecture's sorted_flash_fwd.cuh): images that copies bring to shared memory as they are and wgmma or ldmatrix reads there.
 //
 // Q block, 64 queries:   codes [64][D].

@@ -26,7 +26,4 @@ __device__ __forceinline__ void store_weight(uint8_t* tile, int padded, int key,
     scales[2 * kTileKeys] = present ? __fdiv_rn(1.f, weight) : 0.f;
 }
 
-/** Key at position 4·word + byte of a tile: the inverse of key_position. */
-__device__ __forceinline__ int word_key(int word, int byte) { return (word & ~3) * 4 + 2 * (word & 3) + (byte & 1) + 8 * (byte >> 1); }
-
 }  // namespace intflash

@@ -18,6 +18,7 @@ namespace intflash {
 namespace {
 
 constexpr int kMaxGrid = 65535;  // CUDA's limit on blockIdx.y and z
+constexpr int64_t kMaxHeads = int64_t{1} << 30;  // 32 bits count them
 
 /** A timestamp in a stream. */
 class Timestamp {
@@ -118,6 +119,7 @@ std::vector<Sequence> AttentionOperation::lay_out_sequences(Stream& stream, cons
     if (sequences.size() > static_cast<size_t>(kMaxGrid) || request.heads > kMaxGrid)
         throw Failure("ERR_UNSUPPORTED", "Expected at most 65535 sequences and heads on CUDA, got " + std::to_string(sequences.size()) + " and " +
                                              std::to_string(request.heads));
+    if (static_cast<int64_t>(sequences.size()) * request.heads > kMaxHeads) throw Failure("ERR_UNSUPPORTED", "Expected at most 2^30 heads of all sequences on CUDA");
     table_.count = static_cast<int32_t>(sequences.size());
     const auto buffer = stream.allocate(sequences.size() * sizeof(Sequence));
     if (table_.count > 0)

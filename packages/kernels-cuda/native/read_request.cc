@@ -245,13 +245,14 @@ TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device
     request.type = static_cast<ElementType>(read_integer(js, "type", 0, 2));
     request.data = read_source(js.Get("data"), device, false, "tensor");
     request.strides = read_strides(js, "strides");
-    request.batch = static_cast<int32_t>(read_integer(js, "batch", 0, 65535));  // CUDA's limit on blockIdx.y and z
-    request.heads = static_cast<int32_t>(read_integer(js, "heads", 0, 65535));
+    request.batch = static_cast<int32_t>(read_integer(js, "batch", 0, 1 << 20));
+    request.heads = static_cast<int32_t>(read_integer(js, "heads", 0, 1 << 30));
     request.tokens = static_cast<int32_t>(read_integer(js, "tokens", 0, 1 << 30));
     request.dim = static_cast<int32_t>(read_integer(js, "dim", 8, 256));
     request.levels = static_cast<int32_t>(read_integer(js, "levels", 1, 127));
     request.abort = read_abort_flag(js.Get("abortFlag"));
     if (request.dim % 8 != 0) reject(js.Env(), "Expected dim to be a multiple of 8", "ERR_UNSUPPORTED");
+    if (int64_t{request.batch} * request.heads > 1 << 30) reject(js.Env(), "Expected at most 2^30 heads of all sequences", "ERR_UNSUPPORTED");
     if (request.heads == 0) return request;
     std::vector<Sequence> sequences(static_cast<size_t>(request.batch));
     for (Sequence& sequence : sequences) sequence.q_len = request.tokens;
