@@ -25,7 +25,7 @@ template <class P> struct Blocks {
     /** Shared memory for a tile's rows of K: all of them, or what the resident blocks have of a processor's 228 KB. */
     static constexpr int kKeptBytes = std::min(sorted_tile_keys(P::kD, false) * kRowBytes, P::kD == 64 ? 40 * 1024 : 96 * 1024);
     // Of short rows a block takes more: what it does once for all of them weighs less, and more of them are on their way.
-    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = 256;
+    static constexpr int kGatherTiles = kRowBytes <= 128 ? 2 : 1, kQueryRows = kRowBytes <= 128 ? 512 : 256;
 };
 
 struct QuantizeJob {

@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kThreads) judge_scores(const HeadMaxima maxima
 /** The first block judges; all clear `all` pieces of 16 bytes, of which the first `judged` are the maxima. */
 __global__ void __launch_bounds__(kThreads) judge_and_clear(const HeadMaxima maxima, int64_t count, int heads, int group, int head_dim, double factor, Findings* findings,
                                                             uint4* pieces, int64_t judged, int64_t all) {
+    launch_dependents();
     wait_for_launch_before();
     for (int64_t i = judged + int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all; i += int64_t{gridDim.x} * kThreads) pieces[i] = make_uint4(0, 0, 0, 0);
     if (blockIdx.x > 0) return;

@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "launch_early.h"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/shared_memory.cuh"
 #include "ptx/tile_copy.cuh"
 #include "ptx/wgmma.cuh"
@@ -58,8 +60,8 @@ template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shar
             expect_bytes(&shared.tile_full[slot], T::kTileBytes);
             bulk_copy(shared.key[slot], tile, T::kKeyBytes, &shared.tile_full[slot]);
             bulk_copy(shared.meta[slot], tile + T::kKeyBytes + T::kValueBytes, T::kMetaBytes, &shared.tile_full[slot]);
-            constexpr int kPanels = T::kHalf ? 2 : 1, kPanelBytes = T::kValueBytes / kPanels;
-            for (int panel = 0; panel < kPanels; ++panel) bulk_copy(shared.value[slot] + panel * T::kHalfPanelRoom, tile + T::kKeyBytes + panel * kPanelBytes, kPanelBytes, &shared.tile_full[slot]);
+            constexpr int kPanelBytes = T::kValueBytes / T::kPanels;
+            for (int panel = 0; panel < T::kPanels; ++panel) bulk_copy(shared.value[slot] + panel * T::kHalfPanelRoom, tile + T::kKeyBytes + panel * kPanelBytes, kPanelBytes, &shared.tile_full[slot]);
         }
     }
     barrier_wait(shared_address(&shared.query_empty[buffer.index]), buffer.parity ^ 1);
@@ -218,19 +220,25 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             follow(rows, top, scale_out);
             if constexpr (clear) weigh_half_plain<0>(s, p, rows, meta + T::kColumnBytes);
             else weigh_half_general<0>(s, p, rows);
-            // The first 64 keys are multiplied while the others are weighed.
-            int p_rest[16];
             const auto multiply = [&](const auto& half, int panel) {
+                const int position = stage.index * (T::kValueRoom / 16) + panel * (T::kHalfPanelRoom / 16);
                 wgmma_fence();
 #pragma unroll
-                for (int step = 0; step < 4; ++step) wgmma_f16(out, weights, half + 4 * step, values.at(stage.index * (T::kValueRoom / 16) + panel * (T::kHalfPanelRoom / 16) + 2 * step));
+                for (int step = 0; step < 4; ++step) {
+                    const uint64_t channels = values.at(position + 2 * step);
+                    if constexpr (T::kD == 256) wgmma_f16(out, half + 4 * step, channels), wgmma_f16(weights, half + 4 * step, values.at(position + T::kHalfPanelBytes / 16 + 2 * step));
+                    else wgmma_f16(out, weights, half + 4 * step, channels);
+                }
                 wgmma_commit();
             };
             pin(out), pin(weights);
             multiply(p, 0);
-            if constexpr (clear) weigh_half_plain<4>(s, p_rest, rows, meta + T::kColumnBytes);
-            else weigh_half_general<4>(s, p_rest, rows);
-            multiply(p_rest, 1);
+            if constexpr (T::kPanels == 2) {  // the first 64 keys are multiplied while the others are weighed
+                int p_rest[16];
+                if constexpr (clear) weigh_half_plain<4>(s, p_rest, rows, meta + T::kColumnBytes);
+                else weigh_half_general<4>(s, p_rest, rows);
+                multiply(p_rest, 1);
+            }
             wgmma_wait();
             pin(out), pin(weights);
         };
@@ -289,11 +297,12 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
     }
     if constexpr (T::kHalf) {
         constexpr int kWords = T::kOnes * 128 / 4;
-        for (int i = threadIdx.x; i < T::kStages * 2 * kWords; i += T::kThreads)
-            reinterpret_cast<uint32_t*>(shared.value[i / kWords / 2] + i / kWords % 2 * T::kHalfPanelRoom + T::kHalfPanelBytes)[i % kWords] = 0x3c003c00u;
+        for (int i = threadIdx.x; i < T::kStages * T::kPanels * kWords; i += T::kThreads)
+            reinterpret_cast<uint32_t*>(shared.value[i / kWords / T::kPanels] + i / kWords % T::kPanels * T::kHalfPanelRoom + T::kHalfPanelBytes)[i % kWords] = 0x3c003c00u;
     }
     publish_writes();
     __syncthreads();
+    wait_for_launch_before();  // this one may have begun while the judge of the scores was at work
     const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // uniform, so that what depends on it lies in uniform registers
     if (warpgroup == 0) {
         release_registers<T::kProducerRegisters>();
@@ -320,8 +329,7 @@ template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processor
     constexpr int bytes = sizeof(SharedMemory<T>) + 1024;
     static_assert(bytes <= 227 * 1024, "one block's shared memory on Hopper");
     if (const cudaError_t status = cudaFuncSetAttribute(sm90_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;
-    sm90_flash_fwd<T><<<static_cast<unsigned>(std::min<int64_t>(items, processors)), T::kThreads, bytes, stream>>>(args);
-    return cudaGetLastError();
+    return launch_early(sm90_flash_fwd<T>, dim3(static_cast<unsigned>(std::min<int64_t>(items, processors))), T::kThreads, bytes, stream, args);
 }
 
 }  // namespace intflash

@@ -9,9 +9,6 @@ namespace intflash {
 /** Warpgroups of a block that multiply, 64 queries each: as many as the registers of a multiprocessor allow. */
 constexpr int sm90_consumers(int padded) { return padded == 256 ? 2 : 3; }
 
-/** True where a kernel exists: half-int8 with D = 256 does not fit in shared memory. */
-constexpr bool sm90_supports(int padded, bool half_values) { return !half_values || padded <= 128; }
-
 cudaError_t launch_sm90_flash_fwd_d64(const SortedArgs& args, bool half_values, int processors, cudaStream_t stream);
 cudaError_t launch_sm90_flash_fwd_d128(const SortedArgs& args, bool half_values, int processors, cudaStream_t stream);
 cudaError_t launch_sm90_flash_fwd_d256(const SortedArgs& args, bool half_values, int processors, cudaStream_t stream);

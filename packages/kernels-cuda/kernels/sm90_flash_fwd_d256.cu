@@ -3,7 +3,7 @@
 namespace intflash {
 
 cudaError_t launch_sm90_flash_fwd_d256(const SortedArgs& args, bool half_values, int processors, cudaStream_t stream) {
-    return half_values ? cudaErrorNotSupported : launch_sm90_traits<Sm90Traits<256, false>>(args, processors, stream);
+    return half_values ? launch_sm90_traits<Sm90Traits<256, true>>(args, processors, stream) : launch_sm90_traits<Sm90Traits<256, false>>(args, processors, stream);
 }
 
 }  // namespace intflash

@@ -21,13 +21,13 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr bool kProductTurns = kHalf && kD >= 128, kExponentialTurns = !kHalf;
     static constexpr int kRows = kQueryBlock * kConsumers;
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
-    static constexpr int kStages = kD == 256 ? 2 : kHalf ? 3 : 4;
+    static constexpr int kStages = kHalf ? 3 : kD == 256 ? 2 : 4;
     static constexpr int kBlockBytes = kQueryBlock * kD, kQueryBytes = kConsumers * kBlockBytes;
     static constexpr int kKeys = sorted_tile_keys(kD, kHalf), kScores = kKeys / 2;  // of a tile; registers a thread
     static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sorted_column_bytes(kKeys), kMetaBytes = sorted_meta_bytes(kKeys);
     static constexpr int kTileBytes = sorted_tile_bytes(kD, kHalf);
-    // half-int8: below each panel of V's channels eight of ones, so that the products add up the rows' weights as well.
-    static constexpr int kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128, kValueRoom = kHalf ? 2 * kHalfPanelRoom : kValueBytes;
+    // half-int8: V in panels of 64 keys; below the channels of each eight of ones, so that the products add up the rows' weights as well.
+    static constexpr int kPanels = kHalf ? kKeys / 64 : 1, kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128, kValueRoom = kHalf ? kPanels * kHalfPanelRoom : kValueBytes;
     static constexpr int kOut = kD / 2;  // registers of O a thread
     static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= (kConsumers + 1) * (65536 / kThreads / 8 * 8), "no register is there twice");
     static_assert(255LL * 255 * kKeys < (1 << 24), "P·(V + 128) read as the bits of a float, subnormal or of the least exponent, is that integer · 2^-149");

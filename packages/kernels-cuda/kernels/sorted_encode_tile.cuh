@@ -1,4 +1,4 @@
-// Quantizers into sorted tiles: 128 keys and values into a tile, sorted into slots.
+// Quantizers into sorted tiles: keys and values into a tile, sorted into slots.
 #pragma once
 #include <algorithm>
 
@@ -98,9 +98,9 @@ template <class P, int kKeys, class Rows> __device__ __forceinline__ void stage_
 }
 /** Two channels and eight slots a thread at a time. */
 template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write_halves(const uint32_t* staging, uint8_t* image) {
-    static_assert(kKeys == 128, "16 chunks of 8 slots");
+    static_assert(kKeys % 64 == 0, "panels of 8 chunks of 8 slots");
 #pragma unroll 1
-    for (uint32_t item = threadIdx.x; item < kD / 2 * 16; item += kThreads) {
+    for (uint32_t item = threadIdx.x; item < kD / 2 * (kKeys / 8); item += kThreads) {
         const uint32_t pair = item / 8 % (kD / 2), chunk = item % 8 + item / (kD / 2 * 8) * 8;
         const uint32_t* source = staging + chunk * 8 * (kD / 2) + turned<kD / 2>(chunk, pair);
         uint32_t out[2][4];
@@ -117,6 +117,7 @@ template <int kD, int kKeys, int kThreads> __device__ __forceinline__ void write
 
 template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const QuantizeJob& job, const HeadPlace& at, int64_t head, int tile_index, uint8_t* memory) {
     constexpr int kD = P::kD, kKeys = sorted_tile_keys(kD, kHalf), kThreads = Blocks<P>::kThreads;
+    constexpr int kScaleSlots = sorted_scale_slots(kKeys, kHalf), kParts = kKeys / kScaleSlots;
     using Lanes = RowLanes<P, kKeys>;
     __shared__ TileFacts<kKeys> facts;
     const QuantizeRequest& request = job.request;
@@ -157,7 +158,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
     const auto weight_of = [&](int row) { return kHalf ? 1.f : own_scale || !fits(facts.weight[row], shared_weight, reach) ? facts.weight[row] : shared_weight; };
     if (!kHalf && thread < kKeys) facts.value_step[thread] = thread < keys ? 127.f / weight_of(thread) : 0.f;
     find_scales<kHalf, kThreads>(facts, keys, span, own_scale);
-    const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kSlotGroup]; };
+    const auto scale_of = [&](int row, int slot) { return own_scale ? key_scale(__float_as_uint(facts.magnitude[row])) : facts.part_scale[slot / kScaleSlots]; };
 
     const OwnChannels<P> mean(facts.mean, lanes);
     key_rows.template each<true>(lanes, [&](int row, const uint4& first, const uint4& second, ElementType type) {
@@ -199,14 +200,14 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
             header[1] = reinterpret_cast<const float4*>(facts.part_scale)[1];
         } else {
             TileHeader header{};
-            header.k_scale[0] = facts.part_scale[0], header.k_scale[1] = facts.part_scale[kKeys / kSlotGroup - 1];
+            header.k_scale[0] = facts.part_scale[0], header.k_scale[1] = facts.part_scale[kParts - 1];
             header.tau = log2f(shared_weight);
             header.inverse_weight = 1.f / shared_weight;
             header.kind = static_cast<int32_t>(kind);
             *reinterpret_cast<TileHeader*>(meta + sorted_column_bytes(kKeys)) = header;
         }
         float largest = 0.f;
-        for (int part = 0; part < kKeys / kSlotGroup; ++part) largest = fmaxf(largest, facts.part_scale[part]);
+        for (int part = 0; part < kParts; ++part) largest = fmaxf(largest, facts.part_scale[part]);
         atomicMax(request.head_maxima.key + head, __float_as_uint(largest));
     }
 }

@@ -5,11 +5,11 @@
 // Tile, `sorted_tile_keys` keys in as many slots:
 //   K codes   [slots][D]          one row a key
 //   V codes   [D channels][slots] bytes of value + 128, slots in `slot_position` order; or, for half-int8,
-//   V values  [2][D][64 slots]    float16, slots in their own order
+//   V values  [slots / 64][D][64] float16, slots in their own order
 //   columns   kScale, tau, inverseWeight: floats; key: 255 - the slot's key within the tile in 16 bits; all in `slot_position` order
 //   header    TileHeader
 // Keys are sorted into slots: softmax does not see their order, and three quarters, keys of small magnitude, then share a finer scale than
-// those of large magnitude; with half-int8 each 16 slots have a scale. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
+// those of large magnitude; with half-int8 each eighth of the slots has a scale. Keys whose value weight is far from the others' lie in the last slots (TileKind::kOutliers).
 // D is the head dimension rounded up to 64, 128 or 256 and filled with zeros; so are keys past the sequence's end.
 // Rows are cut into panels of 128 bytes, or of 64 where that does not divide them, one after the other, and each row's 16-byte chunks are
 // swizzled: what wgmma's descriptors call 64- and 128-byte swizzling.
@@ -22,7 +22,7 @@
 namespace intflash {
 
 constexpr int kQueryBlock = 64;     // rows of one wgmma
-constexpr int kSlotGroup = 16;      // the slots of four neighbouring threads' eight registers; half-int8: slots that share a scale
+constexpr int kSlotGroup = 16;      // the slots of four neighbouring threads' eight registers
 constexpr int kOutlierSlots = 16;   // at most so many keys a tile are outliers; they take the last slots
 
 enum class TileKind : int32_t {
@@ -31,8 +31,10 @@ enum class TileKind : int32_t {
     kColumns = 2,   // every slot has its own: the columns say all
 };
 
-/** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. */
-INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : 128; }
+/** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. With 256 of float16 shared memory has room for 64. */
+INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : padded == 256 && half ? 64 : 128; }
+/** Slots of the least part of a tile that has a scale to itself. */
+INTFLASH_BOTH constexpr int sorted_scale_slots(int keys, bool half) { return half ? keys / 8 : kSlotGroup; }
 /** Slots that share TileHeader::k_scale[0]; the others share k_scale[1]. */
 INTFLASH_BOTH constexpr int sorted_low_slots(int keys) { return keys / 4 * 3; }
 

@@ -254,11 +254,13 @@ __device__ __forceinline__ TileSums weigh_columns(const int (&s)[kScores], int (
     return tile;
 }
 
-/** half-int8: key scales of half of a tile's eighths, groups of 16 slots. */
+/** half-int8: key scales of half of a tile's eighths. */
 __device__ __forceinline__ float4 read_eighths(uint32_t header, int half) { return load_shared_floats(header + 16 * half); }
 
 /** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by eighths of the slots. */
 template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const int (&s)[kScores], float (&top)[2], const RowPair& rows, uint32_t header) {
+    constexpr int kPart = kScores / 8;  // scores of two rows: a group, or the half of one
+    static_assert(kPart == 8 || kPart == 4, "128 or 64 keys");
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float4 k_scale = read_eighths(header, half);
@@ -266,8 +268,10 @@ template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const i
         for (int within = 0; within < 4; ++within)
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                const int first = 8 * (4 * half + within) + 2 * row;
-                const float x = __int2float_rn(max(__vimax3_s32(s[first], s[first + 1], s[first + 4]), s[first + 5])) * at(k_scale, within);
+                const int first = kPart * (4 * half + within) + 2 * row;
+                int most = max(s[first], s[first + 1]);
+                if constexpr (kPart == 8) most = __vimax3_s32(most, s[first + 4], s[first + 5]);
+                const float x = __int2float_rn(most) * at(k_scale, within);
                 top[row] = half + within == 0 ? x : fmaxf(top[row], x);
             }
     }
@@ -296,10 +300,16 @@ template <int first, int kScores> __device__ __forceinline__ void weigh_half_gen
 /** From integers, by eighths. */
 template <int first, int kScores> __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    const float4 k_scale = read_eighths(header, first / 4);
-    weigh_half<first>(p, [&](int group, int i) {
-        return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * at(k_scale, group - first), offset[row_of(i)]);
-    });
+    const auto weigh = [&](const auto& scale_of) {
+        weigh_half<first>(p, [&](int group, int i) { return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * scale_of(group - first, i), offset[row_of(i)]); });
+    };
+    if constexpr (kScores == 64) {
+        const float4 k_scale = read_eighths(header, first / 4);
+        weigh([&](int group, int) { return at(k_scale, group); });
+    } else {
+        const float4 low = read_eighths(header, 0), high = read_eighths(header, 1);
+        weigh([&](int group, int i) { return at(group < 2 ? low : high, 2 * (group & 1) + (i >> 2)); });
+    }
 }
 
 }  // namespace intflash

@@ -15,7 +15,7 @@ template <int kKeys> struct alignas(16) TileFacts {  // read 16 bytes at a time
     float value_step[kKeys];     // of a key: 127 / value weight
     int slot[kKeys];             // of a key
     int key[kKeys];              // of a slot
-    float part_scale[kKeys / kSlotGroup];  // of 16 slots each; without half values the first is the low slots', the last the others'
+    float part_scale[kKeys / kSlotGroup < 8 ? 8 : kKeys / kSlotGroup];  // of sorted_scale_slots each; without half values the first is the low slots', the last the others'
     uint2 warp_best[16];          // of a warp's keys: how many keys fit the weight, and the weight's bits
 };
 
@@ -104,26 +104,26 @@ template <int kThreads, int kKeys> __device__ __forceinline__ void sort_into_slo
 
 __device__ __forceinline__ float key_scale(uint32_t largest) { return fmaxf(__uint_as_float(largest) / 127.f, kMinScale); }
 
-/** Scales of 16 slots each; without half values the low slots share one, and so do the high ones. And every key's step. All threads call it. */
+/** Scales of sorted_scale_slots each; without half values the low slots share one, and so do the high ones. And every key's step. All threads call it. */
 template <bool kHalf, int kThreads, int kKeys> __device__ __forceinline__ void find_scales(TileFacts<kKeys>& facts, int keys, int span, bool own_scale) {
-    constexpr int kParts = kKeys / kSlotGroup;
+    constexpr int kSlots = sorted_scale_slots(kKeys, kHalf), kParts = kKeys / kSlots;
     const int lane = threadIdx.x % 32, low_slots = sorted_low_slots(span);
 #pragma unroll
-    for (int first = 0; first < kParts; first += kThreads / 32) {  // a warp 16 slots
+    for (int first = 0; first < kParts; first += kThreads / 32) {  // a warp a part
         const int part = first + threadIdx.x / 32;
         if (part >= kParts) break;
-        const int own_key = facts.key[part * kSlotGroup + lane % kSlotGroup];
+        const int own_key = facts.key[part * kSlots + lane % kSlots];
         uint32_t bits = 0;
         if constexpr (kHalf) {
             bits = __float_as_uint(facts.magnitude[own_key]);
         } else {
-            const bool low = part < low_slots / kSlotGroup;
+            const bool low = part < low_slots / kSlots;
             for (int slot = (low ? 0 : low_slots) + lane; slot < (low ? low_slots : kKeys); slot += 32) bits = max(bits, __float_as_uint(facts.magnitude[facts.key[slot]]));
         }
         float scale = key_scale(__reduce_max_sync(~0u, bits));
         if (lane == 0) facts.part_scale[part] = scale;
         if (own_scale) scale = key_scale(__float_as_uint(facts.magnitude[own_key]));
-        if (lane < kSlotGroup) facts.key_step[own_key] = own_key < keys ? 1.f / scale : 0.f;
+        if (lane < kSlots) facts.key_step[own_key] = own_key < keys ? 1.f / scale : 0.f;
     }
     __syncthreads();
 }

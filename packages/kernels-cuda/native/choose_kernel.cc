@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "sm90_flash_fwd.h"
 #include "sorted_flash_fwd.h"
 #include "tile_layout.h"
 
@@ -26,7 +25,6 @@ const char* hopper_needs(const DeviceFacts& facts, const AttentionRequest& reque
     const bool is_half = request.precision == Precision::kHalfInt8;
     if (!SortedForward::has_hopper_kernels(facts)) return "a device of compute capability 9.0 and a build for it";
     if (!is_half && request.precision != Precision::kFullInt8) return "precision 'full-int8' or 'half-int8'";
-    if (!sm90_supports(padded_dim_of(request), is_half)) return "head dimensions of at most 128 for half-int8";
     return sorting_needs(request);
 }
 

@@ -61,7 +61,7 @@ export interface CudaAttentionOptions {
   readonly outType?: FloatType;
   readonly stream?: CudaStream;
   /**
-   * Who computes full-int8 and half-int8 of floats. `hopper`: kernels for compute capability 9.0, half-int8 up to head dimension 128. `sorted`: the same
+   * Who computes full-int8 and half-int8 of floats. `hopper`: kernels for compute capability 9.0. `sorted`: the same
    * arithmetic on every GPU, full-int8 alone, up to head dimension 128 where a block has less than 200 KB of shared memory. Both without softcap and
    * mask. `portable`: a scale a key, anything. `auto`: the first of these that can. One that is named and cannot is `ERR_UNSUPPORTED`.
    * docs/arithmetic.md has all.

@@ -9,12 +9,9 @@ export interface ForwardVariant {
 
 const isHopper = cudaStatus().isa === 'sm_90';
 
-/** Hopper's kernels where they exist, the others beside them. half-int8 of head dimension 256 is the portable ones' everywhere. */
+/** Hopper's kernels where they exist, the others beside them. */
 export function forwardVariants(headDim: number): ForwardVariant[] {
-  const hopper = (precision: Precision): ForwardVariant => ({
-    precision,
-    kernel: isHopper && (precision === 'full-int8' || headDim <= 128) ? 'hopper' : 'portable',
-  });
+  const hopper = (precision: Precision): ForwardVariant => ({ precision, kernel: isHopper ? 'hopper' : 'portable' });
   return [
     hopper('full-int8'),
     ...(isHopper || headDim <= 128 ? ([{ precision: 'full-int8', kernel: 'sorted' }] as const) : []),

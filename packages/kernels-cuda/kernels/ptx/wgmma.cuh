@@ -43,6 +43,7 @@ template <class T, int n> __device__ __forceinline__ void pin(T (&registers)[n])
 #define INTFLASH_NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define INTFLASH_NAMES_64 INTFLASH_NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define INTFLASH_NAMES_96 INTFLASH_NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define INTFLASH_NAMES_128 INTFLASH_NAMES_96 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define INTFLASH_4(c, d, i) c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3])
 #define INTFLASH_16(c, d, i) INTFLASH_4(c, d, i), INTFLASH_4(c, d, i + 4), INTFLASH_4(c, d, i + 8), INTFLASH_4(c, d, i + 12)
 #define INTFLASH_32(c, d) INTFLASH_16(c, d, 0), INTFLASH_16(c, d, 16)
@@ -86,10 +87,22 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[32], float (&last)[4], cons
                  : INTFLASH_32("+f", d), INTFLASH_4("+f", last, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+/** The same, 64 x 256 x 16, and 64 x 8 x 16: 264 columns are more than one instruction takes. */
+__device__ __forceinline__ void wgmma_f16(float (&d)[128], const int* a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" INTFLASH_NAMES_128 "}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
+                 : INTFLASH_64("+f", d), INTFLASH_16("+f", d, 64), INTFLASH_16("+f", d, 80), INTFLASH_16("+f", d, 96), INTFLASH_16("+f", d, 112)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ __forceinline__ void wgmma_f16(float (&d)[4], const int* a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, 1, 1, 1, 0;"
+                 : INTFLASH_4("+f", d, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
 
 #undef INTFLASH_NAMES_32
 #undef INTFLASH_NAMES_64
 #undef INTFLASH_NAMES_96
+#undef INTFLASH_NAMES_128
 #undef INTFLASH_4
 #undef INTFLASH_16
 #undef INTFLASH_32
