@@ -34,7 +34,7 @@ struct CacheAttention {
 /** How the keys of short queries are shared out; the bits are the same. */
 enum class KeySplit : int32_t {
     kTiles,  // a block takes 128 keys: where a block of a run's size finds no room
-    kRuns,   // a block takes 1,024, whose partial results stay on the processor
+    kRuns,   // a block takes one run of 1,024 or several; a run's partial results stay on the processor
 };
 
 /** Scratch memory of short queries. `tickets` must be zero before the first use; launches leave it so. */

@@ -15,14 +15,19 @@ namespace intflash {
 constexpr int kSlotKeys = 32, kTileSlots = kCacheTile / kSlotKeys;  // of keys, and as many of values
 constexpr int kTileSteps = 2 * kTileSlots;
 
-/** A warp's memory: `kDepth` slots, then what attention needs of keys besides codes. The tile's products go over both in the end. */
-template <int kD_, bool kInt4_, int kRows_, int kDepth_> struct RunTile {
+/**
+ * A warp's memory: `kDepth` slots, then what attention needs of keys besides codes. A tile's products go over both in the end, or, where a warp has
+ * several tiles one after the other (`kSeveral`), behind them: the next tile's codes are on their way then.
+ */
+template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false> struct RunTile {
     static constexpr int kD = kD_, kRows = kRows_, kDepth = kDepth_;
-    static constexpr bool kInt4 = kInt4_;
+    static constexpr bool kInt4 = kInt4_, kSeveral = kSeveral_;
     static constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kSlotBytes = kSlotKeys * kRow, kRingBytes = kDepth * kSlotBytes;
-    static constexpr int kBytes = kRingBytes + kCacheTile * 3 * 4;
     static constexpr int kProductStride = kD + 4;  // 4: eight bytes from each of 16 lanes lie in different banks
-    static_assert(8 * kProductStride * 4 <= kBytes, "the products of a tile find room");
+    static constexpr int kProductBytes = 8 * kProductStride * 4, kFactsEnd = kRingBytes + kCacheTile * 3 * 4, kProductsAt = kSeveral ? kFactsEnd : 0;
+    static constexpr int kBytes = kFactsEnd + (kSeveral ? kProductBytes : 0);
+    static_assert(kProductsAt + kProductBytes <= kBytes, "the products of a tile find room");
+    static_assert(!kSeveral || kTileSteps % kDepth == 0, "the next tile's first slot follows the last");
     static constexpr int kScores = kRows * kCacheTile / 32, kCodeWords = kScores / 4;  // of a lane
     static constexpr int kSums = kD / 16;                                             // accumulators of P·V
     // A product is at most 127 · 127 · 256 or 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times what it is and at
@@ -38,6 +43,13 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_> struct RunTile {
 struct TileSource {
     const uint8_t *first, *second;  // images of the tile's two pages
     int keys;                       // that are there, 1 to 128
+};
+
+/** What a warp is to do: `next`, its next tile, has no keys where there is none. `whole`: all rows see all keys; `begin`, `end`: keys that some row sees. `early`: the next launch may begin. */
+struct TileTask {
+    TileSource source, next;
+    bool whole, early;
+    int begin, end;
 };
 
 /** A query row as a lane sees it. */
@@ -71,19 +83,28 @@ template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring)
     return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
 }
 
-/** Scales of keys, log2 and inverses of values' weights; zeros past the end. By loads, so that they need not come in the order of slots. */
-template <class S> __device__ __forceinline__ void load_facts(const TileSource& source, uint8_t* facts) {
-    const int lane = threadIdx.x % 32, there = source.keys - lane * 4;
-    const uint8_t* from = (lane < 16 || there <= 0 ? source.first : source.second) + 2 * kPageTokens * S::kRow + lane % 16 * 16;
+/** Scales of four keys, log2 and inverses of their values' weights, on their way. By loads, so that they need not come in the order of slots. */
+struct KeyFacts {
     float4 found[3];
+    int there;
+    template <class S> static __device__ __forceinline__ KeyFacts of(const TileSource& source) {
+        const int lane = threadIdx.x % 32;
+        KeyFacts facts;
+        facts.there = source.keys - lane * 4;
+        const uint8_t* from = (lane < 16 || facts.there <= 0 ? source.first : source.second) + 2 * kPageTokens * S::kRow + lane % 16 * 16;
 #pragma unroll
-    for (int i = 0; i < 3; ++i) found[i] = __ldcg(reinterpret_cast<const float4*>(from + i * kPageTokens * 4));
-#pragma unroll
-    for (int i = 0; i < 3; ++i) {
-        const float4 four = found[i];
-        *reinterpret_cast<float4*>(facts + i * kCacheTile * 4 + lane * 16) = make_float4(there > 0 ? four.x : 0.f, there > 1 ? four.y : 0.f, there > 2 ? four.z : 0.f, there > 3 ? four.w : 0.f);
+        for (int i = 0; i < 3; ++i) facts.found[i] = __ldcg(reinterpret_cast<const float4*>(from + i * kPageTokens * 4));
+        return facts;
     }
-}
+    /** To the warp's memory; zeros past the end. */
+    __device__ __forceinline__ void place(uint8_t* memory) const {
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            const float4 four = found[i];
+            *reinterpret_cast<float4*>(memory + i * kCacheTile * 4 + threadIdx.x % 32 * 16) = make_float4(there > 0 ? four.x : 0.f, there > 1 ? four.y : 0.f, there > 2 ? four.z : 0.f, there > 3 ? four.w : 0.f);
+        }
+    }
+};
 
 /** Waits until the oldest slot under way has landed, for the whole warp. */
 template <class S> __device__ __forceinline__ void wait_for_slot() {
@@ -268,8 +289,8 @@ template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, co
 }
 
 /** [8][kProductStride], biased. */
-template <class S> __device__ __forceinline__ void store_products(int* products, const int (&sums)[S::kSums][4]) {
-    int* const first = products + threadIdx.x % 4 * 2 * S::kProductStride + threadIdx.x % 32 / 4 * (S::kInt4 ? 4 : 2);
+template <class S> __device__ __forceinline__ void store_products(uint8_t* warp_memory, const int (&sums)[S::kSums][4]) {
+    int* const first = reinterpret_cast<int*>(warp_memory + S::kProductsAt) + threadIdx.x % 4 * 2 * S::kProductStride + threadIdx.x % 32 / 4 * (S::kInt4 ? 4 : 2);
 #pragma unroll
     for (int chunk = 0; chunk < S::kChunks; ++chunk)
 #pragma unroll
@@ -288,7 +309,7 @@ template <class T, int kWidth> struct alignas(sizeof(T) * kWidth) Pack {
 /** T of channels `channel` on. */
 template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> tile_product(const uint8_t* warp_memory, int row, int channel) {
     using Ints = Pack<int, kWidth>;
-    const int* from = reinterpret_cast<const int*>(warp_memory) + row * S::kProductStride + channel;
+    const int* from = reinterpret_cast<const int*>(warp_memory + S::kProductsAt) + row * S::kProductStride + channel;
     const Ints low = *reinterpret_cast<const Ints*>(from), high = S::kRows == 4 ? *reinterpret_cast<const Ints*>(from + 4 * S::kProductStride) : Ints{};
     Pack<float, kWidth> product;
 #pragma unroll
@@ -308,16 +329,19 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
 }
 
 /**
- * The rest, after start_tile and load_facts: products into the warp's memory, maximum and row sum as `weigh` has them. `whole`: all rows see all
- * keys; `begin`, `end`: keys that some row sees. `early`: the next launch may begin as soon as nearly all loads are under way.
+ * The rest, once the tile's first slots and facts are there or on their way: P·V into `sums`, maximum and row sum as `weigh` has them. In the end as
+ * much of the next tile is on its way. The next launch may begin as soon as nearly all loads are under way.
  */
 template <class S>
-__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileSource& source, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], bool whole, int begin, int end, bool early) {
+__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileTask& task, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], int (&sums)[S::kSums][4]) {
     const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
-    const float* facts = reinterpret_cast<const float*>(memory + S::kRingBytes);
+    uint8_t* const own_facts = memory + S::kRingBytes;
+    const float* facts = reinterpret_cast<const float*>(own_facts);
+    const bool goes_on = S::kSeveral && task.next.keys > 0;
     const auto refill = [&](int step) {
         __syncwarp();  // all lanes have read the slot
-        if (step + S::kDepth < kTileSteps) load_slot<S>(source, step + S::kDepth, place);
+        if (step + S::kDepth < kTileSteps) load_slot<S>(task.source, step + S::kDepth, place);
+        else if (goes_on) load_slot<S>(task.next, step + S::kDepth - kTileSteps, place);
         commit_copies();
     };
     uint32_t q[S::kD / 32][2];
@@ -326,22 +350,26 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
 #pragma unroll
     for (int step = 0; step < kTileSlots; ++step) {
         wait_for_slot<S>();
-        if (step == 0) judge_scales(args, facts, rows, begin, end);
+        if (step == 0) judge_scales(args, facts, rows, task.begin, task.end);
         score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
     }
-    if (early) launch_dependents();
+    if (task.early) launch_dependents();
+    KeyFacts next_facts;
+    if (goes_on) next_facts = KeyFacts::of<S>(task.next);
     uint32_t codes[S::kCodeWords];
     const float* inverses = facts + 2 * kCacheTile;
-    const RowState state = whole ? weigh<S, true>(rows, inverses, x, codes) : weigh<S, false>(rows, inverses, x, codes);
-    int sums[S::kSums][4];
+    const RowState state = task.whole ? weigh<S, true>(rows, inverses, x, codes) : weigh<S, false>(rows, inverses, x, codes);
+    if (goes_on) {
+        __syncwarp();  // all lanes have read the facts
+        next_facts.place(own_facts);
+    }
 #pragma unroll
     for (int step = kTileSlots; step < kTileSteps; ++step) {
         wait_for_slot<S>();
         multiply_slot<S>(values, codes, step, sums);
         refill(step);
     }
-    store_products<S>(reinterpret_cast<int*>(memory), sums);
     return state;
 }
 

@@ -21,13 +21,13 @@ __device__ __forceinline__ int nearest_int4(float size, float scale, float inver
     return twice > scale || (twice == scale && (below & 1) != 0) ? below + 1 : below;
 }
 
-/** How a row's numbers become codes, cut off at ±7: from quotients rounded to float32, or (`exact`: a grid narrower than the row) from quotients as they are. */
+/** How a row's numbers become codes, cut off at ±7: from quotients rounded to float32, or from quotients as they are (`exact`, of a grid narrower than the row). */
 struct Int4Grid {
     float scale;
     bool exact;
 
     __device__ __forceinline__ int code(float value) const {
-        // A floor may lie between the narrower grid and the row's largest number.
+        // Rows before this one may ask for a scale between that of the narrower grid and what the row's largest number needs.
         if (!exact) return min(max(to_code(value, scale), -kMaxInt4), kMaxInt4);
         const int size = nearest_int4(fabsf(value), scale, __frcp_rn(scale));
         return value < 0.f ? -size : size;

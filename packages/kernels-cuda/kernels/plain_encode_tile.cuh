@@ -10,9 +10,12 @@ namespace intflash {
 /** Of short rows a block takes more tiles: what it does once for all of them weighs less. */
 template <class P> constexpr int kPlainTiles = P::kD == 64 ? 2 : 1;
 
-/** K's rows of 16-bit numbers come to shared memory, as much of it as the gathering blocks have anyway, and are on their way while the block waits for the head. Others come by registers: more shared memory leaves less to L1. */
+/**
+ * K's rows of 16-bit numbers come to shared memory, as much of it as the gathering blocks have anyway, and are on their way while the block waits for
+ * the head. Others come by registers: more shared memory leaves less to L1.
+ */
 template <class P> constexpr int kKeptTileBytes = P::kWide ? 0 : kTileKeys * Blocks<P>::kRowBytes;
-/** A block has either those or V's codes on their way from rows to channels. */
+/** A block has either K's rows or V's codes, on their way from rows to channels. */
 template <class P> constexpr int kPlainBytes = std::max(kPlainTiles<P> * kKeptTileBytes<P>, kTileKeys * P::kD);
 
 /** Tiles [first, end) of a KV head, a block's. */
@@ -84,10 +87,7 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_plain_keys
     note_max(request.head_maxima.key + tiles.head, largest_scale);
 }
 
-/**
- * Largest |v| of V's channels, or 1 where that is 0, as divisors. Two numbers of 16 bits have at most 11 significant ones, so that their quotient is no nearer than
- * 2^-36 of itself to a border between two float32: two operations, off by less than 2^-45, find it as well as divide's four.
- */
+/** Largest |v| of V's channels, or 1 where that is 0, as divisors. */
 struct ChannelDivisors {
     alignas(16) float value[kMaxHeadDim], inverse[kMaxHeadDim], rest[kMaxHeadDim];
 };
@@ -146,6 +146,8 @@ template <class P, bool kTokenLevel> __device__ __forceinline__ void encode_plai
 #pragma unroll
                         for (int i = 0; i < 4; ++i) {
                             float& x = u[part][e + i];
+                            // Two numbers of 16 bits have at most 11 significant ones, so that their quotient is no nearer than 2^-36 of itself to a border
+                            // between two float32: two operations, off by less than 2^-45, find it as divide's four do. Below 2^-29 it may be off, and is code 0.
                             if (tiny) x = __fdiv_rn(x, at(value, i));
                             else if constexpr (P::kWide) x = divide(x, {at(value, i), at(inverse, i), at(rest, i)});
                             else x = fmaf(x, at(inverse, i), x * at(rest, i));

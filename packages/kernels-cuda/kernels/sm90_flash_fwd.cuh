@@ -226,8 +226,12 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
 #pragma unroll
                 for (int step = 0; step < 4; ++step) {
                     const uint64_t channels = values.at(position + 2 * step);
-                    if constexpr (T::kD == 256) wgmma_f16(out, half + 4 * step, channels), wgmma_f16(weights, half + 4 * step, values.at(position + T::kHalfPanelBytes / 16 + 2 * step));
-                    else wgmma_f16(out, weights, half + 4 * step, channels);
+                    if constexpr (T::kD == 256) {
+                        wgmma_f16(out, half + 4 * step, channels);
+                        wgmma_f16(weights, half + 4 * step, values.at(position + T::kHalfPanelBytes / 16 + 2 * step));
+                    } else {
+                        wgmma_f16(out, weights, half + 4 * step, channels);
+                    }
                 }
                 wgmma_commit();
             };

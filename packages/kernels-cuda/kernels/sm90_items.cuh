@@ -27,7 +27,8 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sorted_column_bytes(kKeys), kMetaBytes = sorted_meta_bytes(kKeys);
     static constexpr int kTileBytes = sorted_tile_bytes(kD, kHalf);
     // half-int8: V in panels of 64 keys; below the channels of each eight of ones, so that the products add up the rows' weights as well.
-    static constexpr int kPanels = kHalf ? kKeys / 64 : 1, kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128, kValueRoom = kHalf ? kPanels * kHalfPanelRoom : kValueBytes;
+    static constexpr int kPanels = kHalf ? kKeys / 64 : 1, kOnes = 8, kHalfPanelBytes = kD * 128, kHalfPanelRoom = kHalfPanelBytes + kOnes * 128;
+    static constexpr int kValueRoom = kHalf ? kPanels * kHalfPanelRoom : kValueBytes;
     static constexpr int kOut = kD / 2;  // registers of O a thread
     static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= (kConsumers + 1) * (65536 / kThreads / 8 * 8), "no register is there twice");
     static_assert(255LL * 255 * kKeys < (1 << 24), "P·(V + 128) read as the bits of a float, subnormal or of the least exponent, is that integer · 2^-149");

@@ -19,7 +19,7 @@ namespace intflash {
 constexpr float kLevelBits = 7.99435344f;  // log2(255)
 constexpr float kHalfLevelBits = 7.f;      // half-int8: P in units of 2^(reference - 7), so that float16 reaches 2^-21 of it with all its bits
 constexpr float kSlack = 8.f;              // how far a maximum may rise above the reference before O is rescaled
-constexpr float kLowest = -1e30f;          // stands for the maximum of no key
+constexpr float kLowest = -0x1p101f;       // stands for the maximum of no key: below every score, which lies within ±2^100
 
 /** The two rows of a thread: rows r and r + 8 of its warp's sixteen. */
 struct RowPair {
@@ -159,7 +159,7 @@ __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], 
             most[part] = group == part * kLowGroups ? max(s[at], s[at + 1]) : __vimax3_s32(most[part], s[at], s[at + 1]);
             most[part] = __vimax3_s32(most[part], s[at + 4], s[at + 5]);
         }
-        // Of keys that share a scale none may be seen: their lowered scores say nothing, least of all under a scale that is near 0.
+        // Perhaps none of the keys that share a scale is seen: their lowered scores then say nothing, least of all under a scale that is near 0.
         const auto highest = [&](int part) { return Visible::kAll || most[part] >= VisibleKeys::kLeast ? __int2float_rn(most[part]) * factor[part][row] : kLowest; };
         top[row] = fmaxf(highest(0), highest(1));
     }
@@ -300,6 +300,7 @@ template <int first, int kScores> __device__ __forceinline__ void weigh_half_gen
 /** From integers, by eighths. */
 template <int first, int kScores> __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
+    static_assert(kScores == 64 || (kScores == 32 && first == 0), "two halves of 128 keys, or all of 64");
     const auto weigh = [&](const auto& scale_of) {
         weigh_half<first>(p, [&](int group, int i) { return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * scale_of(group - first, i), offset[row_of(i)]); });
     };

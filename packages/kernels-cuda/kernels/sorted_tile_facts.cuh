@@ -15,7 +15,8 @@ template <int kKeys> struct alignas(16) TileFacts {  // read 16 bytes at a time
     float value_step[kKeys];     // of a key: 127 / value weight
     int slot[kKeys];             // of a key
     int key[kKeys];              // of a slot
-    float part_scale[kKeys / kSlotGroup < 8 ? 8 : kKeys / kSlotGroup];  // of sorted_scale_slots each; without half values the first is the low slots', the last the others'
+    static constexpr int kMostParts = kKeys / kSlotGroup < 8 ? 8 : kKeys / kSlotGroup;  // half-int8 has eighths
+    float part_scale[kMostParts];  // of sorted_scale_slots each; without half values the first is the low slots', the last the others'
     uint2 warp_best[16];          // of a warp's keys: how many keys fit the weight, and the weight's bits
 };
 

@@ -74,7 +74,8 @@ std::vector<float> cache_attention_times(Stream& stream, const CacheTiming& what
     check_cuda(cudaMemcpyAsync(sequence_memory->as(), sequences.data(), sequence_memory->bytes(), cudaMemcpyHostToDevice, target), "copy the sequences");
     check_cuda(cudaMemcpyAsync(owner_memory->as(), owners.data(), owner_memory->bytes(), cudaMemcpyHostToDevice, target), "copy the owners");
 
-    const size_t heads = count * static_cast<size_t>(what.heads), states = count * static_cast<size_t>(what.kv_heads * tiles) * static_cast<size_t>(rows);
+    const size_t heads = count * static_cast<size_t>(what.heads), pieces = static_cast<size_t>(what.split == KeySplit::kRuns ? ceil_div(tiles, kCacheRun / kCacheTile) : tiles),
+                 states = count * static_cast<size_t>(what.kv_heads) * pieces * static_cast<size_t>(rows);
     const auto codes = filled(heads * static_cast<size_t>(padded), kArbitrary), scales = filled(heads * sizeof(float), kArbitrary);
     const auto out = stream.allocate(heads * static_cast<size_t>(what.head_dim) * sizeof(float)), findings = filled(sizeof(uint32_t), 0), flush = stream.allocate(kFlushBytes);
     const auto sums = stream.allocate(states * static_cast<size_t>(padded) * sizeof(int32_t)), state_memory = stream.allocate(2 * states * sizeof(float));

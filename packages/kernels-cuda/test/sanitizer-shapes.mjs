@@ -80,6 +80,10 @@ await query.download({ into: pinned.data, stream: other });
 await query.write(pinned.data, { stream });
 dispose(graph, pinned, stream, other, query, key, value);
 
+// Decoding from INT4 caches, so many that a block takes several runs of keys.
+const caches = { sequences: 16, length: 2100, heads: 16, kvHeads: 8, headDim: 128 };
+await device.timeCacheAttention({ ...caches, int4: true, runs: true, repeats: 1 });
+
 if (device.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${device.liveBytes()} bytes`);
 await device.memory(); // gives the pool back, so that a leak check sees only leaks
 device.dispose();
