@@ -190,7 +190,9 @@ template <class S> __device__ __forceinline__ void begin_tile(const Span& s, con
     KeyFacts::of<S>(source).place(warp_memory + S::kRingBytes);
 }
 
-template <class S> __device__ __forceinline__ RowState attend(const CacheAttention& args, const Span& s, const TileSource& source, const TileSource& next, uint8_t* warp_memory, int tile, bool early, int (&sums)[S::kSums][4]) {
+template <class S>
+__device__ __forceinline__ RowState attend(const CacheAttention& args, const Span& s, const TileSource& source, const TileSource& next, uint8_t* warp_memory, int tile, bool early,
+                                           int (&sums)[S::kSums][4]) {
     const int lane = threadIdx.x % 32, first_position = s.length - s.tokens - tile * kCacheTile;
     const float inverse_group = __frcp_rn(static_cast<float>(args.heads / args.kv_heads));
     const auto position_of = [&](int row) { return first_position + static_cast<int>((row + 0.5f) * inverse_group); };  // row / group, as rows are few
@@ -224,7 +226,9 @@ struct RunLaunch {
 };
 
 /** Adds up the tiles of a run, once all are there. @returns whether it is the only run, so that this was all */
-template <class S> __device__ __forceinline__ bool add_up_run(const CacheAttention& args, const RunSpan& s, BlockMemory& shared, const uint8_t* warps, const ShortQueryScratch& scratch, int run, bool is_only, int64_t place) {
+template <class S>
+__device__ __forceinline__ bool add_up_run(const CacheAttention& args, const RunSpan& s, BlockMemory& shared, const uint8_t* warps, const ShortQueryScratch& scratch, int run, bool is_only,
+                                           int64_t place) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Answer<S> out;
     const RowState state = add_tiles<S>(shared, warps, s.first_tile_of(run), s.end_tile_of(run), out);
@@ -279,8 +283,9 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
             if (add_up(run)) return;
         }
     } else {  // the same for one run; as a loop of one turn it would take more registers than there are
-        if (s.has(begin, warp)) {
-            const int tile = begin * kWarps + warp;
+        const int run = blockIdx.x;
+        if (s.has(run, warp)) {
+            const int tile = run * kWarps + warp;
             const TileSource source = source_of(s, tile);
             int sums[S::kSums][4];
             begin_tile<S>(s, source, warp_memory, tile);
@@ -289,7 +294,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
         }
         __syncthreads();
         launch_dependents();
-        if (add_up(begin)) return;
+        if (add_up(run)) return;
     }
     __syncthreads();
     if (threadIdx.x == 0) {

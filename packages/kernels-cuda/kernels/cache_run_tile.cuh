@@ -45,11 +45,12 @@ struct TileSource {
     int keys;                       // that are there, 1 to 128
 };
 
-/** What a warp is to do: `next`, its next tile, has no keys where there is none. `whole`: all rows see all keys; `begin`, `end`: keys that some row sees. `early`: the next launch may begin. */
+/** What a warp is to do. */
 struct TileTask {
-    TileSource source, next;
-    bool whole, early;
-    int begin, end;
+    TileSource source, next;  // next: without keys where there is none
+    bool whole;               // all rows see all keys
+    bool early;               // the next launch may begin
+    int begin, end;           // keys that some row sees
 };
 
 /** A query row as a lane sees it. */

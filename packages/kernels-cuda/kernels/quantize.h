@@ -46,7 +46,7 @@ enum class ValueMode : int32_t { kTokenLevel, kPerTensor, kHalf };
 /** Statistics of channels, in the workspace. */
 struct Statistics {
     double* partial_sums;  // [tile][padded]: a tile's sum of K, tokens in order
-    uint32_t* arrivals;    // [2][sequence][kv head]: blocks that have done their part; into sorted tiles also whether means and maxima are there
+    uint32_t* arrivals;    // [2][sequence][kv head]: blocks that have done their part, and whether means and maxima are there
     float* means;          // [sequence][kv head][padded]: what smooth-K subtracts; null without it
     float* maxima;         // [sequence][kv head][padded]: max |v| of a channel; null for codes and for half-int8, which need none
 };
