@@ -168,6 +168,32 @@ const TABLES = {
       `TOPS on one ${rows[0].gpu}, 4·B·H·N²·D / time, half of that when causal; kernels alone but for the second column`,
     );
   },
+  'gpu-quantize': () => {
+    const rows = read('h200/quantize.jsonl', { bench: 'quantize' }).filter(({ dims }) => dims === undefined);
+    const shapes = rows.filter(({ precision, kernel }) => precision === 'full-int8' && kernel === 'auto');
+    const columns = [
+      'full-int8 auto',
+      'half-int8 auto',
+      'full-int8 portable',
+      'half-int8 portable',
+      'paper-int8 portable',
+    ];
+    return table(
+      ['shape', 'from', ...columns.map((column) => column.replace(' auto', ''))],
+      shapes.map(({ batch, heads, kvHeads, tokens, headDim, type }) => [
+        `B${batch} H${heads}${kvHeads === heads ? '' : `/${kvHeads}`} N${tokens} D${headDim}`,
+        type,
+        ...columns.map((column) => {
+          const [precision, kernel] = column.split(' ');
+          return (
+            find(rows, { batch, heads, kvHeads, tokens, headDim, type, precision, kernel })?.share.toFixed(2) ?? '–'
+          );
+        }),
+      ]),
+      rows[0],
+      `one ${rows[0].gpu}; above 1 where K and V are still in the GPU's cache when they are read again`,
+    );
+  },
   'gpu-decode': () => {
     const rows = read('h200/decode-attention.jsonl', { bench: 'decode-attention', split: 'runs' });
     const loads = rows.filter(({ cache }) => cache === 'int8');

@@ -2,6 +2,9 @@
 // device of as many bytes in the same run. Each shape's answer is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
 // of all its tokens, then the codes), and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
+//   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name]
+import { parseArgs } from 'node:util';
+import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
 import { normalInputs } from './normal-inputs.mjs';
@@ -25,16 +28,22 @@ const VARIANTS = [
 const TYPE_BYTES = { float32: 4, float16: 2, bfloat16: 2 };
 const REPEATS = 22;
 
+const { values: given } = parseArgs({
+  options: { json: { type: 'boolean', default: false }, commit: { type: 'string' } },
+  strict: false, // `npm run bench` hands every benchmark the same arguments
+});
+const commit = given.commit ?? measuredOn().commit;
 const status = cudaStatus();
-if (!status.available) console.log(`quantize: skipped, ${status.detail}`);
+const say = (line) => {
+  if (!given.json) console.log(line);
+};
+if (!status.available) say(`quantize: skipped, ${status.detail}`);
 else await run();
 
 async function run() {
   const device = openCudaDevice();
-  console.log(`${device.name}: ${status.detail}`);
-  console.log(
-    'batch heads kvHeads tokens dim precision kernel type   quantize ms  GB/s  copy GB/s  share  relative L2',
-  );
+  say(`${device.name}: ${status.detail}`);
+  say('batch heads kvHeads tokens dim precision kernel type   quantize ms  GB/s  copy GB/s  share  relative L2');
   for (const { batch, heads, kvHeads = heads, tokens, headDim } of SHAPES) {
     for (const type of Object.keys(TYPE_BYTES)) {
       const tensors = [];
@@ -58,18 +67,24 @@ async function run() {
         out.dispose();
         const ms = median(quantizeRepeatMs.slice(2));
         const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
-        const cells = [
-          [batch, heads, kvHeads, tokens, headDim, precision, kernel, type],
-          [ms.toFixed(3), Math.round(bytes / ms / 1e6), Math.round(bytes / copyMs / 1e6)],
-          [(copyMs / ms).toFixed(2), relativeL2.toFixed(5)],
-        ].flat();
-        console.log(cells.join(' '));
+        const shape = { batch, heads, kvHeads, tokens, headDim };
+        tell(device, { ...shape, precision, kernel, type, relativeL2 }, { ms, bytes, copyMs });
       }
       for (const bits of [8, 4]) await timeTensor(device, tensors[0], bits);
       for (const tensor of tensors) tensor.dispose();
     }
   }
   device.dispose();
+}
+
+/** `share`: of what a copy of as many bytes takes. */
+function tell(device, what, { ms, bytes, copyMs }) {
+  const measured = { ms, gbPerS: bytes / ms / 1e6, copyGbPerS: bytes / copyMs / 1e6, share: copyMs / ms };
+  if (given.json) console.log(JSON.stringify({ bench: 'quantize', gpu: device.name, commit, ...what, ...measured }));
+  const rate = `${ms.toFixed(3)} ${Math.round(measured.gbPerS)} ${Math.round(measured.copyGbPerS)} ${measured.share.toFixed(2)}`;
+  if (what.dims) return say(`quantize ${what.dims.join(' ')} ${what.type} to ${what.bits} bits ${rate}`);
+  const { relativeL2, ...shape } = what;
+  say(`${Object.values(shape).join(' ')} ${rate} ${relativeL2.toFixed(5)}`);
 }
 
 /** A tensor's own codes: it is read once, and a scale a row is written. Several times a launch, as a program would. */
@@ -85,9 +100,7 @@ async function timeTensor(device, tensor, bits) {
   const rows = tensor.size / tensor.dims.at(-1);
   const bytes = tensor.size * (TYPE_BYTES[tensor.type] + 1) + rows * 4;
   const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
-  console.log(
-    `quantize ${tensor.dims.join(' ')} ${tensor.type} to ${bits} bits ${ms.toFixed(3)} ${Math.round(bytes / ms / 1e6)} ${Math.round(bytes / copyMs / 1e6)} ${(copyMs / ms).toFixed(2)}`,
-  );
+  tell(device, { dims: tensor.dims, type: tensor.type, bits }, { ms, bytes, copyMs });
 }
 
 /** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. paper-int8 reads K once, whose means it leaves. */
