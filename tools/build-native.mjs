@@ -25,13 +25,12 @@ const QUICK_ARCHITECTURES = '80-real;90a-real';
 export async function buildNative(packageDir, { retryFailed = true, quick = false } = {}) {
   const directory = resolve(root, packageDir);
   const name = relative(root, directory);
-  const sources = [join(directory, 'CMakeLists.txt'), join(directory, 'native')];
-  if (!sources.every((path) => existsSync(path))) {
+  const sources = sourcesIn(directory);
+  if (!existsSync(join(directory, 'native'))) {
     return { state: 'skipped', message: `${name} has no native sources yet: using the portable TypeScript backend.` };
   }
 
   const cuda = existsSync(join(directory, 'kernels'));
-  if (cuda) sources.push(join(directory, 'kernels'));
   if (cuda && !runs('nvcc')) return { state: 'skipped', message: `No nvcc here: ${name} is not compiled.` };
   const architectures = cuda ? (process.env.CUDAARCHS ?? (quick ? QUICK_ARCHITECTURES : '')) : undefined;
 
@@ -53,20 +52,30 @@ export async function buildNative(packageDir, { retryFailed = true, quick = fals
   }
 
   say(`compiling the native addon${cuda ? ' for CUDA, some minutes' : ''}…`);
-  const args = [
-    'compile',
-    '--directory',
-    directory,
-    '--config',
-    'Release',
-    '--parallel',
-    String(availableParallelism()),
-  ];
+  const where = ['--directory', directory, '--config', 'Release'];
   const options = architectures ? { env: { CUDAARCHS: architectures } } : {};
-  const { status, output } = await runTool('cmake-js/bin/cmake-js', args, options);
+  const cmake = (...args) => runTool('cmake-js/bin/cmake-js', [...args, ...where], options);
+  // A folder that was configured once is not configured again by compiling, whatever architectures are asked for now.
+  const configured = cuda ? await cmake('configure') : { status: 0 };
+  const { status, output } =
+    configured.status === 0 ? await cmake('compile', '--parallel', String(availableParallelism())) : configured;
   const succeeded = status === 0 && addonsIn(directory).length > 0;
   writeStamp(stampFile, succeeded ? stamp : `failed ${stamp}`);
   return succeeded ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
+}
+
+/** Whether the addon of a package is there, compiled from the sources as they are, for CUDA for every architecture. */
+export function isNativeBuilt(packageDir) {
+  const directory = resolve(root, packageDir);
+  const sources = sourcesIn(directory);
+  const stamp = existsSync(join(directory, 'kernels')) ? contentHash(sources, '') : contentHash(sources);
+  return readStamp(join(directory, 'build', 'native-stamp')) === stamp && addonsIn(directory).length > 0;
+}
+
+function sourcesIn(directory) {
+  return ['CMakeLists.txt', 'native', 'kernels']
+    .map((name) => join(directory, name))
+    .filter((path) => existsSync(path));
 }
 
 function addonsIn(directory) {
