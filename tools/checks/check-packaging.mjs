@@ -3,9 +3,10 @@
 // work, a dependency without a reason.
 //   node tools/checks/check-packaging.mjs            the checks
 //   node tools/checks/check-packaging.mjs --update   writes the lists of files anew
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { isNativeBuilt } from '../build-native.mjs';
 import { root, run, runTool } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
 import { checkInstall } from './check-install.mjs';
@@ -34,15 +35,18 @@ try {
 for (const problem of problems) console.log(problem);
 process.exitCode = problems.length > 0 ? 1 : 0;
 
-/** A platform's package can only be packed on that platform, and with a compiler. */
+/** A platform's package can only be packed on that platform, and with an addon compiled for all that it is for. */
 function fitsHere({ name, os, cpu, libc }) {
   if (!os) return true;
   const { glibcVersionRuntime } = process.report.getReport().header;
   const fits =
     os.includes(process.platform) && cpu.includes(process.arch) && (!libc || glibcVersionRuntime !== undefined);
-  const isCompiled = existsSync(join(root, 'packages/kernels-cpu/build/Release/int_flash_cpu.node'));
+  const [, library] = name.match(/^@int-flash\/(kernels-[a-z]+)-/);
+  const isCompiled = isNativeBuilt(`packages/${library}`);
   if (!fits || !isCompiled)
-    console.log(`warning: ${name} is not packed here: ${fits ? 'no addon was compiled' : 'another system'}`);
+    console.log(
+      `warning: ${name} is not packed here: ${fits ? 'its addon was not compiled for all it is for' : 'another system'}`,
+    );
   return fits && isCompiled;
 }
 

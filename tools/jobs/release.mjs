@@ -10,19 +10,20 @@ import { PhaseError, root, run, runTool, say } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
 
 const FOLDER = join(root, 'build', 'release');
+const EVERYTHING = { native: 'required', build: 'js+types', cuda: 'every architecture' };
 
 export async function release(args) {
   const { dryRun, provenance, registry } = optionsOf(args);
   if (provenance) expectRepository();
   if (!dryRun) await expectClean();
-  await prepare({ native: 'required', build: 'js+types' });
+  await prepare(EVERYTHING);
   if (!dryRun && hasChangesets()) {
     await must('changeset version', runTool('@changesets/cli/bin.js', ['version']));
     await must(
       'writing the lockfile',
       runTool('pnpm/bin/pnpm.cjs', ['install', '--lockfile-only', '--ignore-scripts']),
     );
-    await prepare({ native: 'required', build: 'js+types' }); // the version is in what is built
+    await prepare(EVERYTHING); // the version is in what is built
   }
   rmSync(FOLDER, { recursive: true, force: true });
   mkdirSync(FOLDER, { recursive: true });

@@ -18,6 +18,7 @@ export const SECTIONS = [
         (name) => [`packages/${name}/README.md`, `packages/${name}`],
       ),
       ['packages/kernels-cpu-linux-x64/README.md', 'packages/kernels-cpu-linux-x64'],
+      ['packages/kernels-cuda-linux-x64/README.md', 'packages/kernels-cuda-linux-x64'],
     ],
   },
   {

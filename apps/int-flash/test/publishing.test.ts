@@ -22,7 +22,8 @@ describe('the order of a release', () => {
         if (names.includes(below)) expect(names.indexOf(below)).toBeLessThan(names.indexOf(manifest.name));
       }
     }
-    expect(names.indexOf('@int-flash/kernels-cpu-linux-x64')).toBeLessThan(names.indexOf('@int-flash/kernels-cpu'));
+    for (const library of ['@int-flash/kernels-cpu', '@int-flash/kernels-cuda'])
+      expect(names.indexOf(`${library}-linux-x64`)).toBeLessThan(names.indexOf(library));
     expect(names.at(-1)).toBe('int-flash');
   });
 

@@ -352,7 +352,6 @@ export type LoadedAddon =
       readonly cause: Error | undefined;
     };
 
-const PLATFORM_PACKAGE = '@int-flash/kernels-cuda-linux-x64';
 let loaded: LoadedAddon | undefined;
 
 /**
@@ -374,7 +373,8 @@ function tryCandidates(given: string | undefined): LoadedAddon {
         () => {
           if (process.platform !== 'linux' || process.arch !== 'x64') return undefined;
           try {
-            return { addon: require(PLATFORM_PACKAGE), path: PLATFORM_PACKAGE };
+            // A literal, so that bundlers see it.
+            return { addon: require('@int-flash/kernels-cuda-linux-x64'), path: '@int-flash/kernels-cuda-linux-x64' };
           } catch (error) {
             if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined;
             throw error;
