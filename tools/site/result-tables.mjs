@@ -145,6 +145,22 @@ const TABLES = {
       rows[0],
     );
   },
+  'llama-cpp': () => {
+    const rows = read('cpu/llama-cpp.jsonl', { bench: 'llama-cpp' });
+    return table(
+      ['shapes of', 'read', 'llama.cpp', 'times', 'written', 'llama.cpp', 'times'],
+      rows.map((row) => [
+        row.model,
+        ...['prefill', 'decode'].flatMap((what) => [
+          row[`${what}TokensPerSecond`].toFixed(0),
+          row[`${what}Peer`].toFixed(0),
+          row[`${what}TimesPeer`].toFixed(2),
+        ]),
+      ]),
+      rows[0],
+      `tokens a second, of a prompt of ${rows[0].prompt} and after it`,
+    );
+  },
   'gpu-forward': () => {
     const rows = read('h200/attention-forward.jsonl', { bench: 'attention-forward' });
     const shapes = rows.filter(({ variant, entry }) => variant === 'full-int8' && entry === 'kernel');

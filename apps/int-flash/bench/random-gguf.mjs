@@ -1,0 +1,140 @@
+// A GGUF file of random weights for another runtime's benchmark: a Llama of some shape, every matrix in Q8_0, norms of ones, a vocabulary that says nothing.
+import { closeSync, openSync, writeSync } from 'node:fs';
+
+const TYPES = { uint32: 4, int32: 5, float32: 6, string: 8, list: 9 };
+const F32 = 0;
+const Q8_0 = { type: 8, numbers: 32, bytes: 34 };
+const ALIGNMENT = 32;
+
+/**
+ * @typedef {{ vocab: number, hidden: number, layers: number, heads: number, kvHeads: number, headDim: number, intermediate: number }} Shape
+ * @param {string} path
+ * @param {Shape} shape
+ */
+export function writeRandomGguf(path, shape) {
+  const tensors = tensorsOf(shape);
+  const metadata = metadataOf(shape);
+  const head = [Buffer.from('GGUF'), uint32(3), uint64(tensors.length), uint64(metadata.length)];
+  for (const [key, type, value] of metadata) head.push(text(key), typed(type, value));
+  let offset = 0;
+  for (const { name, dims, type, bytes } of tensors) {
+    head.push(text(name), uint32(dims.length), ...dims.map(uint64), uint32(type), uint64(offset));
+    offset += aligned(bytes);
+  }
+  const file = openSync(path, 'w');
+  try {
+    writeAligned(file, [Buffer.concat(head)]);
+    const codes = randomBlocks(4096);
+    for (const { type, bytes } of tensors) writeAligned(file, type === F32 ? [ones(bytes)] : repeated(codes, bytes));
+  } finally {
+    closeSync(file);
+  }
+}
+
+function metadataOf({ vocab, hidden, layers, heads, kvHeads, headDim, intermediate }) {
+  const llama = {
+    block_count: layers,
+    context_length: 4096,
+    embedding_length: hidden,
+    feed_forward_length: intermediate,
+  };
+  const attention = { head_count: heads, head_count_kv: kvHeads, key_length: headDim, value_length: headDim };
+  return [
+    ['general.architecture', 'string', 'llama'],
+    ...Object.entries(llama).map(([key, value]) => [`llama.${key}`, 'uint32', value]),
+    ...Object.entries(attention).map(([key, value]) => [`llama.attention.${key}`, 'uint32', value]),
+    ['llama.attention.layer_norm_rms_epsilon', 'float32', 1e-5],
+    ['llama.rope.dimension_count', 'uint32', headDim],
+    ['tokenizer.ggml.model', 'string', 'gpt2'],
+    ['tokenizer.ggml.pre', 'string', 'default'],
+    ['tokenizer.ggml.tokens', 'string', Array.from({ length: vocab }, (_, id) => (id < 256 ? byteName(id) : `t${id}`))],
+    ['tokenizer.ggml.token_type', 'int32', new Array(vocab).fill(1)],
+    ['tokenizer.ggml.merges', 'string', ['t t']],
+    ['tokenizer.ggml.bos_token_id', 'uint32', 0],
+    ['tokenizer.ggml.eos_token_id', 'uint32', 1],
+  ];
+}
+
+/** What byte-level BPE calls a byte: printable ones are themselves. */
+function byteName(byte) {
+  const isPrintable = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+  return String.fromCharCode(isPrintable ? byte : 256 + byte);
+}
+
+function tensorsOf({ vocab, hidden, layers, heads, kvHeads, headDim, intermediate }) {
+  const matrix = (name, rows, cols) => ({
+    name: `${name}.weight`,
+    dims: [cols, rows],
+    type: Q8_0.type,
+    bytes: ((rows * cols) / Q8_0.numbers) * Q8_0.bytes,
+  });
+  const gain = (name) => ({ name: `${name}.weight`, dims: [hidden], type: F32, bytes: 4 * hidden });
+  return [
+    matrix('token_embd', vocab, hidden), // the output layer's too
+    gain('output_norm'),
+    ...Array.from({ length: layers }, (_, layer) => `blk.${layer}`).flatMap((layer) => [
+      gain(`${layer}.attn_norm`),
+      matrix(`${layer}.attn_q`, heads * headDim, hidden),
+      matrix(`${layer}.attn_k`, kvHeads * headDim, hidden),
+      matrix(`${layer}.attn_v`, kvHeads * headDim, hidden),
+      matrix(`${layer}.attn_output`, hidden, heads * headDim),
+      gain(`${layer}.ffn_norm`),
+      matrix(`${layer}.ffn_gate`, intermediate, hidden),
+      matrix(`${layer}.ffn_up`, intermediate, hidden),
+      matrix(`${layer}.ffn_down`, hidden, intermediate),
+    ]),
+  ];
+}
+
+/** Blocks of Q8_0: a float16 scale of some 2^-11, then 32 codes. */
+function randomBlocks(count) {
+  const blocks = Buffer.alloc(count * Q8_0.bytes);
+  let state = 1;
+  for (let i = 0; i < blocks.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    blocks[i] = state >>> 24;
+  }
+  for (let block = 0; block < count; block++) blocks.writeUInt16LE(0x1000 + (block % 64), block * Q8_0.bytes);
+  return blocks;
+}
+
+function* repeated(buffer, bytes) {
+  for (let left = bytes; left > 0; left -= buffer.length) yield buffer.subarray(0, left);
+}
+
+function ones(bytes) {
+  return Buffer.from(new Float32Array(bytes / 4).fill(1).buffer);
+}
+
+function writeAligned(file, buffers) {
+  let written = 0;
+  for (const buffer of buffers) written += writeSync(file, buffer);
+  writeSync(file, Buffer.alloc(aligned(written) - written));
+}
+
+function aligned(bytes) {
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+}
+
+function typed(type, value) {
+  if (!Array.isArray(value)) return Buffer.concat([uint32(TYPES[type]), scalar(type, value)]);
+  const about = [uint32(TYPES.list), uint32(TYPES[type]), uint64(value.length)];
+  return Buffer.concat(about.concat(value.map((each) => scalar(type, each))));
+}
+
+function scalar(type, value) {
+  if (type === 'string') return text(value);
+  return Buffer.from((type === 'float32' ? Float32Array : Uint32Array).of(value).buffer);
+}
+
+function text(value) {
+  return Buffer.concat([uint64(Buffer.byteLength(value)), Buffer.from(value)]);
+}
+
+function uint32(value) {
+  return Buffer.from(Uint32Array.of(value).buffer);
+}
+
+function uint64(value) {
+  return Buffer.from(BigUint64Array.of(BigInt(value)).buffer);
+}
