@@ -48,6 +48,7 @@ const BLOCK = 32; // of Q8_0 and Q4_0
 const Q8_BYTES = 34; // float16 scale, 32 codes
 const Q4_BYTES = 18; // float16 scale, 16 bytes of two codes
 const Q4_ZERO = 8;
+const TWO_ZEROS = 0x88; // in both halves of a byte
 
 /** All numbers of a tensor as float32. @param bytes whole blocks, at an even address. */
 export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float32Array {
@@ -114,6 +115,26 @@ export function exactInt8Rows(
     }
   }
   return { codes, scales };
+}
+
+/**
+ * The INT4 weights that a Q4_0 tensor is, in groups of 32: codes in two's complement, neighbours in a byte, the first in its low half. Scales may be
+ * negative: ggml has the largest number of a block as -8 times its scale.
+ */
+export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Float32Array } {
+  const count = bytes.length / Q4_BYTES;
+  const packed = new Uint8Array((count * BLOCK) / 2);
+  const scales = new Float32Array(count);
+  for (let block = 0, from = 0, to = 0; block < count; block++, from += Q4_BYTES, to += BLOCK / 2) {
+    scales[block] = scaleAt(bytes, from);
+    for (let i = 0; i < BLOCK / 4; i++) {
+      const first = bytes[from + 2 + 2 * i]! ^ TWO_ZEROS; // code - 8 in four bits is code with its highest bit turned
+      const second = bytes[from + 3 + 2 * i]! ^ TWO_ZEROS;
+      packed[to + i] = (first & 15) | (second << 4);
+      packed[to + BLOCK / 4 + i] = (first >> 4) | (second & 0xf0);
+    }
+  }
+  return { packed, scales };
 }
 
 function scaleAt(bytes: Uint8Array, at: number): number {

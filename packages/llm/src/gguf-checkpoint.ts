@@ -1,6 +1,6 @@
 import { IntFlashError, type LinearWeights } from '@int-flash/ops';
 import type { CheckpointOptions } from './checkpoint.js';
-import { exactInt8Rows } from './ggml-types.js';
+import { exactInt8Rows, int4Groups } from './ggml-types.js';
 import { readGgufArchitecture, readGgufConfig } from './gguf-config.js';
 import { GgufFile } from './gguf-file.js';
 import type { GgufEntry } from './gguf-header.js';
@@ -94,12 +94,11 @@ export class GgufCheckpoint implements WeightSource {
     const entry = this.#find(name);
     expectShape(name, entry, shape);
     const values = await this.#file.readFloats(entry, this.#reading());
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) throw fault(name, `Expected ${quote(entry.name)} to be finite, got ${values[bad]} at element ${bad}`);
+    expectFinite(name, entry, values, 'element');
     return this.#inOrder(name, values, shape);
   }
 
-  /** Q8_0 stays INT8 where its rows have one scale each, which is what this project writes; else it is widened, like Q4_0. */
+  /** Q4_0 stays INT4. Q8_0 stays INT8 where its rows have one scale each, which is what this project writes; else it is widened. */
   async readLinear(name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
     if (!bias && this.#file.entry(ggufName(`${name}.bias`))) {
       throw fault(`${name}.bias`, `Expected ${quote(name)} without a bias, got one`);
@@ -115,6 +114,12 @@ export class GgufCheckpoint implements WeightSource {
         const codes = this.#inOrder(weight, exact.codes, [rows, cols]);
         return { ...common, type: 'int8', codes, scales: this.#inOrder(weight, exact.scales, [rows]) };
       }
+    }
+    if (entry.type.name === 'Q4_0') {
+      const { packed, scales } = int4Groups(await this.#file.readBytes(entry, this.#reading()));
+      expectFinite(weight, entry, scales, 'scale');
+      const ordered = { packed: this.#inOrder(weight, packed, [rows]), scales: this.#inOrder(weight, scales, [rows]) };
+      return { ...common, type: 'int4', group: 32, ...ordered };
     }
     return { ...common, type: 'fp32', weights: await this.readFloats(weight, [rows, cols]) };
   }
@@ -145,7 +150,7 @@ export class GgufCheckpoint implements WeightSource {
   }
 
   /** Rows of Q and K back to where transformers has them: of a head, first the even ones, then the odd ones. */
-  #inOrder<T extends Float32Array | Int8Array>(name: string, values: T, shape: readonly number[]): T {
+  #inOrder<T extends Float32Array | Int8Array | Uint8Array>(name: string, values: T, shape: readonly number[]): T {
     const [, which] = REORDERED.exec(name) ?? [];
     if (!this.#reorders || !which) return values;
     const { headDim } = this.config;
@@ -169,6 +174,11 @@ export function ggufName(name: string): string {
   const stored = layer === undefined ? OUTER_PARTS[part ?? ''] : LAYER_PARTS[inner!];
   if (stored === undefined) throw fault(name, `Expected a part that GGUF has, got ${quote(name)}`);
   return layer === undefined ? `${stored}.${kind}` : `blk.${layer}.${stored}.${kind}`;
+}
+
+function expectFinite(name: string, entry: GgufEntry, values: Float32Array, what: string): void {
+  const bad = values.findIndex((value) => !Number.isFinite(value));
+  if (bad >= 0) throw fault(name, `Expected ${quote(entry.name)} to be finite, got ${values[bad]} at ${what} ${bad}`);
 }
 
 function expectShape(name: string, { shape }: GgufEntry, wanted: readonly number[]): void {

@@ -2,9 +2,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { dequantizePerGroupInt4 } from '@int-flash/quant';
 import { relativeL2 } from '@int-flash/reference';
 import { afterAll, describe, expect, it } from 'vitest';
-import { dequantizeGgml, exactInt8Rows } from '../src/ggml-types.js';
+import { dequantizeGgml, exactInt8Rows, int4Groups } from '../src/ggml-types.js';
 import { GgufCheckpoint } from '../src/gguf-checkpoint.js';
 import { GgufMetadata } from '../src/gguf-metadata.js';
 import { readGgufTokenizer } from '../src/gguf-tokenizer.js';
@@ -38,6 +39,14 @@ describe('ggml blocks', () => {
     expect(dequantizeGgml('F32', GGML.f32.encode(numbers))).toEqual(numbers);
     expect(dequantizeGgml('F16', GGML.f16.encode(numbers))).toEqual(numbers);
     expect(dequantizeGgml('BF16', GGML.bf16.encode(numbers))).toEqual(numbers);
+  });
+
+  it('Q4_0 is INT4 in groups of 32, whatever the sign of its scales', () => {
+    const bytes = Uint8Array.from({ length: 4 * 18 }, (_, i) => (i * 37 + 11) & 255);
+    for (const [block, scale] of [0x3800, 0xb400, 0x0000, 0xbc01].entries())
+      bytes.set([scale & 255, scale >> 8], block * 18); // 0.5, -0.25, 0, a little below -1
+    const { packed, scales } = int4Groups(bytes);
+    expect(dequantizePerGroupInt4({ packed, scales, group: 32 })).toEqual(dequantizeGgml('Q4_0', bytes));
   });
 
   it('Q8_0 is INT8 rows exactly where a row has one scale and no -128', () => {
@@ -96,6 +105,23 @@ describe('models', () => {
       expect(error, name).toBeGreaterThanOrEqual(least);
       expect(error, name).toBeLessThanOrEqual(largest);
     }
+  });
+
+  it('Q4_0 stays INT4, with the logits of the widened weights but for activations in INT8', async () => {
+    const path = store(await convertToGguf(`${goldens}llama`, 'q4_0', { architecture: 'llama' }), 'stays.gguf');
+    await using source = await GgufCheckpoint.open(path);
+    const { hiddenSize, heads, headDim } = source.config;
+    const shape = { rows: heads * headDim, cols: hiddenSize, bias: false };
+    const name = 'model.layers.1.self_attn.q_proj';
+    const linear = await source.readLinear(name, shape);
+    expect(linear.type).toBe('int4');
+    const widened = linear.type === 'int4' ? dequantizePerGroupInt4(linear) : undefined;
+    expect(widened).toEqual(await source.readFloats(`${name}.weight`, [shape.rows, shape.cols]));
+    const floats = { attention: 'fp32', kvCacheDtype: 'fp32' } as const;
+    await using exact = await loadModel(path, { ...floats, linear: 'fp32' });
+    await using coded = await loadModel(path, floats);
+    const ids = [5, 9, 2, 7, 11, 3];
+    expect(relativeL2(await coded.logits(ids), await exact.logits(ids))).toBeLessThan(0.02);
   });
 
   it('the shipped model as Q8_0 stays INT8, writes the same greedy text and has the same logits', async () => {
