@@ -124,6 +124,11 @@ export class GgufCheckpoint implements WeightSource {
     return { ...common, type: 'fp32', weights: await this.readFloats(weight, [rows, cols]) };
   }
 
+  /** Q8_0, which has a scale for 32 codes. */
+  isNearlyInt8(name: string): boolean {
+    return this.#find(`${name}.weight`).type.name === 'Q8_0';
+  }
+
   close(): Promise<void> {
     return this.#file.close();
   }

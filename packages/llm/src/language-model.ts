@@ -53,7 +53,7 @@ export interface LoadOptions {
    * answers a little. Floats have no scales: `channel` is refused where `kvCacheDtype` is one of those, and makes no difference to a call that asks for one.
    */
   readonly kvKeyScales?: KeyScales | undefined;
-  /** Arithmetic of the linear layers: `auto` (as stored) by default. The output layer is always fp32. */
+  /** Arithmetic of the linear layers: `auto` (as stored; Q8_0 of GGUF in `int8`) by default. The output layer is always fp32. */
   readonly linear?: LinearChoice | undefined;
   /**
    * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's, or three

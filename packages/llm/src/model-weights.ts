@@ -171,7 +171,8 @@ class WeightLoader {
   async #linear(names: readonly string[], shapes: readonly LinearShape[]): Promise<Linear> {
     const parts: LinearWeights[] = [];
     for (const [i, name] of names.entries()) parts.push(await this.checkpoint.readLinear(name, shapes[i]!));
-    return this.#make(parts, this.choice);
+    const isNearlyInt8 = names.every((name) => this.checkpoint.isNearlyInt8?.(name));
+    return this.#make(parts, this.choice === 'auto' && isNearlyInt8 ? 'int8' : this.choice);
   }
 
   #make(parts: readonly LinearWeights[], choice: LinearChoice): Linear {

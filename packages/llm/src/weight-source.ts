@@ -31,6 +31,8 @@ export interface WeightSource {
   readFloats(name: string, shape: readonly number[]): Promise<Float32Array>;
   /** The linear layer `name`, weights as [rows, cols]. */
   readLinear(name: string, shape: LinearShape): Promise<LinearWeights>;
+  /** Whether the linear layer `name` is stored in 8 bits that are not INT8 rows, so that `auto` makes such rows of it. */
+  isNearlyInt8?(name: string): boolean;
   /** Twice is a no-op. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;

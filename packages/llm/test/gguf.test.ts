@@ -124,6 +124,17 @@ describe('models', () => {
     expect(relativeL2(await coded.logits(ids), await exact.logits(ids))).toBeLessThan(0.02);
   });
 
+  it('Q8_0 becomes INT8 rows, unless floats are asked for', async () => {
+    const path = store(await convertToGguf(`${goldens}llama`, 'q8_0', { architecture: 'llama' }), 'becomes.gguf');
+    const floats = { attention: 'fp32', kvCacheDtype: 'fp32' } as const;
+    await using widened = await loadModel(path, { ...floats, linear: 'fp32' });
+    await using coded = await loadModel(path, floats);
+    const ids = [5, 9, 2, 7, 11, 3];
+    const error = relativeL2(await coded.logits(ids), await widened.logits(ids));
+    expect(error).toBeGreaterThan(0.001); // what INT8 weights and activations cost a model as small
+    expect(error).toBeLessThan(0.03);
+  });
+
   it('the shipped model as Q8_0 stays INT8, writes the same greedy text and has the same logits', async () => {
     const bytes = await convertToGguf(demo, 'int8-rows', {
       architecture: 'llama',
