@@ -1,4 +1,4 @@
-import { float16BitsToNumber, toFloat32 } from '@int-flash/ops';
+import { toFloat32 } from '@int-flash/ops';
 
 /** A tensor type of ggml: blocks of `elements` numbers in `bytes` bytes. */
 export interface GgmlType {
@@ -69,23 +69,27 @@ export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float
 /** `x = scale · code`, a scale for 32 codes. */
 function dequantizeQ8(bytes: Uint8Array): Float32Array {
   const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
-  const out = new Float32Array((bytes.length / Q8_BYTES) * BLOCK);
-  for (let block = 0, from = 0; from < bytes.length; block++, from += Q8_BYTES) {
-    const scale = scaleAt(bytes, from);
-    for (let i = 0; i < BLOCK; i++) out[block * BLOCK + i] = scale * codes[from + 2 + i]!;
+  const scales = blockScales(bytes, Q8_BYTES);
+  const out = new Float32Array(scales.length * BLOCK);
+  for (let block = 0, from = 2; block < scales.length; block++, from += Q8_BYTES) {
+    const scale = scales[block]!;
+    const to = block * BLOCK;
+    for (let i = 0; i < BLOCK; i++) out[to + i] = scale * codes[from + i]!;
   }
   return out;
 }
 
 /** `x = scale · (code - 8)`; byte i of a block holds element i in its low and element i + 16 in its high half. */
 function dequantizeQ4(bytes: Uint8Array): Float32Array {
-  const out = new Float32Array((bytes.length / Q4_BYTES) * BLOCK);
-  for (let block = 0, from = 0; from < bytes.length; block++, from += Q4_BYTES) {
-    const scale = scaleAt(bytes, from);
+  const scales = blockScales(bytes, Q4_BYTES);
+  const out = new Float32Array(scales.length * BLOCK);
+  for (let block = 0, from = 2; block < scales.length; block++, from += Q4_BYTES) {
+    const scale = scales[block]!;
+    const to = block * BLOCK;
     for (let i = 0; i < BLOCK / 2; i++) {
-      const pair = bytes[from + 2 + i]!;
-      out[block * BLOCK + i] = scale * ((pair & 15) - Q4_ZERO);
-      out[block * BLOCK + BLOCK / 2 + i] = scale * ((pair >> 4) - Q4_ZERO);
+      const pair = bytes[from + i]!;
+      out[to + i] = scale * ((pair & 15) - Q4_ZERO);
+      out[to + BLOCK / 2 + i] = scale * ((pair >> 4) - Q4_ZERO);
     }
   }
   return out;
@@ -101,18 +105,15 @@ export function exactInt8Rows(
   cols: number,
 ): { codes: Int8Array; scales: Float32Array } | undefined {
   const blocks = cols / BLOCK;
+  const given = blockScales(bytes, Q8_BYTES);
   const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  const scales = Float32Array.from({ length: rows }, (_, row) => given[row * blocks]!);
+  if (!given.every((scale, block) => scale > 0 && scale === scales[Math.floor(block / blocks)])) return undefined;
   const codes = new Int8Array(rows * cols);
-  const scales = new Float32Array(rows);
-  for (let row = 0, from = 0; row < rows; row++) {
-    scales[row] = scaleAt(bytes, from);
-    if (!(scales[row]! > 0)) return undefined;
-    for (let block = 0; block < blocks; block++, from += Q8_BYTES) {
-      if (scaleAt(bytes, from) !== scales[row]) return undefined;
-      const part = signed.subarray(from + 2, from + Q8_BYTES);
-      if (part.includes(-128)) return undefined;
-      codes.set(part, row * cols + block * BLOCK);
-    }
+  for (let block = 0; block < given.length; block++) {
+    const part = signed.subarray(block * Q8_BYTES + 2, (block + 1) * Q8_BYTES);
+    if (part.includes(-128)) return undefined;
+    codes.set(part, block * BLOCK);
   }
   return { codes, scales };
 }
@@ -122,14 +123,12 @@ export function exactInt8Rows(
  * negative: ggml has the largest number of a block as -8 times its scale.
  */
 export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Float32Array } {
-  const count = bytes.length / Q4_BYTES;
-  const packed = new Uint8Array((count * BLOCK) / 2);
-  const scales = new Float32Array(count);
-  for (let block = 0, from = 0, to = 0; block < count; block++, from += Q4_BYTES, to += BLOCK / 2) {
-    scales[block] = scaleAt(bytes, from);
+  const scales = blockScales(bytes, Q4_BYTES);
+  const packed = new Uint8Array((scales.length * BLOCK) / 2);
+  for (let from = 2, to = 0; to < packed.length; from += Q4_BYTES, to += BLOCK / 2) {
     for (let i = 0; i < BLOCK / 4; i++) {
-      const first = bytes[from + 2 + 2 * i]! ^ TWO_ZEROS; // code - 8 in four bits is code with its highest bit turned
-      const second = bytes[from + 3 + 2 * i]! ^ TWO_ZEROS;
+      const first = bytes[from + 2 * i]! ^ TWO_ZEROS; // code - 8 in four bits is code with its highest bit turned
+      const second = bytes[from + 2 * i + 1]! ^ TWO_ZEROS;
       packed[to + i] = (first & 15) | (second << 4);
       packed[to + BLOCK / 4 + i] = (first >> 4) | (second & 0xf0);
     }
@@ -137,8 +136,12 @@ export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Flo
   return { packed, scales };
 }
 
-function scaleAt(bytes: Uint8Array, at: number): number {
-  return float16BitsToNumber(bytes[at]! | (bytes[at + 1]! << 8));
+/** The float16 that each block of `size` bytes begins with. */
+function blockScales(bytes: Uint8Array, size: number): Float32Array {
+  const bits = new Uint16Array(bytes.length / size);
+  for (let block = 0, at = 0; block < bits.length; block++, at += size)
+    bits[block] = bytes[at]! | (bytes[at + 1]! << 8);
+  return toFloat32(bits, 'float16');
 }
 
 function words(bytes: Uint8Array): Uint16Array {

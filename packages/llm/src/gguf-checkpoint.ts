@@ -182,8 +182,10 @@ export function ggufName(name: string): string {
 }
 
 function expectFinite(name: string, entry: GgufEntry, values: Float32Array, what: string): void {
-  const bad = values.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) throw fault(name, `Expected ${quote(entry.name)} to be finite, got ${values[bad]} at ${what} ${bad}`);
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i]))
+      throw fault(name, `Expected ${quote(entry.name)} to be finite, got ${values[i]} at ${what} ${i}`);
+  }
 }
 
 function expectShape(name: string, { shape }: GgufEntry, wanted: readonly number[]): void {
