@@ -1,4 +1,6 @@
 import { toFloat32 } from '@int-flash/ops';
+import { blockFloats } from './ggml-blocks.js';
+import { dequantizeQ4K, dequantizeQ5K, dequantizeQ6K } from './ggml-k-quants.js';
 
 /** A tensor type of ggml: blocks of `elements` numbers in `bytes` bytes. */
 export interface GgmlType {
@@ -41,13 +43,15 @@ export const GGML_TYPES: Readonly<Record<number, GgmlType>> = {
 };
 
 /** The types whose numbers can be read; the others can only be listed. */
-export const READABLE_GGML_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'] as const;
+export const READABLE_GGML_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q5_K', 'Q4_K', 'Q5_0', 'Q4_0'] as const;
 export type ReadableGgmlType = (typeof READABLE_GGML_TYPES)[number];
 
-const BLOCK = 32; // of Q8_0 and Q4_0
+const BLOCK = 32; // of Q8_0, Q5_0 and Q4_0
 const Q8_BYTES = 34; // float16 scale, 32 codes
 const Q4_BYTES = 18; // float16 scale, 16 bytes of two codes
 const Q4_ZERO = 8;
+const Q5_BYTES = 22; // float16 scale, 4 bytes with each code's fifth bit, 16 with the others
+const Q5_ZERO = 16;
 const TWO_ZEROS = 0x88; // in both halves of a byte
 
 /** All numbers of a tensor as float32. @param bytes whole blocks, at an even address. */
@@ -61,6 +65,14 @@ export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float
       return toFloat32(words(bytes), 'bfloat16');
     case 'Q8_0':
       return dequantizeQ8(bytes);
+    case 'Q6_K':
+      return dequantizeQ6K(bytes);
+    case 'Q5_K':
+      return dequantizeQ5K(bytes);
+    case 'Q4_K':
+      return dequantizeQ4K(bytes);
+    case 'Q5_0':
+      return dequantizeQ5(bytes);
     case 'Q4_0':
       return dequantizeQ4(bytes);
   }
@@ -69,7 +81,7 @@ export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float
 /** `x = scale · code`, a scale for 32 codes. */
 function dequantizeQ8(bytes: Uint8Array): Float32Array {
   const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
-  const scales = blockScales(bytes, Q8_BYTES);
+  const scales = blockFloats(bytes, Q8_BYTES);
   const out = new Float32Array(scales.length * BLOCK);
   for (let block = 0, from = 2; block < scales.length; block++, from += Q8_BYTES) {
     const scale = scales[block]!;
@@ -79,9 +91,26 @@ function dequantizeQ8(bytes: Uint8Array): Float32Array {
   return out;
 }
 
+/** `x = scale · (code - 16)`; the low four bits as in Q4_0, the fifth of element i in bit i of the 4 bytes before them. */
+function dequantizeQ5(bytes: Uint8Array): Float32Array {
+  const scales = blockFloats(bytes, Q5_BYTES);
+  const out = new Float32Array(scales.length * BLOCK);
+  const fifth = (from: number, i: number) => ((bytes[from + (i >> 3)]! >> (i & 7)) & 1) << 4;
+  for (let block = 0, from = 2; block < scales.length; block++, from += Q5_BYTES) {
+    const scale = scales[block]!;
+    const to = block * BLOCK;
+    for (let i = 0; i < BLOCK / 2; i++) {
+      const pair = bytes[from + 4 + i]!;
+      out[to + i] = scale * (((pair & 15) | fifth(from, i)) - Q5_ZERO);
+      out[to + BLOCK / 2 + i] = scale * (((pair >> 4) | fifth(from, i + BLOCK / 2)) - Q5_ZERO);
+    }
+  }
+  return out;
+}
+
 /** `x = scale · (code - 8)`; byte i of a block holds element i in its low and element i + 16 in its high half. */
 function dequantizeQ4(bytes: Uint8Array): Float32Array {
-  const scales = blockScales(bytes, Q4_BYTES);
+  const scales = blockFloats(bytes, Q4_BYTES);
   const out = new Float32Array(scales.length * BLOCK);
   for (let block = 0, from = 2; block < scales.length; block++, from += Q4_BYTES) {
     const scale = scales[block]!;
@@ -105,7 +134,7 @@ export function exactInt8Rows(
   cols: number,
 ): { codes: Int8Array; scales: Float32Array } | undefined {
   const blocks = cols / BLOCK;
-  const given = blockScales(bytes, Q8_BYTES);
+  const given = blockFloats(bytes, Q8_BYTES);
   const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
   const scales = Float32Array.from({ length: rows }, (_, row) => given[row * blocks]!);
   if (!given.every((scale, block) => scale > 0 && scale === scales[Math.floor(block / blocks)])) return undefined;
@@ -123,7 +152,7 @@ export function exactInt8Rows(
  * negative: ggml has the largest number of a block as -8 times its scale.
  */
 export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Float32Array } {
-  const scales = blockScales(bytes, Q4_BYTES);
+  const scales = blockFloats(bytes, Q4_BYTES);
   const packed = new Uint8Array((scales.length * BLOCK) / 2);
   for (let from = 2, to = 0; to < packed.length; from += Q4_BYTES, to += BLOCK / 2) {
     for (let i = 0; i < BLOCK / 4; i++) {
@@ -134,14 +163,6 @@ export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Flo
     }
   }
   return { packed, scales };
-}
-
-/** The float16 that each block of `size` bytes begins with. */
-function blockScales(bytes: Uint8Array, size: number): Float32Array {
-  const bits = new Uint16Array(bytes.length / size);
-  for (let block = 0, at = 0; block < bits.length; block++, at += size)
-    bits[block] = bytes[at]! | (bytes[at + 1]! << 8);
-  return toFloat32(bits, 'float16');
 }
 
 function words(bytes: Uint8Array): Uint16Array {

@@ -31,7 +31,7 @@ const OUTER_PARTS: Readonly<Record<string, string>> = {
 /** The rotary embedding of llama.cpp's `llama` turns neighbouring channels, so its converter reorders these rows. */
 const REORDERED = /\.self_attn\.([qk])_proj\.(weight|bias)$/;
 
-/** The weights in a GGUF file (F32, F16, BF16, Q8_0, Q4_0), under transformers' names and in its order. */
+/** The weights in a GGUF file (READABLE_GGML_TYPES), under transformers' names and in its order. */
 export class GgufCheckpoint implements WeightSource {
   readonly folder: string;
   readonly config: ModelConfig;
@@ -124,9 +124,9 @@ export class GgufCheckpoint implements WeightSource {
     return { ...common, type: 'fp32', weights: await this.readFloats(weight, [rows, cols]) };
   }
 
-  /** Q8_0, which has a scale for 32 codes. */
+  /** Types of up to 8 bits that no kernel computes with as they are: they have scales for 16 or 32 codes, some of them minima. */
   isNearlyInt8(name: string): boolean {
-    return this.#find(`${name}.weight`).type.name === 'Q8_0';
+    return ['Q8_0', 'Q6_K', 'Q5_K', 'Q4_K', 'Q5_0'].includes(this.#find(`${name}.weight`).type.name);
   }
 
   close(): Promise<void> {

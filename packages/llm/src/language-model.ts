@@ -53,7 +53,7 @@ export interface LoadOptions {
    * answers a little. Floats have no scales: `channel` is refused where `kvCacheDtype` is one of those, and makes no difference to a call that asks for one.
    */
   readonly kvKeyScales?: KeyScales | undefined;
-  /** Arithmetic of the linear layers: `auto` (as stored; Q8_0 of GGUF in `int8`) by default. The output layer is always fp32. */
+  /** Arithmetic of the linear layers: `auto` (as stored; quantized GGUF but Q4_0 in `int8`) by default. The output layer is always fp32. */
   readonly linear?: LinearChoice | undefined;
   /**
    * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's, or three
@@ -112,7 +112,7 @@ const LOAD_KEYS = [
 
 /**
  * Loads a model: a folder in Hugging Face format (Llama, Mistral, Qwen2, Qwen3 or GPT-2, float or INT8 weights), or a GGUF file (Llama,
- * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0 or Q4_0).
+ * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0 or Q4_0).
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_TOKENIZER`, `ERR_UNSUPPORTED`, `ERR_ARG_*`; `loadSignal.reason`.
  */

@@ -49,6 +49,45 @@ describe('ggml blocks', () => {
     expect(dequantizePerGroupInt4({ packed, scales, group: 32 })).toEqual(dequantizeGgml('Q4_0', bytes));
   });
 
+  it('Q5_0, Q4_K, Q5_K and Q6_K stand for the numbers worked out by hand', () => {
+    const q5 = new Uint8Array(22);
+    q5.set([0x00, 0x3c, 0b0000_0010, 0, 0b0000_0001, 0, 0x3f, 0x05]); // scale 1; fifth bits of elements 1 and 16
+    const fives = dequantizeGgml('Q5_0', q5);
+    expect([fives[0], fives[1], fives[16], fives[17]]).toEqual([15 - 16, 21 - 16, 19 - 16, 0 - 16]);
+
+    const [d, dmin] = [
+      [0x00, 0x3c],
+      [0x00, 0x38],
+    ] as const; // 1 and 0.5
+    // Part 0 has scale 3 and minimum 2, part 5 scale 45 and minimum 37: low halves in byte 9, two bits each above bytes 1 and 5.
+    const factors = [3, (45 >> 4) << 6, 0, 0, 2, (37 >> 4) << 6, 0, 0, 0, (45 & 15) | ((37 & 15) << 4), 0, 0];
+    const q4k = new Uint8Array(144);
+    q4k.set([...d, ...dmin, ...factors]);
+    q4k[16] = 0x07; // element 0 of part 0
+    q4k[16 + 2 * 32 + 31] = 0x90; // element 31 of part 5
+    const fours = dequantizeGgml('Q4_K', q4k);
+    expect([fours[0], fours[1], fours[5 * 32 + 31]]).toEqual([3 * 7 - 1, -1, 45 * 9 - 18.5]);
+
+    const q5k = new Uint8Array(176);
+    q5k.set([...d, ...dmin, ...factors]);
+    q5k[16] = 0b0000_0001; // the fifth bit of element 0 of part 0
+    q5k[16 + 31] = 0b0010_0000; // that of element 31 of part 5
+    q5k[48] = 0x07;
+    q5k[48 + 2 * 32 + 31] = 0x90;
+    const fivesK = dequantizeGgml('Q5_K', q5k);
+    expect([fivesK[0], fivesK[1], fivesK[5 * 32 + 31]]).toEqual([3 * 23 - 1, -1, 45 * 25 - 18.5]);
+
+    const q6k = new Uint8Array(210);
+    q6k.set(d, 208);
+    q6k.set([5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfd], 192); // scales: 5 of elements 0 to 15, -3 of 208 to 223
+    q6k[0] = 0x0b;
+    q6k[128] = 0b0000_0011; // element 0: 11 + 48
+    q6k[64 + 20] = 0x60;
+    q6k[128 + 32 + 20] = 0b0010_0000; // element 212, run 2 of the second half: 6 + 32
+    const sixes = dequantizeGgml('Q6_K', q6k);
+    expect([sixes[0], sixes[1], sixes[212], sixes[213]]).toEqual([5 * (59 - 32), 5 * -32, -3 * (38 - 32), -3 * -32]);
+  });
+
   it('Q8_0 is INT8 rows exactly where a row has one scale and no -128', () => {
     const codes = Int8Array.from({ length: 128 }, (_, i) => (i % 255) - 127);
     const scales = Float32Array.of(0.5, 0.25);
@@ -214,12 +253,12 @@ describe('models', () => {
   it('refuses to read a quantization it does not know, but lists it', async () => {
     const bytes = await tinyModel(
       {},
-      { name: 'blk.0.ffn_up.weight', shape: [1, 256], type: 12, bytes: new Uint8Array(144) },
+      { name: 'blk.0.ffn_up.weight', shape: [1, 256], type: 10, bytes: new Uint8Array(84) },
     );
     const files = await openModel(store(bytes));
-    expect(files.weights.entries().find(({ name }) => name === 'blk.0.ffn_up.weight')).toMatchObject({ dtype: 'Q4_K' });
+    expect(files.weights.entries().find(({ name }) => name === 'blk.0.ffn_up.weight')).toMatchObject({ dtype: 'Q2_K' });
     await expect(files.weights.readFloats('model.layers.0.mlp.up_proj.weight', [1, 256])).rejects.toThrow(
-      expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: expect.stringMatching(/got Q4_K/) }),
+      expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: expect.stringMatching(/got Q2_K/) }),
     );
     await files.weights.close();
   });
