@@ -74,8 +74,8 @@ export function dequantizeQ6K(bytes: Uint8Array): Float32Array {
       const low = block + half * 64 + (run & 1) * PART;
       const high = block + Q6_K.high + half * PART;
       const to = index * BLOCK + run * PART;
-      for (let i = 0; i < PART; i++) {
-        const scale = Math.fround(scales[index]! * signed[block + Q6_K.scales + 2 * run + (i >> 4)]!);
+      for (let i = 0, scale = 0; i < PART; i++) {
+        if (i % 16 === 0) scale = Math.fround(scales[index]! * signed[block + Q6_K.scales + 2 * run + i / 16]!);
         const four = (run & 2) === 0 ? bytes[low + i]! & 15 : bytes[low + i]! >> 4;
         const two = (bytes[high + i]! >> (2 * (run & 3))) & 3;
         out[to + i] = scale * ((four | (two << 4)) - 32);

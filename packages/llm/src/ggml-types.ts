@@ -43,16 +43,34 @@ export const GGML_TYPES: Readonly<Record<number, GgmlType>> = {
 };
 
 /** The types whose numbers can be read; the others can only be listed. */
-export const READABLE_GGML_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q5_K', 'Q4_K', 'Q5_0', 'Q4_0'] as const;
+export const READABLE_GGML_TYPES = [
+  'F32',
+  'F16',
+  'BF16',
+  'Q8_0',
+  'Q6_K',
+  'Q5_K',
+  'Q5_1',
+  'Q5_0',
+  'Q4_K',
+  'Q4_1',
+  'Q4_0',
+] as const;
 export type ReadableGgmlType = (typeof READABLE_GGML_TYPES)[number];
 
-const BLOCK = 32; // of Q8_0, Q5_0 and Q4_0
+/** Whether numbers of a type are codes, with scales for some of them together. */
+export function isQuantized(type: GgmlType): boolean {
+  return type.name.startsWith('Q');
+}
+
+const BLOCK = 32; // of all but the K types
 const Q8_BYTES = 34; // float16 scale, 32 codes
-const Q4_BYTES = 18; // float16 scale, 16 bytes of two codes
-const Q4_ZERO = 8;
-const Q5_BYTES = 22; // float16 scale, 4 bytes with each code's fifth bit, 16 with the others
-const Q5_ZERO = 16;
-const TWO_ZEROS = 0x88; // in both halves of a byte
+/** A float16 scale, perhaps a minimum in float16 and each code's fifth bit in 4 bytes, 16 bytes with two codes of 4 bits: at these bytes of a block. */
+const Q4_0 = { bytes: 18, codes: 2, zero: 8 };
+const Q4_1 = { bytes: 20, minimum: 2, codes: 4, zero: 0 };
+const Q5_0 = { bytes: 22, fifth: 2, codes: 6, zero: 16 };
+const Q5_1 = { bytes: 24, minimum: 2, fifth: 4, codes: 8, zero: 0 };
+const TWO_ZEROS = 0x88; // Q4_0's zero in both halves of a byte
 
 /** All numbers of a tensor as float32. @param bytes whole blocks, at an even address. */
 export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float32Array {
@@ -71,10 +89,14 @@ export function dequantizeGgml(type: ReadableGgmlType, bytes: Uint8Array): Float
       return dequantizeQ5K(bytes);
     case 'Q4_K':
       return dequantizeQ4K(bytes);
+    case 'Q5_1':
+      return dequantizeFours(bytes, Q5_1);
     case 'Q5_0':
-      return dequantizeQ5(bytes);
+      return dequantizeFours(bytes, Q5_0);
+    case 'Q4_1':
+      return dequantizeFours(bytes, Q4_1);
     case 'Q4_0':
-      return dequantizeQ4(bytes);
+      return dequantizeFours(bytes, Q4_0);
   }
 }
 
@@ -91,34 +113,26 @@ function dequantizeQ8(bytes: Uint8Array): Float32Array {
   return out;
 }
 
-/** `x = scale · (code - 16)`; the low four bits as in Q4_0, the fifth of element i in bit i of the 4 bytes before them. */
-function dequantizeQ5(bytes: Uint8Array): Float32Array {
-  const scales = blockFloats(bytes, Q5_BYTES);
+/**
+ * `x = scale · (code - zero) + minimum`: byte i of the codes holds element i in its low and element i + 16 in its high half; the fifth bit of element i is
+ * bit i of four bytes.
+ */
+function dequantizeFours(
+  bytes: Uint8Array,
+  layout: { bytes: number; codes: number; zero: number; minimum?: number; fifth?: number },
+): Float32Array {
+  const { zero, minimum, fifth } = layout;
+  const scales = blockFloats(bytes, layout.bytes);
+  const minima = minimum === undefined ? undefined : blockFloats(bytes, layout.bytes, minimum);
   const out = new Float32Array(scales.length * BLOCK);
-  const fifth = (from: number, i: number) => ((bytes[from + (i >> 3)]! >> (i & 7)) & 1) << 4;
-  for (let block = 0, from = 2; block < scales.length; block++, from += Q5_BYTES) {
-    const scale = scales[block]!;
+  for (let block = 0, from = 0; block < scales.length; block++, from += layout.bytes) {
     const to = block * BLOCK;
-    for (let i = 0; i < BLOCK / 2; i++) {
-      const pair = bytes[from + 4 + i]!;
-      out[to + i] = scale * (((pair & 15) | fifth(from, i)) - Q5_ZERO);
-      out[to + BLOCK / 2 + i] = scale * (((pair >> 4) | fifth(from, i + BLOCK / 2)) - Q5_ZERO);
-    }
-  }
-  return out;
-}
-
-/** `x = scale · (code - 8)`; byte i of a block holds element i in its low and element i + 16 in its high half. */
-function dequantizeQ4(bytes: Uint8Array): Float32Array {
-  const scales = blockFloats(bytes, Q4_BYTES);
-  const out = new Float32Array(scales.length * BLOCK);
-  for (let block = 0, from = 2; block < scales.length; block++, from += Q4_BYTES) {
-    const scale = scales[block]!;
-    const to = block * BLOCK;
-    for (let i = 0; i < BLOCK / 2; i++) {
-      const pair = bytes[from + i]!;
-      out[to + i] = scale * ((pair & 15) - Q4_ZERO);
-      out[to + BLOCK / 2 + i] = scale * ((pair >> 4) - Q4_ZERO);
+    for (let i = 0; i < BLOCK; i++) {
+      const pair = bytes[from + layout.codes + (i & 15)]!;
+      const four = i < BLOCK / 2 ? pair & 15 : pair >> 4;
+      const high = fifth === undefined ? 0 : ((bytes[from + fifth + (i >> 3)]! >> (i & 7)) & 1) << 4;
+      const number = scales[block]! * ((four | high) - zero);
+      out[to + i] = minima ? number + minima[block]! : number;
     }
   }
   return out;
@@ -137,7 +151,9 @@ export function exactInt8Rows(
   const given = blockFloats(bytes, Q8_BYTES);
   const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
   const scales = Float32Array.from({ length: rows }, (_, row) => given[row * blocks]!);
-  if (!given.every((scale, block) => scale > 0 && scale === scales[Math.floor(block / blocks)])) return undefined;
+  const isRows = (scale: number, block: number) =>
+    scale > 0 && scale < Infinity && scale === scales[Math.floor(block / blocks)];
+  if (!given.every(isRows)) return undefined;
   const codes = new Int8Array(rows * cols);
   for (let block = 0; block < given.length; block++) {
     const part = signed.subarray(block * Q8_BYTES + 2, (block + 1) * Q8_BYTES);
@@ -152,9 +168,11 @@ export function exactInt8Rows(
  * negative: ggml has the largest number of a block as -8 times its scale.
  */
 export function int4Groups(bytes: Uint8Array): { packed: Uint8Array; scales: Float32Array } {
-  const scales = blockFloats(bytes, Q4_BYTES);
+  const scales = blockFloats(bytes, Q4_0.bytes);
   const packed = new Uint8Array((scales.length * BLOCK) / 2);
-  for (let from = 2, to = 0; to < packed.length; from += Q4_BYTES, to += BLOCK / 2) {
+  for (let block = 0; block < scales.length; block++) {
+    const from = block * Q4_0.bytes + Q4_0.codes;
+    const to = (block * BLOCK) / 2;
     for (let i = 0; i < BLOCK / 4; i++) {
       const first = bytes[from + 2 * i]! ^ TWO_ZEROS; // code - 8 in four bits is code with its highest bit turned
       const second = bytes[from + 2 * i + 1]! ^ TWO_ZEROS;

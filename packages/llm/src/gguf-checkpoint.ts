@@ -1,6 +1,6 @@
 import { IntFlashError, type LinearWeights } from '@int-flash/ops';
 import type { CheckpointOptions } from './checkpoint.js';
-import { exactInt8Rows, int4Groups } from './ggml-types.js';
+import { dequantizeGgml, exactInt8Rows, int4Groups, isQuantized } from './ggml-types.js';
 import { readGgufArchitecture, readGgufConfig } from './gguf-config.js';
 import { GgufFile } from './gguf-file.js';
 import type { GgufEntry } from './gguf-header.js';
@@ -108,12 +108,15 @@ export class GgufCheckpoint implements WeightSource {
     const entry = this.#find(weight);
     expectShape(weight, entry, [rows, cols]);
     if (entry.type.name === 'Q8_0') {
-      const exact = exactInt8Rows(await this.#file.readBytes(entry), rows, cols);
+      const bytes = await this.#file.readBytes(entry, this.#reading());
+      const exact = exactInt8Rows(bytes, rows, cols);
       if (exact) {
-        this.#count(entry.byteLength);
         const codes = this.#inOrder(weight, exact.codes, [rows, cols]);
         return { ...common, type: 'int8', codes, scales: this.#inOrder(weight, exact.scales, [rows]) };
       }
+      const widened = dequantizeGgml('Q8_0', bytes);
+      expectFinite(weight, entry, widened, 'element');
+      return { ...common, type: 'fp32', weights: this.#inOrder(weight, widened, [rows]) };
     }
     if (entry.type.name === 'Q4_0') {
       const { packed, scales } = int4Groups(await this.#file.readBytes(entry, this.#reading()));
@@ -124,9 +127,8 @@ export class GgufCheckpoint implements WeightSource {
     return { ...common, type: 'fp32', weights: await this.readFloats(weight, [rows, cols]) };
   }
 
-  /** Types of up to 8 bits that no kernel computes with as they are: they have scales for 16 or 32 codes, some of them minima. */
-  isNearlyInt8(name: string): boolean {
-    return ['Q8_0', 'Q6_K', 'Q5_K', 'Q4_K', 'Q5_0'].includes(this.#find(`${name}.weight`).type.name);
+  isQuantized(name: string): boolean {
+    return isQuantized(this.#find(`${name}.weight`).type);
   }
 
   close(): Promise<void> {

@@ -171,8 +171,10 @@ class WeightLoader {
   async #linear(names: readonly string[], shapes: readonly LinearShape[]): Promise<Linear> {
     const parts: LinearWeights[] = [];
     for (const [i, name] of names.entries()) parts.push(await this.checkpoint.readLinear(name, shapes[i]!));
-    const isNearlyInt8 = names.every((name) => this.checkpoint.isNearlyInt8?.(name));
-    return this.#make(parts, this.choice === 'auto' && isNearlyInt8 ? 'int8' : this.choice);
+    // Codes that no kernel computes with, or of several kinds: INT8 rows are nearer to how they are stored than float32.
+    const isQuantized = names.every((name) => this.checkpoint.isQuantized?.(name));
+    const isInt4 = parts.every(({ type }) => type === 'int4');
+    return this.#make(parts, this.choice === 'auto' && isQuantized && !isInt4 ? 'int8' : this.choice);
   }
 
   #make(parts: readonly LinearWeights[], choice: LinearChoice): Linear {

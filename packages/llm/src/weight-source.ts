@@ -31,8 +31,8 @@ export interface WeightSource {
   readFloats(name: string, shape: readonly number[]): Promise<Float32Array>;
   /** The linear layer `name`, weights as [rows, cols]. */
   readLinear(name: string, shape: LinearShape): Promise<LinearWeights>;
-  /** Whether the linear layer `name` is stored in up to 8 bits, in a form that no kernel computes with: `auto` makes INT8 rows of it. */
-  isNearlyInt8?(name: string): boolean;
+  /** Whether the linear layer `name` is stored in codes, though `readLinear` may have to widen them. */
+  isQuantized?(name: string): boolean;
   /** Twice is a no-op. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;

@@ -49,16 +49,23 @@ describe('ggml blocks', () => {
     expect(dequantizePerGroupInt4({ packed, scales, group: 32 })).toEqual(dequantizeGgml('Q4_0', bytes));
   });
 
-  it('Q5_0, Q4_K, Q5_K and Q6_K stand for the numbers worked out by hand', () => {
+  it('Q4_1, Q5_1, Q5_0, Q4_K, Q5_K and Q6_K stand for the numbers worked out by hand', () => {
+    const q4 = new Uint8Array(20);
+    q4.set([0x00, 0x38, 0x00, 0xbc, 0xf9]); // scale 0.5, minimum -1; element 0 is 9, element 16 is 15, the others 0
+    const halves = dequantizeGgml('Q4_1', q4);
+    expect([halves[0], halves[16], halves[1]]).toEqual([3.5, 6.5, -1]);
+    const q51 = new Uint8Array(24);
+    q51.set([0x00, 0x38, 0x00, 0xbc, 0b0000_0001, 0, 0, 0, 0xf9]); // the same, with the fifth bit of element 0
+    const ones = dequantizeGgml('Q5_1', q51);
+    expect([ones[0], ones[16], ones[1]]).toEqual([11.5, 6.5, -1]);
+
     const q5 = new Uint8Array(22);
     q5.set([0x00, 0x3c, 0b0000_0010, 0, 0b0000_0001, 0, 0x3f, 0x05]); // scale 1; fifth bits of elements 1 and 16
     const fives = dequantizeGgml('Q5_0', q5);
     expect([fives[0], fives[1], fives[16], fives[17]]).toEqual([15 - 16, 21 - 16, 19 - 16, 0 - 16]);
 
-    const [d, dmin] = [
-      [0x00, 0x3c],
-      [0x00, 0x38],
-    ] as const; // 1 and 0.5
+    const d = [0x00, 0x3c]; // 1
+    const dmin = [0x00, 0x38]; // 0.5
     // Part 0 has scale 3 and minimum 2, part 5 scale 45 and minimum 37: low halves in byte 9, two bits each above bytes 1 and 5.
     const factors = [3, (45 >> 4) << 6, 0, 0, 2, (37 >> 4) << 6, 0, 0, 0, (45 & 15) | ((37 & 15) << 4), 0, 0];
     const q4k = new Uint8Array(144);
@@ -248,6 +255,28 @@ describe('models', () => {
     await expect(openModel(store(bytes))).rejects.toThrow(
       expect.objectContaining({ code, message: expect.stringMatching(message) }),
     );
+  });
+
+  it.each([
+    ['Q8_0', 8, 34, 0],
+    ['Q4_0', 2, 18, 0],
+    ['Q4_K', 12, 144, 2],
+    ['Q6_K', 14, 210, 208],
+  ] as const)('refuses a scale of %s that is not finite', async (_name, type, size, at) => {
+    const data = new Uint8Array((256 / (size < 100 ? 32 : 256)) * size);
+    data[at + 1] = 0x7c; // infinity
+    if (size === 144) data[4 + 4] = 1; // a minimum, or it would be 0 · infinity, which is no number either
+    const files = await openModel(
+      store(await tinyModel({}, { name: 'blk.0.ffn_up.weight', shape: [1, 256], type, bytes: data })),
+    );
+    const shape = { rows: 1, cols: 256, bias: false };
+    await expect(files.weights.readLinear('model.layers.0.mlp.up_proj', shape)).rejects.toThrow(
+      expect.objectContaining({
+        code: 'ERR_MODEL_FORMAT',
+        message: expect.stringMatching(/blk\.0\.ffn_up\.weight.*finite/),
+      }),
+    );
+    await files.weights.close();
   });
 
   it('refuses to read a quantization it does not know, but lists it', async () => {

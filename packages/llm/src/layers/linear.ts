@@ -1,7 +1,7 @@
 import { type Backend, IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
 import { quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
 
-/** `auto` computes in the type the weights are stored in, quantized GGUF but Q4_0 in `int8`. `int8` is W8A8: per-row weights, activations quantized per token. */
+/** `auto` computes in the type the weights are stored in. `int8` is W8A8: per-row weights, activations quantized per token. */
 export const LINEAR_CHOICES = ['auto', 'fp32', 'int8'] as const;
 export type LinearChoice = (typeof LINEAR_CHOICES)[number];
 
