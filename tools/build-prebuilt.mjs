@@ -6,11 +6,11 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { buildNative } from './build-native.mjs';
+import { buildNative, isNativeBuilt } from './build-native.mjs';
 import { writeNotices } from './bundled-licences.mjs';
 import { root, say } from './process.mjs';
 
-/** The newest glibc that an addon may need. 2.28 is what Node 20 and 22 need themselves; CUDA's has no such shim yet, and needs what Debian 12 has. */
+/** The newest glibc that an addon may need: 2.28 is what Node 20 and 22 need themselves (kernels-cpu's native/glibc_floor.cc), 2.36 what Debian 12 has. */
 const GLIBC_FLOORS = { 'kernels-cpu': '2.28', 'kernels-cuda': '2.36' };
 const LIBRARIES = new Set(['libc.so.6', 'libm.so.6', 'libpthread.so.0', 'ld-linux-x86-64.so.2']);
 
@@ -21,6 +21,7 @@ const folder = join(root, 'packages', `${name}-${process.platform}-${process.arc
 if (!existsSync(folder)) throw new Error(`There is no package for ${process.platform} on ${process.arch} yet`);
 const { state, message, log } = await buildNative(`packages/${name}`);
 if (state !== 'fresh' && state !== 'built') throw new Error(log ?? message);
+if (!isNativeBuilt(`packages/${name}`)) throw new Error(`Expected ${name} for every architecture: unset CUDAARCHS`);
 
 const addon = `${name.replace('kernels-', 'int_flash_')}.node`;
 const target = join(folder, addon);

@@ -41,7 +41,7 @@ function fitsHere({ name, os, cpu, libc }) {
   const { glibcVersionRuntime } = process.report.getReport().header;
   const fits =
     os.includes(process.platform) && cpu.includes(process.arch) && (!libc || glibcVersionRuntime !== undefined);
-  const [, library] = name.match(/^@int-flash\/(kernels-[a-z]+)-/);
+  const library = name.match(/^@int-flash\/(kernels-[a-z]+)-/)?.[1];
   const isCompiled = isNativeBuilt(`packages/${library}`);
   if (!fits || !isCompiled)
     console.log(

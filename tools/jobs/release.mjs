@@ -5,6 +5,7 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { isNativeBuilt } from '../build-native.mjs';
 import { prepare } from '../phases/prepare.mjs';
 import { PhaseError, root, run, runTool, say } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
@@ -17,6 +18,7 @@ export async function release(args) {
   if (provenance) expectRepository();
   if (!dryRun) await expectClean();
   await prepare(EVERYTHING);
+  expectAddons();
   if (!dryRun && hasChangesets()) {
     await must('changeset version', runTool('@changesets/cli/bin.js', ['version']));
     await must(
@@ -37,6 +39,15 @@ export async function release(args) {
     throw new PhaseError(`${error.message}\nWhat is published stays; npm run release goes on with the rest.`);
   }
   if (!dryRun) say(`Commit the versions and changelogs, and tag them v${packed.at(-1).manifest.version}.`);
+}
+
+/** Before anything is changed: packing the platform packages would fail. */
+function expectAddons() {
+  const missing = ['packages/kernels-cpu', 'packages/kernels-cuda'].filter((path) => !isNativeBuilt(path));
+  if (missing.length > 0)
+    throw new PhaseError(
+      `Expected compiled addons in ${missing.join(' and ')}: it takes cmake, g++ and nvcc 13, and CUDAARCHS unset`,
+    );
 }
 
 function optionsOf(args) {

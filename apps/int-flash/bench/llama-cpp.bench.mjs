@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { namesOf } from '../../../tools/listed-options.mjs';
+import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
 import { runNode } from '../../../tools/process.mjs';
@@ -39,10 +39,14 @@ const { values: given } = parseArgs({
   },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
-if (given['llama-cpp'] === undefined) {
+if (typeof given['llama-cpp'] !== 'string') {
   console.log('llama.cpp: skipped, no --llama-cpp FOLDER where node-llama-cpp is installed');
 } else {
-  await run(namesOf('models', given.models, Object.keys(MODELS)), Number(given.threads), given.quick ? 1 : 3);
+  await run(
+    namesOf('models', given.models, Object.keys(MODELS)),
+    countsOf('threads', given.threads)[0],
+    given.quick ? 1 : 3,
+  );
 }
 
 async function run(names, threads, rounds) {

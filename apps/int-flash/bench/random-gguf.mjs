@@ -55,7 +55,7 @@ function metadataOf({ vocab, hidden, layers, heads, kvHeads, headDim, intermedia
   ];
 }
 
-/** What byte-level BPE calls a byte: printable ones are themselves. */
+/** A name for each byte: printable ones are themselves, as in byte-level BPE. */
 function byteName(byte) {
   const isPrintable = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
   return String.fromCharCode(isPrintable ? byte : 256 + byte);

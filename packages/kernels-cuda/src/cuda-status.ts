@@ -25,13 +25,15 @@ export function describeStatus(
     return loaded.reason === 'addon-not-installed'
       ? unavailable(
           'addon-not-installed',
-          'The CUDA addon is not built here.',
-          'Build it with `npm run build` on a machine with CUDA 13 (nvcc), or point INTFLASH_CUDA_ADDON_PATH at a built one.',
+          'The CUDA addon is not here.',
+          'On Linux with x64 install @int-flash/kernels-cuda-linux-x64, which --omit=optional leaves out; else build it in a checkout with `npm run build` (CUDA 13), or point INTFLASH_CUDA_ADDON_PATH at a built one.',
         )
       : unavailable(
           'addon-load-failed',
           `The CUDA addon does not load: ${loaded.cause?.message ?? 'no message'}`,
-          'Rebuild it on this machine with `npm run build`.',
+          /GLIBC_/.test(loaded.cause?.message ?? '')
+            ? 'The compiled addon needs glibc 2.36 or later. In a checkout `npm run build` makes one for this machine.'
+            : 'Rebuild it on this machine with `npm run build`.',
         );
   }
   const seen = probe(loaded.addon);

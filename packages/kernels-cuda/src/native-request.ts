@@ -32,7 +32,8 @@ const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
 export const KERNELS = ['auto', 'portable', 'sorted', 'hopper'] as const;
 export type CudaKernel = (typeof KERNELS)[number];
 /**
- * What the addon is asked for. With CUDA_FORCE_PTX_JIT the driver compiles the PTX for compute capability 8.0, in which Hopper's kernels are empty.
+ * What the addon is asked for. With CUDA_FORCE_PTX_JIT the driver compiles the PTX for compute capability 8.0, in which Hopper's kernels are empty: `auto`
+ * takes the portable ones then.
  *
  * @throws {IntFlashError} `ERR_UNSUPPORTED`.
  */

@@ -112,7 +112,7 @@ const LOAD_KEYS = [
 
 /**
  * Loads a model: a folder in Hugging Face format (Llama, Mistral, Qwen2, Qwen3 or GPT-2, float or INT8 weights), or a GGUF file (Llama,
- * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0 or Q4_0).
+ * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 or Q4_0).
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_TOKENIZER`, `ERR_UNSUPPORTED`, `ERR_ARG_*`; `loadSignal.reason`.
  */
