@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { LinearWeights } from '@int-flash/ops';
 import { dequantizePerGroupInt4 } from '@int-flash/quant';
 import { relativeL2 } from '@int-flash/reference';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -10,6 +11,8 @@ import { GgufCheckpoint } from '../src/gguf-checkpoint.js';
 import { GgufMetadata } from '../src/gguf-metadata.js';
 import { readGgufTokenizer } from '../src/gguf-tokenizer.js';
 import { loadModel, openModel } from '../src/index.js';
+import { loadWeights } from '../src/model-weights.js';
+import type { WeightSource } from '../src/weight-source.js';
 import { convertToGguf, tokenizerJsonOf } from './convert-to-gguf.js';
 import { GGML, type GgufTyped, int8RowsAsQ8, writeGguf } from './write-gguf.js';
 
@@ -179,6 +182,36 @@ describe('models', () => {
     const error = relativeL2(await coded.logits(ids), await widened.logits(ids));
     expect(error).toBeGreaterThan(0.001); // what INT8 weights and activations cost a model as small
     expect(error).toBeLessThan(0.03);
+  });
+
+  it('parts of one layer in several quantized types become INT8 rows, not float32', async () => {
+    const open = async (type: 'q4_0' | 'q8_0') =>
+      GgufCheckpoint.open(
+        store(await convertToGguf(`${goldens}llama`, type, { architecture: 'llama' }), `part-${type}.gguf`),
+      );
+    await using fours = await open('q4_0');
+    await using eights = await open('q8_0');
+    const source: WeightSource = {
+      folder: fours.folder,
+      config: fours.config,
+      fileBytes: fours.fileBytes,
+      entries: () => fours.entries(),
+      readFloats: (name, shape) => fours.readFloats(name, shape),
+      readLinear: (name, shape) => (name.endsWith('v_proj') ? eights : fours).readLinear(name, shape),
+      isQuantized: (name) => fours.isQuantized(name),
+      close: async () => {},
+      [Symbol.asyncDispose]: async () => {},
+    };
+    const made: string[] = [];
+    const backend = {
+      createLinear: ({ type }: LinearWeights) => {
+        made.push(type);
+        return { dispose() {} };
+      },
+    };
+    const weights = await loadWeights(source, backend as never, 'auto');
+    weights.dispose();
+    expect(made.slice(0, 3)).toEqual(['int8', 'int4', 'int4']); // queries, keys and values; the attention's output; gate and up
   });
 
   it('the shipped model as Q8_0 stays INT8, writes the same greedy text and has the same logits', async () => {
