@@ -25,20 +25,17 @@ const QUICK_ARCHITECTURES = '80-real;90a-real';
 export async function buildNative(packageDir, { retryFailed = true, quick = false } = {}) {
   const directory = resolve(root, packageDir);
   const name = relative(root, directory);
-  const sources = sourcesIn(directory);
-  if (!existsSync(join(directory, 'native'))) {
+  if (!['CMakeLists.txt', 'native'].every((part) => existsSync(join(directory, part)))) {
     return { state: 'skipped', message: `${name} has no native sources yet: using the portable TypeScript backend.` };
   }
 
   const cuda = existsSync(join(directory, 'kernels'));
   if (cuda && !runs('nvcc')) return { state: 'skipped', message: `No nvcc here: ${name} is not compiled.` };
-  const architectures = cuda ? (process.env.CUDAARCHS ?? (quick ? QUICK_ARCHITECTURES : '')) : undefined;
+  const architectures = cuda ? (process.env.CUDAARCHS ?? (quick ? QUICK_ARCHITECTURES : '')) : '';
 
-  const stampFile = join(directory, 'build', 'native-stamp');
-  const stampFor = (facts) => (cuda ? contentHash(sources, facts) : contentHash(sources));
-  const stamp = stampFor(architectures);
-  const last = readStamp(stampFile);
-  const built = last === stamp || (quick && last === stampFor('')); // a full build serves where a quick one is enough
+  const stamp = stampOf(directory, architectures);
+  const last = readStamp(stampFile(directory));
+  const built = last === stamp || (quick && last === stampOf(directory, '')); // a full build serves where a quick one is enough
   if (built && addonsIn(directory).length > 0) return { state: 'fresh' };
   for (const addon of addonsIn(directory)) rmSync(addon); // made from other sources: must not be loaded if this build fails
   const instead = cuda ? 'attention runs on the CPU' : 'using the portable TypeScript backend';
@@ -60,22 +57,24 @@ export async function buildNative(packageDir, { retryFailed = true, quick = fals
   const { status, output } =
     configured.status === 0 ? await cmake('compile', '--parallel', String(availableParallelism())) : configured;
   const succeeded = status === 0 && addonsIn(directory).length > 0;
-  writeStamp(stampFile, succeeded ? stamp : `failed ${stamp}`);
+  writeStamp(stampFile(directory), succeeded ? stamp : `failed ${stamp}`);
   return succeeded ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
 }
 
 /** Whether the addon of a package is there, compiled from the sources as they are, for CUDA for every architecture. */
 export function isNativeBuilt(packageDir) {
   const directory = resolve(root, packageDir);
-  const sources = sourcesIn(directory);
-  const stamp = existsSync(join(directory, 'kernels')) ? contentHash(sources, '') : contentHash(sources);
-  return readStamp(join(directory, 'build', 'native-stamp')) === stamp && addonsIn(directory).length > 0;
+  return readStamp(stampFile(directory)) === stampOf(directory, '') && addonsIn(directory).length > 0;
 }
 
-function sourcesIn(directory) {
-  return ['CMakeLists.txt', 'native', 'kernels']
-    .map((name) => join(directory, name))
-    .filter((path) => existsSync(path));
+function stampFile(directory) {
+  return join(directory, 'build', 'native-stamp');
+}
+
+/** Of the sources and of the CUDA architectures they are compiled for: '' is all of them, and what a package without CUDA has. */
+function stampOf(directory, architectures) {
+  const sources = ['CMakeLists.txt', 'native', 'kernels'].map((part) => join(directory, part));
+  return contentHash(sources, architectures);
 }
 
 function addonsIn(directory) {

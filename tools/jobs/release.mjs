@@ -6,7 +6,7 @@ import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { isNativeBuilt } from '../build-native.mjs';
-import { prepare } from '../phases/prepare.mjs';
+import { CUDA_PACKAGES, NATIVE_PACKAGES, prepare } from '../phases/prepare.mjs';
 import { PhaseError, root, run, runTool, say } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
 
@@ -43,7 +43,7 @@ export async function release(args) {
 
 /** Before anything is changed: packing the platform packages would fail. */
 function expectAddons() {
-  const missing = ['packages/kernels-cpu', 'packages/kernels-cuda'].filter((path) => !isNativeBuilt(path));
+  const missing = [...NATIVE_PACKAGES, ...CUDA_PACKAGES].filter((path) => !isNativeBuilt(path));
   if (missing.length > 0)
     throw new PhaseError(
       `Expected compiled addons in ${missing.join(' and ')}: it takes cmake, g++ and nvcc 13, and CUDAARCHS unset`,

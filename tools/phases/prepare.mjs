@@ -5,9 +5,9 @@ import { installDependencies } from './install-dependencies.mjs';
 import { oneAtATime } from './one-at-a-time.mjs';
 
 /** Packages with a native half that needs nothing beyond a C++ compiler. */
-const NATIVE_PACKAGES = ['packages/kernels-cpu'];
+export const NATIVE_PACKAGES = ['packages/kernels-cpu'];
 /** Those that need nvcc and minutes: built by the jobs that build and test everything, not on the way to a demo. */
-const CUDA_PACKAGES = ['packages/kernels-cuda'];
+export const CUDA_PACKAGES = ['packages/kernels-cuda'];
 
 /**
  * Brings the working tree to where a job can run.
