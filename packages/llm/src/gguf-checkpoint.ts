@@ -93,9 +93,7 @@ export class GgufCheckpoint implements WeightSource {
   async readFloats(name: string, shape: readonly number[]): Promise<Float32Array> {
     const entry = this.#find(name);
     expectShape(name, entry, shape);
-    const values = await this.#file.readFloats(entry, this.#reading());
-    expectFinite(name, entry, values, 'element');
-    return this.#inOrder(name, values, shape);
+    return this.#floatsInOrder(name, entry, await this.#file.readFloats(entry, this.#reading()));
   }
 
   /** Q4_0 stays INT4. Q8_0 stays INT8 where its rows have one scale each, which is what this project writes; else it is widened. */
@@ -114,9 +112,7 @@ export class GgufCheckpoint implements WeightSource {
         const codes = this.#inOrder(weight, exact.codes, [rows, cols]);
         return { ...common, type: 'int8', codes, scales: this.#inOrder(weight, exact.scales, [rows]) };
       }
-      const widened = dequantizeGgml('Q8_0', bytes);
-      expectFinite(weight, entry, widened, 'element');
-      return { ...common, type: 'fp32', weights: this.#inOrder(weight, widened, [rows]) };
+      return { ...common, type: 'fp32', weights: this.#floatsInOrder(weight, entry, dequantizeGgml('Q8_0', bytes)) };
     }
     if (entry.type.name === 'Q4_0') {
       const { packed, scales } = int4Groups(await this.#file.readBytes(entry, this.#reading()));
@@ -154,6 +150,11 @@ export class GgufCheckpoint implements WeightSource {
     this.#loadedBytes += bytes;
     const loadedBytes = Math.min(this.#loadedBytes, this.#totalBytes);
     this.#options.onProgress?.({ loadedBytes, totalBytes: this.#totalBytes });
+  }
+
+  #floatsInOrder(name: string, entry: GgufEntry, values: Float32Array): Float32Array {
+    expectFinite(name, entry, values, 'element');
+    return this.#inOrder(name, values, entry.shape);
   }
 
   /** Rows of Q and K back to where transformers has them: of a head, first the even ones, then the odd ones. */

@@ -1,5 +1,5 @@
 import type { Backend, Linear, LinearWeights } from '@int-flash/ops';
-import { createLinear, type LinearChoice } from './layers/linear.js';
+import { createLinear, type LinearChoice, storedType } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
 import type { LinearShape, WeightSource } from './weight-source.js';
 
@@ -173,8 +173,8 @@ class WeightLoader {
     for (const [i, name] of names.entries()) parts.push(await this.checkpoint.readLinear(name, shapes[i]!));
     // Codes that no kernel computes with, or of several kinds: INT8 rows are nearer to how they are stored than float32.
     const isQuantized = names.every((name) => this.checkpoint.isQuantized?.(name));
-    const isInt4 = parts.every(({ type }) => type === 'int4');
-    return this.#make(parts, this.choice === 'auto' && isQuantized && !isInt4 ? 'int8' : this.choice);
+    const asInt8 = this.choice === 'auto' && isQuantized && storedType(parts) === 'fp32';
+    return this.#make(parts, asInt8 ? 'int8' : this.choice);
   }
 
   #make(parts: readonly LinearWeights[], choice: LinearChoice): Linear {

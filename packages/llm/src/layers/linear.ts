@@ -44,7 +44,8 @@ export function createLinear(backend: Backend, parts: readonly LinearWeights[], 
   return backend.createLinear({ type, rows, cols, bias, codes, scales: concatenate(quantized, (part) => part.scales) });
 }
 
-function storedType(parts: readonly LinearWeights[]): 'fp32' | 'int8' | 'int4' {
+/** What `auto` computes in. */
+export function storedType(parts: readonly LinearWeights[]): 'fp32' | 'int8' | 'int4' {
   if (parts.every(({ type }) => type === 'int8')) return 'int8';
   const int4 = parts.filter(isInt4);
   return int4.length === parts.length && int4.every(({ group }) => group === int4[0]!.group) ? 'int4' : 'fp32';
