@@ -1,13 +1,11 @@
 // See cache_attention.h. A block takes runs of 1,024 keys of one KV head, one as a rule, and each of its eight warps a tile of 128 by itself
-// (cache_run_tile.cuh). Warps meet once a run, to add up their tiles in order; the block that finishes last merges the runs. The bits are those of cache_short_query.cu, which
-// has a block for each tile.
-//   §1 shared memory     §3 tiles into a run, runs into the answer
-//   §2 order             §4 kernel and launch
+// (cache_run_tile.cuh). Warps meet once a run, to add up their tiles in order; the block that finishes last merges the runs (cache_run_sums.cuh).
+//   §1 blocks at once   §2 a warp's tile   §3 kernel   §4 launch
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "cache_run_tile.cuh"
+#include "cache_run_sums.cuh"
 #include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"
@@ -17,152 +15,12 @@ namespace intflash {
 namespace {
 
 // ── §1 ──
-constexpr int kWarps = kCacheRun / kCacheTile, kThreads = kWarps * 32;
-constexpr int kAtOnce = 16;  // runs that are merged at once, a lane each
-
-struct alignas(256) BlockMemory {
-    Rescale rescale[8][kAtOnce];
-    RowState states[8][kWarps];
-    float factors[8];
-    bool last;
-};
-
 /** Of Hopper's registers and shared memory; small tiles are over soon, and then it takes more blocks to keep loads under way. */
 constexpr int blocks_at_once(int dim, bool int4, int rows) { return dim == 256 ? 1 : dim == 128 || !int4 ? 2 : rows == 4 ? 4 : 3; }
 
 template <class S> constexpr int block_bytes() { return static_cast<int>(sizeof(BlockMemory)) + kWarps * S::kBytes; }
 
 // ── §2 ──
-/**
- * Step 6 of docs/arithmetic.md for up to kParts parts, lane i the i-th: how each is rescaled. Maximum and row sum, the same in all lanes, go on
- * from what they were. Only the row sum needs order: the larger of two numbers does not depend on it.
- */
-template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const RowState& part, RowState& state) {
-    const int lane = threadIdx.x % 32;
-    float after = part.m;
-#pragma unroll
-    for (int step = 1; step < kParts; step *= 2) {
-        const float other = __shfl_up_sync(~0u, after, step);
-        if (lane >= step) after = fmaxf(after, other);
-    }
-    after = fmaxf(after, state.m);
-    float before = __shfl_up_sync(~0u, after, 1);
-    if (lane == 0) before = state.m;
-    Rescale by{1.f, 0.f};
-    if (part.m != -INFINITY) by = {before == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(before, after)), exp2_polynomial(__fsub_rn(part.m, after))};
-#pragma unroll
-    for (int i = 0; i < kParts; ++i)
-        state.l = __fmaf_rn(__shfl_sync(~0u, part.l, i), __shfl_sync(~0u, by.beta, i), __fmul_rn(state.l, __shfl_sync(~0u, by.alpha, i)));
-    state.m = __shfl_sync(~0u, after, kParts - 1);
-    return by;
-}
-
-__device__ __forceinline__ float final_factor(const RowState& state) { return state.m == -INFINITY ? 0.f : __fdiv_rn(1.f / 255.f, state.l); }
-
-// ── §3 ──
-/** How a block's threads share rows and channels: pack e of a thread is the numbers (thread + e · kThreads) · kWidth on, row after row. */
-template <class S> struct Share {
-    static constexpr int kElements = S::kRows * S::kD / kThreads, kWidth = kElements < 4 ? kElements : 4, kPacks = kElements / kWidth;
-    using Floats = Pack<float, kWidth>;
-    static __device__ __forceinline__ int at(int pack) { return (threadIdx.x + pack * kThreads) * kWidth; }
-};
-
-template <class S> using Answer = typename Share<S>::Floats[Share<S>::kPacks];
-
-template <int kWidth> __device__ __forceinline__ void add_part(Pack<float, kWidth>& sum, const Pack<float, kWidth>& part, const Rescale& by) {
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) sum.at[i] = __fmaf_rn(part.at[i], by.beta, __fmul_rn(sum.at[i], by.alpha));
-}
-
-/** What another block wrote. */
-template <int kWidth> __device__ __forceinline__ Pack<float, kWidth> load_pack(const int32_t* from) {
-    Pack<float, kWidth> pack;
-    if constexpr (kWidth == 1) {
-        pack.at[0] = __int_as_float(__ldcg(from));
-    } else if constexpr (kWidth == 2) {
-        const int2 both = __ldcg(reinterpret_cast<const int2*>(from));
-        pack = {__int_as_float(both.x), __int_as_float(both.y)};
-    } else {
-        const int4 all = __ldcg(reinterpret_cast<const int4*>(from));
-        pack = {__int_as_float(all.x), __int_as_float(all.y), __int_as_float(all.z), __int_as_float(all.w)};
-    }
-    return pack;
-}
-
-template <class S> __device__ __forceinline__ void write_answer(const CacheAttention& args, const Span& s, const BlockMemory& shared, const Answer<S>& total) {
-#pragma unroll
-    for (int e = 0; e < Share<S>::kPacks; ++e) {
-        const int r = Share<S>::at(e) / S::kD, d = Share<S>::at(e) % S::kD;
-        if (r >= s.row_count) continue;
-        float* to = out_row(args, s, r) + d;
-#pragma unroll
-        for (int i = 0; i < Share<S>::kWidth; ++i)
-            if (d + i < args.head_dim) to[i] = __fmul_rn(total[e].at[i], shared.factors[r]);
-    }
-}
-
-/** The run's tiles `from` to `to` - 1, counted from its first, in order; row r's state in warp r. */
-template <class S> __device__ __forceinline__ RowState add_tiles(BlockMemory& shared, const uint8_t* warps, int from, int to, Answer<S>& out) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    RowState state{-INFINITY, 0.f};
-    if (warp < S::kRows) {
-        const Rescale by = absorb_in_order<kWarps>(lane >= from && lane < to ? shared.states[warp][lane] : RowState{-INFINITY, 0.f}, state);
-        if (lane < kWarps) shared.rescale[warp][lane] = by;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int e = 0; e < Share<S>::kPacks; ++e) {
-        const int r = Share<S>::at(e) / S::kD, d = Share<S>::at(e) % S::kD;
-        out[e] = {};
-        const auto add = [&](int tile) { add_part(out[e], tile_product<S, Share<S>::kWidth>(warps + tile * S::kBytes, r, d), shared.rescale[r][tile]); };
-        if (from == 0 && to == kWarps) {
-#pragma unroll
-            for (int tile = 0; tile < kWarps; ++tile) add(tile);
-        } else {
-#pragma unroll 1
-            for (int tile = from; tile < to; ++tile) add(tile);
-        }
-    }
-    return state;
-}
-
-/** By the block that finishes last: runs into the answer, in order. `base`: the place of row 0 of run 0. */
-template <class S> __device__ void merge_runs(const CacheAttention& args, const Span& s, BlockMemory& shared, const ShortQueryScratch& scratch, int first_run, int runs, int64_t run_stride, int64_t base) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    Answer<S> total = {};
-    RowState state{-INFINITY, 0.f};  // of row `warp`
-    for (int first = first_run; first < runs; first += kAtOnce) {
-        const int count = min(kAtOnce, runs - first);
-        const int64_t place = base + first * run_stride;
-        RowState part{-INFINITY, 0.f};
-        if (warp < s.row_count && lane < count) {
-            const float2 both = __ldcg(reinterpret_cast<const float2*>(scratch.states) + place + lane * run_stride + warp);
-            part = {both.x, both.y};
-        }
-        Answer<S> parts[kAtOnce];  // on their way while the states are dealt with
-#pragma unroll
-        for (int run = 0; run < kAtOnce; ++run)
-#pragma unroll
-            for (int e = 0; e < Share<S>::kPacks; ++e)
-                if (run < count && Share<S>::at(e) / S::kD < s.row_count) parts[run][e] = load_pack<Share<S>::kWidth>(scratch.sums + (place + run * run_stride) * S::kD + Share<S>::at(e));
-        __syncthreads();  // the factors before these have been read
-        if (warp < s.row_count) {
-            const Rescale by = absorb_in_order<kAtOnce>(part, state);
-            if (lane < kAtOnce) shared.rescale[warp][lane] = by;
-        }
-        __syncthreads();
-#pragma unroll
-        for (int run = 0; run < kAtOnce; ++run)
-#pragma unroll
-            for (int e = 0; e < Share<S>::kPacks; ++e)
-                if (run < count) add_part(total[e], parts[run][e], shared.rescale[Share<S>::at(e) / S::kD][run]);
-    }
-    if (warp < s.row_count && lane == 0) shared.factors[warp] = final_factor(state);
-    __syncthreads();
-    write_answer<S>(args, s, shared, total);
-}
-
-// ── §4 ──
 /** A block's keys and rows, by runs: tile w of a run is warp w's. */
 struct RunSpan : Span {
     __device__ __forceinline__ int first_tile_of(int run) const { return max(0, first_tile - run * kWarps); }
@@ -219,6 +77,7 @@ template <class S> __device__ __forceinline__ void keep_tile(BlockMemory& shared
     if (lane % 16 < S::kRows / kLaneRows) shared.states[row_of<S>() + lane / 16][warp] = state;
 }
 
+// ── §3 ──
 /** How a launch shares out the keys: block x takes runs x · each on, more than one only where S::kSeveral. Scratch memory is laid out for `most_runs` of `most_rows`. */
 struct RunLaunch {
     int most_rows, most_runs, each;
@@ -306,6 +165,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
     if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, launch.most_rows, place_of(0));
 }
 
+// ── §4 ──
 /**
  * From so many runs on, for several sequences, the next launch begins while these are still at work, which keeps loads under way. A lone sequence's step
  * takes longer then: the weights that the next layer asks for are in the way (docs/results/h200/log.md).
