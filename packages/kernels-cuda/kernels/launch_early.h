@@ -4,12 +4,19 @@
 
 namespace intflash {
 
-/** Whether the calling thread's device is Hopper or later. */
-inline cudaError_t can_start_early(bool& can) {
+/**
+ * Whether `kernel` can wait for the launch before it: on Hopper or later, in code that was compiled for that. PTX for compute capability 8.0, which the driver
+ * compiles where there is no cubin, waits for nothing.
+ */
+template <class... Parameters> cudaError_t can_start_early(void (*kernel)(Parameters...), bool& can) {
     int device = 0, major = 0;
     cudaError_t status = cudaGetDevice(&device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    can = major >= 9;
+    can = false;
+    if (status != cudaSuccess || major < 9) return status;
+    cudaFuncAttributes attributes{};
+    status = cudaFuncGetAttributes(&attributes, kernel);
+    can = attributes.ptxVersion >= 90;
     return status;
 }
 
@@ -22,7 +29,7 @@ template <class T> struct As {
 template <class... Parameters>
 cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes, cudaStream_t stream, typename As<Parameters>::Type... parameters) {
     bool can = false;
-    if (const cudaError_t status = can_start_early(can)) return status;
+    if (const cudaError_t status = can_start_early(kernel, can)) return status;
     cudaLaunchAttribute early{};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

@@ -21,14 +21,7 @@ import { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
 import type { NativeOperand, NativeRequest, NativeSource } from './native-addon.js';
 import { withAbortFlag } from './native-error.js';
-import {
-  type Baseline,
-  type CudaKernel,
-  geometryRequest,
-  KERNELS,
-  kernelNumber,
-  TYPE_NUMBERS,
-} from './native-request.js';
+import { type Baseline, type CudaKernel, geometryRequest, KERNELS, TYPE_NUMBERS } from './native-request.js';
 
 export interface CudaAttentionInputs {
   readonly query: CudaTensor;
@@ -143,7 +136,7 @@ function attentionCall(
   const request = {
     ...geometryRequest(plan, other ?? plan.precision, plan.smoothK),
     ...call,
-    kernel: kernelNumber(kernel),
+    kernel: KERNELS.indexOf(kernel),
     query: operand(inputs.query, plan.query.strides),
     key: operand(inputs.key, plan.key.strides),
     value: operand(inputs.value, plan.value.strides),
@@ -171,7 +164,7 @@ function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options:
   const request = {
     ...geometryRequest(plan, plan.precision, false),
     ...call,
-    kernel: kernelNumber(kernel),
+    kernel: KERNELS.indexOf(kernel),
     query: operand(inputs.q, plan.query.strides, inputs.qScale, plan.queryScale.strides),
     key: operand(inputs.k, plan.key.strides, inputs.kScale, plan.keyScale.strides),
     value: operand(inputs.v, plan.value.strides, inputs.vScale, plan.valueScale.strides),

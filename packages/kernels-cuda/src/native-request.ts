@@ -1,13 +1,12 @@
-import {
-  type AttentionGeometry,
-  type AttentionPlan,
-  type CodeOperand,
-  type FloatOperand,
-  IntFlashError,
-  type MaskOperand,
-  type Precision,
-  type QuantizedAttentionPlan,
-  type RowStrides,
+import type {
+  AttentionGeometry,
+  AttentionPlan,
+  CodeOperand,
+  FloatOperand,
+  MaskOperand,
+  Precision,
+  QuantizedAttentionPlan,
+  RowStrides,
 } from '@int-flash/ops';
 import type { NativeOperand, NativeRequest } from './native-addon.js';
 
@@ -31,21 +30,6 @@ const PRECISION_NUMBERS: Record<Precision | 'float64' | Baseline, number> = {
 /** Who computes full-int8 and half-int8 of floats, as native/attention.h numbers them: `auto` takes the last of these that can. */
 export const KERNELS = ['auto', 'portable', 'sorted', 'hopper'] as const;
 export type CudaKernel = (typeof KERNELS)[number];
-/**
- * What the addon is asked for. With CUDA_FORCE_PTX_JIT the driver compiles the PTX for compute capability 8.0, in which Hopper's kernels are empty: `auto`
- * takes the portable ones then.
- *
- * @throws {IntFlashError} `ERR_UNSUPPORTED`.
- */
-export function kernelNumber(kernel: CudaKernel): number {
-  if (process.env.CUDA_FORCE_PTX_JIT !== '1') return KERNELS.indexOf(kernel);
-  if (kernel === 'hopper')
-    throw new IntFlashError(
-      'ERR_UNSUPPORTED',
-      `Expected a kernel that has PTX with CUDA_FORCE_PTX_JIT=1, got '${kernel}'`,
-    );
-  return KERNELS.indexOf(kernel === 'auto' ? 'portable' : kernel);
-}
 export const TYPE_NUMBERS = { float32: 0, float16: 1, bfloat16: 2, int8: 3 } as const;
 
 /** The part of a request that does not depend on where the numbers live. */
@@ -84,7 +68,7 @@ export function geometryRequest(
 export function hostRequest(plan: AttentionPlan, kernel: CudaKernel): NativeRequest {
   return {
     ...geometryRequest(plan, plan.precision, plan.smoothK),
-    kernel: kernelNumber(kernel),
+    kernel: KERNELS.indexOf(kernel),
     query: floatOperand(plan.query),
     key: floatOperand(plan.key),
     value: floatOperand(plan.value),
