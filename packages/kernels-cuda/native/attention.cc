@@ -340,6 +340,7 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     operation->check(target);
     operation->quantize(target);
     const Timestamp quantized(target);
+    if (request.abort.raised) stream.synchronize();  // or the signal would find everything launched already
     request.abort.check();
     operation->attend(target);
     const auto check_abort = [&] { request.abort.check(); };
