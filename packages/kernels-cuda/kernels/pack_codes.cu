@@ -11,7 +11,7 @@ constexpr int kThreads = 256;
 constexpr float kMinGivenWeight = 7.88860905e-31f;  // 2^-100: 1/w must sum within float32
 
 template <bool kToTiles>
-__global__ void pack_rows(const Operand operand, const ScaleOperand scale, const SequenceTable table, int padded, RowTarget rows, uint8_t* tiles, uint32_t* maxima) {
+__global__ void pack_rows(const Operand operand, const ScaleOperand scale, const SequenceTable table, int padded, RowTarget rows, uint8_t* tiles, bool half_values, uint32_t* maxima) {
     const Place at = place(table);
     const int lanes = padded / kChunk, rows_here = blockDim.x / lanes, channel = threadIdx.x % lanes * kChunk;
     const int64_t row = static_cast<int64_t>(blockIdx.x) * rows_here + threadIdx.x / lanes;
@@ -30,9 +30,9 @@ __global__ void pack_rows(const Operand operand, const ScaleOperand scale, const
     if constexpr (kToTiles) {
         if (row >= static_cast<int64_t>(at.sequence.tiles) * kTileKeys) return;
         const int key = static_cast<int>(row % kTileKeys);
-        uint8_t* tile = tiles + (at.tiles_at + row / kTileKeys) * tile_bytes(padded, false);
+        uint8_t* tile = tiles + (at.tiles_at + row / kTileKeys) * tile_bytes(padded, half_values);
         *reinterpret_cast<uint2*>(tile + key_code_offset(key, channel, padded)) = make_uint2(codes[0], codes[1]);
-        if (channel == 0) reinterpret_cast<float*>(tile + scales_offset(padded, false))[key_position(key)] = row_scale;
+        if (channel == 0) reinterpret_cast<float*>(tile + scales_offset(padded, half_values))[key_position(key)] = row_scale;
     } else if (present) {
         const int64_t target = at.sequence.q_row_base + at.head * length + row;
         *reinterpret_cast<uint2*>(rows.codes + target * padded + channel) = make_uint2(codes[0], codes[1]);
@@ -68,12 +68,13 @@ __global__ void __launch_bounds__(kThreads) pack_value(const Operand value, cons
 
 cudaError_t launch_pack(const QuantizeRequest& request, const SequenceTable& table, cudaStream_t stream) {
     const int padded = request.padded, rows = kThreads / (padded / kChunk);
+    const bool half_values = request.mode == ValueMode::kHalf;  // those are floats: only Q and K may be codes then
     if (!is_float(request.query))
         pack_rows<false><<<grid_of((table.max_q_len + rows - 1) / rows, request.query.heads, table), kThreads, 0, stream>>>(request.query, request.query_scale, table, padded, request.rows,
-                                                                                                                        nullptr, request.head_maxima.query);
+                                                                                                                        nullptr, half_values, request.head_maxima.query);
     if (!is_float(request.key))
         pack_rows<true><<<grid_of(int64_t{table.max_tiles} * kTileKeys / rows, request.key.heads, table), kThreads, 0, stream>>>(request.key, request.key_scale, table, padded, {},
-                                                                                                                             request.tiles, request.head_maxima.key);
+                                                                                                                             request.tiles, half_values, request.head_maxima.key);
     if (!is_float(request.value))
         pack_value<<<grid_of(table.max_tiles, request.value.heads, table), kThreads, 0, stream>>>(request.value, request.value_scale, request.value_channel, table, padded, request.tiles,
                                                                                                  request.channel_scale);

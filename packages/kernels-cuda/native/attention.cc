@@ -215,16 +215,7 @@ void AttentionOperation::plan_baseline(Stream& stream, const AttentionRequest& r
     place_baseline(baseline_, table_, rows_, tiles_, held_.emplace_back(stream.allocate(bytes))->as<uint8_t>());
 }
 
-const void* AttentionOperation::on_device(Stream& stream, const Source& source) {
-    if (!source.present()) return nullptr;
-    if (source.buffer) {
-        held_.push_back(source.buffer);
-        return source.buffer->as<uint8_t>() + source.offset;
-    }
-    const auto buffer = held_.emplace_back(stream.allocate(source.bytes));
-    if (source.bytes > 0) check_cuda(cudaMemcpyAsync(buffer->as(), source.host(), source.bytes, cudaMemcpyHostToDevice, stream.handle()), "copy an input to the device");
-    return buffer->as();
-}
+const void* AttentionOperation::on_device(Stream& stream, const Source& source) { return source_on_device(stream, source, held_); }
 
 Operand AttentionOperation::operand(Stream& stream, const FloatOrCodes& from, int heads, int dim) { return {on_device(stream, from.data), from.strides, from.type, heads, dim}; }
 

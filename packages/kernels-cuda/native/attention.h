@@ -75,6 +75,8 @@ public:
     const std::shared_ptr<Buffer>& lse() const { return lse_; }
     KernelChoice kernel() const { return kernel_; }
     ElementType out_type() const { return out_type_; }
+    /** Null where the kernel reads other tiles. */
+    const SortedForward* sorted() const { return sorted_.get(); }
 
 private:
     bool stays_float() const { return precision_ == Precision::kFloat32 || precision_ == Precision::kFloat64; }

@@ -83,7 +83,7 @@ Napi::Object read_object(const Napi::Value& js, const char* name) {
 static Napi::Object init_addon(Napi::Env env, Napi::Object exports) {
     using namespace intflash;
     const std::vector<ExportedFunction> flags = {{"abortFlag", abort_flag}, {"raiseAbortFlag", raise_abort_flag}};
-    for (const auto& functions : {device_functions(), memory_functions(), stream_functions(), attention_functions(), linear_functions(), decoder_functions(), probe_functions(), flags})
+    for (const auto& functions : {device_functions(), memory_functions(), stream_functions(), attention_functions(), quantize_functions(), linear_functions(), decoder_functions(), probe_functions(), flags})
         for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
     return exports;
 }

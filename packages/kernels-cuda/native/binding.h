@@ -39,6 +39,7 @@ std::vector<ExportedFunction> device_functions();
 std::vector<ExportedFunction> memory_functions();
 std::vector<ExportedFunction> stream_functions();
 std::vector<ExportedFunction> attention_functions();
+std::vector<ExportedFunction> quantize_functions();
 std::vector<ExportedFunction> linear_functions();
 std::vector<ExportedFunction> decoder_functions();
 std::vector<ExportedFunction> probe_functions();

@@ -1,4 +1,4 @@
-// attention, attentionSync, quantize, compare: calls on the device's data.
+// attention, attentionSync, compare, timeCopy: calls on the device's data.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -6,31 +6,11 @@
 #include "binding.h"
 #include "cast_operation.h"
 #include "float_flash_fwd.h"
+#include "ledger.h"
 #include "read_request.h"
 
 namespace intflash {
 namespace {
-
-/** Where the findings of a call go: a recording's sheet, or one of its own. */
-struct Ledger {
-    std::shared_ptr<Recording> recording;
-
-    /** With room for an attention and a cast. */
-    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 2); }
-    void add(std::shared_ptr<const Operation> operation) const {
-        if (recording) recording->operations.push_back(std::move(operation));
-    }
-};
-
-Ledger ledger_of(const Napi::Object& request, const DeviceHandle& device, const Stream& stream) {
-    const Napi::Value js = request.Get("recording");
-    if (js.IsUndefined()) return {};
-    const RecordingHandle& handle = read_handle<RecordingHandle>(js, "recording");
-    if (handle.device != device.device || !handle.recording) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected an unfinished recording of the same device object");
-    // One thread: the recording is nobody else's while it grows.
-    if (&stream != device.stream.get()) throw argument_error(js.Env(), "ERR_ARG_TYPE", "Expected no stream in a recording, got one");
-    return {handle.recording};
-}
 
 Napi::Array list_of(Napi::Env env, const std::vector<float>& values) {
     Napi::Array list = Napi::Array::New(env, values.size());
@@ -92,31 +72,6 @@ Napi::Value attention_sync(const Napi::CallbackInfo& info) {
     return describe_answer(info.Env(), answer);
 }
 
-// quantize(device, request) → Promise<{ codes, scales }>
-Napi::Value quantize(const Napi::CallbackInfo& info) {
-    DeviceHandle& handle = device_of(info);
-    const Napi::Object js = read_object(info[1], "request");
-    Stream& stream = stream_of(handle, js.Get("stream"));
-    auto request = std::make_shared<TensorQuantizeRequest>(read_quantize_request(js, *handle.device));
-    const Ledger ledger = ledger_of(js, handle, stream);
-    auto codes = std::make_shared<std::shared_ptr<Buffer>>(), scales = std::make_shared<std::shared_ptr<Buffer>>();
-    return queue(info, stream,
-                 [&stream, request = std::move(request), ledger, codes, scales] {
-                     const auto sheet = ledger.sheet(stream);
-                     auto operation = std::make_shared<QuantizeOperation>(stream, *request, sheet);
-                     run_now(stream, *operation, *sheet, request->abort);
-                     *codes = operation->codes();
-                     *scales = operation->scales();
-                     ledger.add(std::move(operation));
-                 },
-                 [codes, scales](Napi::Env env) -> Napi::Value {
-                     Napi::Object result = Napi::Object::New(env);
-                     result.Set("codes", wrap_buffer(env, std::move(*codes)));
-                     result.Set("scales", wrap_buffer(env, std::move(*scales)));
-                     return result;
-                 });
-}
-
 // compare(device, a: { buffer, byteOffset }, b, elements) → Promise<{ difference, size, worst, odd }>: see launch_compare
 Napi::Value compare(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
@@ -158,6 +113,6 @@ Napi::Value time_copy(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-std::vector<ExportedFunction> attention_functions() { return {{"attention", attention}, {"attentionSync", attention_sync}, {"quantize", quantize}, {"compare", compare}, {"timeCopy", time_copy}}; }
+std::vector<ExportedFunction> attention_functions() { return {{"attention", attention}, {"attentionSync", attention_sync}, {"compare", compare}, {"timeCopy", time_copy}}; }
 
 }  // namespace intflash

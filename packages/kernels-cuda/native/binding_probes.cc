@@ -1,6 +1,7 @@
-// poisonShared, countDifferences, fault: for tests only, not part of the package's interface.
+// poisonShared, countDifferences, fault, sortedImages: for tests only, not part of the package's interface.
 #include <utility>
 
+#include "attention.h"
 #include "binding.h"
 #include "read_request.h"
 #include "test_probes.h"
@@ -50,8 +51,42 @@ Napi::Value fault(const Napi::CallbackInfo& info) {
                  [](Napi::Env env) { return env.Undefined(); });
 }
 
+// sortedImages(device, request) → Promise<{ out, lse?, queryCodes, queryScales, tiles, channelScale }>: attention by a kernel on sorted tiles, and what it read
+Napi::Value sorted_images(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    Stream& stream = *handle.stream;
+    const auto request = std::make_shared<AttentionRequest>(read_attention_request(read_object(info[1], "request"), *handle.device, false));
+    if (request->host_out != nullptr || request->host_lse != nullptr) throw argument_error(info.Env(), "ERR_ARG_TYPE", "Expected no memory for the answer, which stays on the device");
+    struct Answer {
+        std::shared_ptr<Buffer> out, lse;
+        SortedBuffers read;
+    };
+    auto answer = std::make_shared<Answer>();
+    return queue(info, stream,
+                 [&stream, request, answer] {
+                     const auto sheet = std::make_shared<FindingsSheet>(stream, 1);
+                     const AttentionOperation operation(stream, *request, sheet);
+                     if (operation.sorted() == nullptr) throw Failure("ERR_UNSUPPORTED", "Expected a kernel on sorted tiles, got another");
+                     run_now(stream, operation, *sheet, request->abort);
+                     *answer = {operation.out(), operation.lse(), operation.sorted()->buffers()};
+                 },
+                 [answer](Napi::Env env) -> Napi::Value {
+                     Napi::Object result = Napi::Object::New(env);
+                     const auto hand_over = [&](const char* name, std::shared_ptr<Buffer>& buffer) {
+                         if (buffer) result.Set(name, wrap_buffer(env, std::move(buffer)));
+                     };
+                     hand_over("out", answer->out);
+                     hand_over("lse", answer->lse);
+                     hand_over("queryCodes", answer->read.query_codes);
+                     hand_over("queryScales", answer->read.query_scales);
+                     hand_over("tiles", answer->read.tiles);
+                     hand_over("channelScale", answer->read.channel_scale);
+                     return result;
+                 });
+}
+
 }  // namespace
 
-std::vector<ExportedFunction> probe_functions() { return {{"poisonShared", poison_shared}, {"countDifferences", count_differences}, {"fault", fault}}; }
+std::vector<ExportedFunction> probe_functions() { return {{"poisonShared", poison_shared}, {"countDifferences", count_differences}, {"fault", fault}, {"sortedImages", sorted_images}}; }
 
 }  // namespace intflash

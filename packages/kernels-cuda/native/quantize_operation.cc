@@ -9,7 +9,7 @@ namespace intflash {
 QuantizeOperation::QuantizeOperation(Stream& stream, const TensorQuantizeRequest& request, std::shared_ptr<FindingsSheet> sheet)
     : sheet_(std::move(sheet)), place_(sheet_->take()) {
     const cudaStream_t target = stream.handle();
-    const size_t rows_each = static_cast<size_t>(request.heads) * static_cast<size_t>(request.tokens), rows = static_cast<size_t>(request.batch) * rows_each;
+    const size_t rows_each = static_cast<size_t>(request.heads) * static_cast<size_t>(request.tokens), rows = request.count();
     std::vector<Sequence> sequences(static_cast<size_t>(request.batch));
     for (size_t b = 0; b < sequences.size(); ++b) {
         sequences[b].q_row_base = static_cast<int64_t>(b * rows_each);
@@ -21,15 +21,7 @@ QuantizeOperation::QuantizeOperation(Stream& stream, const TensorQuantizeRequest
     table_.count = request.batch;
     table_.max_q_len = request.tokens;
 
-    const void* data = nullptr;
-    if (request.data.buffer) {
-        held_.push_back(request.data.buffer);
-        data = request.data.buffer->as<uint8_t>() + request.data.offset;
-    } else {
-        const auto copy = held_.emplace_back(stream.allocate(request.data.bytes));
-        if (request.data.bytes > 0) check_cuda(cudaMemcpyAsync(copy->as(), request.data.host(), request.data.bytes, cudaMemcpyHostToDevice, target), "copy an input to the device");
-        data = copy->as();
-    }
+    const void* data = source_on_device(stream, request.data, held_);
     codes_ = stream.allocate(rows * static_cast<size_t>(padded_dim(request.dim)));
     scales_ = stream.allocate(rows * sizeof(float));
     quantize_.query = {data, request.strides, request.type, request.heads, request.dim};

@@ -3,20 +3,15 @@
 #include <memory>
 #include <vector>
 
-#include "operand.h"
 #include "operation.h"
 #include "quantize.h"
-#include "source.h"
+#include "tensor_rows.h"
 
 namespace intflash {
 
-struct TensorQuantizeRequest {
-    Source data;
+struct TensorQuantizeRequest : TensorRows {
     ElementType type;
-    RowStrides strides;
-    int32_t batch, heads, tokens, dim;
     int32_t levels;  // the largest code: 127 or 7
-    AbortFlag abort;
 };
 
 class QuantizeOperation final : public Operation {

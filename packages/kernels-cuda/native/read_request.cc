@@ -97,6 +97,23 @@ float* read_target(const Napi::Object& js, const char* name, int64_t elements) {
     return array.Data();
 }
 
+/** @param per_element numbers that an element of `element_bytes` holds */
+void read_rows(TensorRows& rows, const Napi::Object& js, const Device& device, size_t element_bytes, int per_element) {
+    rows.data = read_source(js.Get("data"), device, false, "tensor");
+    rows.strides = read_strides(js, "strides");
+    rows.batch = static_cast<int32_t>(read_integer(js, "batch", 0, 1 << 20));
+    rows.heads = static_cast<int32_t>(read_integer(js, "heads", 0, 1 << 30));
+    rows.tokens = static_cast<int32_t>(read_integer(js, "tokens", 0, 1 << 30));
+    rows.dim = static_cast<int32_t>(read_integer(js, "dim", 8, 256));
+    rows.abort = read_abort_flag(js.Get("abortFlag"));
+    if (rows.dim % 8 != 0) reject(js.Env(), "Expected dim to be a multiple of 8", "ERR_UNSUPPORTED");
+    if (int64_t{rows.batch} * rows.heads > 1 << 30) reject(js.Env(), "Expected at most 2^30 heads of all sequences", "ERR_UNSUPPORTED");
+    if (rows.heads == 0) return;
+    std::vector<Sequence> sequences(static_cast<size_t>(rows.batch));
+    for (Sequence& sequence : sequences) sequence.q_len = rows.tokens;
+    expect_room(js.Env(), rows.data, reach(sequences, rows.strides, rows.heads, rows.dim / per_element, true), element_bytes, "tensor");
+}
+
 }  // namespace
 
 double read_number(const Napi::Object& js, const char* name) {
@@ -213,7 +230,8 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
     for (const auto& [operand, heads, dim, queries, what] : operands) {
         expect_room(env, operand.data, reach(request.sequences, operand.strides, heads, dim, queries), element_bytes(operand.type), what);
         if (operand.type != ElementType::kInt8) continue;
-        if (request.precision >= Precision::kFloat32 || request.precision == Precision::kHalfInt8) reject(env, "Expected float operands for this precision");
+        const bool is_half_value = request.precision == Precision::kHalfInt8 && &operand == &request.value;
+        if (request.precision >= Precision::kFloat32 || is_half_value) reject(env, std::string("Expected ") + what + " to be floats for this precision");
         expect_room(env, operand.scale, reach(request.sequences, operand.scale_strides, heads, 1, queries), 4, "a scale");
     }
     if (reach(request.sequences, request.out_strides, request.heads, request.head_dim_v, true) > request.out_elements) reject(env, "Expected the output to hold every row");
@@ -243,21 +261,15 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
 TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device) {
     TensorQuantizeRequest request{};
     request.type = static_cast<ElementType>(read_integer(js, "type", 0, 2));
-    request.data = read_source(js.Get("data"), device, false, "tensor");
-    request.strides = read_strides(js, "strides");
-    request.batch = static_cast<int32_t>(read_integer(js, "batch", 0, 1 << 20));
-    request.heads = static_cast<int32_t>(read_integer(js, "heads", 0, 1 << 30));
-    request.tokens = static_cast<int32_t>(read_integer(js, "tokens", 0, 1 << 30));
-    request.dim = static_cast<int32_t>(read_integer(js, "dim", 8, 256));
     request.levels = static_cast<int32_t>(read_integer(js, "levels", 1, 127));
-    request.abort = read_abort_flag(js.Get("abortFlag"));
-    if (request.dim % 8 != 0) reject(js.Env(), "Expected dim to be a multiple of 8", "ERR_UNSUPPORTED");
-    if (int64_t{request.batch} * request.heads > 1 << 30) reject(js.Env(), "Expected at most 2^30 heads of all sequences", "ERR_UNSUPPORTED");
-    if (request.heads == 0) return request;
-    std::vector<Sequence> sequences(static_cast<size_t>(request.batch));
-    for (Sequence& sequence : sequences) sequence.q_len = request.tokens;
-    expect_room(js.Env(), request.data, reach(sequences, request.strides, request.heads, request.dim, true), element_bytes(request.type), "tensor");
+    read_rows(request, js, device, element_bytes(request.type), 1);
     return request;
+}
+
+TensorRows read_code_rows(const Napi::Object& js, const Device& device, int codes_a_byte) {
+    TensorRows rows{};
+    read_rows(rows, js, device, 1, codes_a_byte);
+    return rows;
 }
 
 }  // namespace intflash

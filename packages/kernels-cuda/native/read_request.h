@@ -17,6 +17,8 @@ AttentionRequest read_attention_request(const Napi::Object& js, const Device& de
 
 /** One tensor to quantize. Its dims, and all that follows from them, are as for `read_attention_request`. */
 TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device& device);
+/** One tensor of codes; `dim` counts codes. */
+TensorRows read_code_rows(const Napi::Object& js, const Device& device, int codes_a_byte);
 
 /** A typed array, a place in device memory or in page-locked memory. Shared and resizable memory is refused in TypeScript. */
 Source read_source(const Napi::Value& js, const Device& device, bool wait, const char* what);

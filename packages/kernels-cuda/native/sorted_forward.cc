@@ -1,7 +1,6 @@
 #include "sorted_forward.h"
 
 #include <algorithm>
-#include <string_view>
 
 #include "failure.h"
 #include "sm90_flash_fwd.h"
@@ -9,23 +8,21 @@
 
 namespace intflash {
 
-bool SortedForward::has_hopper_kernels(const DeviceFacts& facts) {
-    constexpr bool kBuilt = std::string_view(INTFLASH_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
-    return kBuilt && facts.major == 9 && facts.minor == 0;
-}
-
 SortedForward::SortedForward(Stream& stream, bool on_hopper, const QuantizeRequest& request, const ForwardArgs& args, ElementType out_type, const SequenceTable& table, const std::vector<Sequence>& sequences)
     : request_(request), portable_(table), on_hopper_(on_hopper), limits_{stream.device().facts().shared_bytes_per_block, stream.device().facts().processors} {
     args_.heads = args.heads;
     args_.kv_heads = args.kv_heads;
     lay_out(stream, sequences);
-    const auto workspace = [&](size_t bytes) { return held_.emplace_back(stream.allocate(bytes)); };
     const auto blocks = static_cast<size_t>(q_blocks_), padded = static_cast<size_t>(request.padded);
-    args_.q_blocks = images_.query_codes = workspace(blocks * kQueryBlock * padded)->as<int8_t>();
-    args_.q_scales = images_.query_scales = workspace(blocks * kQueryBlock * sizeof(float))->as<float>();
-    args_.tiles = images_.tiles = workspace(static_cast<size_t>(tiles_) * static_cast<size_t>(sorted_tile_bytes(request.padded, is_half())))->as<uint8_t>();
-    args_.channel_scale = images_.channel_scale = workspace(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float))->as<float>();
-    args_.next_item = workspace(sizeof(int32_t))->as<int32_t>();
+    buffers_.query_codes = stream.allocate(blocks * kQueryBlock * padded);
+    buffers_.query_scales = stream.allocate(blocks * kQueryBlock * sizeof(float));
+    buffers_.tiles = stream.allocate(static_cast<size_t>(tiles_) * static_cast<size_t>(sorted_tile_bytes(request.padded, is_half())));
+    buffers_.channel_scale = stream.allocate(static_cast<size_t>(table.count) * static_cast<size_t>(args.kv_heads) * padded * sizeof(float));
+    args_.q_blocks = images_.query_codes = buffers_.query_codes->as<int8_t>();
+    args_.q_scales = images_.query_scales = buffers_.query_scales->as<float>();
+    args_.tiles = images_.tiles = buffers_.tiles->as<uint8_t>();
+    args_.channel_scale = images_.channel_scale = buffers_.channel_scale->as<float>();
+    args_.next_item = held_.emplace_back(stream.allocate(sizeof(int32_t)))->as<int32_t>();
     check_cuda(cudaMemsetAsync(args_.next_item, 0, sizeof(int32_t), stream.handle()), "clear a counter");
     args_.out = args.out;
     args_.out_type = static_cast<int32_t>(out_type);

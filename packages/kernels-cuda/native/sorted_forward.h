@@ -11,11 +11,13 @@
 
 namespace intflash {
 
+/** What the quantizers write and the forward kernels read. */
+struct SortedBuffers {
+    std::shared_ptr<Buffer> query_codes, query_scales, tiles, channel_scale;
+};
+
 class SortedForward {
 public:
-    /** True where the device and this build have Hopper's kernels. */
-    static bool has_hopper_kernels(const DeviceFacts& facts);
-
     /**
      * Allocates on the worker thread of `stream`. `request` is the portable plan's: operands, mode, statistics with their workspace,
      * findings; `args` its geometry, whose `out` holds `out_type`; `table` and `sequences` the same sequences on the device and here.
@@ -24,6 +26,8 @@ public:
 
     void quantize(cudaStream_t stream) const;
     void attend(cudaStream_t stream) const;
+
+    const SortedBuffers& buffers() const { return buffers_; }
 
 private:
     struct Items {
@@ -40,6 +44,7 @@ private:
     SortedTable table_{};
     SortedArgs args_{};
     int64_t q_blocks_ = 0, tiles_ = 0;
+    SortedBuffers buffers_;
     SortedImages images_{};
     std::vector<std::shared_ptr<Buffer>> held_;
 };

@@ -7,6 +7,7 @@
 
 #include "buffer.h"
 #include "pinned_memory.h"
+#include "stream.h"
 
 namespace intflash {
 
@@ -21,5 +22,8 @@ struct Source {
     bool present() const { return buffer || pinned || copy || borrowed != nullptr; }
     const void* host() const { return pinned ? pinned->data() + offset : copy ? copy->data() : borrowed; }
 };
+
+/** Where `source` lies on the device, a copy where it came from the host; null without one. What it lies in goes to `held`. On the worker thread of `stream`. @throws Failure */
+const void* source_on_device(Stream& stream, const Source& source, std::vector<std::shared_ptr<Buffer>>& held);
 
 }  // namespace intflash

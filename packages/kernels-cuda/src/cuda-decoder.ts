@@ -20,10 +20,10 @@ import type {
   DeviceHandle,
   LinearHandle,
   NativeAddon,
-  NativeSequenceState,
   PageHandle,
   SequenceHandle,
 } from './native-addon.js';
+import type { NativeSequenceState } from './native-decoder.js';
 import { awaitNative, callNative } from './native-error.js';
 
 /** As native/decoder.h numbers them. */

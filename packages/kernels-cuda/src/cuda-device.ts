@@ -20,17 +20,15 @@ import {
   type CudaAttentionInputs,
   type CudaAttentionOptions,
   type CudaAttentionResult,
+  type CudaHalfQuantizedInputs,
   type CudaQuantizedInputs,
+  type CudaQuantizedOptions,
 } from './device-attention.js';
 import type { DeviceContext } from './device-context.js';
+import { type Int4Options, packOnDevice, unpackOnDevice } from './device-int4.js';
 import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
-import {
-  type BufferHandle,
-  type CacheTimingRequest,
-  type DeviceHandle,
-  loadNativeAddon,
-  type NativeAddon,
-} from './native-addon.js';
+import { type BufferHandle, type DeviceHandle, loadNativeAddon, type NativeAddon } from './native-addon.js';
+import type { CacheTimingRequest } from './native-decoder.js';
 import { awaitNative, callNative } from './native-error.js';
 import { BASELINES, type Baseline } from './native-request.js';
 import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
@@ -185,10 +183,18 @@ export class CudaDevice {
     return attendOnDevice(this.#context, inputs, options, kind);
   }
 
-  /** Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. */
+  /**
+   * Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. With `precision: 'half-int8'` `v` is a tensor of floats and has
+   * no scales.
+   */
+  quantizedAttention(inputs: CudaQuantizedInputs, options?: CudaQuantizedOptions): Promise<CudaAttentionResult>;
   quantizedAttention(
-    inputs: CudaQuantizedInputs,
-    options: Omit<CudaAttentionOptions, 'smoothK'> = {},
+    inputs: CudaHalfQuantizedInputs,
+    options: CudaQuantizedOptions & { readonly precision: 'half-int8' },
+  ): Promise<CudaAttentionResult>;
+  quantizedAttention(
+    inputs: CudaQuantizedInputs | CudaHalfQuantizedInputs,
+    options: CudaQuantizedOptions = {},
   ): Promise<CudaAttentionResult> {
     return attendCodesOnDevice(this.#context, inputs, options);
   }
@@ -196,6 +202,20 @@ export class CudaDevice {
   /** Codes and scales of a float tensor [.., tokens, dim], one scale a token, left on the device. @throws {IntFlashError} `ERR_NONFINITE` */
   quantize(tensor: CudaTensor, options: QuantizeOptions = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
+  }
+
+  /**
+   * INT4 codes [.., tokens, dim] of a byte each, as `quantize` with `bits: 4` makes them, to [.., tokens, dim / 2] uint8: two a byte, low nibble first.
+   *
+   * @throws {IntFlashError} `ERR_ARG_RANGE` where a code is not in [-8, 7].
+   */
+  packInt4(codes: CudaTensor, options: Int4Options = {}): Promise<CudaTensor> {
+    return packOnDevice(this.#context, codes, options);
+  }
+
+  /** What {@link CudaDevice.packInt4} packed, a byte each again. */
+  unpackInt4(packed: CudaTensor, options: Int4Options = {}): Promise<CudaTensor> {
+    return unpackOnDevice(this.#context, packed, options);
   }
 
   /**

@@ -1,5 +1,6 @@
 import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
-import type { DeviceHandle, LinearHandle, NativeAddon, NativeLinear } from './native-addon.js';
+import type { DeviceHandle, LinearHandle, NativeAddon } from './native-addon.js';
+import type { NativeLinear } from './native-decoder.js';
 import { callNative } from './native-error.js';
 
 /** A linear layer whose weights lie on the GPU; inputs and outputs in host memory are copied on each call. */

@@ -5,14 +5,17 @@ import {
   attendOnDevice,
   type CudaAttentionInputs,
   type CudaAttentionOptions,
+  type CudaHalfQuantizedInputs,
   type CudaQuantizedInputs,
 } from './device-attention.js';
 import type { DeviceContext } from './device-context.js';
+import { packOnDevice, unpackOnDevice } from './device-int4.js';
 import { type CudaQuantizedTensor, type QuantizeOptions, quantizeOnDevice } from './device-quantize.js';
 import type { DeviceHandle, NativeAddon, RecordingHandle } from './native-addon.js';
 
 /** Attention options that a recording can keep: a graph has its own `stream`, `signal` and `repeats`. */
 export type RecordedAttentionOptions = Omit<CudaAttentionOptions, 'stream' | 'signal' | 'repeats'>;
+type RecordedQuantizedOptions = Omit<RecordedAttentionOptions, 'smoothK'>;
 
 /**
  * What `CudaDevice.capture` hands to its function. Each call runs at once, so its answer can be looked at, and is recorded. The answers
@@ -46,7 +49,18 @@ export class CudaRecorder {
   }
 
   /** As `CudaDevice.quantizedAttention`. */
-  async quantizedAttention(inputs: CudaQuantizedInputs, options: Omit<RecordedAttentionOptions, 'smoothK'> = {}) {
+  async quantizedAttention(
+    inputs: CudaQuantizedInputs,
+    options?: RecordedQuantizedOptions,
+  ): Promise<{ out: CudaTensor; lse?: CudaTensor }>;
+  async quantizedAttention(
+    inputs: CudaHalfQuantizedInputs,
+    options: RecordedQuantizedOptions & { readonly precision: 'half-int8' },
+  ): Promise<{ out: CudaTensor; lse?: CudaTensor }>;
+  async quantizedAttention(
+    inputs: CudaQuantizedInputs | CudaHalfQuantizedInputs,
+    options: RecordedQuantizedOptions = {},
+  ) {
     const { out, lse } = await attendCodesOnDevice(this.#context, inputs, options);
     return lse ? { out, lse } : { out };
   }
@@ -54,6 +68,16 @@ export class CudaRecorder {
   /** As `CudaDevice.quantize`. */
   async quantize(tensor: CudaTensor, options: Pick<QuantizeOptions, 'bits'> = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
+  }
+
+  /** As `CudaDevice.packInt4`. */
+  async packInt4(codes: CudaTensor): Promise<CudaTensor> {
+    return packOnDevice(this.#context, codes, {});
+  }
+
+  /** As `CudaDevice.unpackInt4`. */
+  async unpackInt4(packed: CudaTensor): Promise<CudaTensor> {
+    return unpackOnDevice(this.#context, packed, {});
   }
 
   /** @internal */

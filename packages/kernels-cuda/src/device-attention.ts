@@ -8,6 +8,7 @@ import {
   checkSignal,
   type FloatType,
   judgeAttention,
+  judgeHalfQuantizedAttention,
   judgeQuantizedAttention,
   type MaskOperand,
   type Precision,
@@ -39,6 +40,17 @@ export interface CudaQuantizedInputs {
   readonly vScale: CudaTensor;
   readonly vChannelScale?: CudaTensor;
 }
+
+/** `half-int8` on codes: V in floats, which have no scales. */
+export interface CudaHalfQuantizedInputs {
+  readonly q: CudaTensor;
+  readonly k: CudaTensor;
+  readonly v: CudaTensor;
+  readonly qScale: CudaTensor;
+  readonly kScale: CudaTensor;
+}
+
+export type CudaQuantizedOptions = Omit<CudaAttentionOptions, 'smoothK'>;
 
 export interface CudaAttentionOptions {
   readonly precision?: Precision;
@@ -103,7 +115,7 @@ export async function attendOnDevice(
 
 export async function attendCodesOnDevice(
   context: DeviceContext,
-  inputs: CudaQuantizedInputs,
+  inputs: CudaQuantizedInputs | CudaHalfQuantizedInputs,
   options: object,
 ): Promise<CudaAttentionResult> {
   context.expectOpen();
@@ -128,51 +140,80 @@ function attentionCall(
 ): Call {
   const { signal, call, kernel, rest } = splitOptions(context, options);
   const plan = judgeAttention(inputs, rest, deviceJudge);
-  const operand = (tensor: CudaTensor, strides: RowStrides): NativeOperand => ({
-    type: TYPE_NUMBERS[tensor.type as FloatType],
-    data: tensor.nativeSource(context.device),
-    strides,
-  });
   const request = {
     ...geometryRequest(plan, other ?? plan.precision, plan.smoothK),
     ...call,
     kernel: KERNELS.indexOf(kernel),
-    query: operand(inputs.query, plan.query.strides),
-    key: operand(inputs.key, plan.key.strides),
-    value: operand(inputs.value, plan.value.strides),
+    query: floatOperand(context, inputs.query, plan.query.strides),
+    key: floatOperand(context, inputs.key, plan.key.strides),
+    value: floatOperand(context, inputs.value, plan.value.strides),
     mask: maskSource(context, plan.mask, rest.attnMask),
   };
   return { plan, request, signal };
 }
 
-function codesCall(context: DeviceContext, inputs: CudaQuantizedInputs, options: object): Call {
+function codesCall(
+  context: DeviceContext,
+  inputs: CudaQuantizedInputs | CudaHalfQuantizedInputs,
+  options: object,
+): Call {
   const { signal, call, kernel, rest } = splitOptions(context, options);
-  const plan = judgeQuantizedAttention(inputs, rest, deviceJudge);
-  const source = (tensor: CudaTensor) => tensor.nativeSource(context.device);
-  const operand = (
-    codes: CudaTensor,
-    strides: RowStrides,
-    scale: CudaTensor,
-    scaleStrides: RowStrides,
-  ): NativeOperand => ({
-    type: TYPE_NUMBERS.int8,
-    data: source(codes),
-    strides,
-    scale: source(scale),
-    scaleStrides,
-  });
+  const { plan, value, channelScale, channelStrides } =
+    rest.precision === 'half-int8'
+      ? halfCodes(context, inputs as CudaHalfQuantizedInputs, rest)
+      : allCodes(context, inputs as CudaQuantizedInputs, rest);
   const request = {
     ...geometryRequest(plan, plan.precision, false),
     ...call,
     kernel: KERNELS.indexOf(kernel),
-    query: operand(inputs.q, plan.query.strides, inputs.qScale, plan.queryScale.strides),
-    key: operand(inputs.k, plan.key.strides, inputs.kScale, plan.keyScale.strides),
-    value: operand(inputs.v, plan.value.strides, inputs.vScale, plan.valueScale.strides),
-    channelScale: inputs.vChannelScale && source(inputs.vChannelScale),
-    channelStrides: plan.valueChannelScale?.strides,
+    query: codeOperand(context, inputs.q, plan.query.strides, inputs.qScale, plan.queryScale.strides),
+    key: codeOperand(context, inputs.k, plan.key.strides, inputs.kScale, plan.keyScale.strides),
+    value,
+    channelScale,
+    channelStrides,
     mask: maskSource(context, plan.mask, rest.attnMask),
   };
   return { plan, request, signal };
+}
+
+function allCodes(context: DeviceContext, inputs: CudaQuantizedInputs, options: object) {
+  const plan = judgeQuantizedAttention(inputs, options, deviceJudge);
+  return {
+    plan,
+    value: codeOperand(context, inputs.v, plan.value.strides, inputs.vScale, plan.valueScale.strides),
+    channelScale: inputs.vChannelScale?.nativeSource(context.device),
+    channelStrides: plan.valueChannelScale?.strides,
+  };
+}
+
+function halfCodes(context: DeviceContext, inputs: CudaHalfQuantizedInputs, options: object) {
+  const plan = judgeHalfQuantizedAttention(inputs, options, deviceJudge);
+  return {
+    plan,
+    value: floatOperand(context, inputs.v, plan.value.strides),
+    channelScale: undefined,
+    channelStrides: undefined,
+  };
+}
+
+function floatOperand(context: DeviceContext, tensor: CudaTensor, strides: RowStrides): NativeOperand {
+  return { type: TYPE_NUMBERS[tensor.type as FloatType], data: tensor.nativeSource(context.device), strides };
+}
+
+function codeOperand(
+  context: DeviceContext,
+  codes: CudaTensor,
+  strides: RowStrides,
+  scale: CudaTensor,
+  scaleStrides: RowStrides,
+): NativeOperand {
+  return {
+    type: TYPE_NUMBERS.int8,
+    data: codes.nativeSource(context.device),
+    strides,
+    scale: scale.nativeSource(context.device),
+    scaleStrides,
+  };
 }
 
 function splitOptions(context: DeviceContext, options: object) {

@@ -1,13 +1,10 @@
 import { checkInteger, checkOptions, checkSignal, type FloatType, IntFlashError, readArguments } from '@int-flash/ops';
 import { type CudaStream, checkStream } from './cuda-stream.js';
 import type { CudaTensor } from './cuda-tensor.js';
-import { type DeviceContext, deviceJudge, madeTensor } from './device-context.js';
+import { type DeviceContext, madeTensor } from './device-context.js';
 import { withAbortFlag } from './native-error.js';
 import { TYPE_NUMBERS } from './native-request.js';
-
-/** As native/read_request.cc has them. */
-const MAX_BATCH = 2 ** 20;
-const MAX_HEADS = 2 ** 30;
+import { judgeRows } from './tensor-rows.js';
 
 export interface QuantizeOptions {
   /** 8: codes in [-127, 127]; 4: in [-7, 7], a byte each. */
@@ -45,36 +42,10 @@ function quantizeCall(context: DeviceContext, tensor: CudaTensor, options: objec
   const bits = checkInteger(given.bits, 'bits', 8, 4, 8);
   if (bits !== 8 && bits !== 4) throw new IntFlashError('ERR_ARG_RANGE', `Expected bits to be 8 or 4, got ${bits}`);
   const signal = checkSignal(given.signal);
-  const { type, dims, strides } = deviceJudge(tensor, 'tensor', ['float32', 'float16', 'bfloat16']);
-  const rank = dims.length;
-  if (rank < 2 || rank > 4)
-    throw new IntFlashError('ERR_SHAPE', `Expected tensor of rank 2 to 4, got dims [${dims.join(', ')}]`);
-  const dim = dims[rank - 1]!;
-  if (dim < 8 || dim > 256 || dim % 8 !== 0)
-    throw new IntFlashError('ERR_UNSUPPORTED', `Expected rows whose length is a multiple of 8 up to 256, got ${dim}`);
-  if (strides[rank - 1] !== 1)
-    throw new IntFlashError(
-      'ERR_UNSUPPORTED',
-      `Expected the last axis to be contiguous (stride 1), got stride ${strides[rank - 1]}`,
-    );
-  const [batch, heads] = [dims[rank - 4] ?? 1, dims[rank - 3] ?? 1];
-  if (batch > MAX_BATCH || batch * heads > MAX_HEADS)
-    throw new IntFlashError(
-      'ERR_UNSUPPORTED',
-      `Expected a first axis of at most 2^20 and 2^30 heads on CUDA, got leading axes ${batch} and ${heads}`,
-    );
-  const request = {
-    type: TYPE_NUMBERS[type as FloatType],
-    data: tensor.nativeSource(context.device),
-    batch,
-    heads,
-    tokens: dims[rank - 2]!,
-    dim,
-    strides: { batch: strides[rank - 4] ?? 0, head: strides[rank - 3] ?? 0, token: strides[rank - 2]! },
-    levels: bits === 8 ? 127 : 7,
-    stream: checkStream(given.stream, context.device),
-  };
-  return { dims, request, signal };
+  const { type, dims, request } = judgeRows(context, tensor, ['float32', 'float16', 'bfloat16']);
+  const stream = checkStream(given.stream, context.device);
+  const levels = bits === 8 ? 127 : 7;
+  return { dims, request: { ...request, type: TYPE_NUMBERS[type as FloatType], levels, stream }, signal };
 }
 
 /** Rows as native/quantize_operation.h lays them out: padded to 64, 128 or 256 bytes. */

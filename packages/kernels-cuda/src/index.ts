@@ -10,8 +10,11 @@ export type {
   CudaAttentionInputs,
   CudaAttentionOptions,
   CudaAttentionResult,
+  CudaHalfQuantizedInputs,
   CudaQuantizedInputs,
+  CudaQuantizedOptions,
 } from './device-attention.js';
+export type { Int4Options } from './device-int4.js';
 export type { CudaQuantizedTensor, QuantizeOptions } from './device-quantize.js';
 export type { Baseline, CudaKernel } from './native-request.js';
 export { type PinnedArrays, PinnedBuffer } from './pinned-buffer.js';

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import type { CacheTimingRequest, NativeDecoder, NativeLinear, NativeSequenceState } from './native-decoder.js';
 
 declare const handle: unique symbol;
 /** An object of the addon's, opaque here. */
@@ -114,92 +115,25 @@ export interface NativeRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
-/** One tensor to quantize per token, as native/read_request.cc reads it. */
-export interface NativeQuantizeRequest {
-  readonly type: number;
+/** A tensor whose rows a call goes through one by one, as native/read_request.cc reads it. */
+export interface NativeRowsRequest {
   readonly data: NativeSource;
   readonly strides: NativeStrides;
   readonly batch: number;
   readonly heads: number;
   readonly tokens: number;
+  /** Numbers of a row: of packed codes, two a byte. */
   readonly dim: number;
-  /** The largest code. */
-  readonly levels: number;
   readonly stream?: StreamHandle | undefined;
   readonly recording?: RecordingHandle | undefined;
   readonly abortFlag?: AbortFlag | undefined;
 }
 
-/** Weights of a linear layer: `codes` or `packed` with `scales`, or `weights`. */
-export interface NativeLinear {
-  readonly rows: number;
-  readonly cols: number;
-  readonly codes?: Int8Array | undefined;
-  readonly packed?: Uint8Array | undefined;
-  /** Columns that share a scale of `packed`. */
-  readonly group?: number | undefined;
-  readonly scales?: Float32Array | undefined;
-  readonly weights?: Float32Array | undefined;
-  readonly bias?: Float32Array | undefined;
-}
-
-export interface NativeNorm {
-  readonly gain: Float32Array;
-  readonly bias: Float32Array | undefined;
-}
-
-/** A decoder as native/decoder_binding.cc reads it. */
-export interface NativeDecoder {
-  readonly hidden: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly intermediate: number;
-  readonly vocabulary: number;
-  readonly maxTokens: number;
-  /** 0: heads are not turned. */
-  readonly rotaryHalf: number;
-  readonly cos: Float32Array | undefined;
-  readonly sin: Float32Array | undefined;
-  readonly scale: number;
-  readonly epsilon: number;
-  /** Layer norms. */
-  readonly centered: boolean;
-  /** 0 swiglu, 1 silu, 2 gelu, 3 its tanh form. */
-  readonly activation: number;
-  readonly embedding: Float32Array | undefined;
-  readonly positions: Float32Array | undefined;
-  readonly layers: readonly {
-    readonly attentionNorm: NativeNorm;
-    readonly mlpNorm: NativeNorm;
-    readonly queryNorm: Float32Array | undefined;
-    readonly keyNorm: Float32Array | undefined;
-    readonly qkv: LinearHandle;
-    readonly attentionOutput: LinearHandle;
-    readonly mlpUp: LinearHandle;
-    readonly mlpDown: LinearHandle;
-    /** -1: all. */
-    readonly windowLeft: number;
-  }[];
-  readonly outputNorm: NativeNorm;
-  readonly output: LinearHandle;
-}
-
-/** What became of a sequence. */
-export type NativeSequenceState = Readonly<Record<'length' | 'bytes', number>>;
-
-/** One token each of `sequences` sequences, attention alone: see native/cache_timing.h. */
-export interface CacheTimingRequest {
-  readonly sequences: number;
-  /** Tokens that each holds. */
-  readonly length: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly int4: boolean;
-  /** A block takes a run of 1,024 keys, not a tile of 128. */
-  readonly runs: boolean;
-  readonly repeats: number;
+/** One tensor to quantize per token. */
+export interface NativeQuantizeRequest extends NativeRowsRequest {
+  readonly type: number;
+  /** The largest code. */
+  readonly levels: number;
 }
 
 export interface NativeAnswer {
@@ -211,6 +145,11 @@ export interface NativeAnswer {
   readonly forwardMs: readonly number[];
   readonly quantizeRepeatMs: readonly number[];
 }
+
+/** What a kernel on sorted tiles answered, and what it read: kernels/sorted_layout.h. */
+export type SortedImages = Readonly<
+  Record<'out' | 'queryCodes' | 'queryScales' | 'tiles' | 'channelScale', BufferHandle>
+> & { readonly lse?: BufferHandle };
 
 export interface NativeAddon {
   probe(): Probe;
@@ -288,6 +227,8 @@ export interface NativeAddon {
     device: DeviceHandle,
     request: NativeQuantizeRequest,
   ): Promise<{ codes: BufferHandle; scales: BufferHandle }>;
+  packInt4(device: DeviceHandle, request: NativeRowsRequest): Promise<BufferHandle>;
+  unpackInt4(device: DeviceHandle, request: NativeRowsRequest): Promise<BufferHandle>;
   createLinear(device: DeviceHandle, weights: NativeLinear): LinearHandle;
   linearForward(
     device: DeviceHandle,
@@ -342,6 +283,7 @@ export interface NativeAddon {
   poisonShared(device: DeviceHandle): Promise<void>;
   countDifferences(device: DeviceHandle, a: BufferHandle, b: BufferHandle): Promise<number>;
   fault(device: DeviceHandle): Promise<void>;
+  sortedImages(device: DeviceHandle, request: NativeRequest): Promise<SortedImages>;
 }
 
 export type LoadedAddon =

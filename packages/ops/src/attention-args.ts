@@ -2,6 +2,7 @@ import type {
   AttentionGeometry,
   AttentionPlan,
   FloatOperand,
+  HalfQuantizedAttentionPlan,
   QuantizedAttentionPlan,
   RowStrides,
   SequenceSpan,
@@ -39,6 +40,9 @@ export const ATTENTION_OPTION_KEYS = [
   'maxSeqlenQ',
   'maxSeqlenK',
 ] as const;
+
+/** Codes are taken as they are. */
+const CODES_OPTION_KEYS = ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK');
 
 /**
  * The one judge of attention arguments.
@@ -88,23 +92,46 @@ export function judgeQuantizedAttention(
   return readArguments(() => readQuantizedAttention(inputs, options, judge));
 }
 
+/**
+ * Judges `half-int8` on codes: `q`, `k`, `qScale`, `kScale` as for {@link judgeQuantizedAttention}, and `v` of floats, which has no scales.
+ */
+export function judgeHalfQuantizedAttention(
+  inputs: unknown,
+  options?: unknown,
+  judge: TensorJudge = judgeTensor,
+): HalfQuantizedAttentionPlan {
+  return readArguments(() => readHalfQuantizedAttention(inputs, options, judge));
+}
+
+function readHalfQuantizedAttention(inputs: unknown, options: unknown, judge: TensorJudge): HalfQuantizedAttentionPlan {
+  const given = checkOptions(options, CODES_OPTION_KEYS, 'options');
+  const fields = checkInputs(inputs, ['q', 'k', 'v', 'qScale', 'kScale']);
+  const operands = {
+    query: judge(fields.q, 'q', ['int8']),
+    key: judge(fields.k, 'k', ['int8']),
+    value: judge(fields.v, 'v', FLOAT_TYPES),
+  };
+  const judged = judgeGeometry(operands, given, judge);
+  return Object.assign(judged.geometry, {
+    precision: checkChoice(given.precision, 'precision', ['half-int8'] as const, 'half-int8'),
+    value: floatOperand(operands.value, judged.strides.value),
+    ...codedScores(operands, fields, judged, judge),
+  });
+}
+
 function readQuantizedAttention(inputs: unknown, options: unknown, judge: TensorJudge): QuantizedAttentionPlan {
-  const given = checkOptions(
-    options,
-    ATTENTION_OPTION_KEYS.filter((key) => key !== 'smoothK'),
-    'options',
-  );
+  const given = checkOptions(options, CODES_OPTION_KEYS, 'options');
   const fields = checkInputs(inputs, ['q', 'k', 'v', 'qScale', 'kScale', 'vScale', 'vChannelScale']);
   const operands = {
     query: judge(fields.q, 'q', ['int8']),
     key: judge(fields.k, 'k', ['int8']),
     value: judge(fields.v, 'v', ['int8']),
   };
-  const { geometry, strides, batched, queries, keys } = judgeGeometry(operands, given, judge);
+  const judged = judgeGeometry(operands, given, judge);
+  const { geometry, strides, batched, keys } = judged;
   const precision = checkChoice(given.precision, 'precision', ['full-int8', 'paper-int8'] as const, 'full-int8');
-  const batch = batched ? [operands.query.dims[0]!] : [];
-  const perKey = [...batch, geometry.kvHeads, keys];
-  const perHead = [...batch, geometry.kvHeads];
+  const perHead = [...(batched ? [operands.query.dims[0]!] : []), geometry.kvHeads];
+  const perKey = [...perHead, keys];
   const vScale = judge(fields.vScale, 'vScale', ['float32']);
   const tokenLevel = vScale.dims.length === perKey.length;
   if (tokenLevel && precision === 'paper-int8') {
@@ -116,17 +143,8 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
   const channel = fields.vChannelScale;
   return Object.assign(geometry, {
     precision,
-    query: { data: operands.query.data as Int8Array, strides: strides.query },
-    key: { data: operands.key.data as Int8Array, strides: strides.key },
     value: { data: operands.value.data as Int8Array, strides: strides.value },
-    queryScale: scaleOperand(
-      judge(fields.qScale, 'qScale', ['float32']),
-      'qScale',
-      [...batch, geometry.heads, queries],
-      batched,
-      1,
-    ),
-    keyScale: scaleOperand(judge(fields.kScale, 'kScale', ['float32']), 'kScale', perKey, batched, 1),
+    ...codedScores(operands, fields, judged, judge),
     valueScale: scaleOperand(vScale, 'vScale', tokenLevel ? perKey : perHead, batched, tokenLevel ? 1 : 0),
     valueChannelScale:
       channel === undefined
@@ -139,6 +157,29 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
             0,
           ),
   });
+}
+
+/** Q and K as codes, and their scales. */
+function codedScores(
+  { query, key }: Operands,
+  fields: { readonly qScale?: unknown; readonly kScale?: unknown },
+  { geometry, strides, batched, queries, keys }: ReturnType<typeof judgeGeometry>,
+  judge: TensorJudge,
+) {
+  const scaleOf = (name: 'qScale' | 'kScale', heads: number, tokens: number) =>
+    scaleOperand(
+      judge(fields[name], name, ['float32']),
+      name,
+      [...(batched ? [query.dims[0]!] : []), heads, tokens],
+      batched,
+      1,
+    );
+  return {
+    query: { data: query.data as Int8Array, strides: strides.query },
+    key: { data: key.data as Int8Array, strides: strides.key },
+    queryScale: scaleOf('qScale', geometry.heads, queries),
+    keyScale: scaleOf('kScale', geometry.kvHeads, keys),
+  };
 }
 
 function checkInputs<K extends string>(inputs: unknown, keys: readonly K[]): Partial<Record<K, unknown>> {

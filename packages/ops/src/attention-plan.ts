@@ -97,15 +97,25 @@ export interface AttentionPlan extends AttentionGeometry {
   readonly value: FloatOperand;
 }
 
-/** Attention on INT8 codes the caller made. Query row r stands for `codes · qScale[r]`, and so on. */
-export interface QuantizedAttentionPlan extends AttentionGeometry {
-  readonly precision: 'full-int8' | 'paper-int8';
+/** Q and K as INT8 codes the caller made. Query row r stands for `codes · qScale[r]`, and so on. */
+interface CodedScores extends AttentionGeometry {
   readonly query: CodeOperand;
   readonly key: CodeOperand;
-  readonly value: CodeOperand;
   /** Scales are addressed with their own strides, in elements. */
   readonly queryScale: { readonly data: Float32Array; readonly strides: RowStrides };
   readonly keyScale: { readonly data: Float32Array; readonly strides: RowStrides };
+}
+
+/** `half-int8` on codes: V stays float. */
+export interface HalfQuantizedAttentionPlan extends CodedScores {
+  readonly precision: 'half-int8';
+  readonly value: FloatOperand;
+}
+
+/** Attention on codes of all three. */
+export interface QuantizedAttentionPlan extends CodedScores {
+  readonly precision: 'full-int8' | 'paper-int8';
+  readonly value: CodeOperand;
   /** Per token, or per head when the token stride is 0. v = code · valueScale · valueChannelScale. */
   readonly valueScale: { readonly data: Float32Array; readonly strides: RowStrides };
   /** Per channel, [.., headDimV] contiguous at (batch, head); absent = 1. */

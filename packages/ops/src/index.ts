@@ -1,4 +1,9 @@
-export { ATTENTION_OPTION_KEYS, judgeAttention, judgeQuantizedAttention } from './attention-args.js';
+export {
+  ATTENTION_OPTION_KEYS,
+  judgeAttention,
+  judgeHalfQuantizedAttention,
+  judgeQuantizedAttention,
+} from './attention-args.js';
 export {
   type AttentionGeometry,
   type AttentionPlan,
@@ -6,6 +11,7 @@ export {
   type CausalAlignment,
   type CodeOperand,
   type FloatOperand,
+  type HalfQuantizedAttentionPlan,
   type MaskOperand,
   PRECISIONS,
   type Precision,

@@ -1,0 +1,65 @@
+// quantize, packInt4, unpackInt4: codes that are made and stay on the device.
+#include <utility>
+
+#include "binding.h"
+#include "int4_operation.h"
+#include "ledger.h"
+#include "read_request.h"
+
+namespace intflash {
+namespace {
+
+// quantize(device, request) → Promise<{ codes, scales }>
+Napi::Value quantize(const Napi::CallbackInfo& info) {
+    DeviceHandle& handle = device_of(info);
+    const Napi::Object js = read_object(info[1], "request");
+    Stream& stream = stream_of(handle, js.Get("stream"));
+    auto request = std::make_shared<TensorQuantizeRequest>(read_quantize_request(js, *handle.device));
+    const Ledger ledger = ledger_of(js, handle, stream);
+    auto codes = std::make_shared<std::shared_ptr<Buffer>>(), scales = std::make_shared<std::shared_ptr<Buffer>>();
+    return queue(info, stream,
+                 [&stream, request = std::move(request), ledger, codes, scales] {
+                     const auto sheet = ledger.sheet(stream);
+                     auto operation = std::make_shared<QuantizeOperation>(stream, *request, sheet);
+                     run_now(stream, *operation, *sheet, request->abort);
+                     *codes = operation->codes();
+                     *scales = operation->scales();
+                     ledger.add(std::move(operation));
+                 },
+                 [codes, scales](Napi::Env env) -> Napi::Value {
+                     Napi::Object result = Napi::Object::New(env);
+                     result.Set("codes", wrap_buffer(env, std::move(*codes)));
+                     result.Set("scales", wrap_buffer(env, std::move(*scales)));
+                     return result;
+                 });
+}
+
+Napi::Value convert(const Napi::CallbackInfo& info, Int4Operation::Way way) {
+    DeviceHandle& handle = device_of(info);
+    const Napi::Object js = read_object(info[1], "request");
+    Stream& stream = stream_of(handle, js.Get("stream"));
+    auto rows = std::make_shared<TensorRows>(read_code_rows(js, *handle.device, way == Int4Operation::Way::kPack ? 1 : 2));
+    const Ledger ledger = ledger_of(js, handle, stream);
+    auto out = std::make_shared<std::shared_ptr<Buffer>>();
+    return queue(info, stream,
+                 [&stream, way, rows = std::move(rows), ledger, out] {
+                     const auto sheet = ledger.sheet(stream);
+                     auto operation = std::make_shared<Int4Operation>(stream, way, *rows, sheet);
+                     run_now(stream, *operation, *sheet, rows->abort);
+                     *out = operation->out();
+                     ledger.add(std::move(operation));
+                 },
+                 [out](Napi::Env env) -> Napi::Value { return wrap_buffer(env, std::move(*out)); });
+}
+
+// packInt4(device, request) → Promise<buffer>
+Napi::Value pack_int4(const Napi::CallbackInfo& info) { return convert(info, Int4Operation::Way::kPack); }
+
+// unpackInt4(device, request) → Promise<buffer>
+Napi::Value unpack_int4(const Napi::CallbackInfo& info) { return convert(info, Int4Operation::Way::kUnpack); }
+
+}  // namespace
+
+std::vector<ExportedFunction> quantize_functions() { return {{"quantize", quantize}, {"packInt4", pack_int4}, {"unpackInt4", unpack_int4}}; }
+
+}  // namespace intflash
