@@ -3,10 +3,12 @@
 // work, a dependency without a reason.
 //   node tools/checks/check-packaging.mjs            the checks
 //   node tools/checks/check-packaging.mjs --update   writes the lists of files anew
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { addonNeeds } from '../addon-needs.mjs';
 import { isNativeBuilt } from '../build-native.mjs';
+import { CUDA_PACKAGES, NATIVE_PACKAGES } from '../phases/prepare.mjs';
 import { root, run, runTool } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
 import { checkInstall } from './check-install.mjs';
@@ -21,6 +23,7 @@ try {
   const packages = publicPackages().filter(({ manifest }) => fitsHere(manifest));
   const packed = await atOnce(packages, pack);
   if (process.argv.includes('--update')) await writeLists(packed);
+  checkAddons();
   compareLists(packed);
   await atOnce(packed, inspect);
   if (problems.length === 0) problems.push(...(await checkInstall(packed, folder)));
@@ -48,6 +51,15 @@ function fitsHere({ name, os, cpu, libc }) {
       `warning: ${name} is not packed here: ${fits ? 'its addon was not compiled for all it is for' : 'another system'}`,
     );
   return fits && isCompiled;
+}
+
+/** Of the addons that are compiled here, for whatever architectures: where they would load. */
+function checkAddons() {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return;
+  for (const path of [...NATIVE_PACKAGES, ...CUDA_PACKAGES]) {
+    const addon = join(root, path, 'build/Release', `${path.replace('packages/kernels-', 'int_flash_')}.node`);
+    if (existsSync(addon)) problems.push(...addonNeeds(addon).problems);
+  }
 }
 
 async function pack({ path, manifest }) {

@@ -32,7 +32,7 @@ export function describeStatus(
           'addon-load-failed',
           `The CUDA addon does not load: ${loaded.cause?.message ?? 'no message'}`,
           /GLIBC_/.test(loaded.cause?.message ?? '')
-            ? 'The compiled addon needs glibc 2.36 or later. In a checkout `npm run build` makes one for this machine.'
+            ? 'The compiled addon needs glibc 2.28 or later. In a checkout `npm run build` makes one for this machine.'
             : 'Rebuild it on this machine with `npm run build`.',
         );
   }
