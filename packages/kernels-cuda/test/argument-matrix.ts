@@ -69,6 +69,7 @@ export interface Things {
   readonly tensor: CudaTensor; // float32 [1, 2, 8, 16]
   readonly codes: CudaTensor; // int8 [1, 2, 8, 16]
   readonly scales: CudaTensor; // float32 [1, 2, 8]
+  readonly packed: CudaTensor; // uint8 [1, 2, 8, 8]
   readonly stream: CudaStream;
   readonly event: CudaEvent;
   readonly graph: CudaGraph;
@@ -105,8 +106,9 @@ const TIMING = {
 };
 
 /** Every public function of this package that takes arguments, in groups, each argument and each option in turn. */
-export function publicPositions({ device, tensor, codes, scales, stream, event, graph }: Things) {
+export function publicPositions({ device, tensor, codes, scales, packed, stream, event, graph }: Things) {
   const inputs = { query: tensor, key: tensor, value: tensor };
+  const half = { q: codes, k: codes, v: tensor, qScale: scales, kScale: scales };
   const quantized = { q: codes, k: codes, v: codes, qScale: scales, kScale: scales, vScale: scales };
   const options = (names: readonly string[], call: (options: never) => unknown): Position[] =>
     names.map((name) => ({ name, call: (value) => call({ [name]: value } as never) }));
@@ -130,6 +132,19 @@ export function publicPositions({ device, tensor, codes, scales, stream, event, 
       { name: 'tensor', call: (value) => device.quantize(value) },
       { name: 'options', call: (value) => device.quantize(tensor, value) },
       ...options(['bits', 'stream', 'signal'], (given) => device.quantize(tensor, given)),
+    ],
+    'half-int8 on codes, packInt4() and unpackInt4()': [
+      { name: 'inputs', call: (value) => device.quantizedAttention(value, { precision: 'half-int8' }) },
+      ...[...Object.keys(half), 'vScale', 'vChannelScale'].map((name) => ({
+        name,
+        call: (value: never) => device.quantizedAttention({ ...half, [name]: value }, { precision: 'half-int8' }),
+      })),
+      { name: 'codes', call: (value) => device.packInt4(value) },
+      { name: 'options', call: (value) => device.packInt4(codes, value) },
+      ...options(['stream', 'signal'], (given) => device.packInt4(codes, given)),
+      { name: 'packed', call: (value) => device.unpackInt4(value) },
+      { name: 'options', call: (value) => device.unpackInt4(packed, value) },
+      ...options(['stream', 'signal'], (given) => device.unpackInt4(packed, given)),
     ],
     CudaDevice: [
       { name: 'openCudaDevice', call: (value) => openCudaDevice(value) },

@@ -9,6 +9,7 @@ import { isReadable, provoke, publicPositions, strangeValues, type Things } from
 const GROUPS = [
   'attention()',
   'quantizedAttention() and quantize()',
+  'half-int8 on codes, packInt4() and unpackInt4()',
   'CudaDevice',
   'CudaTensor',
   'streams, events, graphs',
@@ -23,12 +24,13 @@ describe.skipIf(!cudaStatus().available)('bad arguments, with a GPU behind them'
     device = openCudaDevice();
     const data = Float32Array.from({ length: 256 }, (_, i) => Math.sin(i));
     const tensor = await device.upload({ type: 'float32', dims: [1, 2, 8, 16], data });
-    const { codes, scales } = await device.quantize(tensor);
+    const { codes, scales } = await device.quantize(tensor, { bits: 4 });
+    const packed = await device.packInt4(codes);
     const stream = device.createStream();
     const graph: CudaGraph = await device.capture((recorder) =>
       recorder.attention({ query: tensor, key: tensor, value: tensor }),
     );
-    things = { device, tensor, codes, scales, stream, event: stream.record(), graph };
+    things = { device, tensor, codes, scales, packed, stream, event: stream.record(), graph };
   });
   afterAll(() => device?.dispose());
 
@@ -69,10 +71,10 @@ describe.skipIf(!cudaStatus().available)('bad arguments, with a GPU behind them'
   }, 60_000);
 
   it('leaves a device that works', async () => {
-    const { tensor, graph, codes, scales, stream } = things;
+    const { tensor, graph, codes, scales, packed, stream } = things;
     const { out } = await device.attention({ query: tensor, key: tensor, value: tensor });
     expect(((await out.download()).data as Float32Array).every(Number.isFinite)).toBe(true);
-    for (const owned of [out, graph, codes, scales, tensor]) owned.dispose();
+    for (const owned of [out, graph, codes, scales, packed, tensor]) owned.dispose();
     await stream[Symbol.asyncDispose]();
     expect(device.liveBytes()).toBe(0);
   });

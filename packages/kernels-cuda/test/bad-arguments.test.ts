@@ -28,6 +28,7 @@ async function things() {
     tensor: await device.empty('float32', [1, 2, 8, 16]),
     codes: await device.empty('int8', [1, 2, 8, 16]),
     scales: await device.empty('float32', [1, 2, 8]),
+    packed: await device.empty('uint8', [1, 2, 8, 8]),
     event: stream.record(),
     graph: new CudaGraph(answering, handle, {} as GraphHandle, [], undefined),
   };
@@ -45,17 +46,40 @@ describe('bad arguments of the public functions', async () => {
   );
 
   it('does not take the right arguments for bad ones', async () => {
-    const { device, tensor, codes, scales, stream, event, graph } = await things();
+    const { device, tensor, codes, scales, packed, stream, event, graph } = await things();
     const inputs = { query: tensor, key: tensor, value: tensor };
     await device.attention(inputs, { attnMask: { type: 'bool', dims: [8, 8], data: new Uint8Array(64) }, stream });
     await device.attention(inputs, { attnMask: tensor.view([8, 8]), returnLse: true });
     await device.quantizedAttention({ q: codes, k: codes, v: codes, qScale: scales, kScale: scales, vScale: scales });
     expect((await device.quantize(tensor, { bits: 4 })).codes.strides).toEqual([1024, 512, 64, 1]);
+    await device.quantizedAttention(
+      { q: codes, k: codes, v: tensor, qScale: scales, kScale: scales },
+      { precision: 'half-int8' },
+    );
+    expect(await device.packInt4(codes, { stream })).toMatchObject({ type: 'uint8', dims: [1, 2, 8, 8] });
+    expect(await device.unpackInt4(packed)).toMatchObject({ type: 'int8', dims: [1, 2, 8, 16] });
     await stream.wait(event);
     await graph.replay({ repeats: 2, stream });
     await tensor.write(new Float32Array(256), { stream });
     await tensor.write(tensor);
     await device.upload({ type: 'bool', dims: [2], data: new Uint8Array(2) });
+  });
+});
+
+describe('packInt4() and unpackInt4()', () => {
+  it('say which tensors they take', async () => {
+    const { device, tensor, codes, packed } = await things();
+    const refused = async (call: Promise<unknown>, code: string, message: string) =>
+      expect(call).rejects.toMatchObject({ code, message: expect.stringContaining(message) });
+    await refused(device.packInt4(tensor), 'ERR_ARG_RANGE', 'int8');
+    await refused(device.packInt4(packed), 'ERR_ARG_RANGE', 'int8');
+    await refused(device.unpackInt4(codes), 'ERR_ARG_RANGE', 'uint8');
+    await refused(device.packInt4(await device.empty('int8', [3, 12])), 'ERR_UNSUPPORTED', 'multiple of 8 up to 256');
+    await refused(device.packInt4(await device.empty('int8', [2, 264])), 'ERR_UNSUPPORTED', 'got 264');
+    await refused(device.unpackInt4(await device.empty('uint8', [2, 6])), 'ERR_UNSUPPORTED', 'multiple of 4 up to 128');
+    await refused(device.packInt4(codes.transpose(2, 3)), 'ERR_UNSUPPORTED', 'contiguous');
+    await refused(device.packInt4(await device.empty('int8', [64])), 'ERR_SHAPE', 'rank 2 to 4');
+    await refused(device.packInt4(codes, { bits: 4 } as never), 'ERR_ARG_RANGE', 'bits');
   });
 });
 

@@ -4,6 +4,7 @@ import {
   type ErrorCode,
   IntFlashError,
   judgeAttention,
+  judgeHalfQuantizedAttention,
   judgeQuantizedAttention,
 } from '../src/index.js';
 import { oddValues } from './bad-arguments.js';
@@ -34,6 +35,10 @@ const codeInputs = () => ({
   vScale: ones([1, 2, 4]),
   vChannelScale: ones([1, 2, 8]),
 });
+const halfInputs = () => {
+  const { q, k, qScale, kScale } = codeInputs();
+  return { q, k, v: float([1, 2, 4, 8]), qScale, kScale };
+};
 
 function caught(call: () => unknown): unknown {
   try {
@@ -57,6 +62,11 @@ describe('the type matrix: every odd value in every position', () => {
       name: 'judgeQuantizedAttention',
       judge: judgeQuantizedAttention,
       inputs: codeInputs as () => Record<string, object>,
+    },
+    {
+      name: 'judgeHalfQuantizedAttention',
+      judge: judgeHalfQuantizedAttention,
+      inputs: halfInputs as () => Record<string, object>,
     },
   ];
   const calls = judges.flatMap(({ name, judge, inputs }) => {
@@ -96,17 +106,19 @@ describe('the type matrix: every odd value in every position', () => {
   };
 
   it(`holds for ${calls.length} calls (at least 300 for each judge)`, () => {
-    expect(calls.length).toBeGreaterThan(600);
+    expect(calls.length).toBeGreaterThan(900);
     const surprises = calls
       .map(({ title, place, label, call }) => ({ title, place, label, result: code(call) }))
       .filter(({ place, label, result }) => result === 'untyped' || (result === 'accepted') !== legal(place, label))
-      // smoothK is no option of the pre-quantized entry, whose K is given as it is.
+      // smoothK is no option of the pre-quantized entries, whose K is given as it is.
       .filter(
-        ({ title, result }) =>
-          !(title.startsWith('judgeQuantizedAttention: options.smoothK') && result === 'ERR_ARG_RANGE'),
+        ({ title, result }) => !(/QuantizedAttention: options\.smoothK/.test(title) && result === 'ERR_ARG_RANGE'),
       )
       // A type is legal for 16-bit floats only with bits; "float32" is what the float inputs have already.
-      .filter(({ title, result }) => !(/^judgeAttention: \w+\.type = string$/.test(title) && result === 'accepted'));
+      .filter(
+        ({ title, result }) =>
+          !(/^judge(Attention: \w+|Half\w+: v)\.type = string$/.test(title) && result === 'accepted'),
+      );
     expect(surprises).toEqual([]);
   });
 
