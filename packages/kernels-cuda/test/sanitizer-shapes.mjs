@@ -62,6 +62,10 @@ for (const type of ['bool', 'float32']) {
 const [q, k, v] = [await device.quantize(query), await device.quantize(key), await device.quantize(value, { bits: 4 })];
 const codes = { q: q.codes, k: k.codes, v: v.codes, qScale: q.scales, kScale: k.scales, vScale: v.scales };
 dispose((await device.quantizedAttention(codes)).out);
+const half = { q: q.codes, k: k.codes, v: value, qScale: q.scales, kScale: k.scales };
+dispose((await device.quantizedAttention(half, { precision: 'half-int8' })).out);
+const packed = await device.packInt4(v.codes);
+dispose(await device.unpackInt4(packed), packed);
 dispose(...Object.values(codes));
 
 const graph = await device.capture(async (recorder) => {

@@ -201,4 +201,36 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     graph.dispose();
     dispose();
   });
+
+  // Quantizing takes some milliseconds here, attention is one query's: a signal that fires in between is not too late.
+  it('stops before attention when told to while the quantizers run', async () => {
+    const [heads, keys, headDim] = [256, 131_072, 128];
+    const one = await device.upload({
+      type: 'bfloat16',
+      dims: [1, keys, headDim],
+      data: Uint16Array.from({ length: keys * headDim }, (_, i) => 0x3f00 + ((i * 37) & 0xff)),
+    });
+    const every = one.view([1, heads, keys, headDim], { strides: [0, 0, headDim, 1] }); // all heads alike, in the memory of one
+    const query = one.view([1, heads, 1, headDim], { strides: [0, 0, headDim, 1] });
+    const inputs = { query, key: every, value: every };
+    let quantizeMs = 0;
+    for (let i = 0; i < 2; i++) {
+      const { out, quantizeMs: ms } = await device.attention(inputs); // the memory is at hand then
+      quantizeMs = ms;
+      out.dispose();
+    }
+    expect(quantizeMs).toBeGreaterThan(2);
+    const controller = new AbortController();
+    const running = device.attention(inputs, { signal: controller.signal });
+    const settled = running.then(({ out }) => out.dispose());
+    const began = performance.now();
+    while (performance.now() - began < quantizeMs / 2); // a timer would be too coarse
+    controller.abort(new Error('enough'));
+    await expect(settled).rejects.toThrow('enough');
+    const { out } = await device.attention(inputs, { signal: new AbortController().signal });
+    expect(((await out.download()).data as Float32Array).every(Number.isFinite)).toBe(true);
+    out.dispose();
+    one.dispose();
+    await device.trim();
+  });
 });

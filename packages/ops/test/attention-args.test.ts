@@ -9,21 +9,14 @@ import {
 } from '../src/index.js';
 import { oddValues } from './bad-arguments.js';
 
+const size = (dims: readonly number[]) => dims.reduce((total, dim) => total * dim, 1);
+
 function float(dims: number[], type = 'float32') {
-  const count = dims.reduce((total, dim) => total * dim, 1);
-  return { type, dims, data: type === 'float32' ? new Float32Array(count) : new Uint16Array(count) };
+  return { type, dims, data: type === 'float32' ? new Float32Array(size(dims)) : new Uint16Array(size(dims)) };
 }
 
-const codes = (dims: number[]) => ({
-  type: 'int8',
-  dims,
-  data: new Int8Array(dims.reduce((total, dim) => total * dim, 1)),
-});
-const ones = (dims: number[]) => ({
-  type: 'float32',
-  dims,
-  data: new Float32Array(dims.reduce((total, dim) => total * dim, 1)).fill(1),
-});
+const codes = (dims: number[]) => ({ type: 'int8', dims, data: new Int8Array(size(dims)) });
+const ones = (dims: number[]) => ({ type: 'float32', dims, data: new Float32Array(size(dims)).fill(1) });
 
 const floatInputs = () => ({ query: float([1, 2, 3, 8]), key: float([1, 2, 4, 8]), value: float([1, 2, 4, 8]) });
 const codeInputs = () => ({
