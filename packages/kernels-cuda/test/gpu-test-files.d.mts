@@ -1,0 +1,1 @@
+export function gpuTestParts(): Record<string, string[]>;
