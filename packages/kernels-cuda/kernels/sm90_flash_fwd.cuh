@@ -319,15 +319,6 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
 }
 
 // ── §3 ──
-/** An empty body takes a handful of registers; the real one is launched with all that its threads can have, and shares them out. */
-template <class T> bool has_body() {
-    constexpr int kLeastRegisters = 64;
-    cudaFuncAttributes attributes{};
-    const cudaError_t status = cudaFuncGetAttributes(&attributes, sm90_flash_fwd<T>);
-    cudaGetLastError();  // no code at all leaves an error for the next to find
-    return status == cudaSuccess && attributes.numRegs >= kLeastRegisters;
-}
-
 constexpr int64_t kSectionBytes = 24 << 20;  // of keys and values: half of L2, the rest is for what streams through
 
 template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processors, cudaStream_t stream) {

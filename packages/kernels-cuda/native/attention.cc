@@ -83,7 +83,7 @@ float float_of(uint32_t bits) {
 
 // ── plan ──
 AttentionOperation::AttentionOperation(Stream& stream, const AttentionRequest& request, std::shared_ptr<FindingsSheet> sheet)
-    : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()), kernel_(choose_kernel(stream.device(), request)) {
+    : precision_(request.precision), sheet_(std::move(sheet)), place_(sheet_->take()), kernel_(choose_kernel(stream.device().facts(), request)) {
     const DeviceFacts& facts = stream.device().facts();
     limits_ = {facts.shared_bytes_per_block, facts.processors};
     const std::vector<Sequence> sequences = lay_out_sequences(stream, request);

@@ -21,10 +21,10 @@ const char* sorting_needs(const AttentionRequest& request) {
     return nullptr;
 }
 
-const char* hopper_needs(Device& device, const AttentionRequest& request) {
+const char* hopper_needs(const DeviceFacts& facts, const AttentionRequest& request) {
     if (request.precision != Precision::kHalfInt8 && request.precision != Precision::kFullInt8) return "precision 'full-int8' or 'half-int8'";
     if (const char* needed = sorting_needs(request)) return needed;
-    return device.has_hopper_kernels() ? nullptr : "a device of compute capability 9.0 and code compiled for it";
+    return facts.has_hopper_kernels ? nullptr : "a device of compute capability 9.0 and code compiled for it";
 }
 
 const char* sorted_needs(const DeviceFacts& facts, const AttentionRequest& request) {
@@ -35,8 +35,8 @@ const char* sorted_needs(const DeviceFacts& facts, const AttentionRequest& reque
 
 }  // namespace
 
-KernelChoice choose_kernel(Device& device, const AttentionRequest& request) {
-    const char *for_hopper = hopper_needs(device, request), *for_sorted = sorted_needs(device.facts(), request);
+KernelChoice choose_kernel(const DeviceFacts& facts, const AttentionRequest& request) {
+    const char *for_hopper = hopper_needs(facts, request), *for_sorted = sorted_needs(facts, request);
     const auto refuse = [&](KernelChoice choice, const char* needed, const char* whose) {
         if (needed != nullptr && request.kernel == choice) throw Failure("ERR_UNSUPPORTED", std::string("Expected ") + needed + " for " + whose);
     };

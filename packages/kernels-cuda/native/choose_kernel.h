@@ -4,7 +4,7 @@
 
 namespace intflash {
 
-/** On a worker thread. @returns one of the kernels; kPortable also for precisions of which there is only one. @throws Failure where one was named that can't do it */
-KernelChoice choose_kernel(Device& device, const AttentionRequest& request);
+/** @returns one of the kernels; kPortable also for precisions of which there is only one. @throws Failure where one was named that can't do it */
+KernelChoice choose_kernel(const DeviceFacts& facts, const AttentionRequest& request);
 
 }  // namespace intflash

@@ -6,7 +6,7 @@
 
 #include "cublas_lt.h"
 #include "failure.h"
-#include "sm90_flash_fwd.h"
+#include "running_code.h"
 
 namespace intflash {
 namespace {
@@ -31,6 +31,7 @@ std::shared_ptr<Device> Device::open(int ordinal) {
     facts.processors = properties.multiProcessorCount;
     facts.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
     facts.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    facts.has_hopper_kernels = ask_running_code().is_sm90a;
     cudaMemPoolProps pool{};
     pool.allocType = cudaMemAllocationTypePinned;
     pool.location.type = cudaMemLocationTypeDevice;
@@ -71,11 +72,6 @@ void Device::remove_stream(cudaStream_t stream) {
 CublasLt* Device::cublas_lt() {
     std::call_once(cublas_lt_asked_, [this] { cublas_lt_ = CublasLt::open(); });
     return cublas_lt_.get();
-}
-
-bool Device::has_hopper_kernels() {
-    std::call_once(hopper_kernels_asked_, [this] { has_hopper_kernels_ = facts_.major == 9 && facts_.minor == 0 && has_sm90_flash_fwd(); });
-    return has_hopper_kernels_;
 }
 
 void Device::lose() const { lost_contexts[static_cast<size_t>(ordinal_)] = true; }

@@ -16,6 +16,7 @@ struct DeviceFacts {
     char name[256];
     int major, minor, processors, shared_bytes_per_block;
     int64_t total_bytes;
+    bool has_hopper_kernels;  // it is one, and runs their code (running_code.h)
 };
 
 class Device {
@@ -47,9 +48,6 @@ public:
     /** cuBLASLt on this device, loaded when first asked for; null where there is none. On a worker thread. */
     CublasLt* cublas_lt();
 
-    /** Whether Hopper's forward kernels run here: the device is one, and the code that it would run is theirs. Loads a kernel when first asked. On a worker thread. */
-    bool has_hopper_kernels();
-
     /** After a fault in a kernel the context of this process is gone for good, for every Device of this ordinal. */
     void lose() const;
     bool lost() const;
@@ -65,8 +63,6 @@ private:
     std::set<cudaStream_t> streams_;
     std::once_flag cublas_lt_asked_;
     std::unique_ptr<CublasLt> cublas_lt_;
-    std::once_flag hopper_kernels_asked_;
-    bool has_hopper_kernels_ = false;
 };
 
 }  // namespace intflash
