@@ -139,12 +139,11 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             if (is_clear()) general_scores<tau.value, false>(s, top, rows, columns(meta), RowBand{}, 0, 0);
             else general_scores<tau.value, true>(s, top, rows, columns(meta), item.band, item.first_row + row_in_item(), tile * T::kKeys);
         };
-        // P·V of 64 channels from `first` on.
-        const auto multiply_values = [&](auto& t, const auto& p, int first) {
-            constexpr int kSteps = static_cast<int>(std::extent_v<std::remove_reference_t<decltype(p)>>) / 4;
+        // P·V of 64 channels from `first` on and of steps [begin, end), 32 keys each.
+        const auto multiply_values = [&](auto& t, const auto& p, int first, int begin, int end) {
             wgmma_fence();
 #pragma unroll
-            for (int step = 0; step < kSteps; ++step) {
+            for (int step = begin; step < end; ++step) {
                 const int panel = step / (kValuePanel / 32), within = step % (kValuePanel / 32);
                 wgmma_u8_n64(t, p + 4 * step, values.at(stage.index * (T::kValueBytes / 16) + panel * (T::kD * kValuePanel / 16) + first * (kValuePanel / 16) + 2 * within), step > 0);
             }
@@ -165,18 +164,19 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             turn.pass();
             pin(s);
         };
-        // The first 2 * kScores slots of a tile; `weigh(s, p)` makes scores into codes.
-        const auto attend = [&](auto scores, const auto& weigh) {
-            constexpr int kScores = decltype(scores)::value;
-            int s[kScores], p[kScores / 4];
+        // The first 2 * kScores slots of a tile; `weigh(s, p, before_group)` makes scores into codes, and the first `early` products begin before it ends.
+        const auto attend = [&](auto scores, auto early, const auto& weigh) {
+            constexpr int kScores = decltype(scores)::value, kSteps = kScores / 16, kEarly = decltype(early)::value;
+            int s[kScores], p[kScores / 4], t[2][32];
             start(s);
-            const TileSums sums = weigh(s, p);
+            const TileSums sums = weigh(s, p, [&](int group) {
+                if (kEarly > 0 && group == 2 * kEarly) multiply_values(t[0], p, 0, 0, kEarly);
+            });
             // 64 channels at a time, the next ones under way while these are added.
-            int t[2][32];
-            multiply_values(t[0], p, 0);
+            multiply_values(t[0], p, 0, kEarly, kSteps);
 #pragma unroll
             for (int part = 0; part < T::kD / 64; ++part) {
-                if (part + 1 < T::kD / 64) multiply_values(t[(part + 1) & 1], p, 64 * (part + 1));
+                if (part + 1 < T::kD / 64) multiply_values(t[(part + 1) & 1], p, 64 * (part + 1), 0, kSteps);
                 if (part == 0) absorb(rows, sums);
                 if (part + 1 < T::kD / 64) wgmma_wait_but<1>();
                 else wgmma_wait();
@@ -185,12 +185,15 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             }
         };
         const auto attend_plain = [&](auto scores, auto outliers, uint32_t meta, const auto& visible) {
-            attend(scores, [&](auto& s, auto& p) { return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out); });
+            constexpr int kEarly = decltype(scores)::value == T::kScores ? T::kEarlySteps : 0;
+            attend(scores, std::integral_constant<int, kEarly>{}, [&](auto& s, auto& p, const auto& before_group) {
+                return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
+            });
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
         const auto attend_any = [&](uint32_t meta, auto kind) {
             if (tile < own.clear_begin || kind == TileKind::kColumns) {
-                attend(kWhole, [&](auto& s, auto& p) {
+                attend(kWhole, std::integral_constant<int, 0>{}, [&](auto& s, auto& p, const auto&) {
                     float top[2];
                     score(s, top, std::true_type{}, meta);
                     follow(rows, top, scale_out);

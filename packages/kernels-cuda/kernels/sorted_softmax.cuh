@@ -55,8 +55,8 @@ __device__ __forceinline__ uint32_t sign_bytes(uint32_t low, uint32_t high) {
     return signs;
 }
 
-/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh. */
-__device__ __forceinline__ constexpr int pass_before(int groups) { return (groups * 5 + 4) / 8; }
+/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh; of many, whose products begin meanwhile, half. */
+__device__ __forceinline__ constexpr int pass_before(int groups) { return groups > 8 ? groups / 2 : (groups * 5 + 4) / 8; }
 
 /**
  * Keys of a tile that a thread's two rows see: those before `end`. Scores of others are pushed below every score there can be, for the maxima; and
@@ -136,11 +136,11 @@ template <int n, class Visible> __device__ __forceinline__ void pack_group(int (
 
 /**
  * A tile whose keys share two key scales and, but for the last group where kOutliers, one value weight. `header` is the address of its
- * TileHeader; the exponentials take `turn`.
+ * TileHeader; the exponentials take `turn`. `before_group(g)` is called when the groups before g are weighed.
  * Maxima are found on the integers; the row sum takes the codes (ADR 0001 allows it where no token stands out).
  */
-template <bool kOutliers, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut>
-__device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, Turn& turn, const ScaleOut& scale_out) {
+template <bool kOutliers, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut, class BeforeGroup>
+__device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, Turn& turn, const ScaleOut& scale_out, const BeforeGroup& before_group) {
     constexpr int kGroups = kScores / 8, kLowGroups = sorted_low_slots(kGroups), kPlainGroups = kOutliers ? kGroups - 1 : kGroups, kSpecial = 8 * (kGroups - 1);
     float factor[2][2], top[2], offset[2], special[8];
     const float k_scale[2] = {load_shared_float(header), load_shared_float(header + 4)}, tau_all = load_shared_float(header + offsetof(TileHeader, tau));
@@ -186,6 +186,7 @@ __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], 
 #pragma unroll
     for (int group = 0; group < kPlainGroups; ++group) {
         if (group == pass_before(kGroups)) turn.pass(tile.codes[0] | tile.codes[1]);
+        before_group(group);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) e[i] = exp2_fast(fmaf(__int2float_rn(s[8 * group + i]), factor[group >= kLowGroups][row_of(i)], offset[row_of(i)]));
