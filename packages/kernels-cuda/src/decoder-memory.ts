@@ -1,4 +1,4 @@
-import { type DecoderCacheShape, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type DecoderMemory, type DecoderMemoryShape, KV_PAGE_TOKENS } from '@int-flash/ops';
 
 export const MAX_HEAD_DIM = 256; // what the kernels are compiled for
 /** Of a head as they store it (kernels/cache_page.h: padded_head). */
@@ -7,19 +7,30 @@ const PADDED_DIMS = [64, 128, MAX_HEAD_DIM] as const;
 const FACTOR_BYTES = 3 * 4;
 /** The largest value scale so far, in float32. */
 const STATE_BYTES = 4;
+/** Channels that a layer's input is filled up to, at most (kernels/linear_int4.h: padded_int4_columns). */
+const PADDED_COLUMNS = 256;
 
 /**
- * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values, and what goes on behind them (kernels/cache_page.h: page_bytes).
+ * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values, and what goes on behind them (kernels/cache_page.h: page_bytes);
+ * and a step's tokens (native/decoder.cc: Decoder::reserve_rows).
  *
  * @returns undefined for heads wider than 256, which the kernels do not hold.
  */
-export function decoderMemory(
-  deviceBytes: number,
-  { layers, kvHeads, headDim }: DecoderCacheShape,
-): DecoderMemory | undefined {
+export function decoderMemory(deviceBytes: number, shape: DecoderMemoryShape): DecoderMemory | undefined {
+  const { layers, kvHeads, headDim } = shape;
   const padded = PADDED_DIMS.find((width) => headDim <= width);
   if (padded === undefined) return undefined;
   const pageOf = (codeBytes: number) =>
     layers * kvHeads * (KV_PAGE_TOKENS * (2 * codeBytes + FACTOR_BYTES) + STATE_BYTES);
-  return { deviceBytes, pageBytes: { int8: pageOf(padded), int4: pageOf(padded / 2) } };
+  const pageBytes = { int8: pageOf(padded), int4: pageOf(padded / 2) };
+  return { deviceBytes, pageBytes, tokenBytes: tokenBytes(shape, padded) };
+}
+
+function tokenBytes({ heads, kvHeads, headDim, hiddenSize, intermediateSize }: DecoderMemoryShape, padded: number) {
+  const qkv = (heads + 2 * kvHeads) * headDim;
+  const columns = Math.max(hiddenSize, intermediateSize, heads * headDim) + PADDED_COLUMNS;
+  const widest = Math.max(2 * intermediateSize, hiddenSize);
+  const floats = hiddenSize + 2 * columns + 2 + qkv + heads + widest + kvHeads;
+  const sums = Math.max(widest, qkv); // of the library's products
+  return 4 * (floats + sums) + columns + heads * padded;
 }

@@ -14,8 +14,8 @@ import { pagesOf } from './page-limit.js';
 import { PageTable } from './page-table.js';
 import type { PagedSequence } from './paged-sequence.js';
 
-/** Positions computed together while a prompt is read on a device: enough to fill its tensor cores … */
-const DEVICE_CHUNK = 512;
+/** Positions computed together while a prompt is read on a device: enough to fill its tensor cores, few enough for those who wait meanwhile … */
+export const DEVICE_CHUNK = 512;
 /** … and fewer where each position's logits are wanted, which take a vocabulary of floats apiece. */
 const LOGITS_CHUNK = 64;
 
@@ -31,6 +31,8 @@ export interface DeviceCacheShape {
   readonly vocabSize: number;
   /** It never grows past it. */
   readonly maxTokens: number;
+  /** As {@link PagedSequence.longChunk} has it. */
+  readonly longChunk: number;
 }
 
 interface CachePart {
@@ -46,6 +48,7 @@ interface CachePart {
  */
 export class DeviceCache implements PagedSequence {
   readonly chunk = DEVICE_CHUNK;
+  readonly longChunk: number;
   readonly canDraw = true;
   readonly isExact = true;
   readonly pool: DevicePages;
@@ -62,14 +65,9 @@ export class DeviceCache implements PagedSequence {
     this.#decoder = decoder;
     this.pool = pool;
     this.#shape = shape;
+    this.longChunk = shape.longChunk;
     const { maxTokens } = shape;
-    this.#table = new PageTable(pool, {
-      space: SPACE,
-      chunk: DEVICE_CHUNK,
-      isCoded: true,
-      computesWhole: true,
-      maxTokens,
-    });
+    this.#table = new PageTable(pool, { space: SPACE, chunk: undefined, isCoded: true, maxTokens });
   }
 
   get dtype(): DeviceDtype {

@@ -1,5 +1,5 @@
 import { type Decoder, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
-import { DeviceCache, type DeviceDtype } from './device-cache.js';
+import { DEVICE_CHUNK, DeviceCache, type DeviceDtype } from './device-cache.js';
 import { DevicePages } from './device-pages.js';
 import type { KvCacheSettings } from './kv-caches.js';
 import type { ModelConfig } from './model-config.js';
@@ -8,6 +8,10 @@ import { type PageCounts, sumCounts } from './page-pool.js';
 
 /** Where nothing is said, a pool takes no more than this part of the device's memory that is left: steps need some, and so do others who use it. */
 const MEMORY_PART = 3 / 4;
+/** Of what the pools leave, steps may have this part. */
+const STEP_PART = 1 / 2;
+/** More positions at once are not faster: a step of so many fills the largest device, and reads the weights rarely enough. */
+const LONGEST_CHUNK = 8192;
 
 /** A model's caches in a device's memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
 export class DeviceCaches {
@@ -34,7 +38,8 @@ export class DeviceCaches {
     const { vocabSize } = this.#config;
     const { keyScales } = this.#settings;
     const maxTokens = this.contextLength(dtype);
-    return new DeviceCache(decoder, this.#pool(dtype), { dtype, keyScales, vocabSize, maxTokens });
+    const pool = this.#pool(dtype);
+    return new DeviceCache(decoder, pool, { dtype, keyScales, vocabSize, maxTokens, longChunk: pool.longChunk });
   }
 
   /** Bytes of the device's memory that sequences hold. */
@@ -57,12 +62,19 @@ export class DeviceCaches {
     if (made) return made;
     const { maxPositions } = this.#config;
     const pageBytes = this.#memory.pageBytes[dtype];
-    const mostBytes = MEMORY_PART * this.#leftBytes();
+    const left = this.#leftBytes();
     const { bytes, keepsPrefixes } = this.#settings;
-    const pages = countPages({ pageBytes, bytes, mostBytes, maxPositions });
-    const pool = new DevicePages(pages, pageBytes, keepsPrefixes !== false);
+    const pages = countPages({ pageBytes, bytes, mostBytes: MEMORY_PART * left, maxPositions });
+    const longChunk = this.#longChunk(left - pages * pageBytes);
+    const pool = new DevicePages(pages, { pageBytes, longChunk, keepsPrefixes: keepsPrefixes !== false });
     this.#pools.set(dtype, pool);
     return pool;
+  }
+
+  /** Whole chunks that a step has room for in so many bytes. */
+  #longChunk(bytes: number): number {
+    const chunks = Math.floor((STEP_PART * bytes) / this.#memory.tokenBytes / DEVICE_CHUNK);
+    return Math.min(Math.max(chunks, 1) * DEVICE_CHUNK, LONGEST_CHUNK);
   }
 
   /** What neither other things have nor the pools that were made so far may take. */

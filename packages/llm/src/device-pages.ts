@@ -11,13 +11,23 @@ export class DevicePages implements SharedPages<DecoderPage> {
   readonly pages: PagePool;
   readonly prefixes: PrefixTree<DecoderPage> | undefined;
   readonly pageBytes: number;
+  /** Tokens of a prompt that a step has room for beside the pages. */
+  readonly longChunk: number;
   /** What sequences take of the device's memory besides pages. */
   besides = 0;
 
-  constructor(pages: number, pageBytes: number, keepsPrefixes: boolean) {
+  constructor(
+    pages: number,
+    {
+      pageBytes,
+      longChunk,
+      keepsPrefixes,
+    }: { readonly pageBytes: number; readonly longChunk: number; readonly keepsPrefixes: boolean },
+  ) {
     this.pages = new PagePool(pages);
     this.prefixes = keepsPrefixes ? new PrefixTree(this.pages, (page) => page.dispose()) : undefined;
     this.pageBytes = pageBytes;
+    this.longChunk = longChunk;
   }
 
   counts(): PageCounts {

@@ -24,6 +24,7 @@ export interface KvCacheOptions {
  */
 export class KvCache implements PagedSequence {
   readonly canDraw = false;
+  readonly longChunk = undefined;
   readonly #pool: KvCachePool;
   readonly #options: KvCacheOptions;
   readonly #lengths: number[];
@@ -39,7 +40,7 @@ export class KvCache implements PagedSequence {
     const isCoded = !isFloat(pool.shape.dtype);
     this.#pool = pool;
     this.#options = options;
-    this.#table = new PageTable(pool, { chunk, space, isCoded, computesWhole: false, maxTokens: options.maxTokens });
+    this.#table = new PageTable(pool, { chunk, space, isCoded, maxTokens: options.maxTokens });
     this.#lengths = pool.layers.map(() => 0);
     this.#states = pool.layers.map((layer) => layer.start());
   }

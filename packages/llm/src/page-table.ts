@@ -17,12 +17,10 @@ export interface SharedPages<State> extends PageSource {
 export interface PageTableRules {
   /** What besides the tokens decides the content of pages that may be shared; undefined: none may. */
   readonly space: string | undefined;
-  /** Tokens of a prompt that are computed together, whole pages. */
-  readonly chunk: number;
+  /** Tokens of a prompt that are computed together, whole pages; undefined where nothing depends on that but whether a call's tokens are few. */
+  readonly chunk: number | undefined;
   /** Whether the first call's tokens decide an offset that all keys share. */
   readonly isCoded: boolean;
-  /** Whether a call's queries all go the way that their number decides: else that of its last ones may depend on its length. */
-  readonly computesWhole: boolean;
   /** Of the longest sequence. */
   readonly maxTokens: number;
 }
@@ -209,9 +207,9 @@ export class PageTable<State> {
 
   /** Whether anybody who reads so far would compute the bits of a call of so many tokens. */
   #isCommonCall(tokens: number, end: number): boolean {
-    const { chunk, isCoded, computesWhole } = this.#rules;
+    const { chunk, isCoded } = this.#rules;
     if (end === tokens) return tokens >= KV_PAGE_TOKENS || !isCoded;
-    return end <= RUN_KEYS || (computesWhole ? tokens > FEW_QUERIES : tokens === chunk);
+    return end <= RUN_KEYS || (chunk === undefined ? tokens > FEW_QUERIES : tokens === chunk);
   }
 
   /**
@@ -219,13 +217,12 @@ export class PageTable<State> {
    * tokens differ from others.
    */
   #goesOnAlike(end: number, length: number, known: number): boolean {
-    const { chunk, computesWhole } = this.#rules;
+    const { chunk } = this.#rules;
     if (known <= RUN_KEYS) return true;
-    if (!computesWhole) return (end - length) % chunk === 0;
+    if (chunk !== undefined) return (end - length) % chunk === 0;
     const before = this.history.length;
     if (end < before) return this.history.canGoOnAt(end);
-    const lastCall = (from: number) => ((known - from - 1) % chunk) + 1;
-    return lastCall(end) === lastCall(before) || Math.min(lastCall(end), lastCall(before)) > FEW_QUERIES;
+    return end === before || known - end > FEW_QUERIES;
   }
 
   /** Whether the page up to `end` has the bits, or will have, that anybody would compute. */

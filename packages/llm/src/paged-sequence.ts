@@ -20,6 +20,11 @@ export interface PagedSequence {
   readonly isDisposed: boolean;
   /** Tokens of a prompt that are computed together, where that is up to the cache. */
   readonly chunk: number | undefined;
+  /**
+   * … and where nobody minds a longer step. Undefined: a prompt's bits depend on its chunks. Where it is there they do not, as long as no call gets few
+   * tokens that another cut would give to one of more.
+   */
+  readonly longChunk: number | undefined;
   /** Whether tokens of several calls may be computed in one, and be taken back without a trace. */
   readonly isExact: boolean;
   /** Whether what follows its tokens can be drawn where it lies, without their logits. */

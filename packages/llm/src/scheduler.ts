@@ -1,4 +1,4 @@
-import { type DrawRules, eventLoopTurn, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type DrawRules, eventLoopTurn, IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
 import type { AttentionChoice } from './layers/attention.js';
 import { Pace } from './pace.js';
@@ -37,8 +37,9 @@ const LOGITS_A_TURN = 2 ** 15;
  * Shares a transformer among sequences, a step at a time: schedule, run, hand out.
  *
  * A step takes one token of every answer under way and a chunk of the prompts that are being read, first come, first served; a
- * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, so what a sequence computes, to the
- * bit, does not depend on who else is there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
+ * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, or has no effect on its bits: then a
+ * step takes long chunks while nobody is being answered. So what a sequence computes, to the bit, does not depend on who else is
+ * there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
  */
 export class Scheduler {
   readonly #transformer: Transformer;
@@ -46,7 +47,11 @@ export class Scheduler {
   readonly #share = new PageShare((cache) => this.#queue.some(({ work }) => work.cache === cache));
   /** Of what is between steps; each step has its own. */
   readonly #pace = new Pace();
+  /** Those who got what they wanted and are still there: the next step may be a token of theirs, which shall not wait long. */
+  readonly #answered = new Set<SequenceCache>();
   #isRunning = false;
+  /** False once the memory ended before the longest step did. */
+  #takesLong = true;
 
   constructor(transformer: Transformer) {
     this.#transformer = transformer;
@@ -68,6 +73,7 @@ export class Scheduler {
   }
 
   leave(cache: SequenceCache): void {
+    this.#answered.delete(cache);
     this.#share.leave(cache);
   }
 
@@ -119,10 +125,11 @@ export class Scheduler {
     this.#share.beginStep();
     for (const job of this.#queue) {
       if (job.isAlone && chosen.length > 0) continue;
-      job.prepare();
+      const isQuiet = this.#takesLong && ![...this.#answered].some((cache) => cache !== job.work.cache);
+      job.prepare(isQuiet && this.#queue.length === 1);
       const count = job.next.length;
       const isPrompt = count > FEW_QUERIES && !job.isAlone;
-      if (isPrompt && promptTokens > 0 && promptTokens + count > PREFILL_CHUNK) continue;
+      if (isPrompt && promptTokens > 0 && promptTokens + count > job.chunk(isQuiet)) continue;
       if (!job.makeRoom()) continue;
       if (isPrompt) promptTokens += count;
       chosen.push(job);
@@ -143,6 +150,7 @@ export class Scheduler {
       return outcomes.map((value) => ({ status: 'fulfilled', value }));
     } catch (reason) {
       if (parts.length === 1 || step.signal.aborted) return parts.map(() => ({ status: 'rejected', reason }));
+      if (isOutOfMemory(reason)) this.#takesLong = false;
     }
     // One of them is at fault. By itself each ends as it would have without the others.
     const outcomes: PromiseSettledResult<PartOutcome>[] = [];
@@ -166,13 +174,23 @@ export class Scheduler {
       const outcome = outcomes[i]!;
       job.step = undefined;
       if (job.isSettled) job.release();
-      else if (outcome.status === 'rejected') job.fail(outcome.reason);
-      else if (job.advance()) this.#queue.push(job);
+      else if (outcome.status === 'rejected') {
+        if (!this.#retries(job, outcome.reason)) job.fail(outcome.reason);
+      } else if (job.advance()) this.#queue.push(job);
       else {
+        this.#answered.add(job.work.cache);
         job.resolve(outcome.value);
         if (outcome.value instanceof Float32Array && ++handedOut % atOnce === 0) await this.#pause();
       }
     }
+  }
+
+  /** Where the memory does not last for a long step, there are none from now on. @returns whether the job is in the queue again */
+  #retries(job: Job, reason: unknown): boolean {
+    if (!isOutOfMemory(reason) || job.isAlone || job.next.length <= job.chunk(false) + FEW_QUERIES) return false;
+    this.#takesLong = false;
+    this.#queue.unshift(job);
+    return true;
   }
 
   #drop(job: Job, { isChosen = false } = {}): void {
@@ -180,6 +198,10 @@ export class Scheduler {
     if (at >= 0) this.#queue.splice(at, 1);
     if (!isChosen) job.release();
   }
+}
+
+function isOutOfMemory(error: unknown): boolean {
+  return IntFlashError.isInstance(error) && error.code === 'ERR_OOM';
 }
 
 /** A run over several sequences; ends early when all of them were aborted. */
@@ -243,14 +265,39 @@ class Job implements SubmittedWork {
   }
 
   /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
-  prepare(): void {
-    const { ids, cache, chunk = this.#usualChunk } = this.work;
+  prepare(isLong: boolean): void {
+    const { ids, cache } = this.work;
     if (this.#sharesPages) this.at += this.#share.adopt(cache, ids.slice(this.at));
     const { missing } = cache;
     this.#isReplay = missing > 0;
     this.next = this.#isReplay
-      ? cache.history.slice(cache.length, cache.length + missing)
-      : ids.slice(this.at, this.#isGuess ? ids.length : this.at + chunk); // of a guess all is wanted, however prompts are cut
+      ? cache.history.slice(cache.length, cache.length + this.#cutReplay(missing, isLong))
+      : ids.slice(this.at, this.at + this.#cut(ids.length - this.at, isLong));
+  }
+
+  /** Tokens of prompts in a step. */
+  chunk(isLong: boolean): number {
+    const { cache, onLogits } = this.work;
+    // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
+    const usual = onLogits ? PREFILL_CHUNK : (cache.chunk ?? PREFILL_CHUNK);
+    return (isLong && !onLogits && cache.longChunk) || usual;
+  }
+
+  #cutReplay(rest: number, isLong: boolean): number {
+    return this.work.cache.longChunk === undefined ? rest : this.#withoutFew(rest, isLong);
+  }
+
+  #cut(rest: number, isLong: boolean): number {
+    const { chunk, cache } = this.work;
+    if (this.#isGuess) return rest; // of a guess all is wanted, however prompts are cut
+    if (chunk !== undefined || cache.longChunk === undefined) return Math.min(chunk ?? this.chunk(false), rest);
+    return this.#withoutFew(rest, isLong);
+  }
+
+  /** A chunk, and what comes behind it where that is so little that by itself it would get other bits than as part of a longer call. */
+  #withoutFew(rest: number, isLong: boolean): number {
+    const chunk = this.chunk(isLong);
+    return rest <= chunk + FEW_QUERIES ? rest : chunk;
   }
 
   /** Gets pages for what comes next. @returns false when it has to wait for some */
@@ -296,15 +343,9 @@ class Job implements SubmittedWork {
 
   /** Whether it may take over what others computed: not where each token's logits are wanted, or its chunks would be cut elsewhere. */
   get #sharesPages(): boolean {
-    const { chunk, onLogits } = this.work;
-    const usual = this.#usualChunk;
-    return onLogits === undefined && !this.#isGuess && (chunk ?? usual) === usual;
-  }
-
-  get #usualChunk(): number {
-    const { cache, onLogits } = this.work;
-    // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.
-    return onLogits ? PREFILL_CHUNK : (cache.chunk ?? PREFILL_CHUNK);
+    const { chunk, cache, onLogits } = this.work;
+    const isUsual = chunk === undefined || (cache.longChunk === undefined && chunk === this.chunk(false));
+    return onLogits === undefined && !this.#isGuess && isUsual;
   }
 
   /** Whether something is wanted of each of its tokens, most of which are guesses as a rule. */

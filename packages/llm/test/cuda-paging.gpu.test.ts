@@ -1,4 +1,5 @@
 import { selectBackend, status } from '@int-flash/attention';
+import type { DecoderMemoryShape } from '@int-flash/ops';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type GenerateOptions, type LanguageModel, loadRandomModel } from '../src/index.js';
 import { KvCaches } from '../src/kv-caches.js';
@@ -44,8 +45,7 @@ async function answer(model: LanguageModel, { prompt, options }: Request): Promi
 
 describe.skipIf(!available)('pages of a GPU', () => {
   const cuda = available ? selectBackend('cuda') : undefined!;
-  const pageBytes = (config: { layers: number; kvHeads: number; headDim: number }) =>
-    cuda.decoderMemory!(config)!.pageBytes;
+  const pageBytes = (config: DecoderMemoryShape) => cuda.decoderMemory!(config)!.pageBytes;
 
   it.each(Object.keys(VARIANTS))('take what is said of them: %s', async (name) => {
     const config = { ...SMALL, ...VARIANTS[name] };
@@ -73,7 +73,7 @@ describe.skipIf(!available)('pages of a GPU', () => {
   });
 
   describe.each(['int8', 'int4'] as const)('that sequences with a cache in %s share', (kvCacheDtype) => {
-    const shape = { layers: 2, kvHeads: 2, headDim: 64 };
+    const shape = { layers: 2, kvHeads: 2, headDim: 64, heads: 4, hiddenSize: 96, intermediateSize: 200 };
     let roomy: LanguageModel;
     let tight: LanguageModel;
 

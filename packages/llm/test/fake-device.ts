@@ -22,6 +22,7 @@ const FEW = 7;
  */
 export class FakeDevice {
   readonly pageBytes = { int8: 1000, int4: 600 };
+  readonly tokenBytes = 200;
   /** Allocations beyond it fail. */
   capacity = Infinity;
   live = 0;
@@ -43,12 +44,12 @@ export class FakeDevice {
     this.#host = host;
   }
 
-  backend(deviceBytes = 10_000_000): Backend {
+  backend(deviceBytes = 1e9): Backend {
     return {
       ...this.#host,
       createLinear: (weights) => this.#host.createLinear(weights),
       liveBytes: () => this.live,
-      decoderMemory: () => ({ deviceBytes, pageBytes: this.pageBytes }),
+      decoderMemory: () => ({ deviceBytes, pageBytes: this.pageBytes, tokenBytes: this.tokenBytes }),
       createDecoder: ({ vocabSize }) => {
         this.#vocabSize = vocabSize;
         return this.#decoder();

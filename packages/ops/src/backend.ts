@@ -1,5 +1,5 @@
 import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
-import type { Decoder, DecoderCacheShape, DecoderMemory, DecoderSpec } from './decoder.js';
+import type { Decoder, DecoderMemory, DecoderMemoryShape, DecoderSpec } from './decoder.js';
 import type { UnavailableReason } from './int-flash-error.js';
 import type { KvCacheView } from './kv-cache-view.js';
 
@@ -153,7 +153,7 @@ export interface Backend {
    */
   createDecoder?(spec: DecoderSpec): Decoder | undefined;
   /** What sequences of such a decoder will take, known before there is one; there where `createDecoder` is, and undefined where that is. */
-  decoderMemory?(shape: DecoderCacheShape): DecoderMemory | undefined;
+  decoderMemory?(shape: DecoderMemoryShape): DecoderMemory | undefined;
   /** Bytes of memory outside the JS heap that live objects of this backend hold; 0 once all are disposed. */
   liveBytes(): number;
 }

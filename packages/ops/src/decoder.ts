@@ -53,6 +53,13 @@ export interface DecoderCacheShape {
   readonly headDim: number;
 }
 
+/** … and how large a step is. */
+export interface DecoderMemoryShape extends DecoderCacheShape {
+  readonly heads: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+}
+
 /**
  * What a cache's INT8 or INT4 keys have a scale for: each token, or each channel besides. The latter is a power of two that divides keys and
  * multiplies queries, frozen with a sequence's first call: for models whose keys have a few large channels.
@@ -68,6 +75,8 @@ export interface DecoderMemory {
    * takes besides, whatever its length, is little against it.
    */
   readonly pageBytes: { readonly int8: number; readonly int4: number };
+  /** What a step takes for each token in it, at most: it is kept for steps to come. */
+  readonly tokenBytes: number;
 }
 
 /** A decoder on a backend's own memory: attention in INT8, the arithmetic of docs/arithmetic.md. */

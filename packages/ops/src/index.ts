@@ -39,6 +39,7 @@ export type {
   DecoderCacheShape,
   DecoderLayer,
   DecoderMemory,
+  DecoderMemoryShape,
   DecoderNorm,
   DecoderPage,
   DecoderPart,
