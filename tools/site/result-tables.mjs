@@ -290,6 +290,24 @@ const TABLES = {
     if (start < 0) throw new Error(`Expected ${RESULTS}/h200/reproduce/report.md to have sections`);
     return report.slice(start).trimEnd().replace(/^#+ /gm, '#$&');
   },
+  /** On each machine that was asked. */
+  determinism: () => {
+    const files = ['cpu', 'h200'].map((folder) => `${folder}/determinism.jsonl`);
+    const machines = files.filter((file) => existsSync(join(root, RESULTS, file))).map((file) => read(file, {}));
+    const rows = machines.flat().sort((one, other) => one.determinism.localeCompare(other.determinism));
+    return table(
+      ['', 'compared', ...machines.map(([{ gpu, cpu, backend }]) => `${gpu ?? cpu}, \`${backend}\``)],
+      unique(rows, 'what').map((what) => [
+        find(rows, { what }).determinism,
+        what,
+        ...machines.map((found) => {
+          const row = find(found, { what });
+          return row && `${row.value} of ${row.of}`;
+        }),
+      ]),
+      { commit: unique(machines.flat(), 'commit').join(', ') },
+    );
+  },
   soak: () => {
     const rows = read('cpu/soak.jsonl', {});
     return table(
