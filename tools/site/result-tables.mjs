@@ -73,7 +73,7 @@ const TABLES = {
         model,
         kvCacheDtype,
         tokens.toLocaleString('en-US'),
-        sequences,
+        Number.isInteger(sequences) ? sequences : sequences.toFixed(2),
         `${timesFp16.toFixed(2)}×`,
         how,
       ]),

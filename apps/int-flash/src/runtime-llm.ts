@@ -11,7 +11,7 @@ import {
 } from '@int-flash/llm';
 import { timeGeneration } from './bench/time-generation.js';
 import { describeModel, modelFacts } from './describe-model.js';
-import { countSequences } from './experiments/count-sequences.js';
+import { countSequences, sequenceBytes } from './experiments/count-sequences.js';
 import { reproduce, reproduceKvCache } from './experiments/reproduction.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 import { llmEngine } from './serve/llm-engine.js';
@@ -78,7 +78,8 @@ function adapt(model: LanguageModel, facts: ModelFacts, { backend }: LoadSetting
       const { nats: _, ...result } = await model.perplexity(ids, { window, signal, onProgress });
       return result;
     },
-    countSequences: (signal) => countSequences(model, signal),
+    countSequences: (signal, filling) => countSequences(model, signal, filling),
+    sequenceBytes: (tokens) => sequenceBytes(model, tokens),
     timeGeneration: (request, signal) => timeGeneration(model, request, signal),
     kvCacheBytes: () => model.status().kvCacheBytes,
     dispose: () => model.dispose(),

@@ -1,4 +1,5 @@
 import type { BackendStatus, KeyScales } from '@int-flash/ops';
+import type { Filling } from './experiments/count-sequences.js';
 import type { ReproductionSettings } from './experiments/reproduction.js';
 import type { OnProgress } from './progress-bar.js';
 import type { Report, ReportPart } from './report/report-sections.js';
@@ -94,8 +95,10 @@ export interface Model {
   readonly hasChatTemplate: boolean;
   /** Tokens of a prompt: with the chat format and its opening for an answer, or of plain text. */
   encode(prompt: Prompt): number[];
-  /** Sequences of full length that the cache holds at once. */
-  countSequences(signal: AbortSignal): Promise<number>;
+  /** Sequences that the cache holds at once, of full length unless said otherwise. */
+  countSequences(signal: AbortSignal, filling?: Filling): Promise<number>;
+  /** Bytes that the cache of one sequence takes, as allocated. */
+  sequenceBytes(tokens: number): Promise<number>;
   generate(prompt: Prompt, settings: SamplingSettings, signal: AbortSignal): AsyncIterable<GenerationEvent>;
   /** [ids.length, vocabularySize]: row t scores the token after ids[0..t]. */
   logits(ids: readonly number[], arithmetic: AttentionArithmetic, signal: AbortSignal): Promise<Float32Array>;

@@ -118,6 +118,7 @@ export async function runFake(args: readonly string[], options: FakeOptions = {}
       predicted: source.length - Math.ceil(source.length / window),
     }),
     countSequences: async () => 3,
+    sequenceBytes: async (tokens) => 1024 * tokens,
     timeGeneration: async (request) => {
       options.onTiming?.(request);
       return { promptMs: 100 * request.batch, firstTokenMs: 100, tokensPerSecond: 50 * request.batch };

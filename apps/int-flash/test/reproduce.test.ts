@@ -156,6 +156,14 @@ describe('judgeClaims', () => {
     expect(slower).toMatchObject({ oursHolds: false, ours: '10% / – / – / – / –' });
   });
 
+  it("judges what a memory holds by a GPU's, where one was filled", () => {
+    const report = madeUpReport();
+    const onGpu = report.kvFit!.map((row) => ({ ...row, how: 'GPU filled' as const, timesFp16: row.timesFp16 + 0.1 }));
+    const claims = judgeClaims({ ...report, kvFit: [...report.kvFit!, ...onGpu] });
+    const fit = claims.find(({ claim }) => claim.startsWith('A memory holds'));
+    expect(fit).toMatchObject({ ours: '2.00 and 3.50 times', oursHolds: true, why: expect.stringMatching(/^A GPU's/) });
+  });
+
   it('does not judge a cache by a few tokens', () => {
     const cache = madeUpReport({ textTokens: 482 }).claims.find(({ claim }) => claim.startsWith('A KV cache in INT8'));
     expect(cache).toMatchObject({ oursHolds: null, why: expect.stringContaining('482 tokens are too few') });
@@ -242,6 +250,14 @@ describe('the command', () => {
       ['fp16', 2],
       ['int8', 3],
       ['int4', 7],
+    ]);
+    // A large model's pages, as allocated: heads of 128 in 2 bytes, against a byte or half of one and 4 bytes of scale.
+    const large = kvFit!.filter(({ how }) => how === 'by bytes');
+    expect(large.map(({ kvCacheDtype, timesFp16 }) => [kvCacheDtype, Number(timesFp16.toFixed(3))])).toEqual([
+      ['fp32', 0.5],
+      ['fp16', 1],
+      ['int8', 1.939],
+      ['int4', 3.765],
     ]);
     for (const row of kvModel!.rows) {
       const limit = { fp32: 0.001, fp16: 0, int8: 0.005, int4: 0.03 }[row.kvCacheDtype];

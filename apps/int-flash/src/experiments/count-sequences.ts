@@ -1,26 +1,57 @@
 import type { LanguageModel } from '@int-flash/llm';
 import { seededUniform } from '@int-flash/reference';
 
+export interface Filling {
+  /** Of each sequence; those of full length by default. */
+  readonly tokens?: number;
+  /** Awaited while all of them are there. */
+  readonly onFull?: () => Promise<void>;
+}
+
 /**
- * Fills a model's cache with sequences of full length, one after another, until one of them would have to give its pages up.
+ * Fills a model's cache with sequences, one after another, until one of them would have to give its pages up.
  *
  * @returns Those that were there together.
  */
-export async function countSequences(model: LanguageModel, signal: AbortSignal): Promise<number> {
+export async function countSequences(
+  model: LanguageModel,
+  signal: AbortSignal,
+  { tokens = model.contextLength, onFull }: Filling = {},
+): Promise<number> {
   const held: AsyncIterator<unknown>[] = [];
-  const random = seededUniform(1);
+  const begin = beginner(model);
   const before = model.status().preemptions;
   try {
     for (;;) {
-      // Its second token, which is not asked for, keeps it there.
-      const ids = Array.from({ length: model.contextLength - 2 }, () => Math.floor(random() * model.config.vocabSize));
       signal.throwIfAborted();
-      const generation = model.generate(ids, { temperature: 0, maxTokens: 2, ignoreEos: true });
-      held.push(generation);
-      await generation.next();
-      if (model.status().preemptions > before) return held.length - 1;
+      held.push(await begin(tokens - 2));
+      if (model.status().preemptions > before) {
+        await onFull?.();
+        return held.length - 1;
+      }
     }
   } finally {
     for (const generation of held) await generation.return?.();
   }
+}
+
+/** @returns Bytes that the cache of one sequence of so many tokens takes, as allocated. */
+export async function sequenceBytes(model: LanguageModel, tokens: number): Promise<number> {
+  const held = await beginner(model)(tokens);
+  try {
+    return model.status().kvCacheBytes;
+  } finally {
+    await held.return?.();
+  }
+}
+
+/** Reads prompts of random tokens. A second token after each, which is not asked for, keeps it there. */
+function beginner(model: LanguageModel): (tokens: number) => Promise<AsyncIterator<unknown>> {
+  const random = seededUniform(1);
+  return async (tokens) => {
+    const ids = Array.from({ length: tokens }, () => Math.floor(random() * model.config.vocabSize));
+    const generation = model.generate(ids, { temperature: 0, maxTokens: 2, ignoreEos: true });
+    await generation.next();
+    return generation;
+  };
 }

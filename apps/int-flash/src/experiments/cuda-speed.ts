@@ -1,8 +1,8 @@
-import { createRequire } from 'node:module';
 import type { CudaAttentionInputs, CudaAttentionResult, CudaDevice } from '@int-flash/kernels-cuda';
 import { fromFloat32, IntFlashError } from '@int-flash/ops';
 import { makeInputs } from '@int-flash/reference';
 import type { OnProgress } from '../progress-bar.js';
+import { loadCudaPackage } from './cuda-package.js';
 import {
   SPEED_KEYS,
   SPEED_VARIANTS,
@@ -57,12 +57,6 @@ export async function cudaSpeed({ headDim, signal }: SpeedSettings, onProgress: 
     headDim,
     rows,
   };
-}
-
-/** The package that attention found, wherever it lies: not everybody has it, so this command depends on none. */
-function loadCudaPackage(): typeof import('@int-flash/kernels-cuda') {
-  const requireAsAttention = createRequire(import.meta.resolve('@int-flash/attention'));
-  return requireAsAttention('@int-flash/kernels-cuda');
 }
 
 async function timeForward(

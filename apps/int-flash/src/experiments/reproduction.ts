@@ -196,7 +196,13 @@ export async function reproduceKvCache(
             ? null
             : measureKvFit(
                 runtime,
-                { folder: model, backend, signal, memoryBytes: quick ? quickScope(backend).memoryBytes : FULL_MEMORY },
+                {
+                  folder: model,
+                  backend,
+                  signal,
+                  memoryBytes: quick ? quickScope(backend).memoryBytes : FULL_MEMORY,
+                  fillsGpu: !quick,
+                },
                 onPart,
               ),
       },

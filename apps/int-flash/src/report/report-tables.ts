@@ -208,14 +208,14 @@ export function kvModelTable({ model, window, rows }: KvModelTable): ReportTable
 export function kvFitTable(rows: readonly KvFitRow[]): ReportTable {
   return {
     title: 'Sequences that a memory holds',
-    note: 'Sequences of full length: held at once until no more went in, or counted by the bytes of their pages.',
+    note: "Sequences of full length: held at once until no more went in; or told from the bytes of their pages; or from a GPU's memory, filled with shorter ones until no more went in, and what its driver said was gone.",
     head: ['model', 'cache', 'tokens of each', 'memory', 'sequences', 'of fp16', 'how'],
     rows: rows.map((row) => [
       row.model,
       row.kvCacheDtype,
       row.tokens.toLocaleString('en-US'),
       formatBytes(row.memoryBytes),
-      String(row.sequences),
+      Number.isInteger(row.sequences) ? String(row.sequences) : row.sequences.toFixed(2),
       `${row.timesFp16.toFixed(2)}×`,
       row.how,
     ]),
