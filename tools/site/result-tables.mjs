@@ -238,20 +238,34 @@ const TABLES = {
     const rows = read('h200/decoder.jsonl', { bench: 'decoder' });
     const whole = (rate) => (rate === undefined ? '' : Math.round(rate).toLocaleString('en-US'));
     return table(
-      ['', 'shapes of', 'weights', 'cache', 'prompt', 'sequences', 'tokens/s read', 'tokens/s written', 'of the limit'],
-      rows.map(({ peer, model, weights, cache, batch, prompt, read, tg128, limit }) => [
+      [
+        '',
+        'shapes of',
+        'weights',
+        'cache',
+        'behind',
+        'prompt',
+        'sequences',
+        'tokens/s read',
+        'tokens/s written',
+        'of the limit',
+        'first token',
+      ],
+      rows.map(({ peer, model, weights, cache, context, batch, prompt, read, tg128, limit, ttft_ms }) => [
         peer ?? 'int-flash',
         model,
         weights,
         cache,
+        context.toLocaleString('en-US'),
         prompt ?? '',
         batch ?? '',
         whole(read),
         whole(tg128),
         limit === undefined ? '' : `${Math.round(100 * limit)}%`,
+        ttft_ms === undefined ? '' : milliseconds(ttft_ms),
       ]),
       rows[0],
-      `random weights, one ${rows[0].gpu}; the limit: weights and cache read once a token as fast as a copy within the device moves bytes`,
+      `random weights, one ${rows[0].gpu}; behind so many tokens; the first token of a prompt of as many; the limit: weights and cache read once a token as fast as a copy within the device moves bytes`,
     );
   },
   'gpu-peers': () => {

@@ -1,20 +1,26 @@
-// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp8192 reads 8,192 tokens of one sequence (`--prompt`), tg128 writes 128 in each of
-// `--batch` sequences, a step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences
-// together). Shapes of known models (decoder-shapes.json), random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on,
-// so each layer still reads them from memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds.
+// Prefill and decode of whole decoders on the GPU, in llama-bench's words: pp8192 reads 8,192 tokens of one sequence (`--prompt`) behind `--context` tokens,
+// ttft_ms is the time from an empty sequence of `--context` tokens to its first new token, tg128 writes 128 in each of `--batch` sequences of that length, a
+// step at a time, each token drawn on the device (the time of each call in JavaScript; tokens/s are of all sequences together). Shapes of known models
+// (decoder-shapes.json), random weights: all layers share one layer's, which are larger than a GPU's L2 cache from 1B on, so each layer still reads them from
+// memory. The output layer computes in float32, as in llm, on weights that bfloat16 holds. A cache on a GPU has codes, INT8 or INT4: one in 16 bits is the peer's.
 // Checks first that decoding gives the logits of reading. `limit`: the part of the time that reading weights and cache once a token would take
-// at the rate that a copy within the device moves bytes in the same run. `--peers`: transformers_peer.py afterwards, with the same batches and
-// prompts on `--peer-models`, as far as `--peer-seconds` go; compiling takes it some 50 seconds for each model and batch.
-//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models Llama-3.2-1B,Llama-3.1-8B,Qwen3-0.6B,Qwen3-8B,demo] [--context 0,8192] [--batch 1,8,64]
-//     [--prompt 512,8192] [--kv int8,int4] [--weights int8|int4] [--peers] [--peer-models Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
-import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+// at the rate that a copy within the device moves bytes in the same run. What does not fit the memory is said and left out; so is what `--seconds` leave no
+// time to begin. `--out` keeps each line as soon as it is known, in place of the one about the same: slices of the matrix add up. `--peers`:
+// transformers_peer.py afterwards, with the same contexts, batches and prompts on `--peer-models`, as far as `--peer-seconds` go; compiling takes it some 30
+// seconds for each model, context and batch.
+//   node packages/kernels-cuda/bench/decoder.bench.mjs [--models Llama-3.2-1B,Llama-3.1-8B,Qwen3-0.6B,Qwen3-8B,demo] [--context 0,512,8192,65536]
+//     [--batch 1,8,64] [--prompt 512,8192|none] [--kv int8,int4] [--weights int8|int4] [--seconds 200] [--out lines.jsonl] [--peers]
+//     [--peer-models Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
 import { createCudaBackend, cudaStatus, openCudaDevice } from '../dist/index.js';
+import { random, randomDecoder } from './random-decoder.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -27,6 +33,8 @@ const { values: options } = parseArgs({
     peers: { type: 'boolean', default: false },
     'peer-models': { type: 'string', default: 'Llama-3.1-8B' },
     'peer-seconds': { type: 'string', default: '240' },
+    seconds: { type: 'string', default: '100000' },
+    out: { type: 'string' },
     json: { type: 'boolean', default: false },
     commit: { type: 'string' },
   },
@@ -37,9 +45,10 @@ const models = namesOf('models', options.models, Object.keys(SHAPES));
 const peerModels = namesOf('peer-models', options['peer-models'], Object.keys(SHAPES));
 const contexts = countsOf('context', options.context, 0);
 const batches = countsOf('batch', options.batch);
-const prompts = countsOf('prompt', options.prompt);
+const prompts = options.prompt === 'none' ? [] : countsOf('prompt', options.prompt);
 const cacheTypes = namesOf('kv', options.kv, ['int8', 'int4']);
 const [weightType] = namesOf('weights', options.weights, ['int8', 'int4']);
+const [seconds] = countsOf('seconds', options.seconds);
 const [peerSeconds] = countsOf('peer-seconds', options['peer-seconds']);
 const commit = options.commit ?? measuredOn().commit;
 const status = cudaStatus();
@@ -55,6 +64,7 @@ const told = [];
 const tell = (line) => {
   told.push(line);
   if (options.json) console.log(JSON.stringify(line));
+  if (typeof options.out === 'string') keep(line);
 };
 const rounded = (x, digits) => Number(x.toFixed(digits));
 say(
@@ -62,137 +72,110 @@ say(
 );
 if (backend) say('model         context cache            tokens/s  of the limit');
 
-let state = 1;
-function random() {
-  state = (Math.imul(state, 1664525) + 1013904223) | 0;
-  return state / 2 ** 31;
-}
-
-/**
- * `length` numbers that repeat: making them takes longer than reading them. Their count is prime, so that rows differ. All weights of a
- * kind begin with the same ones, and are made anew only where more are wanted than before.
- */
-function numbers(kind, length) {
-  const { type, next } = kind;
-  if (!kind.made || kind.made.length < length) {
-    const all = new type(length);
-    const some = Math.min(length, 1_000_003);
-    for (let i = 0; i < some; i++) all[i] = next();
-    for (let done = some; done < length; done *= 2) all.copyWithin(done, 0, Math.min(done, length - done));
-    kind.made = all;
-  }
-  return kind.made.subarray(0, length);
-}
-const CODES = { type: Int8Array, next: () => 127 * random() };
-const PACKED = { type: Uint8Array, next: () => 256 * random() };
-/** bfloat16 numbers, as models have them. */
-const EMBEDDING = { type: Float32Array, next: () => Math.trunc(128 * random()) / 128 };
-
-function int8Linear(rows, cols) {
-  const scales = new Float32Array(rows).fill(1 / (73 * Math.sqrt(cols)));
-  return backend.createLinear({ type: 'int8', rows, cols, codes: numbers(CODES, rows * cols), scales });
-}
-
-/** Weights alone in 4 bits, a scale for 128 columns. */
-function int4Linear(rows, cols) {
-  const scales = new Float32Array((rows * cols) / 128).fill(1 / (4.6 * Math.sqrt(cols)));
-  const packed = numbers(PACKED, (rows * cols) / 2);
-  return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: 128 });
-}
-
-function decoderOf({ layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, headNorms }, maxTokens) {
-  const norm = { gain: new Float32Array(hiddenSize).fill(1), bias: undefined };
-  const headNorm = headNorms ? new Float32Array(headDim).fill(1) : undefined;
-  const [linear, bytesAWeight] = weightType === 'int4' ? [int4Linear, 0.5 + 4 / 128] : [int8Linear, 1];
-  const layer = {
-    attentionNorm: norm,
-    mlpNorm: norm,
-    queryNorm: headNorm,
-    keyNorm: headNorm,
-    qkv: linear((heads + 2 * kvHeads) * headDim, hiddenSize),
-    attentionOutput: linear(hiddenSize, heads * headDim),
-    mlpUp: linear(2 * intermediateSize, hiddenSize),
-    mlpDown: linear(hiddenSize, intermediateSize),
-    windowLeft: Infinity,
-  };
-  const weights = numbers(EMBEDDING, vocabSize * hiddenSize);
-  const output = backend.createLinear({ type: 'fp32', rows: vocabSize, cols: hiddenSize, weights });
-  const half = headDim / 2;
-  const frequencies = Float64Array.from({ length: half }, (_, i) => 10000 ** (-i / half));
-  const angle = (i) => Math.floor(i / half) * frequencies[i % half];
-  const table = (turn) => Float32Array.from({ length: maxTokens * half }, (_, i) => turn(angle(i)));
-  const shape = { hiddenSize, heads, kvHeads, headDim, intermediateSize, vocabSize, maxTokens };
-  const decoder = backend.createDecoder({
-    ...shape,
-    norm: { type: 'rms', epsilon: 1e-5 },
-    activation: 'swiglu',
-    scale: 1 / Math.sqrt(headDim),
-    embedding: undefined,
-    positions: undefined,
-    rotary: { half, cos: table(Math.cos), sin: table(Math.sin) },
-    layers: new Array(layers).fill(layer),
-    outputNorm: norm,
-    output,
-  });
-  const inLayer = [layer.qkv, layer.attentionOutput, layer.mlpUp, layer.mlpDown];
-  const weightBytes =
-    layers * inLayer.reduce((sum, { rows, cols }) => sum + rows * cols * bytesAWeight, 0) + 2 * vocabSize * hiddenSize;
-  const dispose = () => {
-    decoder.dispose();
-    for (const linear of [...inLayer, output]) linear.dispose();
-  };
-  return { decoder, weightBytes, dispose };
-}
+const end = performance.now() + 1e3 * seconds;
+/** Of a prompt that are computed together, as the runtime does where nobody else is there. */
+const CHUNK = 8192;
+/** Of the memory: what is no page and no weight. */
+const BESIDES = 4 * 2 ** 30;
+const totalBytes = device ? (await device.memory()).total : 0;
+const leftOut = [];
 
 for (const name of backend ? models : []) {
-  const shape = SHAPES[name];
+  if (isOver(name)) continue;
   const began = performance.now();
-  const { decoder, weightBytes, dispose } = decoderOf(shape, Math.max(...contexts) + Math.max(...prompts) + 512);
+  const longest = Math.max(...contexts) + Math.max(...prompts, 0) + 512;
+  const { dispose, ...made } = randomDecoder(backend, SHAPES[name], weightType, longest);
   say(`${name}: weights made in ${((performance.now() - began) / 1e3).toFixed(1)} s`);
+  for (const context of contexts)
+    for (const cacheType of cacheTypes)
+      if (!isOver(`${name}, ${context}, ${cacheType}`)) await bench({ name, ...made }, context, cacheType);
+  dispose();
+}
+for (const what of leftOut) console.error(`left out: ${what}`);
+
+/** Notes what there is no time to begin. */
+function isOver(what) {
+  if (performance.now() < end) return false;
+  leftOut.push(`${what}: ${seconds} s are over`);
+  return true;
+}
+
+async function bench({ name, decoder, weightBytes }, context, cacheType) {
+  const shape = SHAPES[name];
   const ids = (length) => Int32Array.from({ length }, () => Math.floor(((random() + 1) / 2) * shape.vocabSize));
+  const draw = [{ temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize }];
   const logits = new Float32Array(shape.vocabSize);
-  for (const [context, cacheType] of contexts.flatMap((context) => cacheTypes.map((type) => [context, type]))) {
-    await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
-    const fill = async (sequence) => {
-      for (let read = 0; read < context; read += 512)
-        await sequence.forward(ids(Math.min(512, context - read)), logits);
-    };
-    const first = decoder.createSequence(cacheType);
-    await fill(first);
-    const what = {
-      bench: 'decoder',
-      gpu: device.name,
-      commit,
-      model: name,
-      weights: weightType,
-      context,
-      cache: cacheType,
-      copyGbPerS: rounded(copyRate / 1e9, 1),
-    };
-    const show = (title, rate, limit) =>
-      say(
-        `${name.padEnd(13)}${String(context).padStart(8)}${cacheType.padStart(6)}  ${title.padEnd(12)}${rate.toFixed(0).padStart(7)}${limit ? `${(limit * 100).toFixed(0)}%`.padStart(14) : ''}`,
-      );
+  const what = {
+    bench: 'decoder',
+    gpu: device.name,
+    commit,
+    model: name,
+    weights: weightType,
+    context,
+    cache: cacheType,
+    copyGbPerS: rounded(copyRate / 1e9, 1),
+  };
+  const show = (title, figure, limit) =>
+    say(
+      `${name.padEnd(13)}${String(context).padStart(8)}${cacheType.padStart(6)}  ${title.padEnd(12)}${figure.toFixed(0).padStart(7)}${limit ? `${(limit * 100).toFixed(0)}%`.padStart(14) : ''}`,
+    );
+  const sequences = [];
+  const times = [];
+  /** One more sequence of `context` tokens. @returns false where the memory does not last */
+  const add = async () => {
+    const { pageBytes } = backend.decoderMemory(shape);
+    const pages = Math.ceil((context + Math.max(...prompts, 136)) / 64);
+    if (backend.liveBytes() + pages * pageBytes[cacheType] > totalBytes - BESIDES) return false;
+    const sequence = decoder.createSequence(cacheType);
+    sequences.push(sequence);
+    const started = performance.now();
+    try {
+      for (let read = 0; read < context; read += CHUNK)
+        await decoder.drawBatch([{ sequence, ids: ids(Math.min(CHUNK, context - read)), draw }]);
+    } catch (error) {
+      if (error.code !== 'ERR_OOM') throw error;
+      sequences.pop().dispose();
+      return false;
+    }
+    times.push(performance.now() - started);
+    return true;
+  };
+
+  await expectSameLogits(decoder, cacheType, ids(20), shape.vocabSize);
+  try {
+    // The first one makes the memory that steps take.
+    for (let i = 0; i < (context > CHUNK ? 1 : 4); i++) {
+      sequences.pop()?.dispose();
+      if (!(await add())) return void leftOut.push(`${name}, ${context}, ${cacheType}: does not fit the memory`);
+    }
+    if (context > 0) {
+      const first = median(times.length > 1 ? times.slice(1) : times);
+      tell({ ...what, ttft_ms: rounded(first, 2) });
+      show('ttft_ms', first);
+    }
     for (const prompt of prompts) {
-      const times = [];
+      if (isOver(`${name}, ${context}, ${cacheType}, pp${prompt}`)) continue;
+      const [first] = sequences;
+      const reads = [];
       for (let i = 0; i < 6; i++) {
         const tokens = ids(prompt);
         const started = performance.now();
         await first.forward(tokens, logits);
-        if (i > 0) times.push(performance.now() - started);
+        if (i > 0) reads.push(performance.now() - started);
         first.truncate(context);
       }
-      const read = (prompt * 1e3) / median(times);
+      const read = (prompt * 1e3) / median(reads);
       tell({ ...what, prompt, read: rounded(read, 1) });
       show(`pp${prompt}`, read);
     }
-    const sequences = [first];
     for (const batch of batches) {
-      while (sequences.length < batch) {
-        sequences.push(decoder.createSequence(cacheType));
-        await fill(sequences.at(-1));
-      }
-      const draw = [{ temperature: 0, topK: 0, topP: 1, minP: 0, uniform: 0, vocabulary: shape.vocabSize }];
+      const title = `${name}, ${context}, ${cacheType}, tg128 x ${batch}`;
+      while (sequences.length < batch && !isOver(title))
+        if (!(await add())) {
+          leftOut.push(`${title}: does not fit the memory`);
+          break;
+        }
+      if (sequences.length < batch) break;
       const step = () =>
         decoder.drawBatch(sequences.slice(0, batch).map((sequence) => ({ sequence, ids: ids(1), draw })));
       for (let i = 0; i < 8; i++) await step(); // warm-up
@@ -207,13 +190,24 @@ for (const name of backend ? models : []) {
       show(`tg128 x ${batch}`, tg128, limit);
       for (const sequence of sequences) sequence.truncate(context);
     }
+  } finally {
     for (const sequence of sequences) sequence.dispose();
   }
-  dispose();
 }
+
+/** In place of what the file said of the same. */
+function keep(line) {
+  const key = ({ peer, model, weights, cache, context, batch, prompt, ttft_ms }) =>
+    JSON.stringify([peer, model, weights, cache, context, batch, prompt, ttft_ms === undefined]);
+  const lines = existsSync(options.out) ? readFileSync(options.out, 'utf8').split('\n').filter(Boolean) : [];
+  const at = lines.findIndex((other) => key(JSON.parse(other)) === key(line));
+  lines.splice(at < 0 ? lines.length : at, at < 0 ? 0 : 1, JSON.stringify(line));
+  writeFileSync(options.out, `${lines.join('\n')}\n`);
+}
+
 const gpuName = device?.name;
 device?.dispose();
-if (backend && options.peers) runPeers();
+if (backend && options.peers) await runPeers();
 if (backend && backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
 
 /** Tokens one by one end in the logits of reading them together, to the bit: both kernels of each kind agree. */
@@ -229,25 +223,31 @@ async function expectSameLogits(decoder, cacheType, ids, vocabSize) {
   if (odd !== -1) throw new Error(`Expected logit ${odd} to be ${together[odd]} both ways, got ${alone[odd]}`);
 }
 
-function runPeers() {
+async function runPeers() {
   const script = fileURLToPath(new URL('transformers_peer.py', import.meta.url));
-  const asked = { models: peerModels, batch: batches, prompt: prompts, seconds: peerSeconds };
+  const asked = { models: peerModels, context: contexts, batch: batches, prompt: prompts, seconds: peerSeconds };
   const args = Object.entries(asked).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const { stdout, status: code } = spawnSync('python3', [script, ...args], {
-    encoding: 'utf8',
+  const child = spawn('python3', [script, ...args], {
     stdio: ['ignore', 'pipe', 'inherit'],
     timeout: (peerSeconds + 60) * 1e3, // for imports that hang
   });
-  if (code !== 0) say('peers are not complete: python3 with PyTorch and transformers did not run to its end');
-  for (const text of (stdout ?? '').split('\n').filter(Boolean)) {
-    const line = JSON.parse(text);
-    const { model, batch, prompt, tg128, read } = line;
-    const isSame = (ours) =>
-      ours.model === model && ours.context === 0 && ours.batch === batch && ours.prompt === prompt;
-    for (const ours of told.filter(isSame))
-      say(
-        `${model}, ${prompt ? `pp${prompt}` : `tg128 x ${batch}`}: transformers ${(tg128 ?? read).toFixed(0)}, ours with a cache in ${ours.cache} ${((ours.tg128 ?? ours.read) / (tg128 ?? read)).toFixed(2)} times that`,
-      );
-    if (options.json) console.log(JSON.stringify({ ...line, gpu: gpuName, commit }));
+  const ended = new Promise((resolve) => child.on('error', resolve).on('close', resolve));
+  for await (const text of createInterface({ input: child.stdout })) compare(JSON.parse(text));
+  if ((await ended) !== 0)
+    console.error('peers are not complete: python3 with PyTorch and transformers did not run to its end');
+}
+
+/** A peer's line, beside ours of the same. */
+function compare(line) {
+  const { model, context, batch, prompt, tg128, read } = line;
+  const isSame = (ours) =>
+    !ours.peer && ours.model === model && ours.context === context && ours.batch === batch && ours.prompt === prompt;
+  for (const ours of told.filter((other) => isSame(other) && !other.ttft_ms)) {
+    const what = prompt ? `pp${prompt}` : `tg128 x ${batch}`;
+    const times = ((ours.tg128 ?? ours.read) / (tg128 ?? read)).toFixed(2);
+    say(
+      `${model}, behind ${context}, ${what}: transformers ${(tg128 ?? read).toFixed(0)}, ours with a cache in ${ours.cache} ${times} times that`,
+    );
   }
+  tell({ ...line, gpu: gpuName, commit });
 }

@@ -1,13 +1,15 @@
 """Hugging Face transformers on this GPU, for decoder.bench.mjs to stand beside ours in the same run.
 
-    python3 transformers_peer.py [--models Llama-3.1-8B,Qwen3-8B] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
+    python3 transformers_peer.py [--models Llama-3.1-8B,Qwen3-8B] [--context 0,8192] [--batch 1,64] [--prompt 512,8192] [--seconds 95]
 
 Models of decoder-shapes.json with random bfloat16 weights, made on the GPU: SDPA attention, StaticCache, decoding compiled with
 torch.compile(mode="reduce-overhead"), greedy. One JSON object a line, as soon as it is known: "read" are tokens/s of reading `prompt` tokens of one
-sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together. What would not be over in
-`--seconds` is left out; compiling takes most of it, and `--batch ''` only reads. On a CPU `--models tiny` tries the script.
+sequence at once (not compiled, as transformers itself does it), "tg128" tokens/s of 128 steps in all sequences together, behind `--context` tokens that
+the cache has room for (a static cache is read whole whatever it holds, so they are not computed; its keys and values have 16 bits each). What would not be over
+in `--seconds` is left out, and so is what does not fit the memory; compiling takes most of it, and `--batch ''` only reads. On a CPU `--models tiny` tries the script.
 """
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -22,10 +24,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, StaticC
 SHAPES = json.loads(pathlib.Path(__file__).with_name("decoder-shapes.json").read_text())
 SHAPES["tiny"] = dict(SHAPES["demo"], layers=2, hiddenSize=64, heads=4, kvHeads=2, headDim=16, intermediateSize=128, headNorms=True)
 STEPS = 128
+MOST_POSITIONS = 131072
 BUILD_SECONDS, COMPILE_SECONDS = 10, 25  # a model, a case is not begun with less left
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--models", default="Llama-3.1-8B")
+parser.add_argument("--context", default="0")
 parser.add_argument("--batch", default="1,64")
 parser.add_argument("--prompt", default="8192")
 parser.add_argument("--seconds", type=int, default=95)
@@ -35,6 +39,10 @@ if unknown:
     parser.error(f"expected --models to be some of {', '.join(SHAPES)}, with commas; got {', '.join(unknown)}")
 end = time.monotonic() + options.seconds
 device = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def numbers(text):
+    return [int(number) for number in text.split(",") if number]
 
 
 def out_of_time(*_):
@@ -62,7 +70,7 @@ def config_of(shape):
     return (Qwen3Config if shape["headNorms"] else LlamaConfig)(
         vocab_size=shape["vocabSize"], hidden_size=shape["hiddenSize"], intermediate_size=shape["intermediateSize"],
         num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kvHeads"],
-        head_dim=shape["headDim"], max_position_embeddings=8192, tie_word_embeddings=shape["tied"],
+        head_dim=shape["headDim"], max_position_embeddings=MOST_POSITIONS, tie_word_embeddings=shape["tied"],
     )
 
 
@@ -89,11 +97,11 @@ def read_rate(model, config, prompt):
     return prompt / median_seconds(read, 5)
 
 
-def write_rate(model, config, batch):
-    cache = StaticCache(config=config, max_cache_len=256)
+def write_rate(model, config, batch, context):
+    cache = StaticCache(config=config, max_cache_len=context + 256)
     at = torch.zeros((), dtype=torch.long, device=device)
     ids = forward(model, tokens(batch, 2), at, cache)  # not compiled: it allocates the cache
-    at += 2
+    at += 2 + context
     step = torch.compile(forward, mode="reduce-overhead", dynamic=False)
     started = time.monotonic()
     for _ in range(4):  # compiles, then records
@@ -119,15 +127,21 @@ for name in options.models.split(","):
     with torch.device(device), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
     with torch.no_grad():
-        line = {"bench": "decoder", "peer": "transformers", "model": name, "weights": "bf16", "cache": "bf16", "context": 0, **software}
-        for prompt in map(int, options.prompt.split(",")):
-            print(json.dumps({**line, "prompt": prompt, "read": round(read_rate(model, config, prompt), 1)}), flush=True)
-        for batch in map(int, filter(None, options.batch.split(","))):
+        line = {"bench": "decoder", "peer": "transformers", "model": name, "weights": "bf16", "cache": "bf16", **software}
+        for prompt in numbers(options.prompt):
+            print(json.dumps({**line, "context": 0, "prompt": prompt, "read": round(read_rate(model, config, prompt), 1)}), flush=True)
+        for context, batch in itertools.product(numbers(options.context), numbers(options.batch)):
             if end - time.monotonic() < COMPILE_SECONDS:
                 break
-            tg128, compiled = write_rate(model, config, batch)
-            print(json.dumps({**line, "batch": batch, "tg128": round(tg128, 1), "compileSeconds": round(compiled, 1)}), flush=True)
+            try:
+                tg128, compiled = write_rate(model, config, batch, context)
+            except torch.OutOfMemoryError:
+                print(f"{name}: {batch} sequences of {context} tokens do not fit the memory", file=sys.stderr, flush=True)
+            else:
+                print(json.dumps({**line, "context": context, "batch": batch, "tg128": round(tg128, 1), "compileSeconds": round(compiled, 1)}), flush=True)
             torch._dynamo.reset()
+            if device == "cuda":
+                torch.cuda.empty_cache()
     del model
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -41,6 +41,7 @@ describe.skipIf(cudaStatus().available)('benchmarks without a GPU', () => {
     [decoder, ['--context', '-5'], '--context to be some of whole numbers from 0 on'],
     [decoder, ['--kv', 'fp16'], '--kv to be some of int8, int4, .*; got fp16'],
     [decoder, ['--weights', 'fp32'], '--weights to be some of int8, int4, .*; got fp32'],
+    [decoder, ['--seconds', 'few'], '--seconds to be some of whole numbers'],
     [decoder, ['--peer-seconds', '1e9'], '--peer-seconds to be some of whole numbers'],
     [reuse, ['--models', '1B'], '--models to be some of Llama-3.2-1B, .*; got 1B'],
     [reuse, ['--prompt', '64'], '--prompt to be some of whole numbers from 65 on'],
