@@ -1,6 +1,6 @@
 // Runs compute-sanitizer's four tools over the scripts below, prints a line of JSON a tool, and fails on any report (to stderr).
 //   node packages/kernels-cuda/test/sanitize.mjs [tool ...]
-// The scripts of a tool run at the same time: racecheck takes half a minute for one decoder.
+// The scripts of a tool run at the same time: racecheck takes half a minute for one decoder. Where cuBLASLt multiplies, races count in this project's kernels only.
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
@@ -10,7 +10,13 @@ const TOOLS = {
   initcheck: { flags: [], clean: [/ERROR SUMMARY: 0 errors/] },
   synccheck: { flags: [], clean: [/ERROR SUMMARY: 0 errors/] },
 };
-const SCRIPTS = [['sanitizer-shapes.mjs'], ...[0, 1, 2, 3, 4, 5].map((index) => ['sanitizer-decoder.mjs', `${index}`])];
+const SCRIPTS = [
+  ['sanitizer-shapes.mjs'],
+  ['sanitizer-linear.mjs', 'own'],
+  ['sanitizer-linear.mjs', 'library'],
+  ...[0, 1, 2, 3, 4, 5, 6, 8].map((index) => ['sanitizer-decoder.mjs', `${index}`]),
+  ['sanitizer-decoder.mjs', '7', 'library'],
+];
 const MINUTES = 9.5; // what a tool may take
 
 const asked = process.argv.slice(2);
@@ -35,7 +41,10 @@ process.exitCode = dirty > 0 ? 1 : 0;
 
 /** What `tool` says about a script: lines that sum up, and all it said where that is not clean. */
 function watch(tool, [script, ...args]) {
-  const { flags, clean } = TOOLS[tool];
+  // What cuBLASLt keeps until the process ends is no leak of ours, and how its kernels share memory no race.
+  const isLibrarys = args.includes('library');
+  const flags = isLibrarys ? [] : TOOLS[tool].flags;
+  const clean = TOOLS[tool].clean.filter((line) => !isLibrarys || !/LEAK|RACECHECK/.test(line.source));
   const file = fileURLToPath(new URL(script, import.meta.url));
   const child = spawn('compute-sanitizer', ['--tool', tool, ...flags, process.execPath, file, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -46,7 +55,8 @@ function watch(tool, [script, ...args]) {
   return new Promise((resolve) => {
     const done = (how) => {
       const said = output.split('\n').filter((line) => /SUMMARY|shapes|steps/.test(line));
-      const isClean = how === 0 && clean.every((line) => line.test(output));
+      const isOurs = /(Race|hazard) .*intflash/i.test(output);
+      const isClean = how === 0 && !isOurs && /SUMMARY/.test(output) && clean.every((line) => line.test(output));
       resolve({
         summaries: said.map((line) => line.replace(/^=+ */, '').trim()),
         ...(!isClean && { report: `${[script, ...args].join(' ')}: ${how}\n${output.slice(0, 10_000)}` }),

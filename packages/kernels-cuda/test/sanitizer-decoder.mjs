@@ -1,6 +1,6 @@
 // Decoders of every padded head width for compute-sanitizer:
-//   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs [0 to 5, all when absent]
-// Prompts and single tokens, one sequence and several, INT8 and fp32 linear layers, pages and tiles that begin and end everywhere; results are not judged here.
+//   compute-sanitizer --tool memcheck node packages/kernels-cuda/test/sanitizer-decoder.mjs [0 to 8, all when absent]
+// Prompts and single tokens, one sequence and several, INT8, INT4 and fp32 linear layers, an MLP so large that cuBLASLt multiplies and the same by our own kernels, pages and tiles that begin and end everywhere; results are not judged here.
 import { createCudaBackend } from '../dist/index.js';
 
 const backend = createCudaBackend();
@@ -10,8 +10,19 @@ const numbers = (count, seed) => Float32Array.from({ length: count }, (_, i) => 
 function linear(kind, rows, cols) {
   if (kind === 'fp32') return backend.createLinear({ type: 'fp32', rows, cols, weights: numbers(rows * cols, 0.7) });
   const codes = Int8Array.from(numbers(rows * cols, 0.7), (x) => Math.round(x * 300));
+  if (kind === 'int4') {
+    const packed = Uint8Array.from(codes.subarray(0, (rows * cols) / 2), (code) => code & 255);
+    const scales = new Float32Array((rows * cols) / GROUP).fill(0.01);
+    return backend.createLinear({ type: 'int4', rows, cols, packed, scales, group: GROUP });
+  }
   return backend.createLinear({ type: 'int8', rows, cols, codes, scales: new Float32Array(rows).fill(0.01) });
 }
+
+const GROUP = 32;
+const SMALL = { hiddenSize: 72, intermediateSize: 100 };
+const WHOLE_GROUPS = { hiddenSize: 96, intermediateSize: 160 };
+/** 2^20 weights in the first layer of its MLP. */
+const LARGE = { hiddenSize: 128, intermediateSize: 4096 };
 
 const DECODERS = [
   ['int8', 64, 6, 2, 'tiles'],
@@ -20,11 +31,18 @@ const DECODERS = [
   ['int8', 128, 11, 1, 'tiles'],
   ['int8', 128, 4, 1, 'runs'],
   ['int8', 256, 2, 2, 'runs'],
+  ['int4', 64, 4, 2, 'runs', WHOLE_GROUPS],
+  ['int8', 64, 4, 2, 'runs', LARGE, 'library'],
+  ['int8', 64, 4, 2, 'runs', LARGE, 'own'],
 ];
 const only = process.argv[2];
-for (const [kind, headDim, heads, kvHeads, split] of only === undefined ? DECODERS : [DECODERS[Number(only)]]) {
+for (const [kind, headDim, heads, kvHeads, split, widths = SMALL, products] of only === undefined
+  ? DECODERS
+  : [DECODERS[Number(only)]]) {
   process.env.INTFLASH_KEY_SPLIT = split; // read when a decoder is made
-  const [hiddenSize, intermediateSize, vocabSize, maxTokens] = [72, 100, 90, 600];
+  if (products === 'own') process.env.INTFLASH_CUBLASLT = '0'; // read when a product first asks for it: in a process of its own
+  const { hiddenSize, intermediateSize } = widths;
+  const [vocabSize, maxTokens] = [90, 600];
   const norm = { gain: numbers(hiddenSize, 0.3), bias: undefined };
   const layer = {
     attentionNorm: norm,
@@ -57,11 +75,12 @@ for (const [kind, headDim, heads, kvHeads, split] of only === undefined ? DECODE
     outputNorm: norm,
     output,
   });
-  for (const [cacheType, keyScales] of [
+  const caches = [
     ['int8', 'token'],
     ['int4', 'token'],
     [headDim === 128 ? 'int8' : 'int4', 'channel'],
-  ]) {
+  ];
+  for (const [cacheType, keyScales] of widths === SMALL ? caches : caches.slice(0, 1)) {
     const sequence = decoder.createSequence(cacheType, keyScales);
     for (const length of [1, 62, 1, 1, 65, 8, 1, 130, 5, 1, 300, 1, 1]) {
       const ids = Int32Array.from({ length }, (_, i) => (i * 7) % vocabSize);
