@@ -129,11 +129,12 @@ const TABLES = {
     );
   },
   'model-bench': () => {
-    const rows = read('cpu/model-bench.jsonl', {});
+    const rows = readSome(['cpu/model-bench.jsonl', 'h200/model-bench.jsonl']).flat();
     return table(
-      ['model', 'attention', 'cache', 'batch', 'prompt', 'pp t/s', 'tg t/s', 'ttft_ms'],
+      ['model', 'backend', 'attention', 'cache', 'batch', 'prompt', 'pp t/s', 'tg t/s', 'ttft_ms'],
       rows.map((row) => [
         row.model,
+        row.backend,
         row.attention,
         row.kv,
         row.batch,
@@ -306,8 +307,7 @@ const TABLES = {
   },
   /** On each machine that was asked. */
   determinism: () => {
-    const files = ['cpu', 'h200'].map((folder) => `${folder}/determinism.jsonl`);
-    const machines = files.filter((file) => existsSync(join(root, RESULTS, file))).map((file) => read(file, {}));
+    const machines = readSome(['cpu/determinism.jsonl', 'h200/determinism.jsonl']);
     const rows = machines.flat().sort((one, other) => one.determinism.localeCompare(other.determinism));
     return table(
       ['', 'compared', ...machines.map(([{ gpu, cpu, backend }]) => `${gpu ?? cpu}, \`${backend}\``)],
@@ -410,6 +410,11 @@ function read(file, where) {
     .filter((row) => matches(row, where));
   if (rows.length === 0) throw new Error(`Expected ${RESULTS}/${file} to hold ${JSON.stringify(where)}`);
   return rows;
+}
+
+/** Lines of each of these files that there is. */
+function readSome(files) {
+  return files.filter((file) => existsSync(join(root, RESULTS, file))).map((file) => read(file, {}));
 }
 
 function matches(row, where) {

@@ -43,6 +43,16 @@ describe('bench', () => {
     expect(rows[1]).toMatchObject({ pp_ts: 320, tg_ts: 200, tg_ts_sd: 0, ttft_ms: 100, newTokens: 8, repeats: 2 });
   });
 
+  it('tells each line of jsonl as soon as it is known, whatever becomes of the next', async () => {
+    const onTiming = ({ batch }: TimingRequest) => {
+      if (batch === 4) throw new Error('out of memory');
+    };
+    const args = ['bench', modelFolder(), '-r', '1', '-b', '1,4', '-o', 'jsonl'];
+    const { code, stdout } = await runFake(args, { onTiming });
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({ batch: 1, pp_ts: 5120 });
+  });
+
   it('prints a table, CSV or JSON', async () => {
     const run = async (...more: string[]) => (await runFake(['bench', modelFolder(), '-r', '1', ...more])).stdout;
     const [head, , row] = (await run()).split('\n');

@@ -30,6 +30,8 @@ export interface SubmittedWork {
 
 /** Sequences in one step: the linear layers gain nothing from more rows, and every one of them waits for all. */
 const MAX_SEQUENCES = 64;
+/** Chunks of several prompts in a step that no answer waits for: the more, the later the first prompt ends. */
+const SHARED_CHUNKS = 4;
 /** Logits handed out between two turns of the event loop: each is sampled at once, which takes time as the vocabulary is large. */
 const LOGITS_A_TURN = 2 ** 15;
 
@@ -37,8 +39,8 @@ const LOGITS_A_TURN = 2 ** 15;
  * Shares a transformer among sequences, a step at a time: schedule, run, hand out.
  *
  * A step takes one token of every answer under way and a chunk of the prompts that are being read, first come, first served; a
- * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, or has no effect on its bits: then a
- * step takes long chunks while nobody is being answered. So what a sequence computes, to the bit, does not depend on who else is
+ * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, or has no effect on its bits: then
+ * steps are longer while nobody is being answered, and a prompt alone is read in long chunks. So what a sequence computes, to the bit, does not depend on who else is
  * there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
  */
 export class Scheduler {
@@ -125,11 +127,11 @@ export class Scheduler {
     this.#share.beginStep();
     for (const job of this.#queue) {
       if (job.isAlone && chosen.length > 0) continue;
-      const isQuiet = this.#takesLong && ![...this.#answered].some((cache) => cache !== job.work.cache);
+      const isQuiet = this.#takesLong && this.#answered.size === Number(this.#answered.has(job.work.cache));
       job.prepare(isQuiet && this.#queue.length === 1);
       const count = job.next.length;
       const isPrompt = count > FEW_QUERIES && !job.isAlone;
-      if (isPrompt && promptTokens > 0 && promptTokens + count > job.chunk(isQuiet)) continue;
+      if (isPrompt && promptTokens > 0 && promptTokens + count > job.budget(isQuiet)) continue;
       if (!job.makeRoom()) continue;
       if (isPrompt) promptTokens += count;
       chosen.push(job);
@@ -275,7 +277,11 @@ class Job implements SubmittedWork {
       : ids.slice(this.at, this.at + this.#cut(ids.length - this.at, isLong));
   }
 
-  /** Tokens of prompts in a step. */
+  /** Tokens of several prompts in a step. */
+  budget(isLong: boolean): number {
+    return isLong ? Math.min(this.chunk(true), SHARED_CHUNKS * this.chunk(false)) : this.chunk(false);
+  }
+
   chunk(isLong: boolean): number {
     const { cache, onLogits } = this.work;
     // Every token's logits take a vocabulary of floats apiece, so then chunks stay small on a device too.

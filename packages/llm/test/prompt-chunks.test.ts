@@ -29,6 +29,15 @@ describe('a prompt on a device', () => {
     ]);
   });
 
+  it('shares it with three others at most where all are that long, first come, first served', async () => {
+    await using model = await models.model(1000);
+    await Promise.all([500, 501, 502, 503, 504, 505].map((length) => read(model, length)));
+    expect(models.device.steps).toEqual([
+      [500, 501, 502, 503],
+      [504, 505],
+    ]);
+  });
+
   it('takes 512 tokens a step from answers under way, all prompts together, and more again when they are over', async () => {
     await using model = await models.model(1000);
     const answering = model.generate(tokens(20), { ...GREEDY, maxTokens: 4 });

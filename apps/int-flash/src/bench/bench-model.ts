@@ -36,14 +36,14 @@ export interface BenchRow {
   readonly ttftMs: Spread;
 }
 
-/** Times a loaded model: one run to warm up, then `repeats`, for each batch and context. */
+/** Times a loaded model: one run to warm up, then `repeats`, for each batch and context. Each row is told as soon as it is known. */
 export async function benchModel(
   model: Model,
   { batches, contexts, newTokens, repeats }: BenchPlan,
   signal: AbortSignal,
   onProgress: OnProgress,
-): Promise<BenchRow[]> {
-  const rows: BenchRow[] = [];
+  onRow: (row: BenchRow) => Promise<void>,
+): Promise<void> {
   const total = batches.length * contexts.length * (repeats + 1);
   let done = 0;
   for (const context of contexts) {
@@ -55,7 +55,7 @@ export async function benchModel(
         onProgress(++done / total);
       }
       const { isa, name, threads } = model.backend;
-      rows.push({
+      await onRow({
         model: model.facts.name,
         bytes: model.facts.bytes,
         parameters: model.facts.parameters,
@@ -73,7 +73,6 @@ export async function benchModel(
       });
     }
   }
-  return rows;
 }
 
 export function spread(values: readonly number[]): Spread {

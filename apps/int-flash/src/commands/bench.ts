@@ -59,6 +59,11 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
   if (options.kvKeyScales === 'channel' && floats.length > 0)
     throw new UsageError(`Expected caches in int8 and int4 with --kv-key-scales channel, got ${floats.join(', ')}`);
   const rows: BenchRow[] = [];
+  const origin = { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', commit: app.env.INT_FLASH_COMMIT };
+  const onRow = async (row: BenchRow) => {
+    rows.push(row);
+    if (format === 'jsonl') await app.terminal.write(benchOutput([row], format, origin)); // so that Ctrl-C loses none
+  };
   for (const [i, kvCacheDtype] of ways.entries()) {
     const model = await withProgressBar(app.terminal, 'loading', quiet, (onProgress) =>
       load(app, asked, options, kvCacheDtype, onProgress, signal),
@@ -67,17 +72,14 @@ async function bench(app: App, asked: string | undefined, options: BenchOptions,
       checkRoom(model, options);
       const { batch: batches, context: contexts, newTokens, repeats } = options;
       const plan = { batches, contexts, newTokens, repeats };
-      const timed = await withProgressBar(app.terminal, 'timing', quiet, (onProgress) =>
-        benchModel(model, plan, signal, (part) => onProgress((i + part) / ways.length)),
+      await withProgressBar(app.terminal, 'timing', quiet, (onProgress) =>
+        benchModel(model, plan, signal, (part) => onProgress((i + part) / ways.length), onRow),
       );
-      rows.push(...timed);
     } finally {
       await model.dispose();
     }
   }
-  await app.terminal.write(
-    benchOutput(rows, format, { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', commit: app.env.INT_FLASH_COMMIT }),
-  );
+  if (format !== 'jsonl') await app.terminal.write(benchOutput(rows, format, origin));
 }
 
 function load(
