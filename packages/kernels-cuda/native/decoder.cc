@@ -33,6 +33,9 @@ std::optional<KeySplit> split_from_environment() {
     return std::nullopt;
 }
 
+/** A step of more tokens than any before makes room for this many more: steps' memory is large, and graphs are recorded anew. */
+constexpr int kRowsAtOnce = 1024;
+
 /** Room for a number that grows by one now and then, so that memory and graphs need not follow each time. */
 int power_of_two(int least) {
     int power = 1;
@@ -123,7 +126,7 @@ void Decoder::write_tables(const std::vector<StepPart>& parts, Step& step, std::
 void Decoder::reserve(Stream& worker, const Step& step) {
     if (!work_.findings) work_.findings = worker.allocate(sizeof(uint32_t));
     const int tokens = step.table.tokens, logit_rows = step.logit_rows;
-    if (tokens > work_.tokens) reserve_rows(worker, tokens > kShortQuery * kPageTokens ? tokens : power_of_two(tokens));
+    if (tokens > work_.tokens) reserve_rows(worker, tokens > kShortQuery * kPageTokens ? ceil_div(tokens, kRowsAtOnce) * kRowsAtOnce : power_of_two(tokens));
     const size_t step_bytes = static_cast<size_t>(step.table.count) * sizeof(StepSequence) + static_cast<size_t>(2 * tokens + logit_rows) * sizeof(int32_t);
     if (step_bytes > work_.step_bytes) {
         ++work_.revision;

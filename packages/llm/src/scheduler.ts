@@ -189,7 +189,8 @@ export class Scheduler {
 
   /** Where the memory does not last for a long step, there are none from now on. @returns whether the job is in the queue again */
   #retries(job: Job, reason: unknown): boolean {
-    if (!isOutOfMemory(reason) || job.isAlone || job.next.length <= job.chunk(false) + FEW_QUERIES) return false;
+    const isLong = this.#takesLong && !job.isAlone && job.next.length > job.chunk(false) + FEW_QUERIES;
+    if (!isOutOfMemory(reason) || !isLong) return false;
     this.#takesLong = false;
     this.#queue.unshift(job);
     return true;

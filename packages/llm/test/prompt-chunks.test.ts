@@ -108,6 +108,8 @@ describe('a prompt on a device', () => {
     };
     for (const [i, request] of short.entries()) expect(await answer(model, request)).toBe(expected[i]);
     expect(models.device.steps.flat()).toEqual([512, 512, 476, 1, 1, 512, 188, 1, 1]);
+    // Chunks that somebody asked for are not cut.
+    await expect(read(model, 1500, { prefillChunk: 1000 })).rejects.toMatchObject({ code: 'ERR_OOM' });
   });
 
   it('ends between its chunks when it is aborted', async () => {
