@@ -51,6 +51,11 @@ export function createCudaBackend({ kernel = 'auto' }: { readonly kernel?: CudaK
     createDecoder: (spec) => createCudaDecoder(addon, device, spec),
     decoderMemory: (shape) => decoderMemory(totalBytes, shape),
     liveBytes: () => addon.liveBytes(device),
+    trim: () =>
+      addon.memory(device).then(
+        () => {},
+        () => {}, // a device that is lost has nothing to give back
+      ),
   };
 }
 

@@ -328,6 +328,7 @@ export class LanguageModel {
     await Promise.all([...this.#model.sessions].map((session) => session.close(reason)));
     this.#model.transformer.dispose();
     this.#parts.weights.dispose();
+    await this.#parts.backend.trim?.();
   }
 
   #expectLive(): void {

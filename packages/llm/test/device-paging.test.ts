@@ -259,6 +259,15 @@ describe('the memory of a device', () => {
     transformer.dispose();
   });
 
+  it('is given back when the model is disposed, once all of it is free', async () => {
+    const model = await models.model(100);
+    await answer(model, { prompt: tokens(300), options: { ...GREEDY, maxTokens: 2 } });
+    expect(models.device.live).toBe(4 * PAGE_BYTES); // kept for prompts to come
+    expect(models.device.trims).toEqual([]);
+    await model.dispose();
+    expect(models.device.trims).toEqual([0]);
+  });
+
   it('may be lost: everybody is told why, and nothing is held', async () => {
     await using tight = await models.model(100);
     const reading = tight.generate(tokens(100), GREEDY);

@@ -36,6 +36,8 @@ export class FakeDevice {
   /** Told of each step's tokens; what it throws, the step throws. */
   onStep: (ids: readonly Int32Array[]) => void = () => {};
   isLost = false;
+  /** What lived when it was told to give back what it keeps. */
+  readonly trims: number[] = [];
   readonly #host: Backend;
   #vocabSize = 0;
 
@@ -49,6 +51,7 @@ export class FakeDevice {
       ...this.#host,
       createLinear: (weights) => this.#host.createLinear(weights),
       liveBytes: () => this.live,
+      trim: async () => void this.trims.push(this.live),
       decoderMemory: () => ({ deviceBytes, pageBytes: this.pageBytes, tokenBytes: this.tokenBytes }),
       createDecoder: ({ vocabSize }) => {
         this.#vocabSize = vocabSize;

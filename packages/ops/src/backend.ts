@@ -156,4 +156,6 @@ export interface Backend {
   decoderMemory?(shape: DecoderMemoryShape): DecoderMemory | undefined;
   /** Bytes of memory outside the JS heap that live objects of this backend hold; 0 once all are disposed. */
   liveBytes(): number;
+  /** Gives back to the system what it keeps of memory that was freed; there where it keeps some. Never rejects. */
+  trim?(): Promise<void>;
 }

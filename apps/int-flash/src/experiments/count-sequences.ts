@@ -1,11 +1,15 @@
 import type { LanguageModel } from '@int-flash/llm';
+import { KV_PAGE_TOKENS } from '@int-flash/ops';
 import { seededUniform } from '@int-flash/reference';
 
 export interface Filling {
   /** Of each sequence; those of full length by default. */
   readonly tokens?: number;
-  /** Awaited while all of them are there. */
-  readonly onFull?: () => Promise<void>;
+  /**
+   * Awaited with every one more that is there. @param isFull Whether it is the last: when another finds no room, those that nobody waits for have lost
+   * their pages.
+   */
+  readonly watch?: (sequences: number, isFull: boolean) => Promise<void>;
 }
 
 /**
@@ -16,7 +20,7 @@ export interface Filling {
 export async function countSequences(
   model: LanguageModel,
   signal: AbortSignal,
-  { tokens = model.contextLength, onFull }: Filling = {},
+  { tokens = model.contextLength, watch }: Filling = {},
 ): Promise<number> {
   const held: AsyncIterator<unknown>[] = [];
   const begin = beginner(model);
@@ -25,10 +29,9 @@ export async function countSequences(
     for (;;) {
       signal.throwIfAborted();
       held.push(await begin(tokens - 2));
-      if (model.status().preemptions > before) {
-        await onFull?.();
-        return held.length - 1;
-      }
+      if (model.status().preemptions > before) return held.length - 1;
+      const { pages, used } = model.status().pages;
+      await watch?.(held.length, pages - used < Math.ceil(tokens / KV_PAGE_TOKENS));
     }
   } finally {
     for (const generation of held) await generation.return?.();

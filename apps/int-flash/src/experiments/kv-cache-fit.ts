@@ -34,8 +34,9 @@ const CACHE_SHAPE = {
   max_position_embeddings: LARGE.tokens,
   tie_word_embeddings: true,
 };
-/** Of the sequences that fill a GPU: long ones take as many pages, but their attention takes minutes. */
-const SHORT_TOKENS = 2048;
+/** What is filled of a GPU's memory, or half of what is free: with shorter sequences, since the attention of long ones takes minutes. */
+const GPU_BYTES = 32 * 2 ** 30;
+const SHORT_TOKENS = 8192;
 
 interface FitSettings {
   readonly folder: string;
@@ -99,33 +100,57 @@ async function fillShipped(
   }
 }
 
-async function measureLarge(runtime: Runtime, { backend, fillsGpu, signal }: FitSettings, kvCacheDtype: KvCacheDtype) {
-  const model = await runtime.loadRandomModel(LARGE.shape, CACHE_SHAPE, {
-    ...arithmetic(backend, kvCacheDtype),
-    signal,
-  });
+async function measureLarge(runtime: Runtime, settings: FitSettings, kvCacheDtype: KvCacheDtype) {
+  const model = await loadLarge(runtime, settings, kvCacheDtype);
+  let sequenceBytes: number;
   try {
     const first = await model.sequenceBytes(KV_PAGE_TOKENS);
     const pages = 4;
     const pageBytes = ((await model.sequenceBytes((1 + pages) * KV_PAGE_TOKENS)) - first) / pages;
-    const sequenceBytes = first + (LARGE.tokens / KV_PAGE_TOKENS - 1) * pageBytes;
-    const isOnGpu = model.backend.name === 'cuda' && model.attention === 'int8';
-    return { sequenceBytes, filled: isOnGpu && fillsGpu ? await fillGpu(model, signal) : undefined };
+    sequenceBytes = first + (LARGE.tokens / KV_PAGE_TOKENS - 1) * pageBytes;
+  } finally {
+    await model.dispose();
+  }
+  const fills = settings.fillsGpu && model.backend.name === 'cuda' && model.attention === 'int8';
+  return { sequenceBytes, filled: fills ? await fillGpu(runtime, settings, kvCacheDtype) : undefined };
+}
+
+/** Fills a part of a GPU's memory, and asks the driver what is gone. */
+async function fillGpu(
+  runtime: Runtime,
+  settings: FitSettings,
+  kvCacheDtype: KvCacheDtype,
+): Promise<Pick<KvFitRow, 'memoryBytes' | 'sequences'>> {
+  await using device = loadCudaPackage().openCudaDevice();
+  const kvCacheBytes = Math.min(GPU_BYTES, Math.floor((await device.memory()).free / 2));
+  const model = await loadLarge(runtime, settings, kvCacheDtype, kvCacheBytes);
+  try {
+    // With the first one comes what steps take besides.
+    const free = new Map<number, number>();
+    let last = 0;
+    const watch = async (sequences: number, isFull: boolean) => {
+      if (sequences > 1 && !isFull) return;
+      free.set(sequences, (await device.memory()).free);
+      last = sequences;
+    };
+    await model.countSequences(settings.signal, { tokens: SHORT_TOKENS, watch });
+    return { memoryBytes: free.get(1)! - free.get(last)!, sequences: ((last - 1) * SHORT_TOKENS) / LARGE.tokens };
   } finally {
     await model.dispose();
   }
 }
 
-/** Fills what the cache may have of a GPU's memory, and asks the driver what is gone. */
-async function fillGpu(model: Model, signal: AbortSignal): Promise<Pick<KvFitRow, 'memoryBytes' | 'sequences'>> {
-  await using device = loadCudaPackage().openCudaDevice();
-  const { free: before } = await device.memory();
-  let memoryBytes = 0;
-  const onFull = async () => {
-    memoryBytes = before - (await device.memory()).free;
-  };
-  const count = await model.countSequences(signal, { tokens: SHORT_TOKENS, onFull });
-  return { memoryBytes, sequences: (count * SHORT_TOKENS) / LARGE.tokens };
+function loadLarge(
+  runtime: Runtime,
+  { backend, signal }: FitSettings,
+  kvCacheDtype: KvCacheDtype,
+  kvCacheBytes?: number,
+): Promise<Model> {
+  return runtime.loadRandomModel(LARGE.shape, CACHE_SHAPE, {
+    ...arithmetic(backend, kvCacheDtype),
+    ...(kvCacheBytes !== undefined && { kvCacheBytes }),
+    signal,
+  });
 }
 
 function arithmetic(backend: BackendChoice, kvCacheDtype: KvCacheDtype): LoadSettings {
