@@ -196,13 +196,7 @@ export async function reproduceKvCache(
             ? null
             : measureKvFit(
                 runtime,
-                {
-                  folder: model,
-                  backend,
-                  signal,
-                  memoryBytes: quick ? quickScope(backend).memoryBytes : FULL_MEMORY,
-                  fillsGpu: !quick,
-                },
+                { folder: model, backend, signal, memoryBytes: quick ? quickScope(backend).memoryBytes : FULL_MEMORY },
                 onPart,
               ),
       },
