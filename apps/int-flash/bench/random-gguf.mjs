@@ -1,10 +1,9 @@
 // A GGUF file of random weights for another runtime's benchmark: a Llama of some shape, every matrix in Q8_0, norms of ones, a vocabulary that says nothing.
 import { closeSync, openSync, writeSync } from 'node:fs';
+import { ggufHeader, padding } from '../../../tools/gguf-header.mjs';
 
-const TYPES = { uint32: 4, int32: 5, float32: 6, string: 8, list: 9 };
 const F32 = 0;
 const Q8_0 = { type: 8, numbers: 32, bytes: 34 };
-const ALIGNMENT = 32;
 
 /**
  * @typedef {{ vocab: number, hidden: number, layers: number, heads: number, kvHeads: number, headDim: number, intermediate: number }} Shape
@@ -13,17 +12,9 @@ const ALIGNMENT = 32;
  */
 export function writeRandomGguf(path, shape) {
   const tensors = tensorsOf(shape);
-  const metadata = metadataOf(shape);
-  const head = [Buffer.from('GGUF'), uint32(3), uint64(tensors.length), uint64(metadata.length)];
-  for (const [key, type, value] of metadata) head.push(text(key), typed(type, value));
-  let offset = 0;
-  for (const { name, dims, type, bytes } of tensors) {
-    head.push(text(name), uint32(dims.length), ...dims.map(uint64), uint32(type), uint64(offset));
-    offset += aligned(bytes);
-  }
   const file = openSync(path, 'w');
   try {
-    writeAligned(file, [Buffer.concat(head)]);
+    writeSync(file, ggufHeader(metadataOf(shape), tensors));
     const codes = randomBlocks(4096);
     for (const { type, bytes } of tensors) writeAligned(file, type === F32 ? [ones(bytes)] : repeated(codes, bytes));
   } finally {
@@ -64,11 +55,11 @@ function byteName(byte) {
 function tensorsOf({ vocab, hidden, layers, heads, kvHeads, headDim, intermediate }) {
   const matrix = (name, rows, cols) => ({
     name: `${name}.weight`,
-    dims: [cols, rows],
+    shape: [rows, cols],
     type: Q8_0.type,
     bytes: ((rows * cols) / Q8_0.numbers) * Q8_0.bytes,
   });
-  const gain = (name) => ({ name: `${name}.weight`, dims: [hidden], type: F32, bytes: 4 * hidden });
+  const gain = (name) => ({ name: `${name}.weight`, shape: [hidden], type: F32, bytes: 4 * hidden });
   return [
     matrix('token_embd', vocab, hidden), // the output layer's too
     gain('output_norm'),
@@ -109,32 +100,5 @@ function ones(bytes) {
 function writeAligned(file, buffers) {
   let written = 0;
   for (const buffer of buffers) written += writeSync(file, buffer);
-  writeSync(file, Buffer.alloc(aligned(written) - written));
-}
-
-function aligned(bytes) {
-  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
-}
-
-function typed(type, value) {
-  if (!Array.isArray(value)) return Buffer.concat([uint32(TYPES[type]), scalar(type, value)]);
-  const about = [uint32(TYPES.list), uint32(TYPES[type]), uint64(value.length)];
-  return Buffer.concat(about.concat(value.map((each) => scalar(type, each))));
-}
-
-function scalar(type, value) {
-  if (type === 'string') return text(value);
-  return Buffer.from((type === 'float32' ? Float32Array : Uint32Array).of(value).buffer);
-}
-
-function text(value) {
-  return Buffer.concat([uint64(Buffer.byteLength(value)), Buffer.from(value)]);
-}
-
-function uint32(value) {
-  return Buffer.from(Uint32Array.of(value).buffer);
-}
-
-function uint64(value) {
-  return Buffer.from(BigUint64Array.of(BigInt(value)).buffer);
+  writeSync(file, Buffer.alloc(padding(written)));
 }

@@ -117,7 +117,7 @@ describe.skipIf(!available)('pages of a GPU', () => {
     }, async () => {
       const beginnings = [tokens(130), tokens(64), tokens(500)];
       const requests = Array.from({ length: count }, (_, i): Request => {
-        const length = i % 15 === 0 ? 1000 + integer(200) : i % 5 === 0 ? integer(400) : integer(120);
+        const length = i % 15 === 0 ? 1000 + integer(400) : i % 5 === 0 ? integer(400) : integer(120);
         const speculate = 3 * integer(3);
         const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
         const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };

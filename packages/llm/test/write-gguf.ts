@@ -1,4 +1,5 @@
 import { numberToFloat16Bits } from '@int-flash/ops';
+import { type GgufEntry, ggufHeader, padding } from '../../../tools/gguf-header.mjs';
 
 /** Metadata as GGUF types it: `[type, value]`, arrays with their element type. */
 export type GgufTyped =
@@ -15,68 +16,29 @@ export interface GgufTensor {
   readonly bytes: Uint8Array;
 }
 
-const NUMBERS = { uint32: 4, int32: 5, float32: 6, bool: 7, uint64: 10 } as const;
-const [STRING, ARRAY] = [8, 9];
-
 /** Writes a GGUF file; only for tests, the library reads them. */
 export function writeGguf(
   metadata: Readonly<Record<string, GgufTyped>>,
   tensors: readonly GgufTensor[],
   { version = 3, alignment = 32 } = {},
 ): Buffer {
-  const out: Buffer[] = [Buffer.from('GGUF'), u32(version), u64(tensors.length), u64(Object.keys(metadata).length)];
-  for (const [key, value] of Object.entries(metadata)) out.push(text(key), typed(value));
-  let offset = 0;
-  for (const { name, shape, type, bytes } of tensors) {
-    out.push(text(name), u32(shape.length), ...[...shape].reverse().map(u64), u32(type), u64(offset));
-    offset += Math.ceil(bytes.length / alignment) * alignment;
-  }
-  const pad = (length: number) => Buffer.alloc((alignment - (length % alignment)) % alignment);
-  const header = Buffer.concat(out);
-  return Buffer.concat([header, pad(header.length), ...tensors.flatMap(({ bytes }) => [bytes, pad(bytes.length)])]);
+  const facts = tensors.map((tensor) => ({ ...tensor, bytes: tensor.bytes.length }));
+  const header = ggufHeader(Object.entries(metadata).map(entryOf), facts, { version, alignment });
+  const pad = (length: number) => Buffer.alloc(padding(length, alignment));
+  return Buffer.concat([header, ...tensors.flatMap(({ bytes }) => [bytes, pad(bytes.length)])]);
 }
 
-function typed(value: GgufTyped): Buffer {
-  switch (value[0]) {
-    case 'string':
-      return Buffer.concat([u32(STRING), text(value[1])]);
+function entryOf([key, typed]: [string, GgufTyped]): GgufEntry {
+  switch (typed[0]) {
     case 'strings':
-      return Buffer.concat([u32(ARRAY), u32(STRING), u64(value[1].length), ...value[1].map(text)]);
+      return [key, 'string', typed[1]];
     case 'floats':
-      return Buffer.concat([u32(ARRAY), u32(NUMBERS.float32), u64(value[1].length), ...value[1].map(f32)]);
+      return [key, 'float32', typed[1]];
     case 'ints':
-      return Buffer.concat([u32(ARRAY), u32(NUMBERS.int32), u64(value[1].length), ...value[1].map(u32)]);
-    default: {
-      const [type, number] = value;
-      const body = { uint32: u32, int32: u32, float32: f32, uint64: u64, bool: (x: number) => Buffer.from([x]) }[type](
-        number,
-      );
-      return Buffer.concat([u32(NUMBERS[type]), body]);
-    }
+      return [key, 'int32', typed[1]];
+    default:
+      return [key, ...typed];
   }
-}
-
-function text(value: string): Buffer {
-  const bytes = Buffer.from(value);
-  return Buffer.concat([u64(bytes.length), bytes]);
-}
-
-function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value);
-  return bytes;
-}
-
-function u64(value: number): Buffer {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(BigInt(value));
-  return bytes;
-}
-
-function f32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeFloatLE(value);
-  return bytes;
 }
 
 /** ggml's types by number, with what turns numbers into their bytes. */
