@@ -41,9 +41,9 @@ process.exitCode = dirty > 0 ? 1 : 0;
 
 /** What `tool` says about a script: lines that sum up, and all it said where that is not clean. */
 function watch(tool, [script, ...args]) {
-  // What cuBLASLt keeps until the process ends is no leak of ours, and how its kernels share memory no race.
+  // What cuBLASLt keeps until the process ends is no leak of ours, what it asks the driver in vain no error, and how its kernels share memory no race.
   const isLibrarys = args.includes('library');
-  const flags = isLibrarys ? [] : TOOLS[tool].flags;
+  const flags = !isLibrarys ? TOOLS[tool].flags : tool === 'memcheck' ? ['--report-api-errors', 'no'] : [];
   const clean = TOOLS[tool].clean.filter((line) => !isLibrarys || !/LEAK|RACECHECK/.test(line.source));
   const file = fileURLToPath(new URL(script, import.meta.url));
   const child = spawn('compute-sanitizer', ['--tool', tool, ...flags, process.execPath, file, ...args], {
@@ -54,11 +54,16 @@ function watch(tool, [script, ...args]) {
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
   return new Promise((resolve) => {
     const done = (how) => {
-      const said = output.split('\n').filter((line) => /SUMMARY|shapes|steps/.test(line));
+      const said = output.split('\n').filter((line) => /SUMMARY|^\d+ (shapes|products|steps)$/.test(line));
       const isOurs = /(Race|hazard) .*intflash/i.test(output);
       const isClean = how === 0 && !isOurs && /SUMMARY/.test(output) && clean.every((line) => line.test(output));
       resolve({
-        summaries: said.map((line) => line.replace(/^=+ */, '').trim()),
+        summaries: said.map((line) =>
+          line
+            .replace(/^=+ */, '')
+            .replace(/^(RACECHECK SUMMARY: [1-9].*)$/, '$1, in kernels of cuBLASLt')
+            .trim(),
+        ),
         ...(!isClean && { report: `${[script, ...args].join(' ')}: ${how}\n${output.slice(0, 10_000)}` }),
       });
     };
@@ -67,11 +72,11 @@ function watch(tool, [script, ...args]) {
   });
 }
 
-/** Each line once; numbers of shapes and steps added up. */
+/** Each line once; numbers of shapes, products and steps added up. */
 function counted(lines) {
   const totals = new Map();
   for (const line of lines) {
-    const [, count, what] = /^(\d+) (shapes|steps)$/.exec(line) ?? [];
+    const [, count, what] = /^(\d+) (shapes|products|steps)$/.exec(line) ?? [];
     if (what) totals.set(what, (totals.get(what) ?? 0) + Number(count));
   }
   return [

@@ -40,16 +40,16 @@ const CASES =
         [floats(150, 100, 16), [...FEW, 9, 40]],
       ];
 
-let shapes = 0;
+let products = 0;
 for (const [weights, counts] of CASES) {
   for (const bias of [undefined, numbers(weights.rows, 0.9)]) {
     const layer = backend.createLinear({ ...weights, bias });
     for (const tokens of counts) {
       layer.forwardSync(numbers(tokens * weights.cols, 1.1), tokens);
-      shapes++;
+      products++;
     }
     layer.dispose();
   }
 }
 if (backend.liveBytes() !== 0) throw new Error(`Expected no live memory, got ${backend.liveBytes()} bytes`);
-process.stdout.write(`${shapes} shapes\n`);
+process.stdout.write(`${products} products\n`);
