@@ -189,7 +189,7 @@ export class Scheduler {
 
   /** Where the memory does not last for a long step, there are none from now on. @returns whether the job is in the queue again */
   #retries(job: Job, reason: unknown): boolean {
-    const isLong = this.#takesLong && !job.isAlone && job.next.length > job.chunk(false) + FEW_QUERIES;
+    const isLong = this.#takesLong && !job.isAlone && job.next.length > job.chunk(false);
     if (!isOutOfMemory(reason) || !isLong) return false;
     this.#takesLong = false;
     this.#queue.unshift(job);
@@ -301,10 +301,11 @@ class Job implements SubmittedWork {
     return this.#withoutFew(rest, isLong);
   }
 
-  /** A chunk, and what comes behind it where that is so little that by itself it would get other bits than as part of a longer call. */
+  /** A chunk, or a page less where so little would be left that by itself it got other bits than as part of a longer call. */
   #withoutFew(rest: number, isLong: boolean): number {
     const chunk = this.chunk(isLong);
-    return rest <= chunk + FEW_QUERIES ? rest : chunk;
+    if (rest <= chunk) return rest;
+    return rest - chunk > FEW_QUERIES ? chunk : chunk - KV_PAGE_TOKENS;
   }
 
   /** Gets pages for what comes next. @returns false when it has to wait for some */
