@@ -84,6 +84,28 @@ describe('a prompt on a device', () => {
     },
   );
 
+  it.each([true, false])('is computed again in short steps too, somebody else answered: %s', async (isBusy) => {
+    const request = { prompt: tokens(1541), options: { ...GREEDY, maxTokens: 8, logprobs: 0 } };
+    const [expected] = await models.alone([request]);
+    await using model = await models.model(40, false);
+    const reading = model.generate(request.prompt, request.options);
+    const told: unknown[] = [];
+    const take = async () => {
+      const { tokenId, logprob } = (await reading.next()).value!;
+      told.push(tokenId, logprob);
+    };
+    for (let i = 0; i < 4; i++) await take();
+    await read(model, 1300);
+    expect(model.status()).toMatchObject({ preemptions: 1, pages: { used: 0 } });
+    const paused = model.generate(tokens(20), GREEDY);
+    if (isBusy) await paused.next();
+    models.device.steps.length = 0;
+    for (let i = 0; i < 4; i++) await take();
+    expect(JSON.stringify(told)).toBe(expected);
+    expect(models.device.steps.flat()).toEqual([...(isBusy ? [512, 512, 448, 69] : [1541]), 3, 1, 1, 1, 1]);
+    await paused.return();
+  });
+
   it('has the bits that it has alone where its logits are wanted', async () => {
     const prompt = tokens(1029); // 8 x 128 and five more
     await using model = await models.model(1000);
