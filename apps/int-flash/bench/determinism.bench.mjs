@@ -1,6 +1,6 @@
 // Whether the shipped model's logits have the same bits run after run (D1), alone and among others (D2) and, on a CPU, with any number of threads
 // (D3); and whether a server says one text under any load (D4). Prints a table and writes it after each line to docs/results/cpu/determinism.jsonl, of a
-// GPU to docs/results/h200. On a CPU `npm run soak` asks for D4, so it is left out here unless completions are asked for. Build first.
+// GPU to docs/results/h200. Build first.
 //   node apps/int-flash/bench/determinism.bench.mjs [--backend cpu|portable|cuda] [--completions 1000] [--commit name]
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -16,7 +16,7 @@ const hasNative = status().backends.some(({ name, available }) => name === 'cpu'
 const { values: given } = parseArgs({
   options: {
     backend: { type: 'string', default: hasNative ? 'cpu' : 'portable' },
-    completions: { type: 'string' },
+    completions: { type: 'string', default: '1000' },
     commit: { type: 'string' },
     digests: { type: 'string' }, // a process that this one starts: prints its digests with so many threads
   },
@@ -26,7 +26,7 @@ const root = fileURLToPath(new URL('../../../', import.meta.url));
 const model = `${root}models/int-flash-demo`;
 const [asked] = namesOf('backend', given.backend, ['cpu', 'portable', 'cuda']);
 const isGpu = asked === 'cuda';
-const [completions] = countsOf('completions', given.completions ?? (isGpu ? '1000' : '0'), 0);
+const [completions] = countsOf('completions', given.completions, 0);
 const results = `docs/results/${isGpu ? 'h200' : 'cpu'}`;
 /** 32 shapes: prompts of less than a page, around one, around a chunk, and several; with each way of keeping keys and values. */
 const LENGTHS = isGpu ? [1, 7, 63, 64, 65, 300, 515, 900] : [1, 7, 20, 63, 64, 65, 130, 300];
