@@ -3,6 +3,7 @@ import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } fr
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createCudaBackend } from '../src/cuda-backend.js';
+import { openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import { loadNativeAddon } from '../src/native-addon.js';
 
@@ -174,6 +175,19 @@ describe.skipIf(!available)('CUDA linear layers', () => {
       expect(unequalBits(together, apart), `${tokens} tokens`).toBe(0);
     }
     layer.dispose();
+  });
+
+  it('keeps its memory for the next one, until it is told to give it back', async () => {
+    const [rows, cols] = [8192, 16384];
+    await using device = openCudaDevice();
+    await backend.trim!();
+    const { free: before } = await device.memory();
+    const taken = async () => before - (await device.memory()).free; // gives back what `device` itself keeps, which is nothing
+    const codes = new Int8Array(rows * cols);
+    backend.createLinear({ type: 'int8', rows, cols, codes, scales: new Float32Array(rows).fill(1) }).dispose();
+    expect(await taken()).toBeGreaterThanOrEqual(rows * cols);
+    await backend.trim!();
+    expect(Math.abs(await taken())).toBeLessThan(rows * cols * 0.5);
   });
 
   it('refuses what does not fit, NaN, and use after disposal; and works afterwards', () => {
