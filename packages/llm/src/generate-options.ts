@@ -22,7 +22,7 @@ export interface SequenceOptions {
   readonly kvCacheDtype?: KvCacheDtype | undefined;
   /** Rejects with `signal.reason` when aborted. */
   readonly signal?: AbortSignal | undefined;
-  /** Prompt tokens computed together, 1 to 4,096; 128 by default. */
+  /** Prompt tokens computed together, 1 to 4,096; 128 by default, and up to 8,192 on a GPU, by who else is there. */
   readonly prefillChunk?: number | undefined;
 }
 
