@@ -7,8 +7,8 @@ const PADDED_DIMS = [64, 128, MAX_HEAD_DIM] as const;
 const FACTOR_BYTES = 3 * 4;
 /** The largest value scale so far, in float32. */
 const STATE_BYTES = 4;
-/** Channels that a layer's input is filled up to, at most (kernels/linear_int4.h: padded_int4_columns). */
-const PADDED_COLUMNS = 256;
+/** Channels that a layer's input is filled up to, at most (kernels/linear_int4.h: kInt4Columns). */
+const PADDED_COLUMNS = 128;
 
 /**
  * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values, and what goes on behind them (kernels/cache_page.h: page_bytes);
