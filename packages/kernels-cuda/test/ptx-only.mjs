@@ -1,18 +1,14 @@
 // Attention where the driver may only compile PTX; see ptx-only.gpu.test.ts, which sets CUDA_FORCE_PTX_JIT=1.
 //   node ptx-only.mjs <path of the addon>
 import { createRequire } from 'node:module';
+import { normalInputs } from '../bench/normal-inputs.mjs';
 
 const [path] = process.argv.slice(2);
 const addon = createRequire(import.meta.url)(path);
 const [heads, tokens, dim] = [2, 100, 64];
 const size = heads * tokens * dim;
 const strides = { batch: 0, head: tokens * dim, token: dim };
-const operand = (seed) => ({
-  type: 0,
-  data: Float32Array.from({ length: size }, (_, i) => 2 * Math.sin((i + 1) * seed)),
-  strides,
-});
-const [query, key, value] = [operand(1.1), operand(1.3), operand(1.7)];
+const [query, key, value] = [1, 2, 3].map((seed) => ({ type: 0, data: normalInputs(size, seed, 'float32'), strides }));
 const request = {
   precision: 0,
   smoothK: true,
