@@ -1,13 +1,14 @@
 // Attention on the GPU beside PyTorch's on the same GPU in the same run; `npm run bench:gpu` starts it.
-//   node packages/kernels-cuda/bench/bench-gpu.mjs [--shapes n] [--variants a,b] [--out lines.jsonl] [--commit name]
-// A line a shape and variant: what issue trackers and plots read. Each shape is checked against float64 before it is timed; inputs are
+//   node packages/kernels-cuda/bench/bench-gpu.mjs [--shapes n] [--head-dims 64,128] [--variants a,b] [--out lines.jsonl] [--commit name]
+// A line a shape and variant, which takes the place of the file's line about the same: what issue trackers and plots read. Each shape is checked against float64 before it is timed; inputs are
 // random bfloat16, three sets in turn. TOPS = 4·B·H·N²·D / time, half of that when causal.
 //   entry "kernel": the forward alone, quantized before.   entry "end-to-end": quantizers and forward from bfloat16, replayed as a graph.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { keepLine } from '../../../tools/keep-line.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
 import { cudaStatus, openCudaDevice } from '../dist/index.js';
@@ -27,6 +28,7 @@ const VARIANTS = [
 const { values: given } = parseArgs({
   options: {
     shapes: { type: 'string' },
+    'head-dims': { type: 'string' },
     variants: { type: 'string' },
     out: { type: 'string' },
     commit: { type: 'string' },
@@ -42,10 +44,13 @@ if (!status.available) {
 
 async function run() {
   const asked = VARIANTS.filter(({ variant }) => !given.variants || given.variants.split(',').includes(variant));
-  const shapes = FORWARD_SHAPES.slice(0, Number(given.shapes ?? FORWARD_SHAPES.length));
+  const headDims = given['head-dims']?.split(',').map(Number);
+  const shapes = FORWARD_SHAPES.slice(0, Number(given.shapes ?? FORWARD_SHAPES.length)).filter(
+    ({ D }) => !headDims || headDims.includes(D),
+  );
   const peers = peerTimes(shapes);
   const device = openCudaDevice();
-  const lines = [];
+  let lines = 0;
   const out = resolve(
     given.out ?? fileURLToPath(new URL('../../../docs/results/h200/attention-forward.jsonl', import.meta.url)),
   );
@@ -71,29 +76,26 @@ async function run() {
       for (const [entry, ms] of [
         ['kernel', kernelMs],
         ['end-to-end', wholeMs],
-      ])
-        lines.push({
-          bench: 'attention-forward',
-          commit,
-          gpu: device.name,
-          variant,
-          entry,
-          ...shape,
-          ms: rounded(ms, 5),
-          tops: Math.round(operations / ms / 1e9),
-          relL2: rounded(relL2, 5),
-          peer,
-        });
+      ]) {
+        const about = { bench: 'attention-forward', commit, gpu: device.name, variant, entry, ...shape };
+        const tops = Math.round(operations / ms / 1e9);
+        keepLine(out, { ...about, ms: rounded(ms, 5), tops, relL2: rounded(relL2, 5), peer }, (line) => [
+          line.gpu,
+          line.variant,
+          line.entry,
+          ...Object.keys(shape).map((name) => line[name]),
+        ]);
+        lines++;
+      }
       const ratio = (ms) => (peer['cudnn-bf16'] ? (peer['cudnn-bf16'] / ms).toFixed(2) : '-');
       process.stdout.write(
         `${Object.values(shape).join(' ')} ${variant}: ${kernelMs.toFixed(3)} ${Math.round(operations / kernelMs / 1e9)} ${ratio(kernelMs)} | ${wholeMs.toFixed(3)} ${ratio(wholeMs)} | ${relL2.toFixed(4)} | ${quantizeMs.toFixed(3)}\n`,
       );
     }
     for (const set of sets) for (const tensor of Object.values(set)) tensor.dispose();
-    writeFileSync(out, lines.map((line) => `${JSON.stringify(line)}\n`).join('')); // after each shape: nothing is lost
   }
   device.dispose();
-  process.stdout.write(`${lines.length} lines in ${out}\n`);
+  process.stdout.write(`${lines} lines in ${out}\n`);
 }
 
 /** Milliseconds of PyTorch's kernels by shape; none where there is no PyTorch. */

@@ -12,10 +12,11 @@
 //     [--batch 1,8,64] [--prompt 512,8192|none] [--kv int8,int4] [--weights int8|int4] [--seconds 200] [--out lines.jsonl] [--peers]
 //     [--peer-models Llama-3.1-8B] [--peer-seconds 240] [--json] [--commit name]
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { keepLine } from '../../../tools/keep-line.mjs';
 import { countsOf, namesOf } from '../../../tools/listed-options.mjs';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
@@ -64,7 +65,11 @@ const told = [];
 const tell = (line) => {
   told.push(line);
   if (options.json) console.log(JSON.stringify(line));
-  if (typeof options.out === 'string') keep(line);
+  if (typeof options.out === 'string')
+    keepLine(options.out, line, ({ peer, model, weights, cache, context, batch, prompt, ttft_ms }) => [
+      ...[peer, model, weights, cache, context, batch, prompt],
+      ttft_ms === undefined,
+    ]);
 };
 const rounded = (x, digits) => Number(x.toFixed(digits));
 say(
@@ -193,16 +198,6 @@ async function bench({ name, decoder, weightBytes }, context, cacheType) {
   } finally {
     for (const sequence of sequences) sequence.dispose();
   }
-}
-
-/** In place of what the file said of the same. */
-function keep(line) {
-  const key = ({ peer, model, weights, cache, context, batch, prompt, ttft_ms }) =>
-    JSON.stringify([peer, model, weights, cache, context, batch, prompt, ttft_ms === undefined]);
-  const lines = existsSync(options.out) ? readFileSync(options.out, 'utf8').split('\n').filter(Boolean) : [];
-  const at = lines.findIndex((other) => key(JSON.parse(other)) === key(line));
-  lines.splice(at < 0 ? lines.length : at, at < 0 ? 0 : 1, JSON.stringify(line));
-  writeFileSync(options.out, `${lines.join('\n')}\n`);
 }
 
 const gpuName = device?.name;
