@@ -1,1 +1,2 @@
 export function gpuTestParts(): Record<string, string[]>;
+export function testDigest(file: string): string;

@@ -1,4 +1,5 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const root = new URL('../../../', import.meta.url);
@@ -17,4 +18,12 @@ function filesOf(path) {
   if (!existsSync(folder)) return [];
   const files = readdirSync(folder, { recursive: true }).map((file) => `${path}/test/${file.replaceAll('\\', '/')}`);
   return files.filter((file) => file.endsWith('.gpu.test.ts')).sort();
+}
+
+/** Of a test file, as in `packages/llm/test/x.gpu.test.ts`: tells whether it is the one that ran. */
+export function testDigest(file) {
+  return createHash('sha256')
+    .update(readFileSync(new URL(file, root)))
+    .digest('hex')
+    .slice(0, 16);
 }
