@@ -20,6 +20,10 @@ const named = asked.filter((argument) => !isTarget(argument));
 const unknown = named.filter((one) => !known.includes(one));
 if (unknown.length > 0) throw new Error(`Expected some of ${known.join(', ')}, got ${unknown.join(', ')}`);
 
+const smi = spawnSync('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader'], { encoding: 'utf8' });
+if (smi.status !== 0) throw new Error('Expected a GPU host: nvidia-smi did not run');
+const [gpu, driver] = smi.stdout.trim().split('\n')[0].split(', ');
+
 const before = named.length > 0 && existsSync(target) ? JSON.parse(readFileSync(target, 'utf8')) : {};
 const files = { ...before.files };
 let seconds = before.seconds ?? 0;
@@ -28,11 +32,6 @@ for (const [part, all] of Object.entries(parts)) {
   if (wanted.length > 0) Object.assign(files, run(part, wanted));
 }
 for (const file of Object.keys(files)) if (!known.includes(file)) delete files[file];
-const [gpu, driver] = spawnSync('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader'], {
-  encoding: 'utf8',
-})
-  .stdout.trim()
-  .split(', ');
 const total = (name) => Object.values(files).reduce((sum, file) => sum + file[name], 0);
 const digests = new Set(Object.values(files).map((file) => file.sourcesDigest));
 const record = {
