@@ -59,9 +59,13 @@ function writeProject(home, packed) {
 function steps(manager, home, packed) {
   const here = { cwd: home, env: { INT_FLASH_MODEL: '', INTFLASH_ADDON_PATH: '' } };
   const flags = ['install', '--ignore-scripts', '--prefer-offline'];
+  // Without a network the platforms' packages that are not among the tarballs are asked for in vain: not for minutes.
+  const retries = ['fetch-retry-mintimeout=500', 'fetch-retry-maxtimeout=2000'];
+  const npmFlags = [...flags, '--no-audit', '--no-fund', ...retries.map((setting) => `--${setting}`)];
+  const pnpmFlags = [...flags, '--ignore-workspace', ...retries.map((setting) => `--config.${setting}`)];
   const install = {
-    npm: () => run('npm', [...flags, '--no-audit', '--no-fund'], { ...here, shell: process.platform === 'win32' }),
-    pnpm: () => runNode([join(root, 'node_modules/pnpm/bin/pnpm.cjs'), ...flags, '--ignore-workspace'], here),
+    npm: () => run('npm', npmFlags, { ...here, shell: process.platform === 'win32' }),
+    pnpm: () => runNode([join(root, 'node_modules/pnpm/bin/pnpm.cjs'), ...pnpmFlags], here),
   };
   const isPrebuilt = packed.some(({ name }) => name.startsWith('@int-flash/kernels-cpu-'));
   const demo = ['demo', '--max-tokens', '4', '--quiet', '--backend', isPrebuilt ? 'cpu' : 'portable'];
