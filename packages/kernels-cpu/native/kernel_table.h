@@ -148,7 +148,7 @@ struct alignas(64) Scratch {
     alignas(64) uint32_t query[kMaxBlockRows * kMaxHeadDim];
     alignas(64) float out[kMaxBlockRows * kMaxHeadDim];
     alignas(64) int32_t scores[kRowGroup * kTileKeys];
-    alignas(64) float exponent[2][kRowGroup * kTileKeys + 64];  // of a group and of the next one, like the weights; avx512_beside.h reads past the end
+    alignas(64) float exponent[2][kRowGroup * kTileKeys];  // of a group and of the next one, like the weights
     alignas(64) uint32_t weights[2][kRowGroup * kTileKeys];     // P as words
     alignas(64) int32_t products[kRowGroup * kMaxHeadDim];
     alignas(64) float row[kMaxHeadDim + 16];

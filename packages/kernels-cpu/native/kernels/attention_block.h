@@ -66,8 +66,9 @@ INT_FLASH_OUTLINE void load_queries(const BlockArgs& args, Scratch* s, BlockResu
 }
 
 // ── §2 ──
-// Exponents x of four rows and the blocks of keys that they touch, straight from the accumulators, and the largest of each row.
-template <bool kIntScores>
+// Exponents x of four rows and the blocks of keys that they touch, straight from the accumulators, and the largest of each row. kTrim: excluded
+// keys are taken out there too, instead of afterwards.
+template <bool kIntScores, bool kTrim, class S = Simd>
 INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGroup* group, Scratch* s) {
     const int first = group->index * kRowGroup;
     const uint32_t* query = s->query + first * words;
@@ -78,10 +79,20 @@ INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGr
     const int32_t* start = s->score_start + first;
     float* x = group->exponent;
     Simd::Partial top[kRowGroup];
+    if constexpr (kIntScores && S::kHandScheduled) {
+        if (group->whole && words >= 4) {
+            S::exponents_of_whole(static_cast<const uint32_t*>(head.keys) + group->tile_start * words, query, words, start, row_scale, key_scale, tau, x, top);
+            return S::largest_of_four(top[0], top[1], top[2], top[3], group->top);
+        }
+    }
     for (int r = 0; r < kRowGroup; r++) top[r] = Simd::excluded();
     for (int k = group->begin / kBlock * kBlock; k < group->end; k += kBlock) {
         const int64_t block = (group->tile_start + k) * words;  // blocks are kBlock keys of `words` words each
-        const auto keep = [&top, x, k](int r, int v, Simd::Partial e) INT_FLASH_LAMBDA {
+        const auto keep = [=, &top](int r, int v, Simd::Partial e) INT_FLASH_LAMBDA {
+            if constexpr (kTrim) {
+                const TileSpan span = group->spans[r];
+                e = S::only_lanes(e, span.begin - k - v * Simd::kLanes, span.end - span.begin);
+            }
             Simd::store_floats(x + r * kTileKeys + k + v * Simd::kLanes, e);
             top[r] = Simd::larger(top[r], e);
         };
@@ -103,7 +114,7 @@ INT_FLASH_OUTLINE void exponents_of_group(const HeadPack& head, int words, RowGr
                 });
         }
     }
-    if (group->whole) {
+    if (group->whole || kTrim) {
         Simd::largest_of_four(top[0], top[1], top[2], top[3], group->top);
     } else {
         for (int r = 0; r < kRowGroup; r++) group->top[r] = trim_exponents(x + r * kTileKeys, group->spans[r], group->begin, group->end);
@@ -235,15 +246,23 @@ INT_FLASH_OUTLINE void products_beside_weights(const BlockArgs& args, int width,
     const uint32_t* values = static_cast<const uint32_t*>(head.values) + group.tile_start / kGranule * kBlock;
     float* out = s->out + group.index * kRowGroup * width;
     const Rescale4* rescale = &group.rescale;
-    S::products_and_weights(values, group.weights, next->exponent, next->top, levels_of(args.precision), head.inverse_weight + next->tile_start,
-                            next->weights, [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
-                                absorb_product(out + r * width + v * Simd::kLanes, rescale, r, Simd::to_floats(sum));
-                            });
+    const typename S::Wide wide{values + kBlock * (head.padded / kGranule), out, width * static_cast<ptrdiff_t>(sizeof *out), rescale->alpha};
+    const auto multiply = [&](auto wide_enough) INT_FLASH_LAMBDA {
+        constexpr bool kWide = decltype(wide_enough)::value != 0;
+        float* last = out + (kWide ? kBlock : 0);
+        S::template products_and_weights<kWide>(values, group.weights, next->exponent, next->top, levels_of(args.precision),
+                                                head.inverse_weight + next->tile_start, next->weights, wide,
+                                                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
+                                                    absorb_product(last + r * width + v * Simd::kLanes, rescale, r, Simd::to_floats(sum));
+                                                });
+        return last - out + kBlock;
+    };
+    ptrdiff_t c = width >= 2 * kBlock ? multiply(Constant<1>{}) : multiply(Constant<0>{});  // channels that are done
     const auto parts = [next](int r) INT_FLASH_LAMBDA { return Simd::load(next->exponent + r * kTileKeys); };
     float sums[kRowGroup];
     S::fold_four(parts(0), parts(1), parts(2), parts(3), sums);
     absorb_four(next->top, sums, s->running_max + first, s->row_sum + first, &next->rescale);
-    for (int c = kBlock; c < width; c += kBlock) product_block<true, false>(head, width, c, group, s);
+    for (; c < width; c += kBlock) product_block<true, false>(head, width, static_cast<int>(c), group, s);
 }
 
 // ── §5 ──
@@ -317,7 +336,8 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
         if (masked) {
             masked_exponents_of_group<kIntScores>(args, group, s);
         } else {
-            exponents_of_group<kIntScores>(head, words, group, s);
+            const bool trim = Simd::kHandScheduled && !group->whole;
+            trim ? exponents_of_group<kIntScores, Simd::kHandScheduled>(head, words, group, s) : exponents_of_group<kIntScores, false>(head, words, group, s);
         }
     };
     GroupCursor cursor(args);
@@ -342,7 +362,7 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
         const bool more = done + 1 < begun;
         begin();
         for (int line = 0; line < kLinesAGroup; line++) out_lines.step(), query_lines.step();
-        if constexpr (kIntWeights && Simd::kWeightsBeside) {
+        if constexpr (kIntWeights && Simd::kHandScheduled) {
             if (more && !masked && !args.checksums && group->whole && next->whole && width >= kBlock) {
                 products_beside_weights(args, width, *group, next, s);
                 continue;

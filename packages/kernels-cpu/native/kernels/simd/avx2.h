@@ -26,7 +26,7 @@ struct Simd : QuadX86, Avx2Weights {
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 32;
     static constexpr int kRowsAtOnce = 1;
-    static constexpr bool kWeightsBeside = false;
+    static constexpr bool kHandScheduled = false;
 
     struct Floats {
         __m256 lo, hi;

@@ -4,13 +4,14 @@
 #include <stddef.h>
 
 #include "avx512_beside.h"
+#include "avx512_exponents.h"
 #include "avx512_rows.h"
 #include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd : QuadX86, Avx512Rows, Avx512Beside {
+struct Simd : QuadX86, Avx512Rows, Avx512Exponents, Avx512Beside {
     static constexpr const char* kName = "avx512-vnni";
     static constexpr int kLanes = 16, kVectors = 4;
     static constexpr int kGranule = 4;
@@ -20,7 +21,7 @@ struct Simd : QuadX86, Avx512Rows, Avx512Beside {
     static constexpr bool kOffsetProducts = false;
     static constexpr int kWideLoad = 64;
     static constexpr int kRowsAtOnce = 4;
-    static constexpr bool kWeightsBeside = true;
+    static constexpr bool kHandScheduled = true;
 
     using Floats = __m512;
     using Ints = __m512i;
@@ -94,6 +95,11 @@ struct Simd : QuadX86, Avx512Rows, Avx512Beside {
         return static_cast<__mmask16>(from & to);
     }
     INT_FLASH_INLINE Floats keep(Floats a, int begin, int end, Floats b) { return _mm512_mask_blend_ps(lanes(begin, end), b, a); }
+    // -Infinity outside the lanes [begin, begin + count): keep() without a branch, for a register among others.
+    INT_FLASH_INLINE Floats only_lanes(Floats a, int begin, int count) {
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        return _mm512_mask_blend_ps(_mm512_cmplt_epu32_mask(_mm512_sub_epi32(lane, _mm512_set1_epi32(begin)), _mm512_set1_epi32(count)), excluded(), a);
+    }
     INT_FLASH_INLINE Floats zero_excluded(Floats a, Floats x) {
         const __mmask16 included = _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_set1_epi32(static_cast<int>(0xff800000u)));
         return _mm512_maskz_mov_ps(included, a);

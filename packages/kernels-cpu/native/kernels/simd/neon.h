@@ -27,7 +27,7 @@ struct Simd : PlainRows {
     static constexpr bool kOffsetScores = false;
     static constexpr int kWideLoad = 16;
     static constexpr int kRowsAtOnce = 1;
-    static constexpr bool kWeightsBeside = false;
+    static constexpr bool kHandScheduled = false;
 
     struct Floats {
         float32x4_t a, b, c, d;

@@ -22,7 +22,7 @@ struct Simd : PlainRows {
     static constexpr bool kOffsetProducts = false;  // products start at 128 * sum(v)
     static constexpr int kWideLoad = 16;            // codes score_rows reads at once: prepared rows are padded to it
     static constexpr int kRowsAtOnce = 1;           // rows of a group whose softmax runs side by side: 1 or 4
-    static constexpr bool kWeightsBeside = false;      // softmax of the next group within this group's products: for 32 registers
+    static constexpr bool kHandScheduled = false;      // whole tiles in assembler: avx512_exponents.h, avx512_beside.h
 
     struct Floats {
         float lane[16];
