@@ -46,6 +46,8 @@ INT_FLASH_INLINE void fetch_ahead(const void* data, size_t bytes) {
 #endif
 }
 
+constexpr int kPassRowsAhead = 16;  // a pass over rows of floats in memory asks for so many rows before it reads them: a fraction of a microsecond
+
 // What a pass over keys brings nearer meanwhile: so many bytes for each of them.
 struct Ahead {
     const char* data = nullptr;  // null: nothing

@@ -47,7 +47,7 @@ INT_FLASH_OUTLINE void pack_keys_of(const RowSource& rows, const float* scales, 
                 widen_row(scratch->codes, dim, out);
                 scale = scales[token * scale_stride];
             } else {
-                const float* row = row_floats(rows, token, scratch->row);
+                const float* row = next_row_floats(rows, token, end, scratch->row);
                 const uint32_t bits = largest_magnitude_bits(row, dim);  // a NaN here must not hide behind the subtraction
                 raw_bits = bits > raw_bits ? bits : raw_bits;
                 if (is_float) {
@@ -147,7 +147,7 @@ INT_FLASH_OUTLINE void pack_values_of(const RowSource& rows, const float* scales
                     copy_codes(code_row(rows, token), dim, codes);
                     if (scale_stride != 0) weight[j + g] = scales[token * scale_stride] > kMinGivenWeight ? scales[token * scale_stride] : kMinGivenWeight;
                 } else {
-                    const float* row = row_floats(rows, token, scratch->row);
+                    const float* row = next_row_floats(rows, token, end, scratch->row);
                     const uint32_t bits = largest_magnitude_bits(row, dim);
                     stats->max_bits = bits > stats->max_bits ? bits : stats->max_bits;
                     weight[j + g] = encode_value(row, dim, precision, channel_max, codes);

@@ -45,6 +45,13 @@ INT_FLASH_INLINE const float* row_floats(const RowSource& rows, int64_t token, f
     return buffer;
 }
 
+// The same for a pass over rows up to `end`.
+INT_FLASH_INLINE const float* next_row_floats(const RowSource& rows, int64_t token, int64_t end, float* buffer) {
+    const float* row = row_floats(rows, token, buffer);
+    if (row != buffer && token + kPassRowsAhead < end) fetch_ahead(row + kPassRowsAhead * rows.token_stride, sizeof(float) * static_cast<size_t>(rows.dim));
+    return row;
+}
+
 INT_FLASH_INLINE const int8_t* code_row(const RowSource& rows, int64_t token) {
     return static_cast<const int8_t*>(rows.data) + token * rows.token_stride;
 }

@@ -91,7 +91,10 @@ struct Avx512Rows {
                 high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
             }
         };
-        for (int j = 0; j < n; j++, row += stride) add(row, s0, s1, m0), add(row + 16, s2, s3, m1), add(row + 32, s4, s5, m2), add(row + 48, s6, s7, m3);
+        for (int j = 0; j < n; j++, row += stride) {
+            fetch_ahead(row + kPassRowsAhead * stride, 64 * sizeof *row);  // past the last row too: it harms nothing
+            add(row, s0, s1, m0), add(row + 16, s2, s3, m1), add(row + 32, s4, s5, m2), add(row + 48, s6, s7, m3);
+        }
         _mm512_storeu_si512(largest, m0), _mm512_storeu_si512(largest + 16, m1), _mm512_storeu_si512(largest + 32, m2), _mm512_storeu_si512(largest + 48, m3);
         if constexpr (!kSum) return;
         const auto store = [sums](int d, __m512d s) INT_FLASH_LAMBDA { _mm512_storeu_pd(sums + d, _mm512_add_pd(_mm512_loadu_pd(sums + d), s)); };
