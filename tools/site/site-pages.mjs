@@ -28,6 +28,7 @@ export const SECTIONS = [
       ['docs/site/speed.md', 'speed'],
       ['docs/site/reliability.md', 'reliability'],
       ['docs/results/h200/log.md', 'hopper-log'],
+      ['docs/results/cpu/log.md', 'cpu-log'],
     ],
   },
   {
