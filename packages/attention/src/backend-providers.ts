@@ -18,7 +18,7 @@ export interface BackendProvider {
 export const BACKEND_PROVIDERS: readonly BackendProvider[] = [
   {
     name: 'cuda',
-    status: cudaStatus,
+    status: () => cudaStatus(),
     create: () => createCudaBackend(),
   },
   {

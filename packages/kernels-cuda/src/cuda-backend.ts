@@ -2,14 +2,17 @@ import {
   type AttentionResult,
   type Backend,
   type CacheAttentionArgs,
+  checkChoice,
+  checkOptions,
   type FlatCacheView,
   flatCache,
   IntFlashError,
+  readArguments,
 } from '@int-flash/ops';
 import { unpackInt4 } from '@int-flash/quant';
 import { createCudaDecoder } from './cuda-decoder.js';
 import { CudaLinear } from './cuda-linear.js';
-import { cudaStatus } from './cuda-status.js';
+import { cudaStatus, unusableGpu } from './cuda-status.js';
 import { decoderMemory } from './decoder-memory.js';
 import {
   type DeviceHandle,
@@ -19,7 +22,7 @@ import {
   type NativeRequest,
 } from './native-addon.js';
 import { callNative, withAbortFlag } from './native-error.js';
-import { type CudaKernel, hostCodesRequest, hostRequest, TYPE_NUMBERS } from './native-request.js';
+import { type CudaKernel, hostCodesRequest, hostRequest, KERNELS, TYPE_NUMBERS } from './native-request.js';
 
 /**
  * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
@@ -28,20 +31,18 @@ import { type CudaKernel, hostCodesRequest, hostRequest, TYPE_NUMBERS } from './
  * `kernel` as in `CudaAttentionOptions`.
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
  */
-export function createCudaBackend({ kernel = 'auto' }: { readonly kernel?: CudaKernel } = {}): Backend {
+export function createCudaBackend(options: { readonly kernel?: CudaKernel } = {}): Backend {
+  const kernel = readArguments(() =>
+    checkChoice(checkOptions(options, ['kernel'], 'options').kernel, 'kernel', KERNELS, 'auto'),
+  );
   const status = cudaStatus();
   const { addon } = loadNativeAddon();
-  if (!addon || !status.available) {
-    throw new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${status.detail}`, {
-      ...(status.reason && { reason: status.reason }),
-      ...(status.hint && { hint: status.hint }),
-    });
-  }
+  if (!addon || !status.available) throw unusableGpu(status);
   const device = callNative(() => addon.openDevice(0));
   const { totalBytes } = addon.deviceFacts(device);
   return {
     name: 'cuda',
-    status: cudaStatus,
+    status: () => cudaStatus(),
     attention: async (plan, signal) => attend(addon, device, hostRequest(plan, kernel), signal),
     attentionSync: (plan) => attendSync(addon, device, hostRequest(plan, kernel)),
     quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan), signal),

@@ -11,7 +11,7 @@ import {
 } from '@int-flash/ops';
 import { CudaGraph } from './cuda-graph.js';
 import { CudaRecorder } from './cuda-recorder.js';
-import { deviceStatus } from './cuda-status.js';
+import { cudaStatus, unusableGpu } from './cuda-status.js';
 import { CudaStream, checkStream } from './cuda-stream.js';
 import { CudaTensor } from './cuda-tensor.js';
 import {
@@ -38,18 +38,16 @@ const DATA_TYPES = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'bool'] a
 const TIMING_KEYS = ['sequences', 'length', 'heads', 'kvHeads', 'headDim', 'int4', 'runs', 'repeats'] as const;
 const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
 
-/** Opens a GPU. @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_DEVICE_LOST`, `ERR_CUDA`. */
+/**
+ * Opens a GPU.
+ *
+ * @param ordinal as CUDA counts them.
+ * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where there is none, `ERR_DEVICE_LOST`, `ERR_CUDA`.
+ */
 export function openCudaDevice(ordinal = 0): CudaDevice {
+  const status = cudaStatus(ordinal);
   const { addon } = loadNativeAddon();
-  const devices = addon?.probe().devices.length ?? 0;
-  readArguments(() => checkInteger(ordinal, 'ordinal', 0, 0, Math.max(devices - 1, 0)));
-  const status = deviceStatus(ordinal);
-  if (!addon || !status.available) {
-    throw new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${status.detail}`, {
-      ...(status.reason && { reason: status.reason }),
-      ...(status.hint && { hint: status.hint }),
-    });
-  }
+  if (!addon || !status.available) throw unusableGpu(status);
   return new CudaDevice(
     addon,
     callNative(() => addon.openDevice(ordinal)),

@@ -1,18 +1,30 @@
-import type { BackendStatus, UnavailableReason } from '@int-flash/ops';
+import { type BackendStatus, checkInteger, IntFlashError, readArguments, type UnavailableReason } from '@int-flash/ops';
 import { type LoadedAddon, loadNativeAddon, type Probe } from './native-addon.js';
 
+const MAX_ORDINAL = 63; // as native/device.cc counts
 const MINIMUM = 80; // the kernels use mma.sync on INT8 with cp.async, which arrived with compute capability 8.0
 
 let known: Probe | undefined; // drivers and devices do not come and go while a process lives
 
-/** Whether attention can run on an NVIDIA GPU here, and if not, why. Never throws; costs a few milliseconds on the first call. */
-export function cudaStatus(): BackendStatus {
-  return deviceStatus(0);
+/**
+ * Whether attention can run on an NVIDIA GPU here, and if not, why. Never throws for what the machine lacks. The first call asks the driver, the
+ * others remember what it said.
+ *
+ * @param ordinal which GPU of several, as CUDA counts them.
+ */
+export function cudaStatus(ordinal = 0): BackendStatus {
+  readArguments(() => checkInteger(ordinal, 'ordinal', 0, 0, MAX_ORDINAL));
+  return describeStatus(loadNativeAddon(), (addon) => (known ??= addon.probe()), ordinal);
 }
 
-/** {@link cudaStatus} of one GPU of several. */
-export function deviceStatus(ordinal: number): BackendStatus {
-  return describeStatus(loadNativeAddon(), (addon) => (known ??= addon.probe()), ordinal);
+/** What a status that says unavailable is thrown as. */
+export function unusableGpu({ detail, reason, hint }: BackendStatus): IntFlashError {
+  const loaded = loadNativeAddon();
+  return new IntFlashError('ERR_UNSUPPORTED', `Expected a usable NVIDIA GPU, got none: ${detail}`, {
+    ...(reason && { reason }),
+    ...(hint && { hint }),
+    ...(!loaded.addon && loaded.cause && { cause: loaded.cause }),
+  });
 }
 
 /** {@link cudaStatus} from what was loaded and seen, so that every answer can be tested without the machine it is about. */
@@ -30,7 +42,7 @@ export function describeStatus(
         )
       : unavailable(
           'addon-load-failed',
-          `The CUDA addon does not load: ${loaded.cause?.message ?? 'no message'}`,
+          `The CUDA addon does not load: ${loaded.cause?.message.split('\n')[0] ?? 'no message'}`, // below follow the paths of whoever required it
           /GLIBC_/.test(loaded.cause?.message ?? '')
             ? 'The compiled addon needs glibc 2.28 or later. In a checkout `npm run build` makes one for this machine.'
             : 'Rebuild it on this machine with `npm run build`.',
@@ -55,7 +67,9 @@ export function describeStatus(
   if (!device) {
     return unavailable(
       'no-device',
-      `The NVIDIA driver shows no device${seen.error ? ` (${seen.error})` : ''}.`,
+      seen.devices.length > 0
+        ? `The NVIDIA driver shows no device ${ordinal}, only ${seen.devices.length} from 0 on.`
+        : `The NVIDIA driver shows no device${seen.error ? ` (${seen.error})` : ''}.`,
       'Check `nvidia-smi` and CUDA_VISIBLE_DEVICES.',
     );
   }

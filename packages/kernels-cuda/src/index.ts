@@ -1,3 +1,4 @@
+export { type BackendStatus, type ErrorCode, IntFlashError } from '@int-flash/ops';
 export { createCudaBackend } from './cuda-backend.js';
 export { CudaDevice, openCudaDevice } from './cuda-device.js';
 export { CudaEvent } from './cuda-event.js';
@@ -16,6 +17,7 @@ export type {
 } from './device-attention.js';
 export type { Int4Options } from './device-int4.js';
 export type { CudaQuantizedTensor, QuantizeOptions } from './device-quantize.js';
+export type { CacheTimingRequest } from './native-decoder.js';
 export type { Baseline, CudaKernel } from './native-request.js';
 export { type PinnedArrays, PinnedBuffer } from './pinned-buffer.js';
 export type { CudaDataType } from './strided-memory.js';

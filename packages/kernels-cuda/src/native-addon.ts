@@ -301,22 +301,38 @@ let loaded: LoadedAddon | undefined;
  * Never throws: a machine without it is an ordinary one.
  */
 export function loadNativeAddon(): LoadedAddon {
-  loaded ??= tryCandidates(process.env.INTFLASH_CUDA_ADDON_PATH);
+  const require = createRequire(import.meta.url);
+  loaded ??= findAddon({
+    given: process.env.INTFLASH_CUDA_ADDON_PATH,
+    built: fileURLToPath(new URL('../build/Release/int_flash_cuda.node', import.meta.url)),
+    load: (path) => require(path),
+    // A literal, so that bundlers see it.
+    ...(process.platform === 'linux' &&
+      process.arch === 'x64' && { loadPrebuilt: () => require('@int-flash/kernels-cuda-linux-x64') }),
+  });
   return loaded;
 }
 
-function tryCandidates(given: string | undefined): LoadedAddon {
-  const require = createRequire(import.meta.url);
-  const built = fileURLToPath(new URL('../build/Release/int_flash_cuda.node', import.meta.url));
+/** Where the addon may be, and how it gets here. */
+export interface AddonPlaces {
+  /** Named by hand: anything else would hide a wrong path. */
+  readonly given?: string | undefined;
+  /** Where this package's own build would be. */
+  readonly built: string;
+  load(path: string): NativeAddon;
+  /** The platform's package; absent where there is none for it. */
+  loadPrebuilt?(): NativeAddon;
+}
+
+/** The first addon that loads, or why none does. */
+export function findAddon({ given, built, load, loadPrebuilt }: AddonPlaces): LoadedAddon {
   const attempts: (() => { addon: NativeAddon; path: string } | undefined)[] = given
-    ? [() => ({ addon: require(given), path: given })]
+    ? [() => ({ addon: load(given), path: given })]
     : [
-        () => (existsSync(built) ? { addon: require(built), path: built } : undefined),
+        () => (existsSync(built) ? { addon: load(built), path: built } : undefined),
         () => {
-          if (process.platform !== 'linux' || process.arch !== 'x64') return undefined;
           try {
-            // A literal, so that bundlers see it.
-            return { addon: require('@int-flash/kernels-cuda-linux-x64'), path: '@int-flash/kernels-cuda-linux-x64' };
+            return loadPrebuilt && { addon: loadPrebuilt(), path: '@int-flash/kernels-cuda-linux-x64' };
           } catch (error) {
             if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined;
             throw error;

@@ -29,6 +29,10 @@ describe('describeStatus', () => {
     }); // … as this
     expect(seen({ error: 'cudaErrorNoDevice', devices: [] }).reason).toBe('no-device');
     expect(seen({ devices: [{ ...h200, major: 7, minor: 5 }] }).reason).toBe('arch-not-built');
+    expect(describeStatus(loaded, () => healthy, 1)).toMatchObject({
+      reason: 'no-device',
+      detail: 'The NVIDIA driver shows no device 1, only 1 from 0 on.',
+    });
     expect(seen({})).toMatchObject({ available: true, isa: 'sm_90' });
   });
 

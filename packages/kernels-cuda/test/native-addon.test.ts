@@ -1,0 +1,105 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { findAddon, type NativeAddon } from '../src/native-addon.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'int-flash-cuda-addon-'));
+const file = (name: string, content: string) => {
+  const path = join(folder, name);
+  writeFileSync(path, content);
+  return path;
+};
+const built = file('built.node', '');
+const absent = join(folder, 'absent.node');
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe('findAddon', () => {
+  const some = () => ({}) as NativeAddon;
+  const addons = { given: some(), built: some(), prebuilt: some() };
+  const broken = new Error('wrong ELF class');
+  const load = (path: string) => (path === built ? addons.built : addons.given);
+  const loadPrebuilt = () => addons.prebuilt;
+  const fail = (error: Error) => () => {
+    throw error;
+  };
+  const notFound = Object.assign(new Error('Cannot find module'), { code: 'MODULE_NOT_FOUND' });
+
+  it('takes the one that is named, then the build, then the platform package', () => {
+    expect(findAddon({ given: 'x.node', built, load, loadPrebuilt })).toEqual({ addon: addons.given, path: 'x.node' });
+    expect(findAddon({ built, load, loadPrebuilt })).toEqual({ addon: addons.built, path: built });
+    const prebuilt = { addon: addons.prebuilt, path: '@int-flash/kernels-cuda-linux-x64' };
+    expect(findAddon({ built: absent, load, loadPrebuilt })).toEqual(prebuilt);
+    expect(findAddon({ built, load: fail(broken), loadPrebuilt })).toEqual(prebuilt);
+  });
+
+  it('does not look elsewhere when the named one does not load', () => {
+    expect(findAddon({ given: 'x.node', built, load: fail(notFound), loadPrebuilt })).toEqual({
+      addon: undefined,
+      reason: 'addon-load-failed',
+      cause: notFound,
+    });
+  });
+
+  it('tells an addon that is not there from addons that do not load, and names every failure', () => {
+    const missing = { addon: undefined, reason: 'addon-not-installed', cause: undefined };
+    expect(findAddon({ built: absent, load })).toEqual(missing);
+    expect(findAddon({ built: absent, load, loadPrebuilt: fail(notFound) })).toEqual(missing);
+    expect(findAddon({ built: absent, load, loadPrebuilt: fail(broken) })).toMatchObject({
+      reason: 'addon-load-failed',
+      cause: broken,
+    });
+    const both = findAddon({ built, load: fail(new Error('GLIBC_2.38')), loadPrebuilt: fail(broken) });
+    expect(both).toMatchObject({
+      reason: 'addon-load-failed',
+      cause: { errors: [{ message: 'GLIBC_2.38' }, broken], message: 'GLIBC_2.38; wrong ELF class' },
+    });
+  });
+});
+
+describe('a package whose addon does not load', () => {
+  const withPath = async (path: string) => {
+    vi.stubEnv('INTFLASH_CUDA_ADDON_PATH', path);
+    return import('../src/index.js');
+  };
+  beforeEach(() => {
+    vi.resetModules();
+    return () => vi.unstubAllEnvs();
+  });
+
+  it.each([
+    ['is not there', absent, 'Cannot find module'],
+    ['is no addon', file('text.node', 'not an addon'), 'text.node'],
+  ])('says so when it %s, and throws with the cause where a GPU is asked for', async (_, path, message) => {
+    const { cudaStatus, createCudaBackend, openCudaDevice } = await withPath(path);
+    const { available, reason, detail, hint } = cudaStatus();
+    expect({ available, reason }).toEqual({ available: false, reason: 'addon-load-failed' });
+    expect(detail).toContain(message);
+    expect(detail).not.toMatch(/\n|Require stack/);
+    expect(hint).toBeTruthy();
+    for (const open of [() => createCudaBackend(), () => openCudaDevice(), () => openCudaDevice(3)])
+      expect(open).toThrow(
+        expect.objectContaining({
+          code: 'ERR_UNSUPPORTED',
+          reason: 'addon-load-failed',
+          hint,
+          cause: expect.objectContaining({ message: expect.stringContaining(message) }),
+        }),
+      );
+  });
+
+  it('judges what it is given before what the machine has', async () => {
+    const { cudaStatus, createCudaBackend, openCudaDevice } = await withPath(absent);
+    const calls: [() => unknown, string][] = [
+      [() => createCudaBackend(null as never), 'ERR_ARG_TYPE'],
+      [() => createCudaBackend({ kernl: 'auto' } as never), 'ERR_ARG_RANGE'],
+      [() => createCudaBackend({ kernel: 'ampere' as never }), 'ERR_ARG_RANGE'],
+      [() => createCudaBackend({ kernel: 3 as never }), 'ERR_ARG_TYPE'],
+      [() => openCudaDevice(-1), 'ERR_ARG_RANGE'],
+      [() => openCudaDevice('0' as never), 'ERR_ARG_TYPE'],
+      [() => cudaStatus(64), 'ERR_ARG_RANGE'],
+      [() => cudaStatus(null as never), 'ERR_ARG_TYPE'],
+    ];
+    for (const [call, code] of calls) expect(call).toThrow(expect.objectContaining({ code }));
+  });
+});
