@@ -242,12 +242,21 @@ export class CudaDevice {
     }
   }
 
-  /** Compares two float32 tensors on the device; `odd` counts elements of which one is infinite or NaN and the other is not the same. */
+  /**
+   * Compares two contiguous float32 tensors of one size on the device; `odd` counts elements of which one is infinite or NaN and the other is not
+   * the same.
+   */
   async compare(actual: CudaTensor, expected: CudaTensor): Promise<{ relativeL2: number; worst: number; odd: number }> {
     const places = readArguments(() =>
       [actual, expected].map((tensor) => {
-        if (tensor instanceof CudaTensor && tensor.type === 'float32') return tensor.nativeSource(this.#handle);
-        throw new IntFlashError('ERR_ARG_TYPE', `Expected two float32 CudaTensors, got ${describe(tensor)}`);
+        if (!(tensor instanceof CudaTensor) || tensor.type !== 'float32')
+          throw new IntFlashError('ERR_ARG_TYPE', `Expected two float32 CudaTensors, got ${describe(tensor)}`);
+        if (!tensor.isContiguous || tensor.size !== actual.size)
+          throw new IntFlashError(
+            'ERR_SHAPE',
+            `Expected two contiguous tensors of ${actual.size} elements, got dims [${tensor.dims.join(', ')}] and strides [${tensor.strides.join(', ')}]`,
+          );
+        return tensor.nativeSource(this.#handle);
       }),
     );
     const [a, b] = [places[0]!, places[1]!];
@@ -297,7 +306,8 @@ export class CudaDevice {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#disposed) await this.memory(); // lets the queues drain without blocking the event loop
+    // Lets the queues drain without blocking the event loop. A device that is lost has nothing to wait for, and whoever worked on it has heard.
+    if (!this.#disposed) await this.memory().catch(() => {});
     this.dispose();
   }
 

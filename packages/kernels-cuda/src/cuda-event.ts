@@ -15,7 +15,7 @@ export class CudaEvent {
     this.#handle = handle;
   }
 
-  /** Settles when the GPU has come by. */
+  /** Settles when the GPU has come by, and has done what its stream was given between `record()` and this call. */
   async done(): Promise<void> {
     await awaitNative(() => this.#addon.awaitEvent(this.#device, this.#handle));
   }

@@ -1,7 +1,7 @@
 import { describe, IntFlashError } from '@int-flash/ops';
 import { CudaEvent, checkEvent } from './cuda-event.js';
 import type { DeviceHandle, NativeAddon, StreamHandle } from './native-addon.js';
-import { awaitNative } from './native-error.js';
+import { awaitNative, callNative } from './native-error.js';
 
 /**
  * A queue of work on the GPU with a thread of its own. Calls on one stream run in order; calls on different streams side by side. A
@@ -32,10 +32,11 @@ export class CudaStream {
 
   /** Marks the point behind everything queued so far. */
   record(): CudaEvent {
+    const handle = this.nativeHandle(this.#device);
     return new CudaEvent(
       this.#addon,
       this.#device,
-      this.#addon.recordEvent(this.#device, this.nativeHandle(this.#device)),
+      callNative(() => this.#addon.recordEvent(this.#device, handle)),
     );
   }
 
@@ -54,7 +55,8 @@ export class CudaStream {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#disposed) await this.synchronize(); // lets the queue drain without blocking the event loop
+    // Lets the queue drain without blocking the event loop. On a device that is lost there is nothing to wait for, and whoever worked there has heard.
+    if (!this.#disposed) await this.synchronize().catch(() => {});
     this.dispose();
   }
 

@@ -67,6 +67,14 @@ export class CudaTensor {
     return this.dims.reduce((product, dim) => product * dim, 1);
   }
 
+  /** Whether its elements lie one behind the other, row-major. */
+  get isContiguous(): boolean {
+    const contiguous = contiguousStrides(this.dims);
+    return (
+      this.size === 0 || this.strides.every((stride, axis) => this.dims[axis] === 1 || stride === contiguous[axis])
+    );
+  }
+
   /**
    * The same memory seen with other dims.
    *
@@ -111,7 +119,7 @@ export class CudaTensor {
         'ERR_SHAPE',
         `Expected dims of ${this.size} elements, got [${judged.join(', ')}], which has ${size}`,
       );
-    if (!this.#isContiguous())
+    if (!this.isContiguous)
       throw new IntFlashError(
         'ERR_UNSUPPORTED',
         `Expected a contiguous tensor to reshape, got strides [${this.strides.join(', ')}]`,
@@ -138,7 +146,7 @@ export class CudaTensor {
     this.#expectLive();
     const { type, dims } = this;
     const strides = contiguousStrides(dims);
-    const contiguous = this.#isContiguous();
+    const contiguous = this.isContiguous;
     const { stream, into } = readArguments(() => {
       const given = checkOptions(options, ['into', 'stream'], 'options');
       return {
@@ -165,7 +173,7 @@ export class CudaTensor {
   async write(source: TensorData | CudaTensor, options: { stream?: CudaStream } = {}): Promise<void> {
     this.#expectLive();
     const { addon, device, buffer } = this.#memory;
-    if (!this.#isContiguous())
+    if (!this.isContiguous)
       throw new IntFlashError(
         'ERR_UNSUPPORTED',
         `Expected a contiguous tensor to write to, got strides [${this.strides.join(', ')}]`,
@@ -176,7 +184,7 @@ export class CudaTensor {
     }));
     const at = bytesOf(this.type, this.#elementOffset);
     if (!(from instanceof CudaTensor)) return awaitNative(() => addon.write(device, buffer, at, from, stream));
-    if (from.type !== this.type || from.size !== this.size || !from.#isContiguous())
+    if (from.type !== this.type || from.size !== this.size || !from.isContiguous)
       throw new IntFlashError(
         'ERR_SHAPE',
         `Expected a contiguous ${this.type} tensor of ${this.size} elements, got ${from.type} [${from.dims.join(', ')}]`,
@@ -219,7 +227,7 @@ export class CudaTensor {
 
   /** Page-locked memory of this device, to be written by the GPU. */
   #targetIn(into: TensorData) {
-    if (!this.#isContiguous())
+    if (!this.isContiguous)
       throw new IntFlashError(
         'ERR_UNSUPPORTED',
         `Expected a contiguous tensor to download in place, got strides [${this.strides.join(', ')}]`,
@@ -250,13 +258,6 @@ export class CudaTensor {
       owner: 'parent',
       elements: this.#elements,
     });
-  }
-
-  #isContiguous(): boolean {
-    const contiguous = contiguousStrides(this.dims);
-    return (
-      this.size === 0 || this.strides.every((stride, axis) => this.dims[axis] === 1 || stride === contiguous[axis])
-    );
   }
 
   #checkAxis(value: unknown, name: string): number {

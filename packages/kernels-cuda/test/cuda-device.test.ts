@@ -1,0 +1,77 @@
+import { IntFlashError } from '@int-flash/ops';
+import { describe, expect, it } from 'vitest';
+import { CudaDevice } from '../src/cuda-device.js';
+import type { DeviceHandle, NativeAddon } from '../src/native-addon.js';
+
+/** An addon of which some calls are as given, and the others promise an empty object. */
+function deviceOf(functions: Readonly<Record<string, (...args: never[]) => unknown>>) {
+  const called: string[] = [];
+  const addon = new Proxy({} as NativeAddon, {
+    get:
+      (_, name: string) =>
+      (...args: never[]) => {
+        called.push(name);
+        if (functions[name]) return functions[name](...args);
+        if (name === 'deviceFacts') return { name: 'none', major: 9, minor: 0, processors: 1, totalBytes: 1 };
+        return Promise.resolve({});
+      },
+  });
+  return { device: new CudaDevice(addon, {} as DeviceHandle), called };
+}
+const nativeError = (code: string) => Object.assign(new Error('as the addon says it'), { code });
+
+describe('CudaDevice on a GPU that was lost', () => {
+  const lost = () => Promise.reject(nativeError('ERR_DEVICE_LOST'));
+
+  it('ends with `await using` all the same, and leaves the error of the block alone', async () => {
+    const { device, called } = deviceOf({ memory: lost, synchronize: lost, upload: lost });
+    const stream = device.createStream();
+    const block = async () => {
+      await using _device = device;
+      await using _stream = stream;
+      await device.upload({ type: 'int8', dims: [1], data: new Int8Array(1) });
+    };
+    await expect(block()).rejects.toMatchObject({ code: 'ERR_DEVICE_LOST', message: 'as the addon says it' });
+    expect(called.filter((name) => /^close/.test(name))).toEqual(['closeStream', 'closeDevice']);
+    await expect(device.memory()).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    expect(stream.disposed).toBe(true);
+  });
+
+  it('gives errors of the addon their class, where nothing is awaited too', () => {
+    const { device } = deviceOf({
+      recordEvent: () => {
+        throw nativeError('ERR_DEVICE_LOST');
+      },
+    });
+    const stream = device.createStream();
+    expect(() => stream.record()).toThrow(IntFlashError);
+    expect(() => stream.record()).toThrow(
+      expect.objectContaining({ code: 'ERR_DEVICE_LOST', hint: expect.any(String) }),
+    );
+  });
+});
+
+describe('compare()', () => {
+  it('refuses tensors whose elements it would not find, or not all of', async () => {
+    const { device, called } = deviceOf({
+      compare: () => Promise.resolve({ difference: 0, size: 1, worst: 0, odd: 0 }),
+    });
+    const [a, b, longer] = [
+      await device.empty('float32', [4, 6]),
+      await device.empty('float32', [4, 6]),
+      await device.empty('float32', [5, 6]),
+    ];
+    const wrong: [typeof a, typeof a][] = [
+      [a, longer],
+      [longer, a],
+      [a.transpose(0, 1), b],
+      [a, b.transpose(0, 1)],
+      [a, longer.slice(1, 0, 4)],
+    ];
+    for (const [actual, expected] of wrong)
+      await expect(device.compare(actual, expected)).rejects.toMatchObject({ code: 'ERR_SHAPE' });
+    expect(called).not.toContain('compare');
+    expect(await device.compare(a, b.reshape([24]))).toEqual({ relativeL2: 0, worst: 0, odd: 0 });
+    expect(await device.compare(a, longer.slice(0, 1))).toEqual({ relativeL2: 0, worst: 0, odd: 0 });
+  });
+});
