@@ -12,7 +12,22 @@ interface Outcome {
   readonly sourcesDigest: string;
 }
 
-const record = JSON.parse(readFileSync(new URL('../../../docs/results/h200/gpu-tests.json', import.meta.url), 'utf8'));
+/** A line of sanitize.mjs or soak.mjs, and on what it ran. */
+interface Check {
+  readonly check: string;
+  readonly clean?: boolean;
+  readonly summaries?: readonly string[];
+  readonly deviceBytesMoved?: number;
+}
+
+const textOf = (name: string) =>
+  readFileSync(new URL(`../../../docs/results/h200/${name}`, import.meta.url), 'utf8').trim();
+const linesOf = (name: string) =>
+  textOf(name)
+    .split('\n')
+    .map((line) => JSON.parse(line));
+const record = JSON.parse(textOf('gpu-tests.json'));
+const checks: readonly Check[] = linesOf('gpu-checks.jsonl');
 const files: Readonly<Record<string, Outcome>> = record.files ?? {};
 
 describe('the record of the last GPU run', () => {
@@ -37,5 +52,22 @@ describe('the record of the last GPU run', () => {
     const total = (name: 'passed' | 'cases') => Object.values(files).reduce((sum, file) => sum + file[name], 0);
     expect(record).toMatchObject({ passed: total('passed'), failed: 0, skipped: 0, cases: total('cases') });
     expect(record.cases).toBeGreaterThanOrEqual(10_000);
+  });
+});
+
+describe('the record of what watches the kernels by hand', () => {
+  it('has every sanitizer, clean over 48 shapes and more', () => {
+    const sanitizers = checks.filter(({ check }) => check !== 'soak');
+    expect(sanitizers.map(({ check }) => check).sort()).toEqual(['initcheck', 'memcheck', 'racecheck', 'synccheck']);
+    for (const { check, clean, summaries } of sanitizers) {
+      expect(clean, check).toBe(true);
+      const shapes = Number(/^(\d+) shapes$/.exec(summaries?.find((line) => / shapes$/.test(line)) ?? '')?.[1]);
+      expect(shapes, check).toBeGreaterThanOrEqual(48);
+    }
+  });
+  it('has 10,000 rounds that left nothing', () => {
+    const [soak] = checks.filter(({ check }) => check === 'soak');
+    expect(soak).toMatchObject({ rounds: 10_000, passed: true, liveBytes: 0 });
+    expect(soak!.deviceBytesMoved).toBeLessThanOrEqual(2 * 2 ** 20);
   });
 });

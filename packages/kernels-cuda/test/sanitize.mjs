@@ -3,6 +3,7 @@
 // The scripts of a tool run at the same time: racecheck takes half a minute for one decoder. Where cuBLASLt multiplies, races count in this project's kernels only.
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { sourcesDigest } from './sources-digest.mjs';
 
 const TOOLS = {
   memcheck: { flags: ['--leak-check', 'full'], clean: [/ERROR SUMMARY: 0 errors/, /LEAK SUMMARY: 0 bytes leaked/] },
@@ -32,7 +33,7 @@ for (const tool of asked.length > 0 ? asked : Object.keys(TOOLS)) {
   const reports = runs.flatMap(({ report }) => report ?? []);
   const summaries = runs.flatMap((run) => run.summaries);
   process.stdout.write(
-    `${JSON.stringify({ tool, clean: reports.length === 0, seconds, summaries: counted(summaries) })}\n`,
+    `${JSON.stringify({ check: tool, clean: reports.length === 0, seconds, summaries: counted(summaries), sourcesDigest: sourcesDigest() })}\n`,
   );
   for (const report of reports) process.stderr.write(`${report}\n`);
   if (reports.length > 0) dirty++;

@@ -2,6 +2,7 @@
 // live bytes are not exactly 0 at the end, or device memory is not within 2 MiB of what it was after the first rounds.
 //   node packages/kernels-cuda/test/soak.mjs [rounds = 10000]
 import { openCudaDevice } from '../dist/index.js';
+import { sourcesDigest } from './sources-digest.mjs';
 
 const rounds = Number(process.argv[2] ?? 10_000);
 if (!Number.isInteger(rounds) || rounds < 10) throw new Error(`Expected 10 rounds or more, got ${process.argv[2]}`);
@@ -52,5 +53,6 @@ for (let i = 1; i <= rounds; i++) {
 device.dispose();
 const moved = Math.abs(after.freeBytes - before.freeBytes);
 const passed = after.liveBytes === 0 && moved <= 2 * MIB;
-process.stdout.write(`${JSON.stringify({ passed, liveBytes: after.liveBytes, deviceBytesMoved: moved })}\n`);
+const result = { check: 'soak', rounds, passed, liveBytes: after.liveBytes, deviceBytesMoved: moved };
+process.stdout.write(`${JSON.stringify({ ...result, sourcesDigest: sourcesDigest() })}\n`);
 process.exitCode = passed ? 0 : 1;
