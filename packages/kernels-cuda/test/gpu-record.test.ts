@@ -71,3 +71,19 @@ describe('the record of what watches the kernels by hand', () => {
     expect(soak!.deviceBytesMoved).toBeLessThanOrEqual(2 * 2 ** 20);
   });
 });
+
+describe('the record of the forward by mma.sync, which every GPU has', () => {
+  const lines = linesOf('attention-forward.jsonl').filter(
+    ({ entry, B, H, N, D, causal }) => entry === 'kernel' && B === 4 && H === 32 && N === 4096 && D === 128 && !causal,
+  );
+  const topsOf = (wanted: string) => {
+    const found = lines.filter(({ variant }) => variant === wanted).map(({ tops }) => tops as number);
+    expect(found.length, wanted).toBeGreaterThan(0);
+    return Math.min(...found);
+  };
+  it('has 500 TOPS of full-int8, and three quarters of what that is of half-int8', () => {
+    const full = topsOf('full-int8-sorted');
+    expect(full).toBeGreaterThanOrEqual(500);
+    expect(topsOf('half-int8-portable')).toBeGreaterThanOrEqual(0.75 * full);
+  });
+});
