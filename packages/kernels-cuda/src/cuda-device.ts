@@ -182,8 +182,8 @@ export class CudaDevice {
   }
 
   /**
-   * Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says. With `precision: 'half-int8'` `v` is a tensor of floats and has
-   * no scales.
+   * Attention on INT8 codes and scales of this device, shaped as `judgeQuantizedAttention` says; INT4 codes, a byte each, are such codes. With
+   * `precision: 'half-int8'` `v` is a tensor of floats and has no scales.
    */
   quantizedAttention(inputs: CudaQuantizedInputs, options?: CudaQuantizedOptions): Promise<CudaAttentionResult>;
   quantizedAttention(
