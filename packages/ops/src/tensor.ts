@@ -86,6 +86,15 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
       `Expected ${name} to be a tensor {type, dims, data}, got ${describe(value)}`,
     );
   }
+  const { location } = value as { readonly location?: unknown };
+  // Before `data`, which onnxruntime's tensors throw for when they lie elsewhere.
+  if (typeof location === 'string' && !location.startsWith('cpu')) {
+    throw new IntFlashError(
+      'ERR_ARG_TYPE',
+      `Expected ${name} in host memory, got a tensor whose location is ${describe(location)}`,
+      { hint: 'Download it first. Tensors of a CudaDevice stay on the GPU with the functions of that device.' },
+    );
+  }
   const { type, dims, data, strides } = value as Partial<TensorLike>;
   if (typeof type !== 'string' || !Object.hasOwn(CONSTRUCTORS, type) || (types && !types.includes(type as DataType))) {
     const allowed = (types ?? (Object.keys(CONSTRUCTORS) as DataType[])).join(', ');

@@ -110,6 +110,28 @@ describe('judgeAttention', () => {
 });
 
 describe('judgeTensor', () => {
+  it('says where a tensor lies that is not in host memory, without reading it', () => {
+    const elsewhere = (location: string) => ({
+      type: 'float32',
+      dims: [2],
+      location,
+      get data(): never {
+        throw new Error('not read');
+      },
+    });
+    for (const location of ['cuda', 'gpu-buffer'])
+      expect(() => judgeTensor(elsewhere(location), 'query')).toThrow(
+        expect.objectContaining({
+          code: 'ERR_ARG_TYPE',
+          message: `Expected query in host memory, got a tensor whose location is the string "${location}"`,
+          hint: expect.stringContaining('Download'),
+        }),
+      );
+    const here = { type: 'float32', dims: [2], data: new Float32Array(2) };
+    for (const location of ['cpu', 'cpu-pinned', undefined])
+      expect(judgeTensor({ ...here, location }, 'query').dims).toEqual([2]);
+  });
+
   it('accepts exactly the strides whose last element lies in the data', () => {
     fc.assert(
       fc.property(
