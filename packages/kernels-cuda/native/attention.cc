@@ -12,6 +12,7 @@
 #include "choose_kernel.h"
 #include "float_flash_fwd.h"
 #include "int8_flash_fwd.h"
+#include "running_code.h"
 #include "tile_layout.h"
 
 namespace intflash {
@@ -199,10 +200,11 @@ void AttentionOperation::plan_inspection(Stream& stream) {
 }
 
 void AttentionOperation::plan_baseline(Stream& stream, const AttentionRequest& request) {
-    const DeviceFacts& facts = stream.device().facts();
     if (request.softcap > 0.f || request.mask.present()) throw Failure("ERR_UNSUPPORTED", "Expected no softcap and no attnMask for a baseline, got one");
-    if (precision_ == Precision::kFp8 && facts.major * 10 + facts.minor < 89)
-        throw Failure("ERR_UNSUPPORTED", "Expected compute capability 8.9 or higher for fp8, got " + std::to_string(facts.major) + "." + std::to_string(facts.minor));
+    // What code runs, not what the device is: compiled for less (from PTX, say) the kernel has no FP8 instruction and would answer with zeros.
+    const int code = running_code().architecture;
+    if (precision_ == Precision::kFp8 && code < 890)
+        throw Failure("ERR_UNSUPPORTED", "Expected code compiled for compute capability 8.9 or higher for fp8, got code for " + std::to_string(code / 100) + "." + std::to_string(code / 10 % 10));
     baseline_.query = query_;
     baseline_.key = key_;
     baseline_.value = value_;

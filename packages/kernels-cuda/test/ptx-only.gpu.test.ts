@@ -15,8 +15,8 @@ interface Outcome {
 }
 
 describe.skipIf(!cudaStatus().available)('where the driver may only compile PTX', () => {
-  // Hopper's kernels are empty in PTX for compute capability 8.0: taking them would answer with zeros.
-  it('answers by kernels that have some, and refuses Hopper’s', () => {
+  // Hopper's kernels are empty in PTX for compute capability 8.0, and so is FP8: taking them would answer with zeros.
+  it('answers by kernels that have some, and refuses Hopper’s and FP8', () => {
     const script = fileURLToPath(new URL('ptx-only.mjs', import.meta.url));
     const { path } = loadNativeAddon() as { path: string };
     const { status, stdout, stderr } = spawnSync(process.execPath, [script, path], {
@@ -27,13 +27,15 @@ describe.skipIf(!cudaStatus().available)('where the driver may only compile PTX'
     });
     expect(stderr).toBe('');
     expect(status).toBe(0);
-    const { architectures, auto, hopper, inputs } = JSON.parse(stdout) as {
+    const { architectures, auto, hopper, fp8, inputs } = JSON.parse(stdout) as {
       architectures: string;
       auto: Outcome;
       hopper: Outcome;
+      fp8: Outcome;
       inputs: number[][];
     };
     expect(hopper).toMatchObject({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining('code compiled for it') });
+    expect(fp8).toMatchObject({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining('for fp8, got code for') });
     if (architectures.split(' ').every((one) => one.endsWith('-real'))) {
       expect(auto).toMatchObject({ code: 'ERR_CUDA' }); // a build without PTX: nothing can run, which is said
       return;

@@ -33,10 +33,10 @@ const request = {
 };
 
 /** Which kernel answers a request for `kernel`, as KERNELS numbers them, or the code of the error. */
-function attend(device, kernel) {
+function attend(device, kernel, changes = {}) {
   const out = new Float32Array(size);
   try {
-    const answer = addon.attentionSync(device, { ...request, kernel, out });
+    const answer = addon.attentionSync(device, { ...request, kernel, out, ...changes });
     return { kernel: answer.kernel, out: Array.from(out) };
   } catch ({ code, message }) {
     return { code, message };
@@ -45,6 +45,7 @@ function attend(device, kernel) {
 
 const { architectures } = addon.probe();
 const device = addon.openDevice(0);
-const result = { architectures, auto: attend(device, 0), hopper: attend(device, 3) };
+const fp8 = attend(device, 0, { precision: 8 });
+const result = { architectures, auto: attend(device, 0), hopper: attend(device, 3), fp8 };
 addon.closeDevice(device);
 process.stdout.write(JSON.stringify({ ...result, inputs: [query, key, value].map(({ data }) => Array.from(data)) }));
