@@ -1,3 +1,5 @@
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
@@ -84,5 +86,24 @@ describe.skipIf(!cudaStatus().available)('CudaDevice', () => {
     expect(longest).toBeLessThan(Math.max(took / 2, 20));
     out.dispose();
     t.dispose();
+  }, 60_000);
+
+  // libuv has four threads for files, names and hashes: eight waiting calls would leave it none.
+  it('leaves libuv’s threads alone', async () => {
+    const t = await device.upload(tensor([1, 16, 2048, 128]));
+    const inputs = { query: t, key: t, value: t };
+    const streams = Array.from({ length: 8 }, () => device.createStream());
+    let ended = 0;
+    const calls = streams.map(async (stream) => {
+      const { out } = await device.exactAttention(inputs, { stream });
+      ended++;
+      out.dispose();
+    });
+    await readFile(fileURLToPath(import.meta.url));
+    expect(ended).toBe(0);
+    await Promise.all(calls);
+    t.dispose();
+    for (const stream of streams) await stream[Symbol.asyncDispose]();
+    expect(device.liveBytes()).toBe(0);
   }, 60_000);
 });
