@@ -109,10 +109,10 @@ export class Session {
     if (!this.#ended.signal.aborted) {
       this.#settings.signal?.removeEventListener('abort', this.#onAbort);
       this.#ended.abort(reason);
-      this.#owner.sessions.delete(this);
     }
     if (this.#released) await this.#released;
     this.#cache.dispose();
     this.#owner.scheduler.leave(this.#cache);
+    this.#owner.sessions.delete(this); // not before: who ends the owner waits for all that holds memory
   }
 }

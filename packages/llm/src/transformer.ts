@@ -54,6 +54,7 @@ export class Transformer {
   readonly #rotary: Rotary | undefined;
   /** On the backend's device; undefined until it is wanted. */
   #decoder: Decoder | undefined;
+  #isDisposed = false;
   readonly #memory: StepMemory;
   readonly #layerCalls: CallBudget;
   readonly #outputCalls: CallBudget;
@@ -98,12 +99,13 @@ export class Transformer {
 
   /** As {@link KvCaches.contextLength}. */
   contextLength(attention: AttentionChoice, dtype: KvCacheDtype): number {
-    if (this.caches.device && suitsDevice(attention, dtype)) this.#deviceDecoder(); // what it takes is not left for sequences
+    if (!this.#isDisposed && this.caches.device && suitsDevice(attention, dtype)) this.#deviceDecoder(); // what it takes is not left for sequences
     return this.caches.contextLength(attention, dtype);
   }
 
   /** Frees what the backend holds beside the weights; twice is a no-op. */
   dispose(): void {
+    this.#isDisposed = true;
     this.caches.device?.clear();
     this.#decoder?.dispose();
     this.#decoder = undefined;

@@ -31,8 +31,8 @@ export class DeviceModels {
       this.weights = await loadWeights(randomModelFiles(TINY_SHAPE).weights, host, 'fp32');
     });
     afterEach(() => {
-      const { live, sequences, kept } = this.device;
-      expect({ live, sequences, kept }).toEqual({ live: 0, sequences: 0, kept: 0 });
+      const { live, sequences, kept, decoders } = this.device;
+      expect({ live, sequences, kept, decoders }).toEqual({ live: 0, sequences: 0, kept: 0, decoders: 0 });
     });
   }
 

@@ -268,6 +268,31 @@ describe('the memory of a device', () => {
     expect(models.device.trims).toEqual([0]);
   });
 
+  it('is given back when the model is disposed while a request that was aborted is still in a step', async () => {
+    const model = await models.model(100);
+    const controller = new AbortController();
+    const begun = new Promise<void>((resolve) => {
+      models.device.onBegin = resolve;
+    });
+    const reading = answer(model, { prompt: tokens(2000), options: { ...GREEDY, signal: controller.signal } });
+    const ended = reading.catch((reason) => reason);
+    await begun;
+    controller.abort('enough');
+    expect(model.status()).toMatchObject({ sessions: 1, pages: { used: 32 } }); // until the step ends
+    await model.dispose();
+    expect(models.device.trims).toEqual([0]);
+    expect(await ended).toBe('enough');
+    expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
+  });
+
+  it('is not taken again by a model that was disposed and is asked for its context', async () => {
+    const model = await models.model(100);
+    const { contextLength } = model;
+    await model.dispose();
+    expect(model.contextLength).toBe(contextLength);
+    expect(models.device.decoders).toBe(0);
+  });
+
   it('may be lost: everybody is told why, and nothing is held', async () => {
     await using tight = await models.model(100);
     const reading = tight.generate(tokens(100), GREEDY);

@@ -29,12 +29,16 @@ export class FakeDevice {
   peak = 0;
   /** Sequences that are not disposed … */
   sequences = 0;
-  /** … and pages that somebody keeps. */
+  /** … pages that somebody keeps … */
   kept = 0;
+  /** … and decoders. */
+  decoders = 0;
   /** Tokens of each sequence of each step. */
   readonly steps: number[][] = [];
   /** Told of each step's tokens; what it throws, the step throws. */
   onStep: (ids: readonly Int32Array[]) => void = () => {};
+  /** Told of each step as it begins. */
+  onBegin: () => void = () => {};
   isLost = false;
   /** What lived when it was told to give back what it keeps. */
   readonly trims: number[] = [];
@@ -54,6 +58,7 @@ export class FakeDevice {
       trim: async () => void this.trims.push(this.live),
       decoderMemory: () => ({ deviceBytes, pageBytes: this.pageBytes, tokenBytes: this.tokenBytes }),
       createDecoder: ({ vocabSize }) => {
+        this.decoders++;
         this.#vocabSize = vocabSize;
         return this.#decoder();
       },
@@ -77,6 +82,7 @@ export class FakeDevice {
     this.expectThere();
     for (const [i, { ids }] of parts.entries()) sequences[i]!.reserve(ids.length);
     for (const sequence of sequences) sequence.isBusy = true;
+    this.onBegin();
     await new Promise((resolve) => setImmediate(resolve));
     for (const sequence of sequences) sequence.isBusy = false;
     this.expectThere();
@@ -117,7 +123,7 @@ export class FakeDevice {
         const seeds = await this.step(parts);
         return Int32Array.from(parts.flatMap(({ draw }, i) => drawn(seeds[i]!.slice(-draw.length), draw)));
       },
-      dispose: () => {},
+      dispose: () => void this.decoders--,
     };
   }
 }
