@@ -3,7 +3,7 @@ import type { PagedSequence } from './paged-sequence.js';
 /**
  * Decides which sequences hold pages when there are not enough for all.
  *
- * A newcomer is let in when there are pages for all that it wants to have read, first come, first served. Whoever needs another page
+ * A newcomer is let in when there are pages for all that it wants to have read, besides those that others were let in for, first come, first served. Whoever needs another page
  * and finds none takes those of the sequence that came last, or of one that nobody is waiting for; it is computed again when its turn
  * comes. So the one that came first of those that somebody waits for always gets on, and with it, one after another, all of them.
  */
@@ -12,7 +12,8 @@ export class PageShare {
   readonly #isWaitedFor: (cache: PagedSequence) => boolean;
   /** In the order in which they came. */
   readonly #present = new Set<PagedSequence>();
-  readonly #admitted = new Set<PagedSequence>();
+  /** Those that were let in, and the pages that each was promised then, with those it had. */
+  readonly #admitted = new Map<PagedSequence, number>();
   readonly #inStep = new Set<PagedSequence>();
   readonly #pagesInStep = new Set<string>();
   #isFull = false;
@@ -72,9 +73,13 @@ export class PageShare {
     return true;
   }
 
-  /** Takes the pages of all sequences that nobody is waiting for. */
+  /** Takes the pages of all sequences that nobody is waiting for, and those that they were promised. */
   clearIdle(): void {
-    for (const cache of this.#present) if (cache.pageCount > 0 && !this.#isWaitedFor(cache)) this.#putAside(cache);
+    for (const cache of this.#present) {
+      if (this.#isWaitedFor(cache)) continue;
+      if (cache.pageCount > 0) this.#putAside(cache);
+      this.#admitted.delete(cache);
+    }
   }
 
   #admit(cache: PagedSequence, tokens: number): boolean {
@@ -82,13 +87,14 @@ export class PageShare {
     const { pool } = cache;
     const { pages, used } = pool.counts();
     const needed = Math.min(cache.pagesFor(tokens + 1), pages - cache.pageCount); // one more: for the answer
-    const isLonely = ![...this.#admitted].some((other) => other.pool === pool);
-    if (this.#isFull || (needed > pages - used && !isLonely)) {
+    const others = [...this.#admitted].filter(([other]) => other.pool === pool);
+    const due = others.reduce((sum, [other, promised]) => sum + Math.max(promised - other.pageCount, 0), 0);
+    if (this.#isFull || (needed > pages - used - due && others.length > 0)) {
       this.#isFull = true;
       cache.putAside();
       return false;
     }
-    this.#admitted.add(cache);
+    this.#admitted.set(cache, cache.pageCount + needed);
     return true;
   }
 

@@ -78,6 +78,17 @@ describe('sequences that share too few pages of a device', () => {
     expect(await answer(tight, otherwise)).not.toBe(expected[0]);
   });
 
+  it('are let in where the pages last for all that those before them want to have read', async () => {
+    await using tight = await models.model(30);
+    const lengths = [1800, 1300, 100];
+    await Promise.all(
+      lengths.map((length) => answer(tight, { prompt: tokens(length), options: { ...GREEDY, maxTokens: 1 } })),
+    );
+    // The first takes 29 pages of 30 in the end: nobody begins to be read beside it, to give its pages up half-way.
+    expect(tight.status().preemptions).toBe(0);
+    expect(models.device.steps.map((counts) => counts.length)).toEqual([1, 1, 1, 1, 2, 1]);
+  });
+
   it('wait in the order in which they came', async () => {
     await using tight = await models.model(10);
     const ends: string[] = [];

@@ -184,7 +184,7 @@ describe.each(NAMES)('%s', (family) => {
       return all;
     });
     const pageBytes = LAYERS * 2 * KV_HEADS * 64 * (HEAD_DIM + 4);
-    await withModel(folder(), { kvCacheBytes: 14 * pageBytes }, async (model) => {
+    await withModel(folder(), { kvCacheBytes: 12 * pageBytes }, async (model) => {
       expect(await Promise.all(prompts.map((prompt) => say(model, prompt, 3)))).toEqual(alone);
       const { preemptions, prefixes, pages } = model.status();
       expect(preemptions).toBeGreaterThan(0);
