@@ -19,9 +19,6 @@ export const DEVICE_CHUNK = 512;
 /** … and fewer where each position's logits are wanted, which take a vocabulary of floats apiece. */
 const LOGITS_CHUNK = 64;
 
-/** What besides the tokens decides a page's content is the same for all that a pool holds. */
-const SPACE = 'device';
-
 /** Ways of storing keys and values that a decoder on a device has. */
 export type DeviceDtype = 'int8' | 'int4';
 
@@ -66,8 +63,8 @@ export class DeviceCache implements PagedSequence {
     this.pool = pool;
     this.#shape = shape;
     this.longChunk = shape.longChunk;
-    const { maxTokens } = shape;
-    this.#table = new PageTable(pool, { space: SPACE, chunk: undefined, isCoded: true, maxTokens });
+    const { dtype, maxTokens } = shape;
+    this.#table = new PageTable(pool, { space: `device/${dtype}`, chunk: undefined, isCoded: true, maxTokens });
   }
 
   get dtype(): DeviceDtype {

@@ -36,7 +36,7 @@ export class HostCaches {
       maxTokens: this.contextLength(dtype),
       isExact,
       chunk,
-      space: isExact ? attention : undefined,
+      space: isExact ? `${attention}/${dtype}` : undefined,
     });
   }
 

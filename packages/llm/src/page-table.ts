@@ -15,7 +15,7 @@ export interface SharedPages<State> extends PageSource {
 
 /** What decides which sequences have the same bits. */
 export interface PageTableRules {
-  /** What besides the tokens decides the content of pages that may be shared; undefined: none may. */
+  /** What besides the tokens decides the content of pages that may be shared, in whatever pool; undefined: none may. */
   readonly space: string | undefined;
   /** Tokens of a prompt that are computed together, whole pages; undefined where nothing depends on that but whether a call's tokens are few. */
   readonly chunk: number | undefined;
