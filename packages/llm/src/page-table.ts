@@ -164,16 +164,17 @@ export class PageTable<State> {
     if (length !== this.#nodes.length * KV_PAGE_TOKENS) return [];
     const before = this.history.length;
     const found = this.#findPages(next, length);
-    for (const [i, node] of found.entries()) {
-      const end = length + (i + 1) * KV_PAGE_TOKENS;
+    for (const node of found) {
       this.#pool.pages.hold(node.page);
       this.#push(node.page);
       this.#nodes.push(node);
-      const fresh = end - this.history.length;
-      if (fresh <= 0) continue;
-      this.history.add(this.#idsTo(end, next, before).slice(-fresh));
-      this.#common = end;
     }
+    // Should it be computed again, then in calls like those that would have computed it here.
+    const end = length + found.length * KV_PAGE_TOKENS;
+    const { chunk = end } = this.#rules;
+    for (let at = before; at < end; at += chunk)
+      this.history.add(next.slice(at - before, Math.min(at + chunk, end) - before));
+    if (end > before) this.#common = end;
     return found.map(({ state }) => state);
   }
 

@@ -66,6 +66,39 @@ describe('prompts that begin alike', () => {
     expect(await answer(tight, first)).toBe(expected[0]);
   });
 
+  it('and lie in other pools do not wait for each other', async () => {
+    await using roomy = await models.model(1000);
+    const prompt = tokens(400);
+    const dtypes = ['int8', 'int4'] as const;
+    await Promise.all(
+      dtypes.map((kvCacheDtype) => answer(roomy, { prompt, options: { ...GREEDY, maxTokens: 2, kvCacheDtype } })),
+    );
+    // One step for both is two calls.
+    expect(models.device.steps).toEqual([[400], [400], [1], [1]]);
+  });
+
+  it('are computed again in one call where they were taken over, put aside and given away meanwhile', async () => {
+    const prompt = tokens(1500);
+    const request = { prompt, options: { ...options, maxTokens: 8 } };
+    const [expected] = await models.alone([request]);
+    await using tight = await models.model(32);
+    await answer(tight, { prompt, options: { ...GREEDY, maxTokens: 1 } });
+    const reading = tight.generate(prompt, request.options);
+    const told: unknown[] = [];
+    const take = async () => {
+      const { tokenId, logprob } = (await reading.next()).value!;
+      told.push(tokenId, logprob);
+    };
+    for (let i = 0; i < 4; i++) await take();
+    expect(tight.status().prefixes.found).toBe(23 * 64);
+    await answer(tight, { prompt: tokens(2000), options: { ...GREEDY, maxTokens: 1 } });
+    expect(tight.status()).toMatchObject({ preemptions: 1, pages: { used: 0 } });
+    models.device.steps.length = 0;
+    for (let i = 0; i < 4; i++) await take();
+    expect(JSON.stringify(told)).toBe(expected);
+    expect(models.device.steps.flat()).toEqual([23 * 64, 28, 3, 1, 1, 1, 1]);
+  });
+
   it('may be taken over and then not be needed: whoever waits or is aborted holds nothing', async () => {
     await using tight = await models.model(20);
     const prompt = tokens(900);
