@@ -152,7 +152,7 @@ export class Scheduler {
       return outcomes.map((value) => ({ status: 'fulfilled', value }));
     } catch (reason) {
       if (parts.length === 1 || step.signal.aborted) return parts.map(() => ({ status: 'rejected', reason }));
-      if (isOutOfMemory(reason)) this.#takesLong = false;
+      if (isOutOfMemory(reason) && isLong(jobs)) this.#takesLong = false;
     }
     // One of them is at fault. By itself each ends as it would have without the others.
     const outcomes: PromiseSettledResult<PartOutcome>[] = [];
@@ -189,8 +189,7 @@ export class Scheduler {
 
   /** Where the memory does not last for a long step, there are none from now on. @returns whether the job is in the queue again */
   #retries(job: Job, reason: unknown): boolean {
-    const isLong = this.#takesLong && !job.isAlone && job.next.length > job.chunk(false);
-    if (!isOutOfMemory(reason) || !isLong) return false;
+    if (!isOutOfMemory(reason) || !this.#takesLong || !isLong([job])) return false;
     this.#takesLong = false;
     this.#queue.unshift(job);
     return true;
@@ -201,6 +200,13 @@ export class Scheduler {
     if (at >= 0) this.#queue.splice(at, 1);
     if (!isChosen) job.release();
   }
+}
+
+/** Whether prompts were given more of a step than one chunk, and not because somebody asked for it. */
+function isLong(jobs: readonly Job[]): boolean {
+  const ours = jobs.filter((job) => job.isCutHere && job.next.length > FEW_QUERIES);
+  const tokens = ours.reduce((sum, { next }) => sum + next.length, 0);
+  return ours.some((job) => tokens > job.chunk(false));
 }
 
 function isOutOfMemory(error: unknown): boolean {
@@ -257,6 +263,11 @@ class Job implements SubmittedWork {
   /** Whether it cannot share a step. */
   get isAlone(): boolean {
     return this.work.onLogits !== undefined && this.work.cache.missing === 0;
+  }
+
+  /** Whether how much of it comes next was decided here. */
+  get isCutHere(): boolean {
+    return this.#isReplay || (this.work.chunk === undefined && !this.isAlone && !this.#isGuess);
   }
 
   get part(): BatchPart {

@@ -134,6 +134,38 @@ describe('a prompt on a device', () => {
     await expect(read(model, 1500, { prefillChunk: 1000 })).rejects.toMatchObject({ code: 'ERR_OOM' });
   });
 
+  it('is read in long steps still when memory ended for other reasons', async () => {
+    await using model = await models.model(1000);
+    const full = () => {
+      throw new IntFlashError('ERR_OOM', 'Expected memory for a step', { where: 'device' });
+    };
+    // What somebody asked for is too much …
+    models.device.onStep = (ids) => ids.some(({ length }) => length === 1999) && full();
+    await expect(read(model, 2000, { prefillChunk: 1999 })).rejects.toMatchObject({ code: 'ERR_OOM' });
+    // … or two answers get no page.
+    let isFull = true;
+    models.device.onStep = (ids) => {
+      if (!isFull || ids.length < 2 || ids.some(({ length }) => length > 1)) return;
+      isFull = false;
+      full();
+    };
+    await Promise.all([20, 30].map((length) => read(model, length, { maxTokens: 5 })));
+    expect(isFull).toBe(false);
+    models.device.steps.length = 0;
+    await read(model, 1500);
+    expect(models.device.steps).toEqual([[1500]]);
+  });
+
+  it('is read in short steps from when it did not last for several prompts together', async () => {
+    await using model = await models.model(1000);
+    models.device.onStep = (ids) => {
+      if (ids.reduce((sum, { length }) => sum + length, 0) > 600)
+        throw new IntFlashError('ERR_OOM', 'Expected memory for a step', { where: 'device' });
+    };
+    await Promise.all([600, 700].map((length) => read(model, length)));
+    expect(models.device.steps).toEqual([[512], [512], [88, 188]]);
+  });
+
   it('ends between its chunks when it is aborted', async () => {
     await using model = await models.model(1000);
     const paused = model.generate(tokens(20), GREEDY);
