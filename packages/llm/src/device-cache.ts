@@ -18,6 +18,10 @@ import type { PagedSequence } from './paged-sequence.js';
 export const DEVICE_CHUNK = 512;
 /** … and fewer where each position's logits are wanted, which take a vocabulary of floats apiece. */
 const LOGITS_CHUNK = 64;
+/** More positions at once are not faster: a step of so many fills the largest device, and reads the weights rarely enough. */
+export const LONGEST_CHUNK = 8192;
+/** A position takes as long in the layers as in attention to about so many keys, with the shapes of Llama-3.1-8B on an H200 (docs/results/h200/decoder.jsonl). */
+const LAYER_KEYS = 12_288;
 
 /** Ways of storing keys and values that a decoder on a device has. */
 export type DeviceDtype = 'int8' | 'int4';
@@ -28,7 +32,7 @@ export interface DeviceCacheShape {
   readonly vocabSize: number;
   /** It never grows past it. */
   readonly maxTokens: number;
-  /** As {@link PagedSequence.longChunk} has it. */
+  /** Tokens of a prompt that a step has room for. */
   readonly longChunk: number;
 }
 
@@ -45,7 +49,6 @@ interface CachePart {
  */
 export class DeviceCache implements PagedSequence {
   readonly chunk = DEVICE_CHUNK;
-  readonly longChunk: number;
   readonly canDraw = true;
   readonly isExact = true;
   readonly pool: DevicePages;
@@ -62,13 +65,16 @@ export class DeviceCache implements PagedSequence {
     this.#decoder = decoder;
     this.pool = pool;
     this.#shape = shape;
-    this.longChunk = shape.longChunk;
     const { dtype, maxTokens } = shape;
     this.#table = new PageTable(pool, { space: `device/${dtype}`, chunk: undefined, isCoded: true, maxTokens });
   }
 
   get dtype(): DeviceDtype {
     return this.#shape.dtype;
+  }
+
+  get longChunk(): number {
+    return Math.min(chunkBehind(this.length), this.#shape.longChunk);
   }
 
   get length(): number {
@@ -270,6 +276,16 @@ export class DeviceCache implements PagedSequence {
     this.pool.besides += besides - this.#counted;
     this.#counted = besides;
   }
+}
+
+/**
+ * Tokens of a step behind so many keys, in whole chunks: whoever comes meanwhile, or is aborted, waits for its end, so it takes no longer than the longest
+ * one behind none. Tokens · (LAYER_KEYS + keys + tokens / 2) is the same for both.
+ */
+export function chunkBehind(keys: number): number {
+  const each = LAYER_KEYS + keys;
+  const tokens = Math.sqrt(each ** 2 + LONGEST_CHUNK * (LONGEST_CHUNK + 2 * LAYER_KEYS)) - each;
+  return Math.max(Math.floor((tokens + 0.5) / DEVICE_CHUNK), 1) * DEVICE_CHUNK; // + 0.5: the root may be a little less than it is
 }
 
 /** Views of `all`, of these lengths and one behind the other. */

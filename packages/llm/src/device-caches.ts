@@ -1,5 +1,5 @@
 import { type Decoder, type DecoderMemory, KV_PAGE_TOKENS } from '@int-flash/ops';
-import { DEVICE_CHUNK, DeviceCache, type DeviceDtype } from './device-cache.js';
+import { DEVICE_CHUNK, DeviceCache, type DeviceDtype, LONGEST_CHUNK } from './device-cache.js';
 import { DevicePages } from './device-pages.js';
 import type { KvCacheSettings } from './kv-caches.js';
 import type { ModelConfig } from './model-config.js';
@@ -10,8 +10,6 @@ import { type PageCounts, sumCounts } from './page-pool.js';
 const MEMORY_PART = 3 / 4;
 /** Of what the pools leave, steps may have this part. */
 const STEP_PART = 1 / 2;
-/** More positions at once are not faster: a step of so many fills the largest device, and reads the weights rarely enough. */
-const LONGEST_CHUNK = 8192;
 
 /** A model's caches in a device's memory: a pool of pages for each way of storing keys and values, made when it is first wanted. */
 export class DeviceCaches {

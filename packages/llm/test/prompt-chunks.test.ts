@@ -1,5 +1,6 @@
 import { IntFlashError } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
+import { chunkBehind } from '../src/device-cache.js';
 import { KvCaches } from '../src/kv-caches.js';
 import type { LanguageModel } from '../src/language-model.js';
 import { Transformer } from '../src/transformer.js';
@@ -194,5 +195,11 @@ describe('a step on a device', () => {
     expect([cache.chunk, cache.longChunk]).toEqual([512, tokens]);
     cache.dispose();
     transformer.dispose();
+  });
+
+  // Whoever comes meanwhile waits for its end, and every token reads all keys before it.
+  it('is shorter behind many keys, so that it takes no longer', () => {
+    const keys = [0, 512, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 1e9];
+    expect(keys.map(chunkBehind)).toEqual([8192, 7680, 6656, 5632, 4096, 2560, 1536, 512, 512]);
   });
 });
