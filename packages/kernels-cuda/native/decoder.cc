@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "draw_on_host.h"
 #include "failure.h"
@@ -148,6 +149,10 @@ void Decoder::reserve_rows(Stream& worker, int tokens) {
     const auto floats = [&](int64_t count) { return worker.allocate(static_cast<size_t>(count) * sizeof(float)); };
     ++work_.revision;
     work_.tokens = 0;  // in case an allocation fails half-way
+    // Given back first: old and new need not fit together, and where the new ones do not fit, those of a smaller step do afterwards.
+    for (auto* old : {&work_.hidden, &work_.floats, &work_.codes, &work_.scales, &work_.largest, &work_.qkv, &work_.query_codes, &work_.query_scales, &work_.mixed, &work_.wide, &work_.append})
+        old->reset();
+    work_.products = ProductMemory{};
     const int64_t n = tokens, queries = n * facts_.heads;
     const int64_t widest = std::max<int64_t>(layers_.empty() ? 0 : layers_[0].mlp_up->rows(), facts_.hidden);
     work_.hidden = floats(n * facts_.hidden);
@@ -357,8 +362,9 @@ std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& 
     const Step step = begin(worker, parts);
     const size_t rule_bytes = rules.size() * sizeof(DrawRules);
     if (!work_.rules || work_.rules->bytes() < rule_bytes) {
-        work_.rules = worker.allocate(2 * rule_bytes);
+        auto rule_memory = worker.allocate(2 * rule_bytes);
         work_.drawn = worker.allocate(2 * rules.size() * sizeof(int32_t));
+        work_.rules = std::move(rule_memory);  // last: its size stands for both, and an allocation may fail
     }
     check_cuda(cudaMemcpyAsync(work_.rules->as(), rules.data(), rule_bytes, cudaMemcpyHostToDevice, stream), "copy the rules");
     check_cuda(launch_draw(work_.logits->as<float>(), facts_.vocabulary, work_.rules->as<DrawRules>(), step.logit_rows, work_.drawn->as<int32_t>(), stream), "draw tokens");
