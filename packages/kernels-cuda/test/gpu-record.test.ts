@@ -8,6 +8,7 @@ interface Outcome {
   readonly failed: number;
   readonly skipped: number;
   readonly cases: number;
+  readonly seconds: number;
   readonly testDigest: string;
   readonly sourcesDigest: string;
 }
@@ -16,6 +17,7 @@ interface Outcome {
 interface Check {
   readonly check: string;
   readonly clean?: boolean;
+  readonly seconds?: number;
   readonly summaries?: readonly string[];
   readonly deviceBytesMoved?: number;
 }
@@ -64,6 +66,11 @@ describe('the record of what watches the kernels by hand', () => {
       const shapes = Number(/^(\d+) shapes$/.exec(summaries?.find((line) => / shapes$/.test(line)) ?? '')?.[1]);
       expect(shapes, check).toBeGreaterThanOrEqual(48);
     }
+  });
+  it('took 8 minutes at most, with the tests of the kernels', () => {
+    const kernels = Object.entries(files).filter(([file]) => file.startsWith('packages/kernels-cuda/'));
+    const parts = [...kernels.map(([, outcome]) => outcome), ...checks.filter(({ check }) => check !== 'soak')];
+    expect(parts.reduce((sum, { seconds }) => sum + seconds!, 0)).toBeLessThanOrEqual(480);
   });
   it('has 10,000 rounds that left nothing', () => {
     const [soak] = checks.filter(({ check }) => check === 'soak');

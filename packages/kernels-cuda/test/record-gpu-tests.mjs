@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { gpuTestParts, testDigest } from './gpu-test-files.mjs';
 import { sourcesDigest } from './sources-digest.mjs';
 
-const COUNTS = ['passed', 'failed', 'skipped', 'cases'];
+const COUNTS = ['passed', 'failed', 'skipped', 'cases', 'seconds'];
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const parts = gpuTestParts();
 const known = [...Object.keys(parts), ...Object.values(parts).flat()];
@@ -26,7 +26,6 @@ const [gpu, driver] = smi.stdout.trim().split('\n')[0].split(', ');
 
 const before = named.length > 0 && existsSync(target) ? JSON.parse(readFileSync(target, 'utf8')) : {};
 const files = { ...before.files };
-let seconds = before.seconds ?? 0;
 for (const [part, all] of Object.entries(parts)) {
   const wanted = all.filter((file) => named.length === 0 || named.includes(part) || named.includes(file));
   if (wanted.length > 0) Object.assign(files, run(part, wanted));
@@ -35,8 +34,7 @@ for (const file of Object.keys(files)) if (!known.includes(file)) delete files[f
 const total = (name) => Object.values(files).reduce((sum, file) => sum + file[name], 0);
 const digests = new Set(Object.values(files).map((file) => file.sourcesDigest));
 const record = {
-  ...Object.fromEntries(COUNTS.map((name) => [name, total(name)])),
-  seconds,
+  ...Object.fromEntries(COUNTS.map((name) => [name, Math.round(total(name))])),
   gpu,
   driver,
   sourcesDigest: digests.size === 1 ? [...digests][0] : 'differs from file to file',
@@ -50,7 +48,6 @@ process.exitCode = record.failed > 0 ? 1 : 0;
 /** These files of a package: what came of each. */
 function run(part, wanted) {
   const report = join(tmpdir(), `gpu-tests-${process.pid}-${part.replaceAll('/', '-')}.json`);
-  const started = performance.now();
   const { status } = spawnSync(
     process.execPath,
     [
@@ -64,16 +61,18 @@ function run(part, wanted) {
     ],
     { cwd: root, stdio: 'inherit', env: { ...process.env, REQUIRE_CUDA: '1' } },
   );
-  seconds += Math.round((performance.now() - started) / 1000);
   const results = existsSync(report) ? JSON.parse(readFileSync(report, 'utf8')).testResults : [];
-  const ran = new Map(results.map((file) => [relative(root, file.name).replaceAll('\\', '/'), file.assertionResults]));
-  const outcomes = Object.fromEntries(wanted.map((file) => [file, outcomeOf(file, ran.get(file) ?? [])]));
+  const ran = new Map(results.map((file) => [relative(root, file.name).replaceAll('\\', '/'), file]));
+  const outcomes = Object.fromEntries(wanted.map((file) => [file, outcomeOf(file, ran.get(file))]));
   // A process that broke down after its tests had passed is no success.
   if (status !== 0 && Object.values(outcomes).every(({ failed }) => failed === 0)) outcomes[wanted[0]].failed++;
   return outcomes;
 }
 
-function outcomeOf(file, tests) {
+function outcomeOf(
+  file,
+  { assertionResults: tests, startTime, endTime } = { assertionResults: [], startTime: 0, endTime: 0 },
+) {
   for (const { fullName, failureMessages } of tests.filter((test) => test.status === 'failed'))
     process.stdout.write(`failed: ${fullName}\n${failureMessages.join('\n').slice(0, 600)}\n`);
   const count = (status) => tests.filter((test) => test.status === status).length;
@@ -84,6 +83,7 @@ function outcomeOf(file, tests) {
     skipped: tests.length - passed - failed,
     // A test whose name says "480 cases" runs that many; any other is one.
     cases: tests.reduce((sum, test) => sum + Number(/(\d+) cases$/.exec(test.title)?.[1] ?? 1), 0),
+    seconds: Math.round((endTime - startTime) / 100) / 10,
     testDigest: testDigest(file),
     sourcesDigest: sourcesDigest(),
   };
