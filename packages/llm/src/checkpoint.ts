@@ -90,7 +90,7 @@ export class Checkpoint implements WeightSource {
     const tensor = await this.readTensor(name);
     expectShape(name, tensor, shape);
     const values = widen(name, tensor);
-    const bad = values.findIndex((value) => !Number.isFinite(value));
+    const bad = firstNonFinite(values);
     if (bad >= 0) throw formatError(name, `Expected ${quote(name)} to be finite, got ${values[bad]} at element ${bad}`);
     return values;
   }
@@ -253,6 +253,12 @@ function widen(name: string, { dtype, data }: SafetensorsTensor): Float32Array {
         field: `tensors.${name}.dtype`,
       });
   }
+}
+
+/** The first element that is no finite number, or -1. A loop: a callback an element costs a large embedding more than a second. */
+function firstNonFinite(values: Float32Array): number {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
+  return -1;
 }
 
 function expectPositive(name: string, scales: Float32Array): void {
