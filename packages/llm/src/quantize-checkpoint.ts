@@ -128,14 +128,14 @@ async function writeFolder(
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
   const file = await open(join(folder, WEIGHTS_FILE), 'wx');
   try {
-    // Wide elements come first in the file, so each linear weight is read once for each tensor that it becomes.
+    // Wide elements come first in the file, so a linear weight is read once for each tensor that needs it.
     await writeSafetensorsFile(file, plan, async (name) => {
       const suffix = layout.suffixes.find((end) => byName.has(stripped(name, end))) ?? '';
       const entry = byName.get(stripped(name, suffix))!;
-      const values = await checkpoint.readFloats(entry.name, entry.shape);
-      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: fromFloat32(values, 'bfloat16') };
+      const read = () => checkpoint.readFloats(entry.name, entry.shape);
+      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: fromFloat32(await read(), 'bfloat16') };
       const [rows, cols] = entry.shape as [number, number];
-      return layout.make(suffix, values, rows, cols);
+      return layout.make(entry.name, suffix, { rows, cols }, read);
     });
     await file.sync();
   } finally {

@@ -9,8 +9,13 @@ import type { TensorOutline } from './safetensors-writer.js';
 export interface WeightLayout {
   readonly suffixes: readonly string[];
   outline(name: string, rows: number, cols: number): TensorOutline[];
-  /** One of the tensors. @param values [rows, cols] */
-  make(suffix: string, values: Float32Array, rows: number, cols: number): SafetensorsTensor;
+  /** One of the tensors. @param read  the weight `name`, [rows, cols]; not every tensor needs it */
+  make(name: string, suffix: string, shape: MatrixShape, read: () => Promise<Float32Array>): Promise<SafetensorsTensor>;
+}
+
+interface MatrixShape {
+  readonly rows: number;
+  readonly cols: number;
 }
 
 export function weightLayout(scheme: QuantizationScheme): WeightLayout {
@@ -24,8 +29,8 @@ const INT8_LAYOUT: WeightLayout = {
     { name, dtype: 'I8', shape: [rows, cols] },
     { name: `${name}_scale`, dtype: 'F32', shape: [rows, 1] },
   ],
-  make: (suffix, values, rows, cols) => {
-    const quantized = quantizePerTokenInt8(values, cols);
+  make: async (_name, suffix, { rows, cols }, read) => {
+    const quantized = quantizePerTokenInt8(await read(), cols);
     return suffix === '_scale'
       ? { dtype: 'F32', shape: [rows, 1], data: quantized.scales }
       : { dtype: 'I8', shape: [rows, cols], data: quantized.values };
@@ -34,6 +39,8 @@ const INT8_LAYOUT: WeightLayout = {
 
 /** `_packed` I32 with eight codes a word, each plus 8, the first lowest; `_scale` BF16 a group; `_shape`. */
 function int4Layout(group: Int4Group): WeightLayout {
+  const made = new Map<string, Uint16Array>(); // scales whose codes are written, a 32nd of the weights' number at most: fitting them takes longest
+  const fit = (values: Float32Array) => fromFloat32(quantizeFittedInt4(values, group).scales, 'bfloat16');
   return {
     suffixes: ['_packed', '_scale', '_shape'],
     outline: (name, rows, cols) => {
@@ -52,10 +59,16 @@ function int4Layout(group: Int4Group): WeightLayout {
         { name: `${name}_shape`, dtype: 'I64', shape: [2] },
       ];
     },
-    make: (suffix, values, rows, cols) => {
+    make: async (name, suffix, { rows, cols }, read) => {
       if (suffix === '_shape') return { dtype: 'I64', shape: [2], data: BigInt64Array.of(BigInt(rows), BigInt(cols)) };
-      const scales = fromFloat32(quantizeFittedInt4(values, group).scales, 'bfloat16');
-      if (suffix === '_scale') return { dtype: 'BF16', shape: [rows, cols / group], data: scales };
+      if (suffix === '_scale') {
+        const data = made.get(name) ?? fit(await read());
+        made.delete(name);
+        return { dtype: 'BF16', shape: [rows, cols / group], data };
+      }
+      const values = await read();
+      const scales = fit(values);
+      made.set(name, scales);
       return { dtype: 'I32', shape: [rows, cols / 8], data: packGroups(values, toFloat32(scales, 'bfloat16'), group) };
     },
   };
