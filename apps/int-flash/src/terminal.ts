@@ -40,9 +40,9 @@ export class Terminal {
     streams.stderr.on('error', () => {}); // nobody is left to tell
   }
 
-  /** Columns to lay text out in: what the terminal has, at most 100; 80 where nobody looks. */
+  /** Columns to lay text out in: what the terminal has, at most 100; 80 where nobody looks or it says 0, as some containers' do. */
   get columns(): number {
-    return Math.min(this.stdout.columns ?? 80, 100);
+    return Math.min(this.stdout.columns || 80, 100);
   }
 
   /** Writes to stdout and waits while its reader is slower than the model. */
