@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isGgufPath } from '@int-flash/llm';
@@ -34,7 +34,12 @@ export function shippedModel(): string | undefined {
 
 function checkedFolder(folder: string, source: string): string {
   if (existsSync(`${folder}/config.json`) || (isGgufPath(folder) && existsSync(folder))) return folder;
-  const found = existsSync(folder) ? 'no config.json in it' : `no such ${isGgufPath(folder) ? 'file' : 'folder'}`;
+  const there = statSync(folder, { throwIfNoEntry: false });
+  const found = !there
+    ? `no such ${isGgufPath(folder) ? 'file' : 'folder'}`
+    : there.isDirectory()
+      ? 'no config.json in it'
+      : 'another file';
   throw new IntFlashError(
     'ERR_MODEL_FORMAT',
     `Expected ${source} to be a folder with a config.json or a .gguf file, got ${found}: ${folder}`,

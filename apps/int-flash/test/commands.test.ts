@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { IntFlashError } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
 import type { Runtime } from '../src/runtime.js';
@@ -144,6 +145,10 @@ describe('failures', () => {
       /^ERR_MODEL_FORMAT: Expected the model to be a folder with a config.json or a .gguf file, got no such folder: /,
     );
     expect(run.stderr).toMatch(/\nhint: /);
+    const file = await runFake(['generate', 'Hi', '--model', fileURLToPath(import.meta.url)]);
+    expect(file.stderr).toMatch(/^ERR_MODEL_FORMAT: .*, got another file: .*commands\.test\.ts\n/);
+    const empty = await runFake(['generate', 'Hi', '--model', fileURLToPath(new URL('.', import.meta.url))]);
+    expect(empty.stderr).toMatch(/, got no config\.json in it: /);
   });
 
   it("shows a library error's code, message and hint, harmless to the terminal", async () => {

@@ -106,10 +106,11 @@ function readArchitecture(fields: ConfigFields): Architecture {
         ? CLASS_NAMES[className]
         : undefined;
   if (found && (modelType === '' || modelType === found)) return found;
-  const got = className ?? (modelType || 'neither architectures nor model_type');
+  const given = className ?? modelType;
+  const got = given === '' ? 'neither architectures nor model_type' : JSON.stringify(given.slice(0, 80));
   throw new IntFlashError(
     'ERR_UNSUPPORTED',
-    `Expected a model of type ${ARCHITECTURES.join(', ')} (${Object.keys(CLASS_NAMES).join(', ')}), got ${JSON.stringify(got.slice(0, 80))}`,
+    `Expected a model of type ${ARCHITECTURES.join(', ')} (${Object.keys(CLASS_NAMES).join(', ')}), got ${got}`,
     { field: className === undefined ? 'model_type' : 'architectures' },
   );
 }

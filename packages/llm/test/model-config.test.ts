@@ -153,6 +153,8 @@ describe('parseModelConfig', () => {
       expect(parse).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED' }));
       for (const name of ARCHITECTURES) expect(parse).toThrow(new RegExp(name));
     }
+    expect(() => parseModelConfig({ architectures: ['Mamba'] })).toThrow(/, got "Mamba"$/);
+    expect(() => parseModelConfig({})).toThrow(/, got neither architectures nor model_type$/);
     expect(() => parseModelConfig({ architectures: ['constructor'] })).toThrow(
       expect.objectContaining({ code: 'ERR_UNSUPPORTED' }),
     );
