@@ -234,7 +234,7 @@ function fitClaim(rows: readonly KvFitRow[]): Claim {
     reproducedHolds: null,
     ours: `${times(large, 'int8').toFixed(2)} and ${times(large, 'int4').toFixed(2)} times`,
     oursHolds: times(large, 'int8') >= 1.9 && times(large, 'int4') >= 3.5,
-    why: `${onGpu.length > 0 ? "A GPU's memory, filled until no more went in." : 'By the bytes of their pages.'}${filled.length === 0 ? '' : ` The shipped model's cache, filled until no more went in, held ${times(filled, 'int8').toFixed(2)} and ${times(filled, 'int4').toFixed(2)} times as many: whole sequences, and its heads are half as wide, so that the scales weigh more.`}`,
+    why: `${onGpu.length > 0 ? "A GPU's memory, filled with shorter sequences until no more went in." : 'By the bytes of their pages.'}${filled.length === 0 ? '' : ` The shipped model's cache, filled until no more went in, held ${times(filled, 'int8').toFixed(2)} and ${times(filled, 'int4').toFixed(2)} times as many: whole sequences, and its heads are half as wide, so that the scales weigh more.`}`,
   };
 }
 
