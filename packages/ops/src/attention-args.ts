@@ -83,6 +83,8 @@ function readAttention(inputs: unknown, options: unknown, judge: TensorJudge): A
  *   `[batch, kvHeads, keys]`: one scale a token. `vScale`: [batch, kvHeads] (the paper's) or [batch, kvHeads, keys] (token-level),
  *   times `vChannelScale` [batch, kvHeads, headDim] if given. Rank-3 inputs and varlen drop the batch axis. Scales are
  *   contiguous float32, finite and positive.
+ * @param options As for {@link judgeAttention}, without `smoothK`: codes are taken as they are.
+ * @throws {IntFlashError} As {@link judgeAttention}.
  */
 export function judgeQuantizedAttention(
   inputs: unknown,
@@ -93,7 +95,11 @@ export function judgeQuantizedAttention(
 }
 
 /**
- * Judges `half-int8` on codes: `q`, `k`, `qScale`, `kScale` as for {@link judgeQuantizedAttention}, and `v` of floats, which has no scales.
+ * Judges `half-int8` on codes.
+ *
+ * @param inputs  `q`, `k`, `qScale`, `kScale` as for {@link judgeQuantizedAttention}; `v`: a float tensor laid out like `value`, which has no scales.
+ * @param options As for {@link judgeAttention}, without `smoothK`: codes are taken as they are.
+ * @throws {IntFlashError} As {@link judgeAttention}.
  */
 export function judgeHalfQuantizedAttention(
   inputs: unknown,
