@@ -81,7 +81,8 @@ describe('requests on a device that is short of pages, of memory, or of both', (
     'get what each gets alone, or a typed error, and leave nothing behind: seed %i',
     async (seed) => {
       const set = scene(seed);
-      const { requests, device } = { ...set, device: models.device };
+      const { requests } = set;
+      const { device } = models;
       const expected = await models.alone(requests);
       device.trims.length = 0;
       const model = await models.model(set.pages, set.keepsPrefixes);
