@@ -3,9 +3,10 @@ import type { PagedSequence } from './paged-sequence.js';
 /**
  * Decides which sequences hold pages when there are not enough for all.
  *
- * A newcomer is let in when there are pages for all that it wants to have read, besides those that others were let in for, first come, first served. Whoever needs another page
- * and finds none takes those of the sequence that came last, or of one that nobody is waiting for; it is computed again when its turn
- * comes. So the one that came first of those that somebody waits for always gets on, and with it, one after another, all of them.
+ * A newcomer is let in when there are pages for all that it wants to have read, besides those that others were let in for; first come, first
+ * served. Whoever needs another page and finds none takes those of the sequence that came last, or of one that nobody is waiting for; it is
+ * computed again when its turn comes. So the one that came first of those that somebody waits for always gets on, and with it, one after
+ * another, all of them.
  */
 export class PageShare {
   preemptions = 0;

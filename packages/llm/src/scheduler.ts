@@ -40,8 +40,8 @@ const LOGITS_A_TURN = 2 ** 15;
  *
  * A step takes one token of every answer under way and a chunk of the prompts that are being read, first come, first served; a
  * prompt with more chunks goes to the back. How a prompt is cut depends on nothing but itself, or has no effect on its bits: then
- * steps are longer while nobody is being answered, and a prompt alone is read in long chunks. So what a sequence computes, to the bit, does not depend on who else is
- * there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
+ * steps are longer while nobody is being answered, and a prompt alone is read in long chunks. So what a sequence computes, to the bit,
+ * does not depend on who else is there. Whose turn it is to hold pages of the cache, a {@link PageShare} decides.
  */
 export class Scheduler {
   readonly #transformer: Transformer;
