@@ -11,11 +11,10 @@ import { buildNative, isNativeBuilt } from './build-native.mjs';
 import { writeNotices } from './bundled-licences.mjs';
 import { root, say } from './process.mjs';
 
-const LIBRARY_NAMES = ['kernels-cpu', 'kernels-cuda'];
+const PREBUILT = ['kernels-cpu', 'kernels-cuda'];
 
 const [name] = process.argv.slice(2);
-if (!LIBRARY_NAMES.includes(name))
-  throw new Error(`Expected one of ${LIBRARY_NAMES.join(', ')}, got ${name ?? 'nothing'}`);
+if (!PREBUILT.includes(name)) throw new Error(`Expected one of ${PREBUILT.join(', ')}, got ${name ?? 'nothing'}`);
 const folder = join(root, 'packages', `${name}-${process.platform}-${process.arch}`);
 if (!existsSync(folder)) throw new Error(`There is no package for ${process.platform} on ${process.arch} yet`);
 const { state, message, log } = await buildNative(`packages/${name}`);
