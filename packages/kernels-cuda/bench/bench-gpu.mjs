@@ -1,7 +1,8 @@
 // Attention on the GPU beside PyTorch's on the same GPU in the same run; `npm run bench:gpu` starts it.
 //   node packages/kernels-cuda/bench/bench-gpu.mjs [--shapes n] [--head-dims 64,128] [--variants a,b] [--out lines.jsonl] [--commit name]
-// A line a shape and variant, which takes the place of the file's line about the same: what issue trackers and plots read. Each shape is checked against float64 before it is timed; inputs are
-// random bfloat16, three sets in turn. TOPS = 4·B·H·N²·D / time, half of that when causal.
+// A line a shape and variant, which takes the place of the file's line about the same: what issue trackers and plots read. Each shape is
+// checked against float64 before it is timed; inputs are random bfloat16, three sets in turn. TOPS = 4·B·H·N²·D / time, half of that when
+// causal.
 //   entry "kernel": the forward alone, quantized before.   entry "end-to-end": quantizers and forward from bfloat16, replayed as a graph.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';

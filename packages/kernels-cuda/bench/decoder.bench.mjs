@@ -78,7 +78,7 @@ say(
 if (backend) say('model         context cache            tokens/s  of the limit');
 
 const end = performance.now() + 1e3 * seconds;
-/** Of a prompt that are computed together, as the runtime does where nobody else is there. */
+/** Tokens of a context that are computed together: the most that the runtime takes; behind many keys it takes fewer. */
 const CHUNK = 8192;
 /** Of the memory: what is no page and no weight. */
 const BESIDES = 4 * 2 ** 30;
