@@ -33,26 +33,33 @@ const READER_GONE = ['EPIPE', 'EOF', 'ECONNRESET', 'ERR_STREAM_DESTROYED'];
 const ALL_COMMANDS = 'Run int-flash --help for all of them; int-flash demo is the one to start with.';
 
 /** Says what went wrong in one line and a hint, and returns the exit code. `INT_FLASH_DEBUG` adds the stack. */
-export function reportFailure(error: unknown, terminal: Terminal, debug: boolean): number {
+export function reportFailure(error: unknown, terminal: Terminal, env: NodeJS.ProcessEnv): number {
   if (error instanceof Stopped) {
     if (error.exitCode === EXIT.interrupted && terminal.stderr.isTTY) terminal.note(''); // leaves the ^C on its own line
     return error.exitCode;
   }
   if (error instanceof CommanderError && error.exitCode === 0) return EXIT.ok; // --help and --version
-  const { code, message, hint, exitCode } = explain(error);
+  const { code, message, hint, exitCode } = explain(error, env);
   const { red, dim } = terminal.notePaint;
   terminal.note(`${red(code)}: ${oneLine(message)}`);
   if (hint) terminal.note(dim(`hint: ${oneLine(hint)}`));
-  if (debug && error instanceof Error && error.stack) terminal.note(dim(error.stack));
+  if (env.INT_FLASH_DEBUG && error instanceof Error && error.stack) terminal.note(dim(error.stack));
   return exitCode;
 }
 
-function explain(error: unknown): { code: string; message: string; hint?: string | undefined; exitCode: number } {
+function explain(
+  error: unknown,
+  env: NodeJS.ProcessEnv,
+): { code: string; message: string; hint?: string | undefined; exitCode: number } {
   if (error instanceof CommanderError) {
     if (error.code === 'commander.help') {
       return { code: 'ERR_USAGE', message: 'Expected a command, got none', hint: ALL_COMMANDS, exitCode: EXIT.usage };
     }
-    const hint = 'Run int-flash --help, or int-flash <command> --help, for what there is.';
+    // `npm run demo --prompt Hi` keeps the option for npm itself, and hands on Hi alone.
+    const hint =
+      error.code === 'commander.excessArguments' && env.npm_lifecycle_event !== undefined
+        ? 'With npm, options go behind --, as in npm run demo -- --prompt "Hello!"'
+        : 'Run int-flash --help, or int-flash <command> --help, for what there is.';
     return { code: 'ERR_USAGE', message: error.message.replace(/^error: /, ''), hint, exitCode: EXIT.usage };
   }
   if (error instanceof UsageError) {

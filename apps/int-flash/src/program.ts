@@ -16,7 +16,7 @@ import { VERSION } from './version.js';
 /** Runs one command line and returns the exit code; never throws. @param args without node and the script */
 export async function main(args: readonly string[], app: App): Promise<number> {
   const { terminal, env } = app;
-  const report = (error: unknown) => reportFailure(error, terminal, Boolean(env.INT_FLASH_DEBUG));
+  const report = (error: unknown) => reportFailure(error, terminal, env);
   try {
     await createProgram(app).parseAsync(args, { from: 'user' });
   } catch (error) {

@@ -151,6 +151,12 @@ describe('failures', () => {
     expect(empty.stderr).toMatch(/, got no config\.json in it: /);
   });
 
+  it('tells of the -- that npm wants before options', async () => {
+    const hintOf = async (env: NodeJS.ProcessEnv) => (await runFake(['demo', 'Hi'], { env })).stderr.split('\n')[1];
+    expect(await hintOf({ npm_lifecycle_event: 'demo' })).toMatch(/^hint: .*npm run demo -- --prompt/);
+    expect(await hintOf({})).toMatch(/^hint: Run int-flash --help/);
+  });
+
   it("shows a library error's code, message and hint, harmless to the terminal", async () => {
     const error = new IntFlashError('ERR_MODEL_FORMAT', 'Expected a header,\n got \u001b[31mthis', {
       hint: 'Download it again.',
