@@ -5,6 +5,7 @@ import { type ModelConfig, readModelConfig } from './model-config.js';
 import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
 import { SafetensorsFile } from './safetensors-file.js';
 import { INDEX_FILE, readShardedIndex } from './sharded-index.js';
+import { expectFinite, expectShape, tensorError } from './tensor-checks.js';
 import { flipSigns } from './weight-layout.js';
 import type { LinearShape, WeightSource } from './weight-source.js';
 
@@ -44,7 +45,7 @@ export class Checkpoint implements WeightSource {
       for (const name of file.header.entries.keys()) {
         const other = fileOf.get(name);
         if (other)
-          throw formatError(name, `Expected ${quote(name)} in one file, got it in ${other.name} and ${file.name}`);
+          throw tensorError(name, `Expected ${quote(name)} in one file, got it in ${other.name} and ${file.name}`);
         fileOf.set(name, file);
       }
     }
@@ -69,7 +70,7 @@ export class Checkpoint implements WeightSource {
   /** Reads a tensor as it is stored. */
   async readTensor(name: string): Promise<SafetensorsTensor> {
     const found = this.#find(name);
-    if (!found) throw formatError(name, `Expected the checkpoint to hold ${quote(name)}, got no such tensor`);
+    if (!found) throw tensorError(name, `Expected the checkpoint to hold ${quote(name)}, got no such tensor`);
     const { signal, onProgress } = this.#options;
     return found.file.read(found.name, {
       signal,
@@ -88,10 +89,9 @@ export class Checkpoint implements WeightSource {
    */
   async readFloats(name: string, shape: readonly number[]): Promise<Float32Array> {
     const tensor = await this.readTensor(name);
-    expectShape(name, tensor, shape);
+    expectShape(name, tensor.shape, shape);
     const values = widen(name, tensor);
-    const bad = firstNonFinite(values);
-    if (bad >= 0) throw formatError(name, `Expected ${quote(name)} to be finite, got ${values[bad]} at element ${bad}`);
+    expectFinite(name, values);
     return values;
   }
 
@@ -104,7 +104,7 @@ export class Checkpoint implements WeightSource {
   async readLinear(name: string, shape: LinearShape): Promise<LinearWeights> {
     const { rows, cols } = shape;
     if (!shape.bias && this.has(`${name}.bias`)) {
-      throw formatError(`${name}.bias`, `Expected ${quote(name)} without a bias, as config.json has it, got one`);
+      throw tensorError(`${name}.bias`, `Expected ${quote(name)} without a bias, as config.json has it, got one`);
     }
     const bias = shape.bias ? await this.readFloats(`${name}.bias`, [rows]) : undefined;
     const weightName = `${name}.weight`;
@@ -132,7 +132,7 @@ export class Checkpoint implements WeightSource {
   async #readInt4(name: string, rows: number, cols: number, bias: Float32Array | undefined): Promise<LinearWeights> {
     const { quantization } = this.config;
     if (quantization?.format !== 'pack-quantized') {
-      throw formatError(
+      throw tensorError(
         `${name}_packed`,
         `Expected weights as config.json has them, ${quantization?.format ?? 'floats'}, got packed INT4 for ${quote(name)}`,
       );
@@ -140,12 +140,12 @@ export class Checkpoint implements WeightSource {
     const { group } = quantization;
     const tensor = await this.readTensor(`${name}_packed`);
     if (cols % group !== 0 || tensor.dtype !== 'I32') {
-      throw formatError(
+      throw tensorError(
         `${name}_packed`,
         `Expected I32 codes in groups of ${group} for ${quote(name)}, got ${tensor.dtype} for ${cols} columns`,
       );
     }
-    expectShape(`${name}_packed`, tensor, [rows, cols / 8]);
+    expectShape(`${name}_packed`, tensor.shape, [rows, cols / 8]);
     const { buffer, byteOffset, byteLength } = flipSigns(tensor.data as Int32Array);
     const scales = await this.readFloats(`${name}_scale`, [rows, cols / group]);
     expectPositive(`${name}_scale`, scales);
@@ -154,13 +154,13 @@ export class Checkpoint implements WeightSource {
 
   async #readCodes(name: string, shape: readonly number[]): Promise<Int8Array> {
     if (!this.config.quantization) {
-      throw formatError(
+      throw tensorError(
         name,
         `Expected float weights without a quantization_config in config.json, got I8 for ${quote(name)}`,
       );
     }
     const tensor = await this.readTensor(name);
-    expectShape(name, tensor, shape);
+    expectShape(name, tensor.shape, shape);
     const codes = tensor.data as Int8Array;
     for (let i = 0; i < codes.length; i++) if (codes[i] === -128) codes[i] = -127;
     return codes;
@@ -222,7 +222,7 @@ function checkIndex(weightMap: ReadonlyMap<string, string>, files: readonly Safe
     for (const name of file.header.entries.keys()) {
       const shard = weightMap.get(name);
       if (shard !== file.name) {
-        throw formatError(
+        throw tensorError(
           name,
           `Expected ${INDEX_FILE} to place ${quote(name)} in ${file.name}, got ${shard ?? 'no entry'}`,
         );
@@ -234,7 +234,7 @@ function checkIndex(weightMap: ReadonlyMap<string, string>, files: readonly Safe
   const missing = [...weightMap].find(
     ([name, shard]) => !files.some((f) => f.name === shard && f.header.entries.has(name)),
   );
-  throw formatError(
+  throw tensorError(
     missing![0],
     `Expected ${missing![1]} to hold ${quote(missing![0])}, as ${INDEX_FILE} has it, got no such tensor`,
   );
@@ -255,21 +255,9 @@ function widen(name: string, { dtype, data }: SafetensorsTensor): Float32Array {
   }
 }
 
-/** The first element that is no finite number, or -1. A loop: a callback an element costs a large embedding more than a second. */
-function firstNonFinite(values: Float32Array): number {
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
-  return -1;
-}
-
 function expectPositive(name: string, scales: Float32Array): void {
   const bad = scales.findIndex((scale) => !(scale > 0));
-  if (bad >= 0) throw formatError(name, `Expected scales > 0 in ${quote(name)}, got ${scales[bad]} at element ${bad}`);
-}
-
-function expectShape(name: string, { shape }: SafetensorsTensor, wanted: readonly number[]): void {
-  if (shape.join() !== wanted.join()) {
-    throw formatError(name, `Expected ${quote(name)} of shape [${wanted.join(', ')}], got [${shape.join(', ')}]`);
-  }
+  if (bad >= 0) throw tensorError(name, `Expected scales > 0 in ${quote(name)}, got ${scales[bad]} at element ${bad}`);
 }
 
 /** [rows, cols] → [cols, rows]. */
@@ -279,8 +267,4 @@ function transpose(source: Float32Array, rows: number, cols: number): Float32Arr
     for (let col = 0; col < cols; col++) out[col * rows + row] = source[row * cols + col]!;
   }
   return out;
-}
-
-function formatError(name: string, message: string): IntFlashError {
-  return new IntFlashError('ERR_MODEL_FORMAT', message, { field: `tensors.${name.slice(0, 120)}` });
 }

@@ -1,4 +1,4 @@
-import { IntFlashError, type LinearWeights } from '@int-flash/ops';
+import type { LinearWeights } from '@int-flash/ops';
 import type { CheckpointOptions } from './checkpoint.js';
 import { dequantizeGgml, exactInt8Rows, int4Groups, isQuantized } from './ggml-types.js';
 import { readGgufArchitecture, readGgufConfig } from './gguf-config.js';
@@ -7,6 +7,7 @@ import type { GgufEntry } from './gguf-header.js';
 import { GgufMetadata } from './gguf-metadata.js';
 import { quote } from './json-text.js';
 import type { ModelConfig } from './model-config.js';
+import { expectFinite, expectShape, tensorError } from './tensor-checks.js';
 import type { LinearShape, StoredTensor, WeightSource } from './weight-source.js';
 
 /** transformers' names of the parts of a layer, and llama.cpp's. */
@@ -92,19 +93,19 @@ export class GgufCheckpoint implements WeightSource {
 
   async readFloats(name: string, shape: readonly number[]): Promise<Float32Array> {
     const entry = this.#find(name);
-    expectShape(name, entry, shape);
+    expectShape(name, entry.shape, shape);
     return this.#floatsInOrder(name, entry, await this.#file.readFloats(entry, this.#reading()));
   }
 
   /** Q4_0 stays INT4. Q8_0 stays INT8 where its rows have one scale each, which is what this project writes; else it is widened. */
   async readLinear(name: string, { rows, cols, bias }: LinearShape): Promise<LinearWeights> {
     if (!bias && this.#file.entry(ggufName(`${name}.bias`))) {
-      throw fault(`${name}.bias`, `Expected ${quote(name)} without a bias, got one`);
+      throw tensorError(`${name}.bias`, `Expected ${quote(name)} without a bias, got one`);
     }
     const common = { rows, cols, bias: bias ? await this.readFloats(`${name}.bias`, [rows]) : undefined };
     const weight = `${name}.weight`;
     const entry = this.#find(weight);
-    expectShape(weight, entry, [rows, cols]);
+    expectShape(weight, entry.shape, [rows, cols]);
     if (entry.type.name === 'Q8_0') {
       const bytes = await this.#file.readBytes(entry, this.#reading());
       const exact = exactInt8Rows(bytes, rows, cols);
@@ -116,7 +117,7 @@ export class GgufCheckpoint implements WeightSource {
     }
     if (entry.type.name === 'Q4_0') {
       const { packed, scales } = int4Groups(await this.#file.readBytes(entry, this.#reading()));
-      expectFinite(weight, entry, scales, 'scale');
+      expectFinite(weight, scales, entry.name, 'scale');
       const ordered = { packed: this.#inOrder(weight, packed, [rows]), scales: this.#inOrder(weight, scales, [rows]) };
       return { ...common, type: 'int4', group: 32, ...ordered };
     }
@@ -138,7 +139,7 @@ export class GgufCheckpoint implements WeightSource {
   #find(name: string): GgufEntry {
     const stored = ggufName(name);
     const entry = this.#file.entry(stored);
-    if (!entry) throw fault(name, `Expected ${this.#file.name} to hold ${quote(stored)}, got no such tensor`);
+    if (!entry) throw tensorError(name, `Expected ${this.#file.name} to hold ${quote(stored)}, got no such tensor`);
     return entry;
   }
 
@@ -153,7 +154,7 @@ export class GgufCheckpoint implements WeightSource {
   }
 
   #floatsInOrder(name: string, entry: GgufEntry, values: Float32Array): Float32Array {
-    expectFinite(name, entry, values, 'element');
+    expectFinite(name, values, entry.name);
     return this.#inOrder(name, values, entry.shape);
   }
 
@@ -180,23 +181,6 @@ export function ggufName(name: string): string {
   const [, part, kind] = /^(.*)\.(weight|bias)$/.exec(name) ?? [];
   const [, layer, inner] = /^model\.layers\.(\d+)\.(.+)$/.exec(part ?? '') ?? [];
   const stored = layer === undefined ? OUTER_PARTS[part ?? ''] : LAYER_PARTS[inner!];
-  if (stored === undefined) throw fault(name, `Expected a part that GGUF has, got ${quote(name)}`);
+  if (stored === undefined) throw tensorError(name, `Expected a part that GGUF has, got ${quote(name)}`);
   return layer === undefined ? `${stored}.${kind}` : `blk.${layer}.${stored}.${kind}`;
-}
-
-function expectFinite(name: string, entry: GgufEntry, values: Float32Array, what: string): void {
-  for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i]))
-      throw fault(name, `Expected ${quote(entry.name)} to be finite, got ${values[i]} at ${what} ${i}`);
-  }
-}
-
-function expectShape(name: string, { shape }: GgufEntry, wanted: readonly number[]): void {
-  if (shape.join() !== wanted.join()) {
-    throw fault(name, `Expected ${quote(name)} of shape [${wanted.join(', ')}], got [${shape.join(', ')}]`);
-  }
-}
-
-function fault(name: string, message: string): IntFlashError {
-  return new IntFlashError('ERR_MODEL_FORMAT', message, { field: `tensors.${name.slice(0, 120)}` });
 }
