@@ -9,6 +9,7 @@ import {
   KV_PAGE_TOKENS,
 } from '@int-flash/ops';
 import type { DevicePages } from './device-pages.js';
+import { isOutOfMemory, noFreePage } from './out-of-memory.js';
 import type { Pace } from './pace.js';
 import { pagesOf } from './page-limit.js';
 import { PageTable } from './page-table.js';
@@ -103,7 +104,7 @@ export class DeviceCache implements PagedSequence {
     const chunk = givenChunk ?? (onLogits ? LOGITS_CHUNK : DEVICE_CHUNK);
     const { vocabSize } = this.#shape;
     try {
-      if (!this.reserve(ids.length)) throw noPage();
+      if (!this.reserve(ids.length)) throw noFreePage('device');
       for (let first = 0; ; first += chunk) {
         const part = Int32Array.from(ids.slice(first, first + chunk));
         const logits = new Float32Array((onLogits ? part.length : 1) * vocabSize);
@@ -262,7 +263,7 @@ export class DeviceCache implements PagedSequence {
 
   /** The sequence on the device, with room for more tokens. @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them. */
   #open(tokens: number): DecoderSequence {
-    if (!this.reserve(tokens)) throw noPage();
+    if (!this.reserve(tokens)) throw noFreePage('device');
     this.#sequence ??= this.#decoder.createSequence(this.dtype, this.#shape.keyScales);
     if (this.#adopted.length > 0) {
       this.#sequence.adoptPages(this.#sequence.length / KV_PAGE_TOKENS, this.#adopted);
@@ -297,17 +298,12 @@ function shareOut<T extends Float32Array | Int32Array>(all: T, lengths: readonly
   });
 }
 
-function noPage(): IntFlashError {
-  return new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'device' });
-}
-
 /** Runs a step; where the device's memory ends before the pool's pages do, once more without what is kept for sequences to come. */
 async function withMemory<T>(pool: DevicePages, step: () => Promise<T>): Promise<T> {
   try {
     return await step();
   } catch (error) {
-    const isFull = IntFlashError.isInstance(error) && error.code === 'ERR_OOM';
-    if (!isFull || !pool.giveUpKept()) throw error;
+    if (!isOutOfMemory(error) || !pool.giveUpKept()) throw error;
     return step();
   }
 }

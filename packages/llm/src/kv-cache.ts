@@ -1,7 +1,8 @@
-import { IntFlashError, KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
+import { KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
 import { multiplyQueries } from './channel-scales.js';
 import { isFloat, type KeyValueRows, type LayerState } from './kv-cache-layer.js';
 import type { KvCachePool } from './kv-cache-pool.js';
+import { noFreePage } from './out-of-memory.js';
 import { pagesOf } from './page-limit.js';
 import { PageTable } from './page-table.js';
 import type { PagedSequence } from './paged-sequence.js';
@@ -96,7 +97,7 @@ export class KvCache implements PagedSequence {
     this.#table.expectLive();
     const length = this.#lengths[layer]!;
     if (length + rows.tokens > this.#room && !this.reserve(length + rows.tokens - this.length)) {
-      throw new IntFlashError('ERR_OOM', 'Expected a free page of the KV cache, got none', { where: 'host' });
+      throw noFreePage('host');
     }
     this.#pool.layers[layer]!.write(rows, this.#states[layer]!, this.#table.numbers, length);
     this.#lengths[layer] = length + rows.tokens;

@@ -1,6 +1,7 @@
-import { type DrawRules, eventLoopTurn, IntFlashError, KV_PAGE_TOKENS } from '@int-flash/ops';
+import { type DrawRules, eventLoopTurn, KV_PAGE_TOKENS } from '@int-flash/ops';
 import type { BatchPart, PartOutcome, SequenceCache } from './device-step.js';
 import type { AttentionChoice } from './layers/attention.js';
+import { isOutOfMemory } from './out-of-memory.js';
 import { Pace } from './pace.js';
 import { PageShare } from './page-share.js';
 import { FEW_QUERIES } from './replay.js';
@@ -207,10 +208,6 @@ function isLong(jobs: readonly Job[]): boolean {
   const ours = jobs.filter((job) => job.isCutHere && job.next.length > FEW_QUERIES);
   const tokens = ours.reduce((sum, { next }) => sum + next.length, 0);
   return ours.some((job) => tokens > job.chunk(false));
-}
-
-function isOutOfMemory(error: unknown): boolean {
-  return IntFlashError.isInstance(error) && error.code === 'ERR_OOM';
 }
 
 /** A run over several sequences; ends early when all of them were aborted. */
