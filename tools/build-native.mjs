@@ -77,7 +77,8 @@ function stampOf(directory, architectures) {
   return contentHash(sources, architectures);
 }
 
-function addonsIn(directory) {
+/** The addons that were compiled in a package's folder. */
+export function addonsIn(directory) {
   const release = join(directory, 'build', 'Release');
   if (!existsSync(release)) return [];
   return readdirSync(release)

@@ -3,11 +3,11 @@
 // work, a dependency without a reason.
 //   node tools/checks/check-packaging.mjs            the checks
 //   node tools/checks/check-packaging.mjs --update   writes the lists of files anew
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addonNeeds } from '../addon-needs.mjs';
-import { isNativeBuilt } from '../build-native.mjs';
+import { addonsIn, isNativeBuilt } from '../build-native.mjs';
 import { CUDA_PACKAGES, NATIVE_PACKAGES } from '../phases/prepare.mjs';
 import { root, run, runTool } from '../process.mjs';
 import { packPackage, publicPackages, publishOrder, publishPackages } from '../publishing.mjs';
@@ -56,10 +56,8 @@ function fitsHere({ name, os, cpu, libc }) {
 /** Of the addons that are compiled here, for whatever architectures: where they would load. */
 function checkAddons() {
   if (process.platform !== 'linux' || process.arch !== 'x64') return;
-  for (const path of [...NATIVE_PACKAGES, ...CUDA_PACKAGES]) {
-    const addon = join(root, path, 'build/Release', `${path.replace('packages/kernels-', 'int_flash_')}.node`);
-    if (existsSync(addon)) problems.push(...addonNeeds(addon).problems);
-  }
+  const addons = [...NATIVE_PACKAGES, ...CUDA_PACKAGES].flatMap((path) => addonsIn(join(root, path)));
+  for (const addon of addons) problems.push(...addonNeeds(addon).problems);
 }
 
 async function pack({ path, manifest }) {
