@@ -136,9 +136,8 @@ template <class P, bool kHalf> __device__ __forceinline__ void encode_tile(const
         const float mean = job.gathers_key ? __ldcg(request.statistics.means + head * kD + thread) : 0.f;
         float c = !kHalf && thread < value.dim ? __ldcg(request.statistics.maxima + head * kD + thread) : 0.f;
         facts.mean[thread] = mean;
-        c = c > 0.f ? fmaxf(c, kMinScale) : 1.f;
-        facts.divisor[thread] = 1.f / c;
-        if (tile_index == 0) job.channel_scale[head * kD + thread] = kHalf ? 1.f : c / 127.f;  // even of an empty sequence
+        if (tile_index == 0) job.channel_scale[head * kD + thread] = kHalf ? 1.f : c > 0.f ? fmaxf(c, kMinScale) / 127.f : 0.f;  // even of an empty sequence
+        facts.divisor[thread] = 1.f / (c > 0.f ? fmaxf(c, kMinScale) : 1.f);
     }
     if (tile_index >= sequence.tiles) return;
     wait_for_copies<0>();
