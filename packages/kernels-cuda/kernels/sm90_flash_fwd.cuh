@@ -213,16 +213,16 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             }
             attend_plain(kWhole, std::false_type{}, meta, visible);
         };
-        const auto attend_half = [&](auto whole, uint32_t meta) {
-            constexpr bool clear = decltype(whole)::value;
-            int s[T::kScores], p[16];
+        // `visible`: AllKeys, VisibleKeys, or nullptr where a row may not see keys at the tile's beginning either.
+        const auto attend_half = [&](auto scores, uint32_t meta, const auto& visible) {
+            constexpr int kScores = decltype(scores)::value, kPanels = kScores / 32;
+            constexpr bool kGeneral = std::is_same_v<decltype(visible), const std::nullptr_t&>;
+            int s[kScores], p[kPanels][16];
             start(s);
             float top[2];
-            if constexpr (clear) maxima_of_eighths(s, top, rows, meta + T::kColumnBytes);
-            else score(s, top, std::false_type{}, meta);
+            if constexpr (kGeneral) score(s, top, std::false_type{}, meta);
+            else maxima_of_eighths<T::kKeys>(s, top, rows, meta + T::kColumnBytes, columns(meta), visible);
             follow(rows, top, scale_out);
-            if constexpr (clear) weigh_half_plain<0>(s, p, rows, meta + T::kColumnBytes);
-            else weigh_half_general<0>(s, p, rows);
             const auto multiply = [&](const auto& half, int panel) {
                 const int position = stage.index * (T::kValueRoom / 16) + panel * (T::kHalfPanelRoom / 16);
                 wgmma_fence();
@@ -239,15 +239,34 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 wgmma_commit();
             };
             pin(out), pin(weights);
-            multiply(p, 0);
-            if constexpr (T::kPanels == 2) {  // the first 64 keys are multiplied while the others are weighed
-                int p_rest[16];
-                if constexpr (clear) weigh_half_plain<4>(s, p_rest, rows, meta + T::kColumnBytes);
-                else weigh_half_general<4>(s, p_rest, rows);
-                multiply(p_rest, 1);
-            }
+            weighing.wait(rows.reference);
+            const auto after_group = [&](int group, unsigned known) {
+                if (group + 1 == pass_before(kScores / 8, true)) weighing.pass(known);
+            };
+            // A panel's keys are multiplied while the next one's are weighed.
+            const auto weigh_panel = [&](auto panel) {
+                constexpr int kPanel = decltype(panel)::value;
+                if constexpr (kGeneral) weigh_half_general<4 * kPanel>(s, p[kPanel], rows, columns(meta), after_group);
+                else weigh_half_plain<T::kKeys, 4 * kPanel>(s, p[kPanel], rows, meta + T::kColumnBytes, columns(meta), visible, after_group);
+                multiply(p[kPanel], kPanel);
+            };
+            weigh_panel(std::integral_constant<int, 0>{});
+            if constexpr (kPanels > 1) weigh_panel(std::integral_constant<int, 1>{});
+            if constexpr (kPanels > 2) weigh_panel(std::integral_constant<int, 2>{});
             wgmma_wait();
             pin(out), pin(weights);
+        };
+        const auto attend_half_masked = [&](uint32_t meta) {
+            if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr);
+            const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
+            if constexpr (T::kKeys > 128) {
+                if (tile == uniform(item.short_tile)) {
+                    if (uniform(item.short_span) == 64) attend_half(std::integral_constant<int, 32>{}, meta, visible);
+                    else attend_half(std::integral_constant<int, 64>{}, meta, visible);
+                    return;
+                }
+            }
+            attend_half(kWhole, meta, visible);
         };
         const int step = sharing ? T::kConsumers : 1;
         int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;
@@ -260,13 +279,13 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             const auto kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind)));
             if (is_own && is_clear() && (T::kHalf || kind == TileKind::kPlain)) {
                 // Nearly all tiles are like this. In a branch of their own from the products to the products their code lies together.
-                if constexpr (T::kHalf) attend_half(std::true_type{}, meta);
+                if constexpr (T::kHalf) attend_half(kWhole, meta, AllKeys{});
                 else attend_plain(kWhole, std::false_type{}, meta, AllKeys{});
             } else if (!is_own || tile < own.begin || tile >= own.end) {
                 // A tile of another warpgroup, or one that none of this one's rows sees: then its turn passes.
                 if (is_own) let_turn_pass();
             } else if constexpr (T::kHalf) {
-                attend_half(std::false_type{}, meta);
+                attend_half_masked(meta);
             } else {
                 attend_any(meta, kind);
             }

@@ -32,7 +32,7 @@ enum class TileKind : int32_t {
 };
 
 /** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. With 256 of float16 shared memory has room for 64. */
-INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 && !half ? 192 : padded == 256 && half ? 64 : 128; }
+INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 ? 192 : padded == 256 && half ? 64 : 128; }
 /** Slots that an entry of TileFacts::part_scale is for: with half-int8 an eighth of the tile, which has a scale to itself; else a group. */
 INTFLASH_BOTH constexpr int sorted_scale_slots(int keys, bool half) { return half ? keys / 8 : kSlotGroup; }
 /** Slots that share TileHeader::k_scale[0]; the others share k_scale[1]. */

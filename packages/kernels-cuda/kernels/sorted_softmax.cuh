@@ -55,8 +55,15 @@ __device__ __forceinline__ uint32_t sign_bytes(uint32_t low, uint32_t high) {
     return signs;
 }
 
-/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh; of many, whose products begin meanwhile, half. */
-__device__ __forceinline__ constexpr int pass_before(int groups) { return groups > 8 ? groups / 2 : (groups * 5 + 4) / 8; }
+/** All ones for each negative one of two 16-bit numbers, 0 for the other. */
+__device__ __forceinline__ uint32_t sign_halves(uint32_t pair) {
+    uint32_t signs;
+    asm("prmt.b32 %0, %1, 0, 0xbb99;" : "=r"(signs) : "r"(pair));
+    return signs;
+}
+
+/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh; where products of many begin meanwhile, half. */
+__device__ __forceinline__ constexpr int pass_before(int groups, bool half_values = false) { return groups > 8 && !half_values ? groups / 2 : (groups * 5 + 4) / 8; }
 
 /**
  * Keys of a tile that a thread's two rows see: those before `end`. Scores of others are pushed below every score there can be, for the maxima; and
@@ -86,12 +93,15 @@ struct VisibleKeys {
     __device__ __forceinline__ uint32_t clear(uint32_t codes, int row, const uint2& keys_left) const {
         return codes & ~sign_bytes(end_left[row] - keys_left.x, end_left[row] - keys_left.y);
     }
+    /** Of two of a row's weights in float16; `left`: of their keys. */
+    __device__ __forceinline__ uint32_t clear_halves(uint32_t pair, int row, uint32_t left) const { return pair & ~sign_halves(end_left[row] - left); }
 };
 /** All of a tile's keys. */
 struct AllKeys {
     static constexpr bool kAll = true;
     __device__ __forceinline__ void lower(int*, const uint2&) const {}
     __device__ __forceinline__ uint32_t clear(uint32_t codes, int, const uint2&) const { return codes; }
+    __device__ __forceinline__ uint32_t clear_halves(uint32_t pair, int, uint32_t) const { return pair; }
 };
 
 /** What one tile adds, in units of its own maximum: Σ p / weight and Σ codes, of this thread's columns. */
@@ -258,60 +268,68 @@ __device__ __forceinline__ TileSums weigh_columns(const int (&s)[kScores], int (
 /** half-int8: key scales of half of a tile's eighths. */
 __device__ __forceinline__ float4 read_eighths(uint32_t header, int half) { return load_shared_floats(header + 16 * half); }
 
-/** half-int8, a tile all of whose keys are visible: the rows' maxima from the integers, by eighths of the slots. */
-template <int kScores> __device__ __forceinline__ void maxima_of_eighths(const int (&s)[kScores], float (&top)[2], const RowPair& rows, uint32_t header) {
-    constexpr int kPart = kScores / 8;  // scores of two rows: a group, or the half of one
-    static_assert(kPart == 8 || kPart == 4, "128 or 64 keys");
+/** half-int8: the rows' maxima from the integers of a tile's first slots, by eighths of all `kKeys`; scores out of sight are lowered. */
+template <int kKeys, int kScores, class Columns, class Visible>
+__device__ __forceinline__ void maxima_of_eighths(int (&s)[kScores], float (&top)[2], const RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible) {
+    constexpr int kPart = kKeys / 16;  // scores of two rows, four of each half of a group
+    if constexpr (!Visible::kAll) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const float4 k_scale = read_eighths(header, half);
+        for (int group = 0; group < kScores / 8; ++group) visible.lower(s + 8 * group, columns.keys_left(group));
+    }
 #pragma unroll
-        for (int within = 0; within < 4; ++within)
+    for (int first = 0; first < kScores; first += 4 * kPart) {
+        const float4 k_scale = read_eighths(header, first > 0);
+#pragma unroll
+        for (int part = first; part < min(first + 4 * kPart, kScores); part += kPart)
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                const int first = kPart * (4 * half + within) + 2 * row;
-                int most = max(s[first], s[first + 1]);
-                if constexpr (kPart == 8) most = __vimax3_s32(most, s[first + 4], s[first + 5]);
-                const float x = __int2float_rn(most) * at(k_scale, within);
-                top[row] = half + within == 0 ? x : fmaxf(top[row], x);
+                int most = max(s[part + 2 * row], s[part + 2 * row + 1]);
+#pragma unroll
+                for (int more = part + 4; more < min(part + kPart, kScores); more += 4) most = __vimax3_s32(most, s[more + 2 * row], s[more + 2 * row + 1]);
+                float x = __int2float_rn(most) * at(k_scale, (part - first) / kPart);
+                if constexpr (!Visible::kAll) x = most >= VisibleKeys::kLeast ? x * rows.factor[row] : kLowest;
+                top[row] = part == 0 ? x : fmaxf(top[row], x);
             }
     }
 #pragma unroll
-    for (int row = 0; row < 2; ++row) top[row] = quad_max(top[row] * rows.factor[row]);
+    for (int row = 0; row < 2; ++row) top[row] = quad_max(Visible::kAll ? top[row] * rows.factor[row] : top[row]);
 }
 
-/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(index)` is a score's. */
-template <int first, class Exponent> __device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent) {
+/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(group, index)` is a score's; `after_group(g, known)` follows each group. */
+template <int first, class Exponent, class Columns, class Visible, class AfterGroup>
+__device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent, const Columns& columns, const Visible& visible, const AfterGroup& after_group) {
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
+        const uint2 left = Visible::kAll ? uint2{} : columns.keys_left(first + group);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) e[i] = exp2_fast(exponent(first + group, i));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(pack_f16(e[2 * i], e[2 * i + 1]));
+        for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(visible.clear_halves(pack_f16(e[2 * i], e[2 * i + 1]), i & 1, i < 2 ? left.x : left.y));
+        after_group(first + group, static_cast<unsigned>(p[4 * group + 3]));
     }
 }
 
 /** From scores as general_scores leaves them. */
-template <int first, int kScores> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows) {
+template <int first, int kScores, class Columns, class AfterGroup> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows, const Columns& columns, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    weigh_half<first>(p, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; });
+    weigh_half<first>(p, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; }, columns, AllKeys{}, after_group);
 }
 
 /** From integers, by eighths. */
-template <int first, int kScores> __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header) {
+template <int kKeys, int first, int kScores, class Columns, class Visible, class AfterGroup>
+__device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    static_assert(kScores == 64 || (kScores == 32 && first == 0), "two halves of 128 keys, or all of 64");
-    const auto weigh = [&](const auto& scale_of) {
-        weigh_half<first>(p, [&](int group, int i) { return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * scale_of(group - first, i), offset[row_of(i)]); });
+    constexpr int kHalves = kKeys / 64;  // of groups, an eighth
+    constexpr int kFirstEighth = 2 * first / kHalves, kLastEighth = (2 * first + 7) / kHalves;
+    float4 k_scale[2];
+    if constexpr (kFirstEighth < 4) k_scale[0] = read_eighths(header, 0);
+    if constexpr (kLastEighth >= 4) k_scale[1] = read_eighths(header, 1);
+    const auto exponent = [&](int group, int i) {
+        const int eighth = (2 * group + (i >> 2)) / kHalves;
+        return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * at(k_scale[eighth / 4], eighth % 4), offset[row_of(i)]);
     };
-    if constexpr (kScores == 64) {
-        const float4 k_scale = read_eighths(header, first / 4);
-        weigh([&](int group, int) { return at(k_scale, group); });
-    } else {
-        const float4 low = read_eighths(header, 0), high = read_eighths(header, 1);
-        weigh([&](int group, int i) { return at(group < 2 ? low : high, 2 * (group & 1) + (i >> 2)); });
-    }
+    weigh_half<first>(p, exponent, columns, visible, after_group);
 }
 
 }  // namespace intflash

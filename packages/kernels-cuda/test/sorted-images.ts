@@ -61,7 +61,7 @@ export async function readSortedCodes(
   const half = plan.precision === 'half-int8';
   const widest = Math.max(plan.headDim, headDimV);
   const padded = widest <= 64 ? 64 : widest <= 128 ? 128 : 256;
-  const tileKeys = padded === 64 && !half ? 192 : padded === 256 && half ? 64 : 128;
+  const tileKeys = padded === 64 ? 192 : padded === 256 && half ? 64 : 128;
   const [tiles, blocks] = [Math.ceil(keys / tileKeys), Math.ceil(queries / QUERY_BLOCK)];
   const columnsAt = tileKeys * padded * (half ? 3 : 2);
   const headerAt = columnsAt + tileKeys * 14;
