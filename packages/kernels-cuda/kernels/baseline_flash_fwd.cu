@@ -12,10 +12,11 @@ namespace intflash {
 namespace {
 
 // ── §1 ──
-template <int kD_, BaselineKind kKind_, bool kFlashD_> struct BaselineTraits {
+/** kGeneral: softcap or a mask over scores. */
+template <int kD_, BaselineKind kKind_, bool kFlashD_, bool kGeneral_> struct BaselineTraits {
     static constexpr int kD = kD_;
     static constexpr BaselineKind kKind = kKind_;
-    static constexpr bool kFlashD = kFlashD_, kFp8 = kKind == BaselineKind::kFp8;
+    static constexpr bool kFlashD = kFlashD_, kGeneral = kGeneral_, kFp8 = kKind == BaselineKind::kFp8;
     static constexpr int kMaxWarps = 8, kSize = kFp8 ? 1 : 2, kRowBytes = kD * kSize;
     static constexpr int kScoreBlocks = kBaselineKeys / 8, kOutBlocks = kD / 8, kSteps = kRowBytes / 32;
     static constexpr bool kQueryInRegisters = kSteps <= 8;
@@ -65,6 +66,27 @@ __device__ __forceinline__ void baseline_products(float (&s)[T::kScoreBlocks][4]
                 for (int j = 0; j < 4; ++j) multiply<T>(s[first + j], a[step][0], a[step][1], a[step][2], a[step][3], b[j][2 * step], b[j][2 * step + 1]);
         }
     }
+}
+
+/** Raw sums → x in log2 units, in place, and the rows' maxima of that over this lane's columns; what the band or the mask excludes becomes -infinity. */
+template <class T>
+__device__ __forceinline__ void baseline_scores(float (&x)[T::kScoreBlocks][4], float (&top)[2], const Rows& rows, const RowBand& band, bool unmasked, int first_key, int first_row,
+                                                int c, const ForwardArgs& args, const int64_t (&mask_row)[2]) {
+#pragma unroll
+    for (int block = 0; block < T::kScoreBlocks; ++block)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int key = first_key + block * 8 + 2 * c + (i & 1), row = first_row + 8 * (i >> 1);
+            if constexpr (T::kGeneral) {
+                const bool inside = key >= band.first(row) && key < band.end(row);
+                const float score = general_score<T>(x[block][i], 1.f, rows.scale[i >> 1], 0.f, args, mask_row[i >> 1] + key * args.mask.key, inside);
+                x[block][i] = inside ? score : -INFINITY;
+            } else {
+                x[block][i] *= rows.scale[i >> 1];
+                if (!unmasked && (key < band.first(row) || key >= band.end(row))) x[block][i] = -INFINITY;
+            }
+            top[i >> 1] = fmaxf(top[i >> 1], x[block][i]);
+        }
 }
 
 // ── §3 ──
@@ -122,24 +144,27 @@ template <class T> __device__ __forceinline__ void exponentials(float (&x)[T::kS
 }
 
 /**
- * FLASH-D, a tile at a time: `reference` is the log-sum-exp L so far, in log2 units, and O the mean of V so far. With s the tile's own,
- * w = sigmoid(s - L) is the tile's share: O ← (1 - w)·O + w·mean, L ← L + softplus(s - L).
+ * FLASH-D, a tile at a time: `reference` + `sum` is the log-sum-exp L so far, in log2 units, and O the mean of V so far. With s the tile's own,
+ * w = sigmoid(s - L) is the tile's share: O ← (1 - w)·O + w·mean, L ← L + softplus(s - L). L's first part is the largest score: beside one of
+ * -FLT_MAX, which a mask may ask for, a single float would lose how many there are.
  */
 template <class T>
 __device__ __forceinline__ void absorb_flash_d(float (&out)[T::kOutBlocks][4], float (&x)[T::kScoreBlocks][4], Rows& rows, const float (&top)[2], uint32_t values, int lane) {
     float base[2] = {top[0] == -INFINITY ? 0.f : top[0], top[1] == -INFINITY ? 0.f : top[1]}, sum[2] = {0.f, 0.f}, keep[2], weight[2];
     exponentials<T>(x, sum, base, 0.f);
+    const float total[2] = {quad_sum(sum[0]), quad_sum(sum[1])};
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        const float total = quad_sum(sum[row]), tile = base[row] + log2f(total);  // -infinity: no visible key
-        if (total == 0.f) {
+        if (total[row] == 0.f) {  // no visible key
             keep[row] = 1.f, weight[row] = 0.f;
             continue;
         }
-        const float gap = rows.reference[row] - tile;  // -infinity at the first tile
+        const float tile = log2f(total[row]), raised = fmaxf(rows.reference[row], base[row]);
+        const float gap = rows.reference[row] - base[row] + (rows.sum[row] - tile);  // L - s; -infinity at the first tile
         keep[row] = 1.f / (1.f + exp2_fast(-gap));
-        weight[row] = T::kLevels / ((1.f + exp2_fast(gap)) * total);
-        rows.reference[row] = gap > 0.f ? rows.reference[row] + log2f(1.f + exp2_fast(-gap)) : tile + log2f(1.f + exp2_fast(gap));
+        weight[row] = T::kLevels / ((1.f + exp2_fast(gap)) * total[row]);
+        rows.sum[row] = gap > 0.f ? rows.reference[row] - raised + rows.sum[row] + log2f(1.f + exp2_fast(-gap)) : base[row] - raised + tile + log2f(1.f + exp2_fast(gap));
+        rows.reference[row] = raised;
     }
     scale_rows<T>(out, keep[0], keep[1]);
 #pragma unroll
@@ -212,7 +237,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
     for (int i = 0; i < ahead; ++i) copy_next();
 
     const int warp_row = block_row + warp * 16, warp_last = min(warp_row + 15, last_row);
-    float factor = args.scale * 1.44269504f, value_factor = 1.f;
+    float factor = T::kGeneral ? args.scale : args.scale * 1.44269504f, value_factor = 1.f;
     if constexpr (T::kFp8) {
         factor *= fp8_scale(request.maxima.query[q_head_at]) * fp8_scale(request.maxima.key[kv_head_at]);
         value_factor = fp8_scale(request.value_maxima[kv_head_at]);
@@ -220,9 +245,13 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
     Rows rows{{factor, factor}, {-INFINITY, -INFINITY}, {0.f, 0.f}};
     const int64_t row_base = sequence.q_row_base + static_cast<int64_t>(head) * sequence.q_len;
     const int8_t* query_row[2];
+    int64_t mask_row[2] = {0, 0};
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-        query_row[i] = reinterpret_cast<const int8_t*>(request.rows) + (row_base + min(warp_row + r + 8 * i, sequence.q_len - 1)) * T::kRowBytes + 4 * c;
+    for (int i = 0; i < 2; ++i) {
+        const int row = min(warp_row + r + 8 * i, sequence.q_len - 1);  // rows past the end repeat the last one; they are never stored
+        query_row[i] = reinterpret_cast<const int8_t*>(request.rows) + (row_base + row) * T::kRowBytes + 4 * c;
+        if constexpr (T::kGeneral) mask_row[i] = batch * args.mask.batch + head * args.mask.head + row * args.mask.query;
+    }
     uint32_t query[T::kSteps][4];
     if constexpr (T::kQueryInRegisters) {
 #pragma unroll
@@ -243,17 +272,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
             float x[T::kScoreBlocks][4], top[2] = {-INFINITY, -INFINITY};
             baseline_products<T>(x, query, query_row[0], query_row[1], base, lane);
             const bool unmasked = first_key >= band.first(warp_last) && first_key + kBaselineKeys <= band.end(warp_row);
-#pragma unroll
-            for (int block = 0; block < T::kScoreBlocks; ++block)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    x[block][i] *= rows.scale[i >> 1];
-                    if (!unmasked) {
-                        const int key = first_key + block * 8 + 2 * c + (i & 1), row = warp_row + r + 8 * (i >> 1);
-                        if (key < band.first(row) || key >= band.end(row)) x[block][i] = -INFINITY;
-                    }
-                    top[i >> 1] = fmaxf(top[i >> 1], x[block][i]);
-                }
+            baseline_scores<T>(x, top, rows, band, unmasked, first_key, warp_row + r, c, args, mask_row);
             top[0] = quad_max(top[0]), top[1] = quad_max(top[1]);
             if constexpr (T::kFlashD) absorb_flash_d<T>(out, x, rows, top, base + kBaselineKeys * T::kRowBytes, lane);
             else absorb<T>(out, x, rows, top, base + kBaselineKeys * T::kRowBytes, lane);
@@ -276,7 +295,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) basel
         }
         if (args.lse != nullptr && c == 0) {
             float* lse = args.lse + batch * args.lse_strides.batch + head * args.lse_strides.head + (sequence.q_start + row) * args.lse_strides.token;
-            const float bits = T::kFlashD ? rows.reference[i] : rows.reference[i] - T::kLevelBits + log2f(sum);
+            const float bits = T::kFlashD ? rows.reference[i] + rows.sum[i] : rows.reference[i] - T::kLevelBits + log2f(sum);
             *lse = sum > 0.f ? bits * 0.693147181f : -INFINITY;
         }
     }
@@ -298,23 +317,28 @@ template <class T> cudaError_t launch_baseline(const BaselineRequest& request, c
     return cudaGetLastError();
 }
 
-template <int kD> cudaError_t launch_kind(const BaselineRequest& request, const LaunchLimits& limits, cudaStream_t stream) {
+template <int kD, bool kGeneral> cudaError_t launch_kind(const BaselineRequest& request, const LaunchLimits& limits, cudaStream_t stream) {
     switch (request.kind) {
-        case BaselineKind::kFp8: return launch_baseline<BaselineTraits<kD, BaselineKind::kFp8, false>>(request, limits, stream);
-        case BaselineKind::kBfloat16: return launch_baseline<BaselineTraits<kD, BaselineKind::kBfloat16, false>>(request, limits, stream);
+        case BaselineKind::kFp8: return launch_baseline<BaselineTraits<kD, BaselineKind::kFp8, false, kGeneral>>(request, limits, stream);
+        case BaselineKind::kBfloat16: return launch_baseline<BaselineTraits<kD, BaselineKind::kBfloat16, false, kGeneral>>(request, limits, stream);
         default: break;
     }
-    return request.flash_d ? launch_baseline<BaselineTraits<kD, BaselineKind::kFloat16, true>>(request, limits, stream)
-                           : launch_baseline<BaselineTraits<kD, BaselineKind::kFloat16, false>>(request, limits, stream);
+    return request.flash_d ? launch_baseline<BaselineTraits<kD, BaselineKind::kFloat16, true, kGeneral>>(request, limits, stream)
+                           : launch_baseline<BaselineTraits<kD, BaselineKind::kFloat16, false, kGeneral>>(request, limits, stream);
+}
+
+template <int kD> cudaError_t launch_dim(const BaselineRequest& request, const LaunchLimits& limits, cudaStream_t stream) {
+    const bool general = request.geometry.softcap > 0.f || request.geometry.mask.data != nullptr;
+    return general ? launch_kind<kD, true>(request, limits, stream) : launch_kind<kD, false>(request, limits, stream);
 }
 
 }  // namespace
 
 cudaError_t launch_baseline_fwd(const BaselineRequest& request, const LaunchLimits& limits, cudaStream_t stream) {
     switch (request.padded) {
-        case 64: return launch_kind<64>(request, limits, stream);
-        case 128: return launch_kind<128>(request, limits, stream);
-        default: return launch_kind<256>(request, limits, stream);
+        case 64: return launch_dim<64>(request, limits, stream);
+        case 128: return launch_dim<128>(request, limits, stream);
+        default: return launch_dim<256>(request, limits, stream);
     }
 }
 

@@ -1,5 +1,5 @@
 // What INT8 is measured against, in the same code: attention in float16, bfloat16 or FP8 (e4m3) on tensor cores by mma.sync.
-// For benchmarks and comparisons; no softcap, no masks over scores.
+// For benchmarks and comparisons.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -13,7 +13,7 @@ enum class BaselineKind : int32_t { kFloat16, kBfloat16, kFp8 };
 
 struct BaselineRequest {
     Operand query, key, value;
-    ForwardArgs geometry;  // scale, band, output; the parts about codes are not used
+    ForwardArgs geometry;  // scale, softcap, band, mask, output; the parts about codes are not used
     BaselineKind kind;
     int32_t padded;
     int32_t flash_d;  // float16 only: keep O normalised, and no division at the end (FLASH-D, arXiv:2505.14201)

@@ -170,7 +170,7 @@ export class CudaDevice {
   /**
    * Attention as others compute it, in the same code, for comparisons: operands rounded to float16, bfloat16 or FP8 (e4m3, one scale a
    * head and operand as FlashAttention-3's; compute capability 8.9), or `flash-d`, float16 with the division hidden in a sigmoid.
-   * Without softcap and attnMask; `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
+   * `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
    */
   async baselineAttention(
     inputs: CudaAttentionInputs,

@@ -10,6 +10,8 @@ const sine = (dims, seed) => ({
   dims,
   data: Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin((i + 1) * seed)),
 });
+const mask = (type, dims) =>
+  type === 'bool' ? { type, dims, data: new Uint8Array(dims[0] * dims[1]).fill(1) } : sine(dims, 0.3);
 const dispose = (...owned) => {
   for (const each of owned) each?.dispose();
 };
@@ -19,6 +21,14 @@ async function attend(inputs, options) {
   const { out, lse } = await device.attention(inputs, { returnLse: true, ...options });
   dispose(out, lse);
   shapes++;
+}
+
+async function attendBaselines(inputs, options) {
+  for (const baseline of ['fp16', 'bf16', 'fp8', 'flash-d']) {
+    const { out, lse } = await device.baselineAttention(inputs, baseline, { ...options, returnLse: true });
+    dispose(out, lse);
+    shapes++;
+  }
 }
 
 for (const [index, length] of LENGTHS.entries()) {
@@ -89,15 +99,20 @@ for (const type of ['bfloat16', 'float16'])
     ['half-int8', 'auto'],
   ])
     await attend({ query, key, value }, { ...packed, precision, kernel });
-  for (const baseline of ['fp16', 'bf16', 'fp8', 'flash-d']) {
-    const { out, lse } = await device.baselineAttention({ query, key, value }, baseline, {
-      ...packed,
-      returnLse: true,
-    });
-    dispose(out, lse);
-    shapes++;
-  }
+  for (const softcap of [0, 4]) await attendBaselines({ query, key, value }, { ...packed, softcap });
   dispose(query, key, value);
+}
+for (const [dim, type] of [
+  [40, 'bool'],
+  [72, 'float32'],
+  [200, 'bool'],
+]) {
+  const [query, key, value] = await Promise.all(
+    [1.1, 1.3, 1.7].map((seed) => device.upload(sine([2, 2, 70, dim], seed))),
+  );
+  const attnMask = await device.upload(mask(type, [70, 70]));
+  await attendBaselines({ query, key, value }, { attnMask, windowSize: [40, 10] });
+  dispose(query, key, value, attnMask);
 }
 
 const query = await device.upload(sine([2, 4, 130, 72], 1.1));
@@ -105,8 +120,7 @@ const [key, value] = [await device.upload(sine([2, 2, 200, 72], 1.3)), await dev
 const inputs = { query, key, value };
 for (const precision of ['paper-int8', 'int4-qk', 'fp32']) await attend(inputs, { precision });
 for (const type of ['bool', 'float32']) {
-  const data = type === 'bool' ? new Uint8Array(130 * 200).fill(1) : sine([130, 200], 0.3).data;
-  const attnMask = await device.upload({ type, dims: [130, 200], data });
+  const attnMask = await device.upload(mask(type, [130, 200]));
   await attend(inputs, { attnMask });
   dispose(attnMask);
 }
