@@ -1,0 +1,51 @@
+import { makeInputs } from '@int-flash/reference';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { cudaStatus } from '../src/cuda-status.js';
+import type { CudaAttentionOptions, CudaAttentionResult } from '../src/device-attention.js';
+
+// Scores so far from zero that float32 numbers are 16 apart in log2 units. Kernels whose reference lags the maximum by up to 8 must see that a maximum
+// is 16 above it: P would be 2^23, which float16 does not hold.
+const KEYS = 200;
+const log2Units = (score: number) => Math.fround(score * Math.fround(Math.LOG2E));
+/** The natural score of the lower key, an odd multiple of 16 in log2 units: 8 more would be rounded up to the next. The other key's is 8 more here. */
+const LOW = (() => {
+  let low = 1e8;
+  while ((log2Units(low) / 16) % 2 === 0 || log2Units(low + 8) !== log2Units(low) + 16) low += 8;
+  return low;
+})();
+
+/** Ceilings of relative L2: named-kernels.gpu.test.ts, baseline.gpu.test.ts. */
+const CEILINGS = { 'full-int8': 0.02, 'half-int8': 0.015, fp16: 1e-3, bf16: 1e-2, fp8: 0.12, 'flash-d': 1e-3 } as const;
+
+describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
+  let device: CudaDevice;
+  beforeAll(() => {
+    device = openCudaDevice();
+  });
+  afterAll(() => {
+    expect(device.liveBytes()).toBe(0);
+    device.dispose();
+  });
+
+  it.each(Object.keys(CEILINGS) as (keyof typeof CEILINGS)[])('%s', async (kind) => {
+    const inputs = makeInputs('normal', { heads: 2, queries: 20, keys: KEYS, headDim: 64 }, 67);
+    const [query, key, value] = await Promise.all(
+      [inputs.query, inputs.key, inputs.value].map((tensor) => device.upload(tensor)),
+    );
+    const given = { query: query!, key: key!, value: value! };
+    const data = new Float32Array(KEYS).fill(-Infinity);
+    data[0] = LOW;
+    data[150] = LOW + 8; // in a later tile
+    const options: CudaAttentionOptions = { scale: 1e-3, attnMask: { type: 'float32', dims: [1, KEYS], data } };
+    const exact = await device.exactAttention(given, options);
+    const got: CudaAttentionResult =
+      kind === 'full-int8' || kind === 'half-int8'
+        ? await device.attention(given, { ...options, precision: kind })
+        : await device.baselineAttention(given, kind, options);
+    const { relativeL2, odd } = await device.compare(got.out, exact.out);
+    expect(odd).toBe(0);
+    expect(relativeL2).toBeLessThan(CEILINGS[kind]);
+    for (const tensor of [query, key, value, got.out, exact.out]) tensor!.dispose();
+  });
+});
