@@ -1,10 +1,11 @@
 import { judgeAttention } from '@int-flash/ops';
 import { flashDAttention, makeInputs, relativeL2, seededUniform } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions, CudaAttentionResult } from '../src/device-attention.js';
 import { BASELINES, type Baseline } from '../src/native-request.js';
+import { uploadInputs, useGpuDevice } from './gpu-device.js';
 
 /**
  * Ceilings of relative L2 on N(0, 1) inputs: operands rounded to 11, 8 and 4 bits. Measured in an emulation of these kernels on much
@@ -72,18 +73,8 @@ const cappedOrMasked: { options: CudaAttentionOptions; mask?: ReturnType<typeof 
 
 describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
-  });
-
-  const upload = async (inputs: ReturnType<typeof makeInputs>) => ({
-    query: await device.upload(inputs.query),
-    key: await device.upload(inputs.key),
-    value: await device.upload(inputs.value),
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   /** What is wrong with `got`, in words. */
@@ -100,7 +91,7 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
   describe.each(BASELINES)('%s', (baseline) => {
     it.each(cases)('%s', async (_, shape, options) => {
       const inputs = makeInputs('normal', shape, 43);
-      const tensors = await upload(inputs);
+      const tensors = await uploadInputs(device, inputs);
       const { out, lse } = await device.baselineAttention(tensors, baseline, { ...options, returnLse: true });
       const expected = flashDAttention(judgeAttention(inputs, { ...options, returnLse: true }));
       const got = (await out.download()).data as Float32Array;
@@ -118,7 +109,7 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
 
     it.each([40, 64, 128, 256])('softcap and masks, head dim %i', async (headDim) => {
       const shape = { batch: BATCH, heads: HEADS, kvHeads: KV_HEADS, queries: QUERIES, keys: KEYS, headDim };
-      const tensors = await upload(makeInputs('normal', shape, 53));
+      const tensors = await uploadInputs(device, makeInputs('normal', shape, 53));
       const failures: string[] = [];
       for (const { options, mask } of cappedOrMasked) {
         const attnMask = mask && (await device.upload(mask));
@@ -147,7 +138,11 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
         57,
       );
       const flat = ({ type, dims, data }: typeof inputs.query) => ({ type, dims: [300, dims[1]!, 72], data });
-      const tensors = await upload({ query: flat(inputs.query), key: flat(inputs.key), value: flat(inputs.value) });
+      const tensors = await uploadInputs(device, {
+        query: flat(inputs.query),
+        key: flat(inputs.key),
+        value: flat(inputs.value),
+      });
       const given: CudaAttentionOptions = {
         softcap: 2,
         tensorLayout: 'NHD',
@@ -166,7 +161,7 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
 
     it('rows that a mask leaves nothing, nothing in some tiles, or nothing but -FLT_MAX', async () => {
       const [heads, queries, headDim] = [2, 20, 64];
-      const tensors = await upload(makeInputs('normal', { heads, queries, keys: KEYS, headDim }, 61));
+      const tensors = await uploadInputs(device, makeInputs('normal', { heads, queries, keys: KEYS, headDim }, 61));
       // Four queries each: nothing, only -FLT_MAX, then keys from 128 on, those after -FLT_MAX, and keys below 128.
       const starts = [-Infinity, -FLT_MAX, -Infinity, -FLT_MAX, 0];
       const ends = [-Infinity, -FLT_MAX, 0, 0, -Infinity];
@@ -200,7 +195,10 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
     });
 
     it('a mask read through strides', async () => {
-      const tensors = await upload(makeInputs('normal', { heads: 2, queries: 20, keys: KEYS, headDim: 64 }, 71));
+      const tensors = await uploadInputs(
+        device,
+        makeInputs('normal', { heads: 2, queries: 20, keys: KEYS, headDim: 64 }, 71),
+      );
       const { data } = makeMask('float32', [1, 1, 20, KEYS]);
       const turned = data.map((_, i) => data[(i % 20) * KEYS + Math.floor(i / 20)]!);
       const mask = await device.upload({ type: 'float32', dims: [KEYS, 20], data: turned });
@@ -215,7 +213,7 @@ describe.skipIf(!cudaStatus().available)('baselineAttention', () => {
 
   it('refuses what it cannot do and what float16 cannot hold', async () => {
     const inputs = makeInputs('normal', { heads: 1, queries: 8, keys: 8, headDim: 64 }, 47);
-    const tensors = await upload(inputs);
+    const tensors = await uploadInputs(device, inputs);
     await expect(device.baselineAttention(tensors, 'fp17' as never)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
     const attnMask = await device.upload({ type: 'float32', dims: [1, 8], data: new Float32Array(8).fill(Number.NaN) });
     await expect(device.baselineAttention(tensors, 'fp16', { attnMask })).rejects.toMatchObject({

@@ -1,11 +1,11 @@
 import { type FloatType, fromFloat32, toFloat32 } from '@int-flash/ops';
 import { packInt4, quantizePerTokenInt4, quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
-import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
+import { bitsOf, disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 const size = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
 /** Every code of [-8, 7], in no order that rows share. */
@@ -13,17 +13,9 @@ const someCodes = (count: number) => Int8Array.from({ length: count }, (_, i) =>
 
 describe.skipIf(!cudaStatus().available)('codes on the device', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
+  useGpuDevice((opened) => {
+    device = opened;
   });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
-  });
-  const bits = async (tensor: CudaTensor) => (await tensor.download()).data;
-  const dispose = (...tensors: (CudaTensor | undefined)[]) => {
-    for (const tensor of tensors) tensor?.dispose();
-  };
 
   describe('INT4', () => {
     it.each([[[1, 8]], [[3, 256]], [[2, 5, 40]], [[2, 3, 17, 64]], [[7, 1, 1000, 128]], [[0, 8]], [[2, 0, 3, 16]]])(
@@ -33,11 +25,11 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         const codes = await device.upload({ type: 'int8', dims, data });
         const packed = await device.packInt4(codes);
         expect(packed).toMatchObject({ type: 'uint8', dims: [...dims.slice(0, -1), dims.at(-1)! / 2] });
-        expect(await bits(packed)).toEqual(packInt4(data));
+        expect(await bitsOf(packed)).toEqual(packInt4(data));
         const back = await device.unpackInt4(packed);
         expect(back).toMatchObject({ type: 'int8', dims });
-        expect(await bits(back)).toEqual(data);
-        dispose(codes, packed, back);
+        expect(await bitsOf(back)).toEqual(data);
+        disposeAll(codes, packed, back);
       },
     );
 
@@ -54,16 +46,16 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
             return data[from + Math.floor(row / 2) * strides[0]! + (row % 2) * strides[1]! + d]!;
           });
         const packed = await device.packInt4(memory.view([rows, 2, dim], { elementOffset, strides }));
-        expect(await bits(packed), `packed from byte ${elementOffset}`).toEqual(
+        expect(await bitsOf(packed), `packed from byte ${elementOffset}`).toEqual(
           packInt4(Int8Array.from(at(elementOffset, dim))),
         );
         const codes = await device.unpackInt4(bytes.view([rows, 2, dim / 2], { elementOffset, strides }));
-        expect(await bits(codes), `unpacked from byte ${elementOffset}`).toEqual(
+        expect(await bitsOf(codes), `unpacked from byte ${elementOffset}`).toEqual(
           unpackInt4(Uint8Array.from(at(elementOffset, dim / 2), (x) => x & 255)),
         );
-        dispose(packed, codes);
+        disposeAll(packed, codes);
       }
-      dispose(memory, bytes);
+      disposeAll(memory, bytes);
     });
 
     it.each(['float32', 'float16', 'bfloat16'] as const)(
@@ -75,9 +67,9 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         const { codes, scales } = await device.quantize(tensor, { bits: 4 });
         const packed = await device.packInt4(codes);
         const expected = quantizePerTokenInt4(given, 72);
-        expect(await bits(packed)).toEqual(expected.packed);
-        expect(await bits(scales)).toEqual(expected.scales);
-        dispose(tensor, codes, scales, packed);
+        expect(await bitsOf(packed)).toEqual(expected.packed);
+        expect(await bitsOf(scales)).toEqual(expected.scales);
+        disposeAll(tensor, codes, scales, packed);
       },
     );
 
@@ -104,9 +96,9 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
       const others = data.map((code) => -1 - code);
       await codes.write(others);
       await graph.replay();
-      expect(await bits(graph.result.packed)).toEqual(packInt4(others));
-      expect(await bits(graph.result.back)).toEqual(others);
-      dispose(codes);
+      expect(await bitsOf(graph.result.packed)).toEqual(packInt4(others));
+      expect(await bitsOf(graph.result.back)).toEqual(others);
+      disposeAll(codes);
     });
   });
 
@@ -136,11 +128,11 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
     const tensor = await device.upload({ type, dims, data });
     const [eight, four] = [await device.quantize(tensor), await device.quantize(tensor, { bits: 4 })];
     const [int8, int4] = [quantizePerTokenInt8(given, dim), quantizePerTokenInt4(given, dim)];
-    expect(await bits(eight.codes)).toEqual(int8.values);
-    expect(await bits(eight.scales)).toEqual(int8.scales);
-    expect(await bits(four.codes)).toEqual(unpackInt4(int4.packed, size(dims)));
-    expect(await bits(four.scales)).toEqual(int4.scales);
-    dispose(tensor, eight.codes, eight.scales, four.codes, four.scales);
+    expect(await bitsOf(eight.codes)).toEqual(int8.values);
+    expect(await bitsOf(eight.scales)).toEqual(int8.scales);
+    expect(await bitsOf(four.codes)).toEqual(unpackInt4(int4.packed, size(dims)));
+    expect(await bitsOf(four.scales)).toEqual(int4.scales);
+    disposeAll(tensor, eight.codes, eight.scales, four.codes, four.scales);
   });
 
   describe('half-int8', () => {
@@ -175,18 +167,14 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
       const codes = { q: q.codes, k: k.codes, v: value!, qScale: q.scales, kScale: k.scales };
       const got = await device.quantizedAttention(codes, given);
       expect(got.kernel).toBe('portable');
-      expect(await bits(got.out)).toEqual(await bits(floats.out));
-      expect(await bits(got.lse!)).toEqual(await bits(floats.lse!));
-      dispose(query, key, value, q.codes, q.scales, k.codes, k.scales, got.out, got.lse, floats.out, floats.lse);
+      expect(await bitsOf(got.out)).toEqual(await bitsOf(floats.out));
+      expect(await bitsOf(got.lse!)).toEqual(await bitsOf(floats.lse!));
+      disposeAll(query, key, value, q.codes, q.scales, k.codes, k.scales, got.out, got.lse, floats.out, floats.lse);
     });
 
     it('of codes replays in a graph, for new codes too', async () => {
       const inputs = makeInputs('normal', shape, 4);
-      const [query, key, value] = [
-        await device.upload(inputs.query),
-        await device.upload(inputs.key),
-        await device.upload(inputs.value),
-      ];
+      const { query, key, value } = await uploadInputs(device, inputs);
       await using graph = await device.capture(async (recorder) => {
         const [q, k] = [await recorder.quantize(query), await recorder.quantize(key)];
         const codes = { q: q.codes, k: k.codes, v: value, qScale: q.scales, kScale: k.scales };
@@ -198,17 +186,13 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         { query, key, value },
         { precision: 'half-int8', kernel: 'portable', smoothK: false },
       );
-      expect(await bits(graph.result.out)).toEqual(await bits(expected.out));
-      dispose(query, key, value, expected.out);
+      expect(await bitsOf(graph.result.out)).toEqual(await bitsOf(expected.out));
+      disposeAll(query, key, value, expected.out);
     });
 
     it('of codes loses what half-int8 loses, and refuses what it refuses', async () => {
-      const { query, key, value } = makeInputs('normal', { heads: 2, queries: 200, keys: 1000, headDim: 128 }, 5);
-      const on = {
-        query: await device.upload(query),
-        key: await device.upload(key),
-        value: await device.upload(value),
-      };
+      const inputs = makeInputs('normal', { heads: 2, queries: 200, keys: 1000, headDim: 128 }, 5);
+      const on = await uploadInputs(device, inputs);
       const [q, k] = [await device.quantize(on.query), await device.quantize(on.key)];
       const codes = { q: q.codes, k: k.codes, v: on.value, qScale: q.scales, kScale: k.scales };
       const [got, exact] = [
@@ -224,20 +208,20 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
           code: 'ERR_UNSUPPORTED',
         });
       const attend = () => device.quantizedAttention(codes, { precision: 'half-int8' });
-      await on.value.write(value.data.map((x, i) => (i === 77 ? Number.NaN : x)));
+      await on.value.write(inputs.value.data.map((x, i) => (i === 77 ? Number.NaN : x)));
       await expect(attend()).rejects.toMatchObject({
         code: 'ERR_NONFINITE',
         message: expect.stringContaining('value'),
       });
-      await on.value.write(value.data.map((x, i) => (i === 77 ? 70_000 : x)));
+      await on.value.write(inputs.value.data.map((x, i) => (i === 77 ? 70_000 : x)));
       await expect(attend()).rejects.toMatchObject({ code: 'ERR_OVERFLOW', message: expect.stringContaining('65504') });
-      await on.value.write(value.data);
+      await on.value.write(inputs.value.data);
       await k.scales.write(new Float32Array(k.scales.size).fill(-1));
       await expect(attend()).rejects.toMatchObject({
         code: 'ERR_ARG_RANGE',
         message: expect.stringContaining('kScale'),
       });
-      dispose(...Object.values(on), q.codes, q.scales, k.codes, k.scales, got.out, exact.out);
+      disposeAll(...Object.values(on), q.codes, q.scales, k.codes, k.scales, got.out, exact.out);
     });
   });
 });

@@ -1,10 +1,11 @@
 import { judgeAttention, judgeQuantizedAttention } from '@int-flash/ops';
 import { quantizePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, unpackInt4 } from '@int-flash/quant';
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { createCudaBackend } from '../src/cuda-backend.js';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
+import { useGpuDevice } from './gpu-device.js';
 
 const [BATCH, HEADS, QUERIES, KEYS, DIM] = [2, 4, 45, 170, 64];
 
@@ -15,12 +16,8 @@ describe.skipIf(!cudaStatus().available)('operands on the device', () => {
     { batch: BATCH, heads: HEADS, kvHeads: 2, queries: QUERIES, keys: KEYS, headDim: DIM },
     13,
   );
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
   const uploadAll = async (tensors: Record<string, Parameters<CudaDevice['upload']>[0]>) => {
     const entries = await Promise.all(

@@ -1,8 +1,9 @@
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions, CudaAttentionResult } from '../src/device-attention.js';
+import { uploadInputs, useGpuDevice } from './gpu-device.js';
 
 // Scores so far from zero that float32 numbers are 16 apart in log2 units. Kernels whose reference lags the maximum by up to 8 must see that a maximum
 // is 16 above it: P would be 2^23, which float16 does not hold.
@@ -20,20 +21,13 @@ const CEILINGS = { 'full-int8': 0.02, 'half-int8': 0.015, fp16: 1e-3, bf16: 1e-2
 
 describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   it.each(Object.keys(CEILINGS) as (keyof typeof CEILINGS)[])('%s', async (kind) => {
     const inputs = makeInputs('normal', { heads: 2, queries: 20, keys: KEYS, headDim: 64 }, 67);
-    const [query, key, value] = await Promise.all(
-      [inputs.query, inputs.key, inputs.value].map((tensor) => device.upload(tensor)),
-    );
-    const given = { query: query!, key: key!, value: value! };
+    const given = await uploadInputs(device, inputs);
     const data = new Float32Array(KEYS).fill(-Infinity);
     data[0] = LOW;
     data[150] = LOW + 8; // in a later tile
@@ -46,6 +40,6 @@ describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
     const { relativeL2, odd } = await device.compare(got.out, exact.out);
     expect(odd).toBe(0);
     expect(relativeL2).toBeLessThan(CEILINGS[kind]);
-    for (const tensor of [query, key, value, got.out, exact.out]) tensor!.dispose();
+    for (const tensor of [...Object.values(given), got.out, exact.out]) tensor.dispose();
   });
 });

@@ -1,7 +1,8 @@
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
+import { uploadInputs, useGpuDevice } from './gpu-device.js';
 
 // A last tile with few keys, and scores far below 0: what is not there must not become a row's largest.
 const isHopper = cudaStatus().isa === 'sm_90';
@@ -9,12 +10,8 @@ const KERNELS = isHopper ? (['portable', 'sorted', 'hopper'] as const) : (['port
 
 describe.skipIf(!cudaStatus().available).each(KERNELS)('few keys and scores far below zero: %s', (kernel) => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   const shapes = [
@@ -37,15 +34,11 @@ describe.skipIf(!cudaStatus().available).each(KERNELS)('few keys and scores far 
       const made = makeInputs('normal', { heads: 8, queries: keys, keys, headDim }, seed);
       // With a bias of Q's and K's channels against each other all scores are far below zero.
       const moved = (data: Float32Array, by: number) => data.map((x) => (by === 0 ? x * factor : 0.1 * x + by));
-      const tensors = [
-        { ...made.query, data: moved(made.query.data, -bias) },
-        { ...made.key, data: moved(made.key.data, bias) },
-        made.value,
-      ];
-      const [query, key, value] = await Promise.all(
-        tensors.map(({ data, dims }) => device.upload({ type: 'float32', dims: [...dims], data })),
-      );
-      const inputs = { query: query!, key: key!, value: value! };
+      const inputs = await uploadInputs(device, {
+        query: { ...made.query, data: moved(made.query.data, -bias) },
+        key: { ...made.key, data: moved(made.key.data, bias) },
+        value: made.value,
+      });
       for (const isCausal of [false, true]) {
         const got = await device.attention(inputs, { isCausal, smoothK, kernel, returnLse: true });
         const exact = await device.exactAttention(inputs, { isCausal, returnLse: true });

@@ -6,6 +6,7 @@ import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
 import { forwardVariants } from './forward-variants.js';
+import { disposeAll, uploadInputs } from './gpu-device.js';
 
 // Every combination below against float64 on the device, from raw float inputs. The float64 kernel is itself held to the
 // TypeScript oracle by the first test.
@@ -86,20 +87,13 @@ describe.skipIf(!cudaStatus().available)('the INT8 forward', () => {
       { batch: 2, heads: 4, kvHeads: 2, queries: 90, keys: 301, headDim: 72, headDimV: 40 },
       31,
     );
-    const [query, key, value] = await Promise.all([
-      device.upload(inputs.query),
-      device.upload(inputs.key),
-      device.upload(inputs.value),
-    ]);
-    const { out, lse } = await device.exactAttention(
-      { query: query!, key: key!, value: value! },
-      { ...options, returnLse: true },
-    );
+    const on = await uploadInputs(device, inputs);
+    const { out, lse } = await device.exactAttention(on, { ...options, returnLse: true });
     const expected = softmaxAttention(judgeAttention(inputs, { ...options, returnLse: true }));
     expect(relativeL2((await out.download()).data as Float32Array, expected.out)).toBeLessThan(1e-7);
     const got = (await lse!.download()).data as Float32Array;
     expect(Math.max(...got.map((x, i) => Math.abs(x - expected.lse[i]!)))).toBeLessThan(1e-6);
-    for (const tensor of [query, key, value, out, lse]) tensor!.dispose();
+    disposeAll(...Object.values(on), out, lse);
   });
 
   // The kernel on sorted tiles reads what Hopper's reads, which has them all: one head layout will do.

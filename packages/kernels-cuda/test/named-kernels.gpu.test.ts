@@ -1,10 +1,11 @@
 import { type FloatType, fromFloat32 } from '@int-flash/ops';
 import { seededNormal, seededUniform } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import { forwardVariants } from './forward-variants.js';
+import { useGpuDevice } from './gpu-device.js';
 
 // Kernels by their names, every head dimension there is, V as wide as K and not, inputs of every type.
 const HEAD_DIMS = Array.from({ length: 32 }, (_, i) => 8 * (i + 1));
@@ -20,12 +21,8 @@ const VARIANTS = forwardVariants(64).filter(
 
 describe.skipIf(!cudaStatus().available)('kernels by name', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   const groups = VARIANTS.flatMap((variant) => {

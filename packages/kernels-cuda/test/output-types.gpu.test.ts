@@ -1,17 +1,14 @@
 import { fromFloat32 } from '@int-flash/ops';
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
+import { disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   // 3 · 37 · 40 and 2 · 65 · 72 elements: one of them no multiple of the four that a thread takes
@@ -24,11 +21,7 @@ describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
   it.each(SHAPES.flatMap((shape) => (['float16', 'bfloat16'] as const).map((outType) => ({ ...shape, outType }))))(
     '$outType is the float32 output rounded, $heads heads of $queries x $headDim',
     async ({ outType, ...shape }) => {
-      const inputs = makeInputs('normal', shape, 3);
-      const [query, key, value] = await Promise.all(
-        [inputs.query, inputs.key, inputs.value].map((t) => device.upload(t)),
-      );
-      const given = { query: query!, key: key!, value: value! };
+      const given = await uploadInputs(device, makeInputs('normal', shape, 3));
       const wide = await device.attention(given, { returnLse: true });
       const narrow = await device.attention(given, { outType, returnLse: true });
       expect(narrow.out.type).toBe(outType);
@@ -42,18 +35,17 @@ describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
       expect(graph.result.out.type).toBe(outType);
       expect((await graph.result.out.download()).data).toEqual(expected);
       graph.dispose();
-      const owned = [query, key, value, wide.out, wide.lse, narrow.out, narrow.lse];
-      for (const tensor of owned) tensor!.dispose();
+      disposeAll(...Object.values(given), wide.out, wide.lse, narrow.out, narrow.lse);
     },
   );
 
   it('feeds the next layer without a detour', async () => {
-    const { query, key, value } = makeInputs('normal', { heads: 2, queries: 64, keys: 64, headDim: 64 }, 4);
-    const [q, k, v] = await Promise.all([query, key, value].map((t) => device.upload(t)));
-    const first = await device.attention({ query: q!, key: k!, value: v! }, { outType: 'bfloat16' });
-    const second = await device.attention({ query: first.out, key: k!, value: v! }, { outType: 'bfloat16' });
+    const inputs = makeInputs('normal', { heads: 2, queries: 64, keys: 64, headDim: 64 }, 4);
+    const given = await uploadInputs(device, inputs);
+    const first = await device.attention(given, { outType: 'bfloat16' });
+    const second = await device.attention({ ...given, query: first.out }, { outType: 'bfloat16' });
     expect(((await second.out.download()).data as Uint16Array).some((bits) => bits !== 0)).toBe(true);
-    for (const tensor of [q, k, v, first.out, second.out]) tensor!.dispose();
+    disposeAll(...Object.values(given), first.out, second.out);
   });
 
   it('refuses other types, and outputs that a type cannot hold; and works afterwards', async () => {
@@ -67,6 +59,6 @@ describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
     await expect(device.attention(given, { outType: 'float16' })).rejects.toMatchObject({ code: 'ERR_OVERFLOW' });
     const { out } = await device.attention(given, { outType: 'bfloat16' });
     expect(((await out.download()).data as Uint16Array)[0]).toBe(fromFloat32(Float32Array.of(1e6), 'bfloat16')[0]);
-    for (const tensor of [one, large, out]) tensor.dispose();
+    disposeAll(one, large, out);
   });
 });

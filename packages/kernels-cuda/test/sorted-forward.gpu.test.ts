@@ -1,9 +1,10 @@
 import { makeInputs, seededNormal, seededUniform } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
+import { useGpuDevice } from './gpu-device.js';
 
 const isHopper = cudaStatus().isa === 'sm_90';
 const FAMILIES = ['normal', 'sharp', 'kbias', 'vout', 'sink', 'sinkall'] as const;
@@ -29,12 +30,8 @@ describe.skipIf(!cudaStatus().available).each(KERNELS)('the $kernel kernel', ({ 
   // Beyond 128 channels it wants the shared memory of a data centre's GPU, and only Hopper's was ever at hand.
   const takes = (headDim: number) => isHopper || headDim <= 128;
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   /** Uploads, runs, compares with float64, disposes. */

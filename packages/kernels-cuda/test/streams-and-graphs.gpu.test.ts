@@ -1,37 +1,25 @@
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
-import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
+import { bitsOf, disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   const shape = { batch: 2, heads: 4, kvHeads: 2, queries: 130, keys: 300, headDim: 64 };
-  const uploadInputs = async (seed: number, changes: Partial<typeof shape> = {}) => {
-    const inputs = makeInputs('normal', { ...shape, ...changes }, seed);
-    const [query, key, value] = [
-      await device.upload(inputs.query),
-      await device.upload(inputs.key),
-      await device.upload(inputs.value),
-    ];
-    const dispose = () => {
-      for (const tensor of [query, key, value]) tensor.dispose();
-    };
-    return { host: inputs, on: { query, key, value }, dispose };
+  const seededInputs = async (seed: number, changes: Partial<typeof shape> = {}) => {
+    const host = makeInputs('normal', { ...shape, ...changes }, seed);
+    const on = await uploadInputs(device, host);
+    return { host, on, dispose: () => disposeAll(...Object.values(on)) };
   };
-  const bits = async (tensor: CudaTensor) => (await tensor.download()).data;
 
   it('runs on several streams side by side, with the bits of one', async () => {
-    const { on, dispose } = await uploadInputs(1);
+    const { on, dispose } = await seededInputs(1);
     const expected = await device.attention(on);
     const streams = Array.from({ length: 4 }, () => device.createStream());
     const answers = await Promise.all(
@@ -49,7 +37,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   });
 
   it('holds a stream back until an event of another, and measures between events', async () => {
-    const { on, dispose } = await uploadInputs(2, { queries: 2000, keys: 2000, heads: 8, kvHeads: 8 });
+    const { on, dispose } = await seededInputs(2, { queries: 2000, keys: 2000, heads: 8, kvHeads: 8 });
     await using target = await device.upload({ type: 'float32', dims: [4], data: Float32Array.of(1, 2, 3, 4) });
     await using slow = device.createStream();
     await using fast = device.createStream();
@@ -77,7 +65,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     await using own = device.createStream();
     await expect(own.wait(event)).rejects.toMatchObject(wrong);
     await expect(own.record().millisecondsSince(event)).rejects.toMatchObject(wrong);
-    const { on, dispose } = await uploadInputs(3);
+    const { on, dispose } = await seededInputs(3);
     await expect(device.attention(on, { stream })).rejects.toMatchObject(wrong);
     dispose();
   });
@@ -90,13 +78,13 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     ['fp32', { precision: 'fp32', windowSize: [50, 20] }],
   ];
   it.each(recorded)('replays %s with the bits of a call, for new numbers too', async (_, options) => {
-    const first = await uploadInputs(4);
-    const second = await uploadInputs(5);
+    const first = await seededInputs(4);
+    const second = await seededInputs(5);
     await using graph = await device.capture((recorder) => recorder.attention(first.on, options));
     const expectSame = async () => {
       const call = await device.attention(first.on, options);
-      expect(await bits(graph.result.out)).toEqual(await bits(call.out));
-      if (call.lse) expect(await bits(graph.result.lse!)).toEqual(await bits(call.lse));
+      expect(await bitsOf(graph.result.out)).toEqual(await bitsOf(call.out));
+      if (call.lse) expect(await bitsOf(graph.result.lse!)).toEqual(await bitsOf(call.lse));
       call.out.dispose();
       call.lse?.dispose();
     };
@@ -114,7 +102,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   });
 
   it('records several operations of which one reads what another wrote', async () => {
-    const { on, dispose } = await uploadInputs(6, { queries: 128, keys: 128, kvHeads: 4 });
+    const { on, dispose } = await seededInputs(6, { queries: 128, keys: 128, kvHeads: 4 });
     await using graph = await device.capture(async (recorder) => {
       const { out } = await recorder.attention(on);
       const { codes, scales } = await recorder.quantize(out);
@@ -128,18 +116,18 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
       });
       return { out, last };
     });
-    const recordedBits = await bits(graph.result.last);
+    const recordedBits = await bitsOf(graph.result.last);
     await graph.result.last.write(new Float32Array(graph.result.last.size)); // so that the replay has to write it
     for (let i = 0; i < 20; i++) await graph.replay();
-    expect(await bits(graph.result.last)).toEqual(recordedBits);
+    expect(await bitsOf(graph.result.last)).toEqual(recordedBits);
     graph.dispose();
     dispose();
   });
 
   it('judges the data of each replay, and works on', async () => {
-    const { host, on, dispose } = await uploadInputs(7);
+    const { host, on, dispose } = await seededInputs(7);
     await using graph = await device.capture((recorder) => recorder.attention(on));
-    const expected = await bits(graph.result.out);
+    const expected = await bitsOf(graph.result.out);
     await on.key.write(host.key.data.map((x, i) => (i === 77 ? Number.NaN : x)));
     await expect(graph.replay()).rejects.toMatchObject({
       code: 'ERR_NONFINITE',
@@ -147,10 +135,10 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     });
     await on.key.write(host.key.data);
     await graph.replay();
-    expect(await bits(graph.result.out)).toEqual(expected);
+    expect(await bitsOf(graph.result.out)).toEqual(expected);
     dispose(); // the graph keeps what it reads
     await graph.replay({ repeats: 2 });
-    expect(await bits(graph.result.out)).toEqual(expected);
+    expect(await bitsOf(graph.result.out)).toEqual(expected);
     const { out } = graph.result;
     out.dispose(); // the graph's, so nothing happens
     await graph.replay();
@@ -162,7 +150,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   });
 
   it('leaves nothing behind when recording fails, and refuses what cannot be recorded', async () => {
-    const { host, on, dispose } = await uploadInputs(8);
+    const { host, on, dispose } = await seededInputs(8);
     const bytes = device.liveBytes();
     const failing = device.capture(async (recorder) => {
       await recorder.attention(on);
@@ -189,7 +177,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   });
 
   it('stops between replays when told to', async () => {
-    const { on, dispose } = await uploadInputs(9);
+    const { on, dispose } = await seededInputs(9);
     await using graph = await device.capture((recorder) => recorder.attention(on));
     const controller = new AbortController();
     const running = graph.replay({ repeats: 1_000_000, signal: controller.signal });
