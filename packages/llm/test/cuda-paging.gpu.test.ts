@@ -26,6 +26,8 @@ const SHAPE = {
 const PAGES = 40;
 const AT_ONCE = 20;
 const GREEDY = { temperature: 0, ignoreEos: true } as const;
+/** More than a step guesses and draws at most: an answer that lacks as many tokens has another step to ask for, and hears there that it was aborted. */
+const SPARE = 12;
 
 const random = new Random(23);
 const integer = (below: number) => Math.floor(random.next() * below);
@@ -111,6 +113,24 @@ describe.skipIf(!available)('pages of a GPU', () => {
       await expect(load(bytes - 1)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
     });
 
+    const isDoomed = (i: number) => i % 3 === 0;
+
+    /** Reads an answer until it is aborted, which it has to be: after some tokens or, where it `isHasty`, at any time. @returns how many it got */
+    async function abort({ prompt, options }: Request, isHasty: boolean): Promise<number> {
+      const controller = new AbortController();
+      const enough = () => controller.abort('enough');
+      const timer = isHasty ? setTimeout(enough, integer(2) * integer(100)) : undefined; // of half of them at once: the prompt is waiting then, or being read
+      const most = 1 + integer(options.maxTokens! - SPARE);
+      let drawn = 0;
+      const read = async () => {
+        for await (const _ of tight.generate(prompt, { ...options, signal: controller.signal }))
+          if (++drawn >= most) enough();
+      };
+      await expect(read()).rejects.toBe('enough');
+      clearTimeout(timer);
+      return drawn;
+    }
+
     const count = kvCacheDtype === 'int8' ? 1000 : 200;
     it(`give each of ${count} requests what it gets alone, a third aborted at random, and none is lost`, {
       timeout: 300_000,
@@ -119,37 +139,36 @@ describe.skipIf(!available)('pages of a GPU', () => {
       const requests = Array.from({ length: count }, (_, i): Request => {
         const length = i % 15 === 0 ? 1000 + integer(400) : i % 5 === 0 ? integer(400) : integer(120);
         const speculate = 3 * integer(3);
-        const drawn = { maxTokens: 1 + integer(80), ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
+        const maxTokens = (isDoomed(i) ? SPARE : 0) + 1 + integer(80);
+        const drawn = { maxTokens, ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
         const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
         const own = tokens(1 + length);
         const prompt = integer(2) === 0 ? own : [...beginnings[integer(3)]!, ...own];
         return { prompt, options: { ...drawn, ...rules } };
       });
+      const before = tight.status().preemptions;
       let next = 0;
       const told: string[] = [];
+      const aborted: number[] = []; // tokens that each had got
       const work = async () => {
         while (next < requests.length) {
           const i = next++;
-          const { prompt, options } = requests[i]!;
-          if (i % 3 !== 0) {
-            told[i] = await answer(tight, requests[i]!);
-            continue;
-          }
-          const controller = new AbortController();
-          const timer = setTimeout(() => controller.abort('enough'), integer(100));
-          const ended = answer(tight, { prompt, options: { ...options, signal: controller.signal } });
-          await ended.catch((reason) => expect(reason).toBe('enough'));
-          clearTimeout(timer);
+          if (isDoomed(i)) aborted.push(await abort(requests[i]!, i % 2 === 0));
+          else told[i] = await answer(tight, requests[i]!);
         }
       };
       await Promise.all(Array.from({ length: AT_ONCE }, work));
       expect(tight.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { used: 0 } });
-      expect(tight.status().preemptions).toBeGreaterThan(0);
+      expect(aborted).toHaveLength(requests.filter((_, i) => isDoomed(i)).length);
+      expect(aborted.length).toBeGreaterThanOrEqual(count / 3);
+      expect(aborted.filter((drawn) => drawn === 0).length).toBeGreaterThan(0);
+      expect(aborted.filter((drawn) => drawn > 0).length).toBeGreaterThanOrEqual(Math.floor(count / 6));
+      expect(tight.status().preemptions).toBeGreaterThan(before);
       expect(tight.status().prefixes.found).toBeGreaterThan(10 * count);
       const different: number[] = [];
       for (const [i, { prompt, options }] of requests.entries()) {
         const alone = { prompt, options: { ...options, speculate: 0 } };
-        if (i % 3 !== 0 && told[i] !== (await answer(roomy, alone))) different.push(i);
+        if (!isDoomed(i) && told[i] !== (await answer(roomy, alone))) different.push(i);
       }
       expect(different).toEqual([]);
       expect(roomy.status().preemptions).toBe(0);
