@@ -1,9 +1,11 @@
-// poisonShared, countDifferences, fault, sortedImages: for tests only, not part of the package's interface.
+// poisonShared, poisonCache, countDifferences, fault, sortedImages: for tests only, not part of the package's interface.
+#include <algorithm>
 #include <utility>
 
 #include "attention.h"
 #include "binding.h"
 #include "read_request.h"
+#include "sequence_handle.h"
 #include "test_probes.h"
 
 namespace intflash {
@@ -17,6 +19,26 @@ Napi::Value poison_shared(const Napi::CallbackInfo& info) {
                  [&stream] {
                      const DeviceFacts& facts = stream.device().facts();
                      check_cuda(launch_poison_shared(facts.shared_bytes_per_block, facts.processors, stream.handle()), "poison the shared memory");
+                     stream.synchronize();
+                 },
+                 [](Napi::Env env) { return env.Undefined(); });
+}
+
+// poisonCache(device, sequence, from, room) → Promise<void>: of the sequence's pages, with room for so many tokens more, whatever lies from token `from` on
+Napi::Value poison_cache(const Napi::CallbackInfo& info) {
+    Stream& stream = *device_of(info).stream;
+    const auto sequence = sequence_of(info[1]);
+    const int64_t from = read_count(info[2], "from"), room = read_count(info[3], "room");
+    return queue(info, stream,
+                 [&stream, sequence, from, room] {
+                     const CacheShape& shape = sequence->shape();
+                     if (from > sequence->length() || room > shape.max_tokens) throw Failure("ERR_ARG_RANGE", "Expected a place in the sequence, and room for tokens that it may have");
+                     sequence->reserve(stream, sequence->length() + static_cast<int>(room));
+                     const auto& pages = sequence->pages();
+                     for (size_t i = static_cast<size_t>(from / kPageTokens); i < pages.size(); ++i) {
+                         const int64_t first = std::max<int64_t>(from - static_cast<int64_t>(i) * kPageTokens, 0);
+                         check_cuda(launch_poison_page(pages[i]->as<uint8_t>(), shape.heads(), shape.padded(), shape.int4, static_cast<int>(first), stream.handle()), "poison a page");
+                     }
                      stream.synchronize();
                  },
                  [](Napi::Env env) { return env.Undefined(); });
@@ -87,6 +109,6 @@ Napi::Value sorted_images(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-std::vector<ExportedFunction> probe_functions() { return {{"poisonShared", poison_shared}, {"countDifferences", count_differences}, {"fault", fault}, {"sortedImages", sorted_images}}; }
+std::vector<ExportedFunction> probe_functions() { return {{"poisonShared", poison_shared}, {"poisonCache", poison_cache}, {"countDifferences", count_differences}, {"fault", fault}, {"sortedImages", sorted_images}}; }
 
 }  // namespace intflash

@@ -52,6 +52,8 @@ public:
 
     /** The page, if what it holds is settled: rows of zeros at a sequence's beginning wait for the first that is not zero. @throws Failure */
     std::optional<CachePage> share(Stream& worker, int index);
+    /** What its tokens lie in, for tests. */
+    const std::vector<std::shared_ptr<Buffer>>& pages() const { return pages_; }
     /** Pages of sequences that began alike, from page `index` on: in place of its own, or behind all that it has. @throws Failure; then nothing has changed */
     void adopt(Stream& worker, int index, const std::vector<CachePage>& pages);
 

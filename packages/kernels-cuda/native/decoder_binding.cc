@@ -10,6 +10,7 @@
 #include "failure.h"
 #include "linear_handle.h"
 #include "read_request.h"
+#include "sequence_handle.h"
 
 namespace intflash {
 
@@ -17,14 +18,10 @@ namespace intflash {
 struct DecoderHandle {
     std::shared_ptr<Decoder> decoder;
 };
-struct SequenceHandle {
-    std::shared_ptr<CacheSequence> sequence;
-};
 struct PageHandle {
     std::optional<CachePage> page;
 };
 INTFLASH_HANDLE(DecoderHandle, "a decoder", 10);
-INTFLASH_HANDLE(SequenceHandle, "a sequence", 11);
 INTFLASH_HANDLE(PageHandle, "a page", 12);
 
 namespace {
@@ -35,12 +32,6 @@ std::shared_ptr<Decoder> decoder_of(const Napi::Value& js) {
     auto decoder = read_handle<DecoderHandle>(js, "decoder").decoder;
     if (!decoder) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live decoder, got a disposed one");
     return decoder;
-}
-
-std::shared_ptr<CacheSequence> sequence_of(const Napi::Value& js) {
-    auto sequence = read_handle<SequenceHandle>(js, "sequence").sequence;
-    if (!sequence) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live sequence, got a disposed one");
-    return sequence;
 }
 
 int fact(const Napi::Object& js, const char* name, int64_t min = 1) { return static_cast<int>(read_integer(js, name, min, kMost)); }
@@ -334,6 +325,12 @@ Napi::Value dispose_page(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+std::shared_ptr<CacheSequence> sequence_of(const Napi::Value& js) {
+    auto sequence = read_handle<SequenceHandle>(js, "sequence").sequence;
+    if (!sequence) throw argument_error(js.Env(), "ERR_DISPOSED", "Expected a live sequence, got a disposed one");
+    return sequence;
+}
 
 std::vector<ExportedFunction> decoder_functions() {
     return {{"createDecoder", create_decoder}, {"createCacheSequence", create_sequence}, {"decoderForward", forward}, {"decoderDraw", draw}, {"truncateCacheSequence", truncate},

@@ -281,6 +281,7 @@ export interface NativeAddon {
 
   /** The rest is for tests; see native/binding_probes.cc. */
   poisonShared(device: DeviceHandle): Promise<void>;
+  poisonCache(device: DeviceHandle, sequence: SequenceHandle, from: number, room: number): Promise<void>;
   countDifferences(device: DeviceHandle, a: BufferHandle, b: BufferHandle): Promise<number>;
   fault(device: DeviceHandle): Promise<void>;
   sortedImages(device: DeviceHandle, request: NativeRequest): Promise<SortedImages>;
