@@ -1,12 +1,13 @@
 import { fromFloat32 } from '@int-flash/ops';
 import { makeInputs } from '@int-flash/reference';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import { describe, expect, it } from 'vitest';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionInputs, CudaAttentionOptions } from '../src/device-attention.js';
 import { BASELINES, type Baseline } from '../src/native-request.js';
 import { forwardVariants } from './forward-variants.js';
+import { disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 // What every kernel must bear, kernel by kernel: zeros, the smallest and the largest numbers, NaN, no keys, and options in pairs.
 type Inputs = ReturnType<typeof makeInputs>;
@@ -27,22 +28,11 @@ const BASELINE_CEILINGS: Record<Baseline, number> = { fp16: 1e-3, bf16: 1e-2, fp
 
 describe.skipIf(!cudaStatus().available)('edges', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
-  const upload = async ({ query, key, value }: Inputs) => ({
-    query: await device.upload(query),
-    key: await device.upload(key),
-    value: await device.upload(value),
-  });
-  const dispose = (...tensors: (CudaTensor | undefined)[]) => {
-    for (const tensor of tensors) tensor?.dispose();
-  };
+  const upload = (inputs: Inputs) => uploadInputs(device, inputs);
   const numbers = async (tensor: CudaTensor) => (await tensor.download()).data as Float32Array;
   /** Inputs of which one operand's numbers are others. */
   const changed = (name: Name, change: (x: number, i: number) => number, from = makeInputs('normal', SHAPE, 1)) => ({
@@ -59,7 +49,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
     expect({ out: out.odd, lse: lse.odd }, name).toEqual({ out: 0, lse: 0 });
     expect(out.relativeL2, name).toBeLessThan(l2);
     expect(lse.worst, name).toBeLessThan(lseMost);
-    dispose(got.out, got.lse, exact.out, exact.lse);
+    disposeAll(got.out, got.lse, exact.out, exact.lse);
   }
 
   describe.each(VARIANTS)('$precision, $kernel', (variant) => {
@@ -80,16 +70,16 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       if (name === 'V') {
         const { out } = await device.attention(on, variant);
         expect((await numbers(out)).every((x) => x === 0)).toBe(true);
-        dispose(out);
+        disposeAll(out);
       }
-      dispose(...Object.values(on));
+      disposeAll(...Object.values(on));
     });
 
     it('numbers below the smallest normal one', async () => {
       for (const name of ['query', 'key'] as const) {
         const on = await upload(changed(name, (x) => x * 2 ** -140));
         await expectNear(on, variant, name);
-        dispose(...Object.values(on));
+        disposeAll(...Object.values(on));
       }
       // float16 ends far above: of such values nothing is left in half-int8.
       for (const factor of [2 ** -100, 2 ** -140]) {
@@ -99,7 +89,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
         if (variant.precision === 'half-int8') expect(largest).toBe(0);
         else if (factor > 2 ** -126) await expectNear(on, variant, 'value');
         else expect(largest).toBeLessThan(2 ** -126);
-        dispose(out, ...Object.values(on));
+        disposeAll(out, ...Object.values(on));
       }
     });
 
@@ -127,7 +117,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       if (variant.precision === 'half-int8')
         await refused('value', (x, i) => (i === 77 ? 70_000 : x), 'ERR_OVERFLOW', '65504');
       await expectNear(on, variant, 'afterwards');
-      dispose(...Object.values(on));
+      disposeAll(...Object.values(on));
     });
 
     it('one query and one key, no keys, no queries', async () => {
@@ -147,7 +137,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
           expect((await numbers(out)).every((x) => x === 0)).toBe(true);
           expect((await numbers(lse!)).every((x) => x === -Infinity)).toBe(true);
         }
-        dispose(...Object.values(on), out, lse);
+        disposeAll(...Object.values(on), out, lse);
       }
     });
 
@@ -167,7 +157,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       ] as const) {
         const on = await upload(makeInputs('normal', { ...SHAPE, queries, keys }, 4));
         await expectNear(on, { ...variant, ...options }, `${queries}x${keys}`);
-        dispose(...Object.values(on));
+        disposeAll(...Object.values(on));
       }
     });
   });
@@ -180,7 +170,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
     ])('softcap with %o', async (options) => {
       const on = await upload(makeInputs('normal', SHAPE, 5));
       await expectNear(on, { ...variant, ...options }, 'softcap');
-      dispose(...Object.values(on));
+      disposeAll(...Object.values(on));
     });
 
     it.each([
@@ -195,7 +185,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       const on = await upload(makeInputs('normal', SHAPE, 6));
       const attnMask = await device.upload({ type, dims: [...dims], data });
       await expectNear(on, { ...variant, attnMask, softcap }, 'mask');
-      dispose(attnMask, ...Object.values(on));
+      disposeAll(attnMask, ...Object.values(on));
     });
   });
 
@@ -238,9 +228,9 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
         const [out, lse] = [await device.compare(got.out, exact.out), await device.compare(got.lse!, exact.lse!)];
         expect({ out: out.odd, lse: lse.odd }).toEqual({ out: 0, lse: 0 });
         expect(out.relativeL2).toBeLessThan(BASELINE_CEILINGS[baseline]);
-        dispose(got.out, got.lse, exact.out, exact.lse);
+        disposeAll(got.out, got.lse, exact.out, exact.lse);
       }
-      dispose(...owned.splice(0));
+      disposeAll(...owned.splice(0));
     });
   });
 });

@@ -1,12 +1,13 @@
 import { selectBackend, status } from '@int-flash/attention';
 import type { DecoderMemoryShape } from '@int-flash/ops';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type GenerateOptions, type LanguageModel, loadRandomModel } from '../src/index.js';
+import { type LanguageModel, loadRandomModel } from '../src/index.js';
 import { KvCaches } from '../src/kv-caches.js';
 import { Pace } from '../src/pace.js';
 import { Random } from '../src/random.js';
 import { Transformer } from '../src/transformer.js';
 import { randomWeights, SMALL, tokenIds, VARIANTS } from './random-decoder.js';
+import { abortAtRandom, answer, type Request, SPARE_TOKENS } from './requests.js';
 
 // REQUIRE_CUDA=1 turns this skip into a failure (vitest.setup.ts).
 const available = status().backends.some(({ name, available }) => name === 'cuda' && available);
@@ -26,24 +27,10 @@ const SHAPE = {
 const PAGES = 40;
 const AT_ONCE = 20;
 const GREEDY = { temperature: 0, ignoreEos: true } as const;
-/** More than a step guesses and draws at most: an answer that lacks as many tokens has another step to ask for, and hears there that it was aborted. */
-const SPARE = 12;
 
 const random = new Random(23);
 const integer = (below: number) => Math.floor(random.next() * below);
 const tokens = (length: number) => Array.from({ length }, () => integer(300));
-
-interface Request {
-  readonly prompt: readonly number[];
-  readonly options: GenerateOptions;
-}
-
-/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits, to the bit. */
-async function answer(model: LanguageModel, { prompt, options }: Request): Promise<string> {
-  const told: unknown[] = [];
-  for await (const { tokenId, logprob } of model.generate(prompt, options)) told.push(tokenId, logprob ?? null);
-  return JSON.stringify(told);
-}
 
 describe.skipIf(!available)('pages of a GPU', () => {
   const cuda = available ? selectBackend('cuda') : undefined!;
@@ -115,22 +102,6 @@ describe.skipIf(!available)('pages of a GPU', () => {
 
     const isDoomed = (i: number) => i % 3 === 0;
 
-    /** Reads an answer until it is aborted, which it has to be: after some tokens or, where it `isHasty`, at any time. @returns how many it got */
-    async function abort({ prompt, options }: Request, isHasty: boolean): Promise<number> {
-      const controller = new AbortController();
-      const enough = () => controller.abort('enough');
-      const timer = isHasty ? setTimeout(enough, integer(2) * integer(100)) : undefined; // of half of them at once: the prompt is waiting then, or being read
-      const most = 1 + integer(options.maxTokens! - SPARE);
-      let drawn = 0;
-      const read = async () => {
-        for await (const _ of tight.generate(prompt, { ...options, signal: controller.signal }))
-          if (++drawn >= most) enough();
-      };
-      await expect(read()).rejects.toBe('enough');
-      clearTimeout(timer);
-      return drawn;
-    }
-
     const count = kvCacheDtype === 'int8' ? 1000 : 200;
     it(`give each of ${count} requests what it gets alone, a third aborted at random, and none is lost`, {
       timeout: 300_000,
@@ -139,7 +110,7 @@ describe.skipIf(!available)('pages of a GPU', () => {
       const requests = Array.from({ length: count }, (_, i): Request => {
         const length = i % 15 === 0 ? 1000 + integer(400) : i % 5 === 0 ? integer(400) : integer(120);
         const speculate = 3 * integer(3);
-        const maxTokens = (isDoomed(i) ? SPARE : 0) + 1 + integer(80);
+        const maxTokens = (isDoomed(i) ? SPARE_TOKENS : 0) + 1 + integer(80);
         const drawn = { maxTokens, ignoreEos: true, speculate, ...(i % 2 === 0 && { logprobs: 0 }) };
         const rules = i % 3 === 1 ? { temperature: 1, seed: integer(1000) } : { temperature: 0 };
         const own = tokens(1 + length);
@@ -153,8 +124,10 @@ describe.skipIf(!available)('pages of a GPU', () => {
       const work = async () => {
         while (next < requests.length) {
           const i = next++;
-          if (isDoomed(i)) aborted.push(await abort(requests[i]!, i % 2 === 0));
-          else told[i] = await answer(tight, requests[i]!);
+          if (isDoomed(i)) {
+            const after = i % 2 === 0 ? integer(2) * integer(100) : undefined; // of half of them at once: the prompt is waiting then, or being read
+            aborted.push(await abortAtRandom(tight, requests[i]!, integer, after));
+          } else told[i] = await answer(tight, requests[i]!);
         }
       };
       await Promise.all(Array.from({ length: AT_ONCE }, work));

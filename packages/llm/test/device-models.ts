@@ -1,22 +1,17 @@
 import { selectBackend } from '@int-flash/attention';
 import { afterEach, beforeEach, expect } from 'vitest';
-import type { GenerateOptions } from '../src/index.js';
 import { KvCaches } from '../src/kv-caches.js';
 import { LanguageModel } from '../src/language-model.js';
 import { parseModelConfig } from '../src/model-config.js';
 import { loadWeights, type ModelWeights } from '../src/model-weights.js';
 import { randomModelFiles } from '../src/random-model.js';
 import { FakeDevice } from './fake-device.js';
+import { answer, type Request } from './requests.js';
 import { TINY_SHAPE } from './tiny-model.js';
 
 export const CONFIG = parseModelConfig(TINY_SHAPE);
 export const PAGE_BYTES = 1000; // fake-device.ts, INT8
 export const GREEDY = { temperature: 0, ignoreEos: true } as const;
-
-export interface Request {
-  readonly prompt: readonly number[];
-  readonly options: GenerateOptions;
-}
 
 const host = selectBackend('portable');
 
@@ -64,11 +59,4 @@ export class DeviceModels {
     expect(roomy.status().preemptions).toBe(0);
     return told;
   }
-}
-
-/** Ids, and log-probabilities where they are wanted: equal ones mean equal logits. */
-export async function answer(from: LanguageModel, { prompt, options }: Request): Promise<string> {
-  const told: unknown[] = [];
-  for await (const { tokenId, logprob } of from.generate(prompt, options)) told.push(tokenId, logprob);
-  return JSON.stringify(told);
 }

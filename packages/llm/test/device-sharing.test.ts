@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { answer, DeviceModels, GREEDY, PAGE_BYTES } from './device-models.js';
+import { DeviceModels, GREEDY, PAGE_BYTES } from './device-models.js';
 import { SEQUENCE_BYTES } from './fake-device.js';
+import { answer } from './requests.js';
 import { tinyDraws } from './tiny-model.js';
 
 const { tokens } = tinyDraws(7);

@@ -1,7 +1,8 @@
 import { IntFlashError } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
 import type { LanguageModel } from '../src/language-model.js';
-import { answer, DeviceModels, type Request } from './device-models.js';
+import { DeviceModels } from './device-models.js';
+import { answer, type Request } from './requests.js';
 import { tinyDraws } from './tiny-model.js';
 
 const models = new DeviceModels();

@@ -4,7 +4,8 @@ import { chunkBehind } from '../src/device-cache.js';
 import { KvCaches } from '../src/kv-caches.js';
 import type { LanguageModel } from '../src/language-model.js';
 import { Transformer } from '../src/transformer.js';
-import { answer, CONFIG, DeviceModels, GREEDY } from './device-models.js';
+import { CONFIG, DeviceModels, GREEDY } from './device-models.js';
+import { answer } from './requests.js';
 import { tinyDraws } from './tiny-model.js';
 
 const { tokens } = tinyDraws(11);
