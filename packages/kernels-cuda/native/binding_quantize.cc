@@ -5,31 +5,46 @@
 #include "int4_operation.h"
 #include "ledger.h"
 #include "read_request.h"
+#include "two_pass_operation.h"
 
 namespace intflash {
 namespace {
 
-// quantize(device, request) → Promise<{ codes, scales }>
+struct Quantized {
+    std::shared_ptr<Buffer> codes, scales, means;
+};
+
+Quantized run_quantize(Stream& stream, const TensorQuantizeRequest& request, const Ledger& ledger) {
+    const auto sheet = ledger.sheet(stream);
+    Quantized made;
+    if (request.granularity == Granularity::kToken && !request.smooth) {
+        auto operation = std::make_shared<QuantizeOperation>(stream, request, sheet);
+        run_now(stream, *operation, *sheet, request.abort);
+        made = {operation->codes(), operation->scales(), nullptr};
+        ledger.add(std::move(operation));
+    } else {
+        auto operation = std::make_shared<TwoPassOperation>(stream, request, sheet);
+        run_now(stream, *operation, *sheet, request.abort);
+        made = {operation->codes(), operation->scales(), operation->means()};
+        ledger.add(std::move(operation));
+    }
+    return made;
+}
+
+// quantize(device, request) → Promise<{ codes, scales, means? }>
 Napi::Value quantize(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const Napi::Object js = read_object(info[1], "request");
     Stream& stream = stream_of(handle, js.Get("stream"));
     auto request = std::make_shared<TensorQuantizeRequest>(read_quantize_request(js, *handle.device));
     const Ledger ledger = ledger_of(js, handle, stream);
-    auto codes = std::make_shared<std::shared_ptr<Buffer>>(), scales = std::make_shared<std::shared_ptr<Buffer>>();
-    return queue(info, stream,
-                 [&stream, request = std::move(request), ledger, codes, scales] {
-                     const auto sheet = ledger.sheet(stream);
-                     auto operation = std::make_shared<QuantizeOperation>(stream, *request, sheet);
-                     run_now(stream, *operation, *sheet, request->abort);
-                     *codes = operation->codes();
-                     *scales = operation->scales();
-                     ledger.add(std::move(operation));
-                 },
-                 [codes, scales](Napi::Env env) -> Napi::Value {
+    auto made = std::make_shared<Quantized>();
+    return queue(info, stream, [&stream, request = std::move(request), ledger, made] { *made = run_quantize(stream, *request, ledger); },
+                 [made](Napi::Env env) -> Napi::Value {
                      Napi::Object result = Napi::Object::New(env);
-                     result.Set("codes", wrap_buffer(env, std::move(*codes)));
-                     result.Set("scales", wrap_buffer(env, std::move(*scales)));
+                     result.Set("codes", wrap_buffer(env, std::move(made->codes)));
+                     result.Set("scales", wrap_buffer(env, std::move(made->scales)));
+                     if (made->means) result.Set("means", wrap_buffer(env, std::move(made->means)));
                      return result;
                  });
 }

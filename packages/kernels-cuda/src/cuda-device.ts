@@ -197,7 +197,12 @@ export class CudaDevice {
     return attendCodesOnDevice(this.#context, inputs, options);
   }
 
-  /** Codes and scales of a float tensor [.., tokens, dim], one scale a token, left on the device. @throws {IntFlashError} `ERR_NONFINITE` */
+  /**
+   * Codes and scales of a float tensor [.., tokens, dim], left on the device: one scale a token, a channel or a tensor, the channels' means taken out
+   * first where that is asked for (`smoothK`). The bits of `@int-flash/quant`.
+   *
+   * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW` where a number less its mean is beyond float32.
+   */
   quantize(tensor: CudaTensor, options: QuantizeOptions = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
   }

@@ -16,6 +16,8 @@ import type { DeviceHandle, NativeAddon, RecordingHandle } from './native-addon.
 /** Attention options that a recording can keep: a graph has its own `stream`, `signal` and `repeats`. */
 export type RecordedAttentionOptions = Omit<CudaAttentionOptions, 'stream' | 'signal' | 'repeats'>;
 type RecordedQuantizedOptions = Omit<RecordedAttentionOptions, 'smoothK'>;
+/** Quantizing options that a recording can keep. */
+export type RecordedQuantizeOptions = Omit<QuantizeOptions, 'stream' | 'signal'>;
 
 /**
  * What `CudaDevice.capture` hands to its function. Each call runs at once, so its answer can be looked at, and is recorded. The answers
@@ -66,7 +68,7 @@ export class CudaRecorder {
   }
 
   /** As `CudaDevice.quantize`. */
-  async quantize(tensor: CudaTensor, options: Pick<QuantizeOptions, 'bits'> = {}): Promise<CudaQuantizedTensor> {
+  async quantize(tensor: CudaTensor, options: RecordedQuantizeOptions = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
   }
 

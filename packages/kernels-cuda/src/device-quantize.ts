@@ -1,4 +1,13 @@
-import { checkInteger, checkOptions, checkSignal, type FloatType, IntFlashError, readArguments } from '@int-flash/ops';
+import {
+  checkBoolean,
+  checkChoice,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  type FloatType,
+  IntFlashError,
+  readArguments,
+} from '@int-flash/ops';
 import { type CudaStream, checkStream } from './cuda-stream.js';
 import type { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, madeTensor } from './device-context.js';
@@ -6,19 +15,35 @@ import { withAbortFlag } from './native-error.js';
 import { TYPE_NUMBERS } from './native-request.js';
 import { judgeRows } from './tensor-rows.js';
 
+/** As native/quantize_operation.h numbers them. */
+const GRANULARITIES = ['token', 'channel', 'tensor'] as const;
+export type QuantizeGranularity = (typeof GRANULARITIES)[number];
+
 export interface QuantizeOptions {
-  /** 8: codes in [-127, 127]; 4: in [-7, 7], a byte each. */
+  /** 8: codes in [-127, 127]; 4: in [-7, 7], a byte each, with a scale a token. */
   readonly bits?: 8 | 4;
+  /**
+   * What has a scale of its own: a token (the default; the bits of quant's `quantizePerTokenInt8`), a channel over all tokens of its
+   * [batch, head] (`quantizePerChannelInt8`), or the tensor (`quantizePerTensorInt8`).
+   */
+  readonly granularity?: QuantizeGranularity;
+  /**
+   * Takes each channel's mean over the tokens of its [batch, head] out first, as quant's `smoothK` does, and hands it back as `means`; with a
+   * scale a token. Off when absent. Softmax over keys does not see the difference; a log-sum-exp lacks scale · (q · mean).
+   */
+  readonly smoothK?: boolean;
   readonly stream?: CudaStream;
   readonly signal?: AbortSignal;
 }
 
-/** Row i stands for `codes[i, :] * scales[i]`. */
+/** Element [.., i, d] stands for `codes[.., i, d]` times the scale of its token, its channel or the tensor, plus `means[.., d]` where there are means. */
 export interface CudaQuantizedTensor {
   /** int8, the tensor's dims; rows are padded, so its strides are not contiguous. */
   readonly codes: CudaTensor;
-  /** float32, the tensor's dims without the last. */
+  /** float32, > 0. A scale a token: the tensor's dims without the last; a channel: without the last but one, [.., dim]; the tensor: []. */
   readonly scales: CudaTensor;
+  /** float32, the tensor's dims without the last but one, [.., dim]; with `smoothK` only. */
+  readonly means?: CudaTensor;
 }
 
 export async function quantizeOnDevice(
@@ -27,28 +52,50 @@ export async function quantizeOnDevice(
   options: object,
 ): Promise<CudaQuantizedTensor> {
   context.expectOpen();
-  const { dims, request, signal } = readArguments(() => quantizeCall(context, tensor, options));
-  const { codes, scales } = await withAbortFlag(context.addon, signal, (abortFlag) =>
+  const { dims, granularity, request, signal } = readArguments(() => quantizeCall(context, tensor, options));
+  const { codes, scales, means } = await withAbortFlag(context.addon, signal, (abortFlag) =>
     context.addon.quantize(context.device, { ...request, recording: context.recording, abortFlag }),
   );
+  const channels = [...dims.slice(0, -2), dims[dims.length - 1]!];
+  const scaleDims = { token: dims.slice(0, -1), channel: channels, tensor: [] }[granularity];
   return {
     codes: madeTensor(context, codes, 'int8', dims, paddedStrides(dims)),
-    scales: madeTensor(context, scales, 'float32', dims.slice(0, -1)),
+    scales: madeTensor(context, scales, 'float32', scaleDims),
+    ...(means && { means: madeTensor(context, means, 'float32', channels) }),
   };
 }
 
 function quantizeCall(context: DeviceContext, tensor: CudaTensor, options: object) {
-  const given = checkOptions(options, context.recording ? ['bits'] : ['bits', 'stream', 'signal'], 'options');
+  const own = ['bits', 'granularity', 'smoothK'];
+  const given = checkOptions(options, context.recording ? own : [...own, 'stream', 'signal'], 'options');
   const bits = checkInteger(given.bits, 'bits', 8, 4, 8);
   if (bits !== 8 && bits !== 4) throw new IntFlashError('ERR_ARG_RANGE', `Expected bits to be 8 or 4, got ${bits}`);
+  const granularity = checkChoice(given.granularity, 'granularity', GRANULARITIES, 'token');
+  const smoothK = checkBoolean(given.smoothK, 'smoothK', false);
+  if (granularity !== 'token' && (bits === 4 || smoothK))
+    throw new IntFlashError(
+      'ERR_UNSUPPORTED',
+      `Expected granularity 'token' with ${smoothK ? 'smoothK' : 'bits 4'}, got '${granularity}'`,
+    );
   const signal = checkSignal(given.signal);
   const { type, dims, request } = judgeRows(context, tensor, ['float32', 'float16', 'bfloat16']);
   const stream = checkStream(given.stream, context.device);
-  const levels = bits === 8 ? 127 : 7;
-  return { dims, request: { ...request, type: TYPE_NUMBERS[type as FloatType], levels, stream }, signal };
+  return {
+    dims,
+    granularity,
+    request: {
+      ...request,
+      type: TYPE_NUMBERS[type as FloatType],
+      levels: bits === 8 ? 127 : 7,
+      granularity: GRANULARITIES.indexOf(granularity),
+      smoothK,
+      stream,
+    },
+    signal,
+  };
 }
 
-/** Rows as native/quantize_operation.h lays them out: padded to 64, 128 or 256 bytes. */
+/** Rows as native/quantize_operation.h and native/two_pass_operation.h lay them out: padded to 64, 128 or 256 bytes. */
 function paddedStrides(dims: readonly number[]): number[] {
   const dim = dims[dims.length - 1]!;
   const strides = new Array<number>(dims.length).fill(1);

@@ -129,11 +129,14 @@ export interface NativeRowsRequest {
   readonly abortFlag?: AbortFlag | undefined;
 }
 
-/** One tensor to quantize per token. */
+/** One tensor to quantize. */
 export interface NativeQuantizeRequest extends NativeRowsRequest {
   readonly type: number;
   /** The largest code. */
   readonly levels: number;
+  /** A scale a token, a channel or a tensor: 0, 1, 2. */
+  readonly granularity: number;
+  readonly smoothK: boolean;
 }
 
 export interface NativeAnswer {
@@ -226,7 +229,7 @@ export interface NativeAddon {
   quantize(
     device: DeviceHandle,
     request: NativeQuantizeRequest,
-  ): Promise<{ codes: BufferHandle; scales: BufferHandle }>;
+  ): Promise<{ codes: BufferHandle; scales: BufferHandle; means?: BufferHandle }>;
   packInt4(device: DeviceHandle, request: NativeRowsRequest): Promise<BufferHandle>;
   unpackInt4(device: DeviceHandle, request: NativeRowsRequest): Promise<BufferHandle>;
   createLinear(device: DeviceHandle, weights: NativeLinear): LinearHandle;

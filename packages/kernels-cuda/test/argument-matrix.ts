@@ -131,7 +131,7 @@ export function publicPositions({ device, tensor, codes, scales, packed, stream,
       { name: 'options', call: (value) => device.quantizedAttention(quantized, value) },
       { name: 'tensor', call: (value) => device.quantize(value) },
       { name: 'options', call: (value) => device.quantize(tensor, value) },
-      ...options(['bits', 'stream', 'signal'], (given) => device.quantize(tensor, given)),
+      ...options(['bits', 'granularity', 'smoothK', 'stream', 'signal'], (given) => device.quantize(tensor, given)),
     ],
     'half-int8 on codes, packInt4() and unpackInt4()': [
       { name: 'inputs', call: (value) => device.quantizedAttention(value, { precision: 'half-int8' }) },

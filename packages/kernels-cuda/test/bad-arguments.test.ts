@@ -12,7 +12,7 @@ const answering = new Proxy({} as NativeAddon, {
     if (name === 'allocatePinned') return Promise.resolve({ handle: {}, memory: new ArrayBuffer(8) });
     if (name === 'attention')
       return Promise.resolve({ out: {}, lse: {}, quantizeMs: 0, forwardMs: [], quantizeRepeatMs: [] });
-    if (name === 'quantize') return Promise.resolve({ codes: {}, scales: {} });
+    if (name === 'quantize') return Promise.resolve({ codes: {}, scales: {}, means: {} });
     if (name === 'compare') return Promise.resolve({ difference: 0, size: 1, worst: 0, odd: 0 });
     return Promise.resolve({});
   },
@@ -52,6 +52,13 @@ describe('bad arguments of the public functions', async () => {
     await device.attention(inputs, { attnMask: tensor.view([8, 8]), returnLse: true });
     await device.quantizedAttention({ q: codes, k: codes, v: codes, qScale: scales, kScale: scales, vScale: scales });
     expect((await device.quantize(tensor, { bits: 4 })).codes.strides).toEqual([1024, 512, 64, 1]);
+    for (const [granularity, dims] of [
+      ['token', [1, 2, 8]],
+      ['channel', [1, 2, 16]],
+      ['tensor', []],
+    ] as const)
+      expect((await device.quantize(tensor, { granularity })).scales.dims).toEqual(dims);
+    expect((await device.quantize(tensor, { bits: 4, smoothK: true, stream })).means!.dims).toEqual([1, 2, 16]);
     await device.quantizedAttention(
       { q: codes, k: codes, v: tensor, qScale: scales, kScale: scales },
       { precision: 'half-int8' },
@@ -63,6 +70,64 @@ describe('bad arguments of the public functions', async () => {
     await tensor.write(new Float32Array(256), { stream });
     await tensor.write(tensor);
     await device.upload({ type: 'bool', dims: [2], data: new Uint8Array(2) });
+  });
+});
+
+describe('quantize()', () => {
+  it('says which options go together', async () => {
+    const { device, tensor } = await things();
+    for (const [options, code, message] of [
+      [{ granularity: 'row' }, 'ERR_ARG_RANGE', 'token, channel, tensor'],
+      [{ granularity: 1 }, 'ERR_ARG_TYPE', 'granularity'],
+      [{ smoothK: 1 }, 'ERR_ARG_TYPE', 'smoothK'],
+      [{ bits: 5 }, 'ERR_ARG_RANGE', '8 or 4'],
+      [{ bits: 4, granularity: 'channel' }, 'ERR_UNSUPPORTED', "'token' with bits 4, got 'channel'"],
+      [{ bits: 4, granularity: 'tensor' }, 'ERR_UNSUPPORTED', "'token' with bits 4, got 'tensor'"],
+      [{ smoothK: true, granularity: 'channel' }, 'ERR_UNSUPPORTED', "'token' with smoothK, got 'channel'"],
+      [{ smoothK: true, granularity: 'tensor', bits: 8 }, 'ERR_UNSUPPORTED', "got 'tensor'"],
+      [{ smooth: true }, 'ERR_ARG_RANGE', 'smooth'],
+    ] as const)
+      await expect(device.quantize(tensor, options as never), JSON.stringify(options)).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(message),
+      });
+  });
+
+  it('records what a graph can keep', async () => {
+    const { device, tensor, stream } = await things();
+    const graph = await device.capture((recorder) => recorder.quantize(tensor, { bits: 4, smoothK: true }));
+    expect(graph.result.means!.dims).toEqual([1, 2, 16]);
+    await device.capture((recorder) => recorder.quantize(tensor, { granularity: 'tensor' }));
+    for (const options of [{ stream }, { signal: new AbortController().signal }])
+      await expect(device.capture((recorder) => recorder.quantize(tensor, options as never))).rejects.toMatchObject({
+        code: 'ERR_ARG_RANGE',
+      });
+  });
+
+  it('hands the kernels what was asked for', async () => {
+    const asked: Record<string, unknown>[] = [];
+    const noting = new Proxy(answering, {
+      get: (addon, name, receiver) =>
+        name === 'quantize'
+          ? (_: unknown, request: Record<string, unknown>) => {
+              asked.push(request);
+              return Promise.resolve({ codes: {}, scales: {}, ...(request.smoothK === true && { means: {} }) });
+            }
+          : Reflect.get(addon, name, receiver),
+    });
+    const device = new CudaDevice(noting, {} as DeviceHandle);
+    const tensor = await device.empty('float16', [3, 8, 24]);
+    expect(await device.quantize(tensor)).not.toHaveProperty('means');
+    await device.quantize(tensor, { granularity: 'channel' });
+    await device.quantize(tensor, { granularity: 'tensor' });
+    expect((await device.quantize(tensor.transpose(0, 1), { smoothK: true, bits: 4 })).means!.dims).toEqual([8, 24]);
+    const plain = { type: 1, levels: 127, smoothK: false, batch: 1, heads: 3, tokens: 8, dim: 24 };
+    expect(asked).toMatchObject([
+      { ...plain, granularity: 0 },
+      { ...plain, granularity: 1 },
+      { ...plain, granularity: 2 },
+      { granularity: 0, levels: 7, smoothK: true, heads: 8, tokens: 3, strides: { batch: 0, head: 24, token: 192 } },
+    ]);
   });
 });
 
