@@ -1,6 +1,6 @@
 // The quantizers of attention alone, into sorted tiles and into plain ones, and those of a tensor by itself (device.quantize), beside a copy within the
 // device of as many bytes in the same run. Each shape's answer is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
-// of all its tokens, then the codes), and what is written. An operand is too large for L2, but a head of it may still be there when it is
+// of all its tokens, then the codes), a tensor twice where its means, or a scale a channel or for all of it, come before the codes, and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
 //   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name]
 import { parseArgs } from 'node:util';
@@ -24,6 +24,14 @@ const VARIANTS = [
   { precision: 'half-int8', kernel: 'portable', ceiling: 0.016 },
   { precision: 'paper-int8', kernel: 'portable', ceiling: 0.06 },
   { precision: 'int4-qk', kernel: 'portable', ceiling: 0.25 },
+];
+/** Of a tensor by itself. */
+const WAYS = [
+  { bits: 8 },
+  { bits: 4 },
+  { bits: 8, smoothK: true },
+  { bits: 8, granularity: 'channel' },
+  { bits: 8, granularity: 'tensor' },
 ];
 const TYPE_BYTES = { float32: 4, float16: 2, bfloat16: 2 };
 const REPEATS = 22;
@@ -70,7 +78,7 @@ async function run() {
         const shape = { batch, heads, kvHeads, tokens, headDim };
         tell(device, { ...shape, precision, kernel, type, relativeL2 }, { ms, bytes, copyMs });
       }
-      for (const bits of [8, 4]) await timeTensor(device, tensors[0], bits);
+      for (const way of WAYS) await timeTensor(device, tensors[0], way);
       for (const tensor of tensors) tensor.dispose();
     }
   }
@@ -82,25 +90,31 @@ function tell(device, what, { ms, bytes, copyMs }) {
   const measured = { ms, gbPerS: bytes / ms / 1e6, copyGbPerS: bytes / copyMs / 1e6, share: copyMs / ms };
   if (given.json) console.log(JSON.stringify({ bench: 'quantize', gpu: device.name, commit, ...what, ...measured }));
   const rate = `${ms.toFixed(3)} ${Math.round(measured.gbPerS)} ${Math.round(measured.copyGbPerS)} ${measured.share.toFixed(2)}`;
-  if (what.dims) return say(`quantize ${what.dims.join(' ')} ${what.type} to ${what.bits} bits ${rate}`);
+  if (what.dims) {
+    const way = what.smoothK ? ', smoothK' : what.granularity ? `, a scale a ${what.granularity}` : '';
+    return say(`quantize ${what.dims.join(' ')} ${what.type} to ${what.bits} bits${way} ${rate}`);
+  }
   const { relativeL2, ...shape } = what;
   say(`${Object.values(shape).join(' ')} ${rate} ${relativeL2.toFixed(5)}`);
 }
 
-/** A tensor's own codes: it is read once, and a scale a row is written. Several times a launch, as a program would. */
-async function timeTensor(device, tensor, bits) {
+/** A tensor's own codes: it is read, once or twice, and codes, scales and means are written. Several times a launch, as a program would. */
+async function timeTensor(device, tensor, way) {
   const together = 8;
   const graph = await device.capture(async (recorder) => {
-    for (let i = 0; i < together; i++) await recorder.quantize(tensor, { bits });
+    const made = [];
+    for (let i = 0; i < together; i++) made.push(await recorder.quantize(tensor, way));
+    return made[0];
   });
+  const { scales, means } = graph.result;
   const times = [];
   for (let i = 0; i < REPEATS; i++) times.push((await graph.replay()).ms / together);
   graph.dispose();
   const ms = median(times.slice(2));
-  const rows = tensor.size / tensor.dims.at(-1);
-  const bytes = tensor.size * (TYPE_BYTES[tensor.type] + 1) + rows * 4;
+  const reads = way.smoothK || way.granularity ? 2 : 1;
+  const bytes = tensor.size * (reads * TYPE_BYTES[tensor.type] + 1) + (scales.size + (means?.size ?? 0)) * 4;
   const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
-  tell(device, { dims: tensor.dims, type: tensor.type, bits }, { ms, bytes, copyMs });
+  tell(device, { dims: tensor.dims, type: tensor.type, ...way }, { ms, bytes, copyMs });
 }
 
 /** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. paper-int8 reads K once, whose means it leaves. */

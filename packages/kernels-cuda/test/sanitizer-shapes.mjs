@@ -31,6 +31,18 @@ async function attendBaselines(inputs, options) {
   }
 }
 
+/** Every way to quantize; scales and means of whole channels come from several blocks of a head. */
+async function quantize(tensor) {
+  for (const options of [
+    {},
+    { smoothK: true },
+    { smoothK: true, bits: 4 },
+    { granularity: 'channel' },
+    { granularity: 'tensor' },
+  ])
+    dispose(...Object.values(await device.quantize(tensor, options)));
+}
+
 for (const [index, length] of LENGTHS.entries()) {
   const dim = [64, 128, 256, 40][index % 4];
   const query = await device.upload(sine([1, 2, length, dim], 1.1));
@@ -78,8 +90,8 @@ for (const type of ['bfloat16', 'float16'])
       ['half-int8', 'portable'],
     ])
       await attend({ query, key, value }, { precision, kernel, isCausal: dim === 128, outType: type });
-    const { codes, scales } = await device.quantize(key);
-    dispose(query, key, value, codes, scales);
+    await quantize(key);
+    dispose(query, key, value);
   }
 {
   const [query, key, value] = await Promise.all(
@@ -129,13 +141,23 @@ const codes = { q: q.codes, k: k.codes, v: v.codes, qScale: q.scales, kScale: k.
 dispose((await device.quantizedAttention(codes)).out);
 const half = { q: q.codes, k: k.codes, v: value, qScale: q.scales, kScale: k.scales };
 dispose((await device.quantizedAttention(half, { precision: 'half-int8' })).out);
+await quantize(query);
+const long = await device.upload(sine([1, 2, 1100, 72], 1.1)); // more than a block's tiles and rows
+await quantize(long);
+await quantize(long.view([2, 500, 64], { strides: [64, 129, 1], elementOffset: 3 })); // nothing aligned
+await quantize(long.view([2, 0, 64]));
+dispose(long);
 const packed = await device.packInt4(v.codes);
 dispose(await device.unpackInt4(packed), packed);
 dispose(...Object.values(codes));
 
 const graph = await device.capture(async (recorder) => {
   const { out } = await recorder.attention(inputs, { returnLse: true });
-  return recorder.quantize(out);
+  return [
+    await recorder.quantize(out),
+    await recorder.quantize(out, { smoothK: true }),
+    await recorder.quantize(out, { granularity: 'tensor' }),
+  ];
 });
 await graph.replay({ repeats: 3 });
 const stream = device.createStream();
