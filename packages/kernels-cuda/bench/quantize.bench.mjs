@@ -2,7 +2,7 @@
 // device of as many bytes in the same run. Each shape's answer is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
 // of all its tokens, then the codes), a tensor twice where its means, or a scale a channel or for all of it, come before the codes, and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
-//   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name]
+//   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name] [--tensors: by themselves alone]
 import { parseArgs } from 'node:util';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
@@ -37,7 +37,11 @@ const TYPE_BYTES = { float32: 4, float16: 2, bfloat16: 2 };
 const REPEATS = 22;
 
 const { values: given } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, commit: { type: 'string' } },
+  options: {
+    json: { type: 'boolean', default: false },
+    commit: { type: 'string' },
+    tensors: { type: 'boolean', default: false },
+  },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
 const commit = given.commit ?? measuredOn().commit;
@@ -63,7 +67,7 @@ async function run() {
         const data = normalInputs(batch * count * tokens * headDim, seed, type);
         tensors.push(await device.upload({ type, dims: [batch, count, tokens, headDim], data }));
       }
-      for (const { precision, kernel, ceiling } of VARIANTS) {
+      for (const { precision, kernel, ceiling } of given.tensors ? [] : VARIANTS) {
         const relativeL2 = await checkSlice(device, tensors, { tokens, headDim, precision, kernel });
         if (!(relativeL2 <= ceiling)) throw new Error(`Expected a relative L2 up to ${ceiling}, got ${relativeL2}`);
         const bytes = traffic({ batch, heads, kvHeads, tokens, headDim, precision, size: TYPE_BYTES[type] });
