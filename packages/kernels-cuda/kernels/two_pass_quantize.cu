@@ -19,8 +19,11 @@ namespace {
 // ── §1 ──
 constexpr int kThreads = kTwoPassThreads, kWarps = kThreads / 32;
 constexpr int kResident = 4;  // blocks of a processor: 64 registers a thread
-/** Blocks between those that gather a head and those that encode it: a third more than run at a time on 132 processors, so that few wait (quantize_floats.cu). */
-constexpr int kBlocksAhead = 176 * kResident;
+/**
+ * Blocks between those that gather a head and those that encode it: a third more than run at a time on 132 processors, so that few wait
+ * (quantize_floats.cu). Means take half as many again: a head's last tile and the sums of all, in order, come before the first code.
+ */
+template <Statistic kStatistic> constexpr int kBlocksAhead = (kStatistic == Statistic::kMeans ? 264 : 176) * kResident;
 /** A lane sums a word's channels of a tile: so many warps a tile, and tiles a block. */
 template <class P> constexpr int kTileWarps = P::kD / 32 / kWordChannels<P>;
 template <class P> constexpr int kBlockTiles = kWarps / kTileWarps<P>;
@@ -101,9 +104,6 @@ template <class P> __device__ __forceinline__ void gather_sums(const TwoPassJob&
         const SourceRows<P> rows = rows_of<P>(job, part.head, tile * kTileKeys, kTileKeys);
         const int count = channel < rows.operand.dim ? rows.count : 0;  // of a channel that is not there no row is
         double sums[kWordChannels<P>] = {};
-        // All of the tile is on its way to L2 at once: whoever encodes the head waits for the slowest tile.
-        if (first_channel < rows.operand.dim)
-            for (int row = lane; row < rows.count; row += 32) prefetch_to_l2(rows.address(row, first_channel));
         with_type<P>(rows.operand.type, [&](ElementType type) {
             const char* source = rows.address(0, channel);
             const int64_t step = rows.operand.strides.token * Blocks<P>::kSize;
@@ -123,7 +123,7 @@ template <class P> __device__ __forceinline__ void gather_sums(const TwoPassJob&
         });
         double* const target = job.request.sums + (static_cast<int64_t>(part.head) * job.tiles + tile) * P::kD + channel;
 #pragma unroll
-        for (int c = 0; c < kWordChannels<P>; ++c) target[c] = sums[c];
+        for (int c = 0; c < kWordChannels<P>; ++c) target[c] = sums[c] * kGrow;
     }
     uint32_t* const arrivals = job.request.arrivals + part.head;
     if (arrive(arrivals) + 1 < static_cast<uint32_t>(job.gather)) return;
@@ -344,7 +344,7 @@ template <class P, Statistic kStatistic> cudaError_t launch(const TwoPassRequest
     job.gather = kStatistic == Statistic::kMeans ? std::max(rounded_up(job.tiles, kBlockTiles<P>), 1) : job.encode;
     const int64_t per_head = int64_t{job.gather} + job.encode, blocks = per_head * job.heads;
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-    job.lag = kStatistic == Statistic::kMaximum ? job.heads : std::min(job.heads, rounded_up(kBlocksAhead, per_head));
+    job.lag = kStatistic == Statistic::kMaximum ? job.heads : std::min(job.heads, rounded_up(kBlocksAhead<kStatistic>, per_head));
     job.backwards = kStatistic == Statistic::kMaximum || job.lag == 1;  // longer than what lies between two passes
     quantize_two_pass<P, kStatistic><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(job);
     return cudaGetLastError();

@@ -57,8 +57,6 @@ template <class P, int kParts, int kBatch, bool kOnce, class Ready, class Work> 
     }
 }
 
-__device__ __forceinline__ void prefetch_to_l2(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
-
 /** Channels in four bytes: a float32, or two neighbours of 16 bits. */
 template <class P> constexpr int kWordChannels = P::kWide ? 1 : 2;
 
@@ -68,13 +66,26 @@ template <class P, bool kAligned> __device__ __forceinline__ uint32_t load_word(
     return __ldg(halves) | static_cast<uint32_t>(__ldg(halves + 1)) << 16;
 }
 
-/** sums[c] += the word's channel c. */
+/**
+ * x · 2^-896 as float64, exactly, zeros and the smallest numbers too, from the bits of a float32: its exponent and fraction in a double's places. Some
+ * integer operations, where converting takes the time of eight. Sums of such numbers are rounded as those of the numbers themselves are: what lies below
+ * the smallest normal float64 are multiples of 2^-1045, which it has.
+ */
+__device__ __forceinline__ double shrunken(uint32_t bits) { return __hiloint2double(static_cast<int>(bits) >> 3 & 0x8fffffff, static_cast<int>(bits << 29)); }
+/** The same of a number whose last 16 bits, or 13, are zeros, or of which the last 16 do not count. */
+__device__ __forceinline__ double shrunken_short(uint32_t bits) { return __hiloint2double(static_cast<int>(bits) >> 3 & 0x8fffffff, 0); }
+__device__ __forceinline__ double shrunken_high(uint32_t word) { return __hiloint2double(static_cast<int>(word) >> 3 & 0x8fffe000, 0); }
+constexpr double kGrow = 0x1p896;  // back again
+
+/** Adds a word's numbers, shrunken, to its channels' sums. */
 template <class P> __device__ __forceinline__ void add_word(double (&sums)[kWordChannels<P>], uint32_t word, ElementType type) {
     if constexpr (P::kWide) {
-        sums[0] += __uint_as_float(word);
+        sums[0] += shrunken(word);
+    } else if (type == ElementType::kFloat16) {
+        const float2 x = __half22float2(*reinterpret_cast<const __half2*>(&word));
+        sums[0] += shrunken_short(__float_as_uint(x.x)), sums[1] += shrunken_short(__float_as_uint(x.y));
     } else {
-        const float2 x = type == ElementType::kFloat16 ? __half22float2(*reinterpret_cast<const __half2*>(&word)) : make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-        sums[0] += x.x, sums[1] += x.y;
+        sums[0] += shrunken_short(word << 16), sums[1] += shrunken_high(word);
     }
 }
 
