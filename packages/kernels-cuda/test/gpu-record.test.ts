@@ -70,7 +70,8 @@ describe('the record of what watches the kernels by hand', () => {
   it('took 8 minutes at most, with the tests of the kernels', () => {
     const kernels = Object.entries(files).filter(([file]) => file.startsWith('packages/kernels-cuda/'));
     const parts = [...kernels.map(([, outcome]) => outcome), ...checks.filter(({ check }) => check !== 'soak')];
-    expect(parts.reduce((sum, { seconds }) => sum + seconds!, 0)).toBeLessThanOrEqual(480);
+    const tenths = parts.reduce((sum, { seconds }) => sum + Math.round(10 * seconds!), 0); // as they are recorded
+    expect(tenths).toBeLessThanOrEqual(4800);
   });
   it('has 10,000 rounds that left nothing', () => {
     const [soak] = checks.filter(({ check }) => check === 'soak');
