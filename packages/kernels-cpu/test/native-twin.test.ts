@@ -166,6 +166,7 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
     const int4 = (seed: number) => packInt4(randomCodes(count, seed).map((x) => Math.trunc(x / 19)));
     const scales = { keyScales: randomScales(kvHeads * capacity, 4), valueScales: randomScales(kvHeads * capacity, 5) };
     scales.valueScales[3] = 2 ** -126; // as a zero row has
+    scales.valueScales[4] = 0.3134362995624542; // its logarithm lies in the middle between two float32 numbers, to 2^-50
     const cache =
       type === 'fp32'
         ? { ...view, type, keys: randomFloats(count, 2), values: randomFloats(count, 3) }

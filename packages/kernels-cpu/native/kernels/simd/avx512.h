@@ -6,12 +6,13 @@
 #include "avx512_beside.h"
 #include "avx512_exponents.h"
 #include "avx512_rows.h"
+#include "avx512_weights.h"
 #include "quad_x86.h"
 
 namespace int_flash {
 namespace {
 
-struct Simd : QuadX86, Avx512Rows, Avx512Exponents, Avx512Beside {
+struct Simd : QuadX86, Avx512Rows, Avx512Weights, Avx512Exponents, Avx512Beside {
     static constexpr const char* kName = "avx512-vnni";
     static constexpr int kLanes = 16, kVectors = 4;
     static constexpr int kGranule = 4;

@@ -314,51 +314,6 @@ struct Avx512Rows {
         store(block.s2, products + 16);
         store(block.s3, products + 24);
     }
-
-    // A weight as 2^exponent · mantissa, mantissa in [√½, √2).
-    struct SplitWeights {
-        __m512i mantissa, exponent;
-    };
-    INT_FLASH_INLINE SplitWeights split_weights(__m512 w) {
-        const __m512i bits = _mm512_castps_si512(w);
-        const __m512i mantissa = _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32(0x007fffff)), _mm512_set1_epi32(0x3f800000));
-        const __mmask16 upper = _mm512_cmpgt_epi32_mask(mantissa, _mm512_set1_epi32(0x3fb504f3));  // the last float32 below √2
-        const __m512i biased = _mm512_sub_epi32(_mm512_srli_epi32(bits, 23), _mm512_set1_epi32(127));
-        return {_mm512_mask_sub_epi32(mantissa, upper, mantissa, _mm512_set1_epi32(0x00800000)),
-                _mm512_mask_add_epi32(biased, upper, biased, _mm512_set1_epi32(1))};
-    }
-    // log2_weight of arithmetic.h. Step by step for four times eight weights: one's steps wait for one another.
-    INT_FLASH_INLINE void log2_of_32(const SplitWeights& a, const SplitWeights& b, float* tau) {
-        const __m512d one = _mm512_set1_pd(1.0);
-        const auto ratio = [=](__m256i mantissa) INT_FLASH_LAMBDA {
-            const __m512d m = _mm512_cvtps_pd(_mm256_castsi256_ps(mantissa));
-            return _mm512_div_pd(_mm512_sub_pd(m, one), _mm512_add_pd(m, one));
-        };
-        const auto low = [](__m512i x) INT_FLASH_LAMBDA { return _mm512_castsi512_si256(x); };
-        const auto high = [](__m512i x) INT_FLASH_LAMBDA { return _mm512_extracti64x4_epi64(x, 1); };
-        const __m512d t0 = ratio(low(a.mantissa)), t1 = ratio(high(a.mantissa)), t2 = ratio(low(b.mantissa)), t3 = ratio(high(b.mantissa));
-        const __m512d z0 = _mm512_mul_pd(t0, t0), z1 = _mm512_mul_pd(t1, t1), z2 = _mm512_mul_pd(t2, t2), z3 = _mm512_mul_pd(t3, t3);
-        __m512d s0 = _mm512_set1_pd(kLog2FirstTerm), s1 = s0, s2 = s0, s3 = s0;
-        log2_terms([&](double term) INT_FLASH_LAMBDA {
-            const __m512d c = _mm512_set1_pd(term);
-            s0 = _mm512_mul_pd(s0, z0), s1 = _mm512_mul_pd(s1, z1), s2 = _mm512_mul_pd(s2, z2), s3 = _mm512_mul_pd(s3, z3);
-            s0 = _mm512_add_pd(s0, c), s1 = _mm512_add_pd(s1, c), s2 = _mm512_add_pd(s2, c), s3 = _mm512_add_pd(s3, c);
-        });
-        const auto store = [](float* out, __m512d t, __m512d sum, __m256i exponent) INT_FLASH_LAMBDA {
-            const __m512d product = _mm512_mul_pd(_mm512_mul_pd(_mm512_mul_pd(_mm512_set1_pd(2.0), t), sum), _mm512_set1_pd(1.0 / 0.693147180559945309417));
-            _mm256_storeu_ps(out, _mm512_cvtpd_ps(_mm512_add_pd(_mm512_cvtepi32_pd(exponent), product)));
-        };
-        store(tau, t0, s0, low(a.exponent)), store(tau + 8, t1, s1, high(a.exponent));
-        store(tau + 16, t2, s2, low(b.exponent)), store(tau + 24, t3, s3, high(b.exponent));
-    }
-    // inverse[j] = 1 / w and tau[j] = log2 w for the next 32 weights w.
-    INT_FLASH_INLINE void read_weights(const float* given, float* inverse, float* tau) {
-        const __m512 least = _mm512_set1_ps(kMinGivenWeight), one = _mm512_set1_ps(1.0f);
-        const __m512 a = _mm512_max_ps(_mm512_loadu_ps(given), least), b = _mm512_max_ps(_mm512_loadu_ps(given + 16), least);
-        _mm512_storeu_ps(inverse, _mm512_div_ps(one, a));
-        _mm512_storeu_ps(inverse + 16, _mm512_div_ps(one, b));
-        log2_of_32(split_weights(a), split_weights(b), tau);
-    }
 };
 
 }  // namespace
