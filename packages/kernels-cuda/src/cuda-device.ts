@@ -170,7 +170,11 @@ export class CudaDevice {
   /**
    * Attention as others compute it, in the same code, for comparisons: operands rounded to float16, bfloat16 or FP8 (e4m3, one scale a
    * head and operand as FlashAttention-3's; compute capability 8.9), or `flash-d`, float16 with the division hidden in a sigmoid.
-   * `precision` and `smoothK` do nothing. `quantizeMs` is the time of rounding.
+   * Takes every option of {@link CudaDevice.attention}, softcap and attnMask among them; `precision` and `smoothK` change nothing. `quantizeMs` is the time
+   * of rounding.
+   *
+   * @throws {IntFlashError} `ERR_UNSUPPORTED` for `fp8` where the code that runs is compiled for less than 8.9; `ERR_OVERFLOW` for numbers beyond 65504
+   *   in `fp16` and `flash-d`; `ERR_NONFINITE`.
    */
   async baselineAttention(
     inputs: CudaAttentionInputs,
@@ -198,10 +202,11 @@ export class CudaDevice {
   }
 
   /**
-   * Codes and scales of a float tensor [.., tokens, dim], left on the device: one scale a token, a channel or a tensor, the channels' means taken out
-   * first where that is asked for (`smoothK`). The bits of `@int-flash/quant`.
+   * Codes and scales of a float tensor [.., tokens, dim] of two to four axes (dim a multiple of 8 up to 256, its last axis contiguous), left on the
+   * device: one scale a token, a channel or a tensor, after subtracting the channels' means where `smoothK` asks for it. The bits of `@int-flash/quant`.
    *
-   * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW` where a number less its mean is beyond float32.
+   * @throws {IntFlashError} `ERR_UNSUPPORTED` for other shapes and for options that do not go together; `ERR_NONFINITE`; `ERR_OVERFLOW` where a number
+   *   minus its channel's mean is beyond float32 (which quant refuses as `ERR_NONFINITE`).
    */
   quantize(tensor: CudaTensor, options: QuantizeOptions = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
@@ -240,8 +245,7 @@ export class CudaDevice {
       const graph = await this.#call(() => this.#addon.finishRecording(this.#handle, recording));
       return new CudaGraph(this.#addon, this.#handle, graph, recorder.outputs, result);
     } catch (error) {
-      recorder.close();
-      for (const output of recorder.outputs) output.release();
+      recorder.abandon();
       this.#addon.disposeRecording(recording);
       throw error;
     }
@@ -312,7 +316,10 @@ export class CudaDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     // Lets the queues drain without blocking the event loop. A device that is lost has nothing to wait for, and whoever worked on it has heard.
-    if (!this.#disposed) await this.memory().catch(() => {});
+    if (!this.#disposed) {
+      const open = [...this.#streams].filter(({ disposed }) => !disposed);
+      await Promise.allSettled([this.memory(), ...open.map((stream) => stream.synchronize())]);
+    }
     this.dispose();
   }
 

@@ -26,6 +26,7 @@ export type RecordedQuantizeOptions = Omit<QuantizeOptions, 'stream' | 'signal'>
 export class CudaRecorder {
   readonly #context: DeviceContext;
   #open = true;
+  #abandoned = false;
   /** @internal */
   readonly outputs: CudaTensor[] = [];
 
@@ -40,7 +41,8 @@ export class CudaRecorder {
         if (!this.#open)
           throw new IntFlashError('ERR_DISPOSED', 'Expected an open CudaRecorder, got one whose capture has ended');
       },
-      made: (tensor) => this.outputs.push(tensor),
+      // Of a call that was still under way when the capture failed nobody will hear.
+      made: (tensor) => (this.#abandoned ? tensor.release() : this.outputs.push(tensor)),
     };
   }
 
@@ -85,5 +87,12 @@ export class CudaRecorder {
   /** @internal */
   close(): void {
     this.#open = false;
+  }
+
+  /** @internal The capture failed: what there is, and what calls under way still make, is given back. */
+  abandon(): void {
+    this.close();
+    this.#abandoned = true;
+    for (const output of this.outputs) output.release();
   }
 }

@@ -106,7 +106,9 @@ export class CudaTensor {
     const from = readArguments(() => checkInteger(start ?? null, 'start', 0, 0, this.dims[along]!));
     const to = readArguments(() => checkInteger(end, 'end', this.dims[along]!, from, this.dims[along]!));
     const dims = this.dims.map((dim, i) => (i === along ? to - from : dim));
-    return this.#view(dims, this.strides, this.#elementOffset + from * this.strides[along]!);
+    // What is empty lies nowhere: its place could be behind the memory's end.
+    const moved = dims.includes(0) ? 0 : from * this.strides[along]!;
+    return this.#view(dims, this.strides, this.#elementOffset + moved);
   }
 
   /** Other dims of as many elements. The tensor must be contiguous. */

@@ -75,3 +75,51 @@ describe('compare()', () => {
     expect(await device.compare(a, longer.slice(0, 1))).toEqual({ relativeL2: 0, worst: 0, odd: 0 });
   });
 });
+
+describe('capture()', () => {
+  it('gives back what a call makes that was still under way when another one failed', async () => {
+    let finish = (_answer: object) => {};
+    const { device, called } = deviceOf({
+      beginRecording: () => Promise.resolve({}),
+      attention: () => new Promise((resolve) => (finish = resolve)),
+    });
+    const tensor = await device.empty('float32', [1, 1, 4, 8]);
+    const good = { query: tensor, key: tensor, value: tensor };
+    let slow: Promise<unknown> = Promise.resolve();
+    const captured = device.capture((recorder) => {
+      slow = recorder.attention(good);
+      return Promise.all([slow, recorder.attention({ ...good, key: {} as never })]);
+    });
+    await expect(captured).rejects.toMatchObject({ code: 'ERR_ARG_TYPE' });
+    expect(called.filter((name) => name === 'disposeBuffer')).toHaveLength(0);
+    finish({ out: {}, kernel: 0, quantizeMs: 0, forwardMs: [], quantizeRepeatMs: [] });
+    await slow;
+    expect(called.filter((name) => name === 'disposeBuffer')).toHaveLength(1);
+  });
+});
+
+describe('await using', () => {
+  it('awaits the work of every open stream before it ends their threads', async () => {
+    let finish = () => {};
+    const { device, called } = deviceOf({ synchronize: () => new Promise<void>((resolve) => (finish = resolve)) });
+    device.createStream().dispose();
+    device.createStream();
+    const closed = device[Symbol.asyncDispose]();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(called.filter((name) => name === 'synchronize')).toHaveLength(1);
+    expect(called).not.toContain('closeDevice');
+    finish();
+    await closed;
+    expect(called.slice(-2)).toEqual(['closeStream', 'closeDevice']);
+  });
+});
+
+describe('slice()', () => {
+  it('takes nothing from anywhere, from a part that is not all of the memory too', async () => {
+    const { device } = deviceOf({});
+    const tensor = await device.empty('float32', [4, 8]);
+    expect(tensor.slice(1, 4).slice(0, 4).dims).toEqual([0, 4]);
+    expect(tensor.slice(0, 4).slice(1, 8).dims).toEqual([0, 0]);
+    expect(tensor.slice(0, 1, 3).slice(1, 2, 8).dims).toEqual([2, 6]);
+  });
+});
