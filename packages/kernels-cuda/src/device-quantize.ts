@@ -17,26 +17,33 @@ import { judgeRows } from './tensor-rows.js';
 
 /** As native/quantize_operation.h numbers them. */
 const GRANULARITIES = ['token', 'channel', 'tensor'] as const;
+/** What has a scale of its own: each token, each channel of a [batch, head], or the whole tensor. */
 export type QuantizeGranularity = (typeof GRANULARITIES)[number];
 
 export interface QuantizeOptions {
-  /** 8: codes in [-127, 127]; 4: in [-7, 7], a byte each, with a scale a token. */
+  /** 8 (the default): codes in [-127, 127]; 4: in [-7, 7], a byte each, with granularity `token` only (else `ERR_UNSUPPORTED`). */
   readonly bits?: 8 | 4;
   /**
-   * What has a scale of its own: a token (the default; the bits of quant's `quantizePerTokenInt8`), a channel over all tokens of its
-   * [batch, head] (`quantizePerChannelInt8`), or the tensor (`quantizePerTensorInt8`).
+   * `token` (the default) has the bits of quant's `quantizePerTokenInt8` or `encodePerTokenInt4`; `channel`, over all tokens of its [batch, head],
+   * those of `quantizePerChannelInt8`; `tensor` those of `quantizePerTensorInt8`.
    */
   readonly granularity?: QuantizeGranularity;
   /**
-   * Takes each channel's mean over the tokens of its [batch, head] out first, as quant's `smoothK` does, and hands it back as `means`; with a
-   * scale a token. Off when absent. Softmax over keys does not see the difference; a log-sum-exp lacks scale · (q · mean).
+   * Subtracts each channel's mean over the tokens of its [batch, head] first, as quant's `smoothK` does, and returns it as `means`. Off when absent;
+   * with granularity `token` only (else `ERR_UNSUPPORTED`). Attention over such keys is the same but for its log-sum-exp, which lacks
+   * scale · (q · mean), and for a softcap, which sees the shift: leave it off there.
    */
   readonly smoothK?: boolean;
+  /** The device's own when absent. */
   readonly stream?: CudaStream;
+  /** Honoured between kernels. */
   readonly signal?: AbortSignal;
 }
 
-/** Element [.., i, d] stands for `codes[.., i, d]` times the scale of its token, its channel or the tensor, plus `means[.., d]` where there are means. */
+/**
+ * Element [.., i, d] stands for `codes[.., i, d]` times the scale of its token, its channel or the tensor, plus `means[.., d]` where there are means.
+ * `quantizedAttention` takes Q and K with a scale a token.
+ */
 export interface CudaQuantizedTensor {
   /** int8, the tensor's dims; rows are padded, so its strides are not contiguous. */
   readonly codes: CudaTensor;

@@ -74,7 +74,7 @@ describe('bad arguments of the public functions', async () => {
 });
 
 describe('quantize()', () => {
-  it('says which options go together', async () => {
+  it('refuses bad options, and options that do not go together', async () => {
     const { device, tensor } = await things();
     for (const [options, code, message] of [
       [{ granularity: 'row' }, 'ERR_ARG_RANGE', 'token, channel, tensor'],
