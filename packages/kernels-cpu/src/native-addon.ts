@@ -53,7 +53,7 @@ export interface NativeAddon {
 const require = createRequire(import.meta.url);
 const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..'); // from src/ and from dist/ alike
 
-// Literals, so that bundlers see them.
+// Literals, for tools that trace what is required.
 const platformPackages: Record<string, () => unknown> = {
   'linux-x64': () => require('@int-flash/kernels-cpu-linux-x64'),
   'linux-arm64': () => require('@int-flash/kernels-cpu-linux-arm64'),

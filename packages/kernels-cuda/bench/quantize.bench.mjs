@@ -1,8 +1,9 @@
 // The quantizers of attention alone, into sorted tiles and into plain ones, and those of a tensor by itself (device.quantize), beside a copy within the
-// device of as many bytes in the same run. Each shape's answer is first checked against float64. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
+// device of as many bytes in the same run. Attention's answer for each shape is first checked against float64; the bits of device.quantize are its tests' business. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
 // of all its tokens, then the codes), a tensor twice where its means, or a scale a channel or for all of it, come before the codes, and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
-//   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name] [--tensors: by themselves alone]
+//   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name] [--tensors]
+//   --tensors: tensors by themselves alone
 import { parseArgs } from 'node:util';
 import { measuredOn } from '../../../tools/measured-on.mjs';
 import { median } from '../../../tools/median.mjs';
@@ -106,9 +107,9 @@ function tell(device, what, { ms, bytes, copyMs }) {
 async function timeTensor(device, tensor, way) {
   const together = 8;
   const graph = await device.capture(async (recorder) => {
-    const made = [];
-    for (let i = 0; i < together; i++) made.push(await recorder.quantize(tensor, way));
-    return made[0];
+    let made;
+    for (let i = 0; i < together; i++) made = await recorder.quantize(tensor, way);
+    return made;
   });
   const { scales, means } = graph.result;
   const times = [];

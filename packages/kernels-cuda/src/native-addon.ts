@@ -310,7 +310,7 @@ export function loadNativeAddon(): LoadedAddon {
     given: process.env.INTFLASH_CUDA_ADDON_PATH,
     built: fileURLToPath(new URL('../build/Release/int_flash_cuda.node', import.meta.url)),
     load: (path) => require(path),
-    // A literal, so that bundlers see it.
+    // A literal, for tools that trace what is required.
     ...(process.platform === 'linux' &&
       process.arch === 'x64' && { loadPrebuilt: () => require('@int-flash/kernels-cuda-linux-x64') }),
   });

@@ -49,7 +49,7 @@ describe('sequences that share too few pages of a device', () => {
     await Promise.all(Array.from({ length: atOnce }, work));
     expect(aborted).toHaveLength(334);
     expect(aborted.filter((drawn) => drawn === 0).length).toBeGreaterThan(0);
-    expect(aborted.filter((drawn) => drawn > 0).length).toBeGreaterThan(167);
+    expect(aborted.filter((drawn) => drawn > 0).length).toBeGreaterThanOrEqual(167);
     // Alone prompts are read at once, among others mostly in chunks: the comparison was between different cuts.
     expect(Math.max(...calls)).toBeGreaterThan(1500);
     expect(models.device.steps.flat().filter((count) => count === 512).length).toBeGreaterThan(30);
