@@ -3,7 +3,7 @@
 // The package holds CMakeLists.txt, native/** and, in package.json, `"binary": {"napi_versions": [8]}`: with that, cmake-js
 // takes the headers from node-api-headers instead of downloading Node's. CMake is told CMAKE_JS_INC (node-api-headers and
 // node-addon-api), CMAKE_JS_LIB and CMAKE_JS_SRC. The result is build/Release/*.node.
-// A package with kernels/** is CUDA's: it needs nvcc as well, and takes minutes for all architectures; see `quick`.
+// A package with kernels/** is CUDA's: it needs nvcc as well, and takes minutes for all architectures; see `cuda`.
 // Not a lifecycle script: installing runs nobody's code, and a machine without a compiler still has the portable backend.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync } from 'node:fs';
@@ -13,16 +13,20 @@ import { fileURLToPath } from 'node:url';
 import { root, runTool, say } from './process.mjs';
 import { contentHash, readStamp, writeStamp } from './stamp.mjs';
 
-const QUICK_ARCHITECTURES = '80-real;90a-real';
+const QUICK_ARCHITECTURES = ['80-real', '90a-real'];
+
+/**
+ * For which GPUs CUDA kernels are compiled: `quick` for two architectures, which is enough to see that they compile; `this machine` for its own GPU.
+ * @typedef {'every architecture' | 'quick' | 'this machine'} CudaTargets
+ */
 
 /**
  * @param {string} packageDir  relative to the repository root
- * @param {{ retryFailed?: boolean, quick?: boolean }} [options] retryFailed: compile again although these very sources failed before;
- *   quick: CUDA kernels for two architectures, which is enough to see that they compile
+ * @param {{ retryFailed?: boolean, cuda?: CudaTargets }} [options] retryFailed: compile again although these very sources failed before
  * @returns {Promise<{ state: 'fresh' | 'built' | 'skipped' | 'failed', message?: string, log?: string }>}
  *   `message` is one line for the person at the terminal; `log` is the compiler's output
  */
-export async function buildNative(packageDir, { retryFailed = true, quick = false } = {}) {
+export async function buildNative(packageDir, { retryFailed = true, cuda: targets = 'every architecture' } = {}) {
   const directory = resolve(root, packageDir);
   const name = relative(root, directory);
   if (!['CMakeLists.txt', 'native'].every((part) => existsSync(join(directory, part)))) {
@@ -31,11 +35,18 @@ export async function buildNative(packageDir, { retryFailed = true, quick = fals
 
   const cuda = existsSync(join(directory, 'kernels'));
   if (cuda && !runs('nvcc')) return { state: 'skipped', message: `No nvcc here: ${name} is not compiled.` };
-  const architectures = cuda ? (process.env.CUDAARCHS ?? (quick ? QUICK_ARCHITECTURES : '')) : '';
+  const wanted = cuda ? architecturesFor(targets) : [];
+  if (!wanted) return { state: 'skipped', message: `No NVIDIA GPU here: ${name} is not compiled.` };
+  const architectures = wanted.join(';');
 
   const stamp = stampOf(directory, architectures);
   const last = readStamp(stampFile(directory));
-  const built = last === stamp || (quick && last === stampOf(directory, '')); // a full build serves where a quick one is enough
+  const serves = [
+    wanted,
+    [],
+    ...(wanted.every((one) => QUICK_ARCHITECTURES.includes(one)) ? [QUICK_ARCHITECTURES] : []),
+  ];
+  const built = (wanted.length === 0 ? [wanted] : serves).some((some) => last === stampOf(directory, some.join(';')));
   if (built && addonsIn(directory).length > 0) return { state: 'fresh' };
   for (const addon of addonsIn(directory)) rmSync(addon); // made from other sources: must not be loaded if this build fails
   const instead = cuda ? 'attention runs on the CPU' : 'using the portable TypeScript backend';
@@ -59,6 +70,25 @@ export async function buildNative(packageDir, { retryFailed = true, quick = fals
   const succeeded = status === 0 && addonsIn(directory).length > 0;
   writeStamp(stampFile(directory), succeeded ? stamp : `failed ${stamp}`);
   return succeeded ? { state: 'built' } : { state: 'failed', message: failedMessage, log: output };
+}
+
+/**
+ * As CMake names them; none stands for all that CMakeLists.txt lists. `undefined`: there is no GPU to compile for.
+ * @param {CudaTargets} targets
+ */
+function architecturesFor(targets) {
+  if (process.env.CUDAARCHS !== undefined) return process.env.CUDAARCHS.split(';').filter(Boolean);
+  if (targets === 'every architecture') return [];
+  return targets === 'quick' ? QUICK_ARCHITECTURES : ownArchitectures();
+}
+
+/** From compute capability 9.0 on kernels use what one generation alone has: `90a`. */
+function ownArchitectures() {
+  const query = ['--query-gpu=compute_cap', '--format=csv,noheader'];
+  const { status, stdout } = spawnSync('nvidia-smi', query, { encoding: 'utf8' });
+  const found = status === 0 ? [...stdout.matchAll(/^(\d+)\.(\d)$/gm)] : [];
+  const names = found.map(([, major, minor]) => `${major}${minor}${Number(major) >= 9 ? 'a' : ''}-real`);
+  return names.length > 0 ? [...new Set(names)].sort() : undefined;
 }
 
 /** Whether the addon of a package is there, compiled from the sources as they are, for CUDA for every architecture. */

@@ -61,11 +61,14 @@ const JOBS = {
   },
 };
 
-/** Runs one subcommand of the int-flash command; where the native addon cannot be built, the portable backend serves. */
+/** Runs one subcommand of the int-flash command; where the native addon cannot be built, the portable backend serves. Who asks for a GPU has its kernels compiled. */
 async function command(name, args) {
   const { prepare } = await import('./phases/prepare.mjs');
   const { runNode } = await import('./process.mjs');
-  await prepare({ native: 'optional', build: 'js' });
+  const asksForCuda = args.some(
+    (arg, i) => arg === '--backend=cuda' || (arg === 'cuda' && args[i - 1] === '--backend'),
+  );
+  await prepare({ native: 'optional', build: 'js', ...(asksForCuda && { cuda: 'this machine' }) });
   return (await runNode(['apps/int-flash/dist/cli.js', name, ...args], { inherit: true })).status;
 }
 

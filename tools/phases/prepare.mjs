@@ -15,20 +15,20 @@ export const CUDA_PACKAGES = ['packages/kernels-cuda'];
  * @param {'optional' | 'required'} [wanted.native] `required`: sources that do not compile are an error; a missing
  *   compiler never is, because the portable TypeScript backend serves then
  * @param {'js' | 'js+types'} [wanted.build] what to build of the TypeScript
- * @param {'quick' | 'every architecture'} [wanted.cuda] with `native: 'required'`: quick is enough to know that the kernels compile
+ * @param {import('../build-native.mjs').CudaTargets} [wanted.cuda] whether, and for which GPUs, CUDA kernels are compiled as well; `quick` where
+ *   `native` is required and nothing is said
  */
-export async function prepare({ native, build, cuda = 'quick' } = {}) {
+export async function prepare({ native, build, cuda = native === 'required' ? 'quick' : undefined } = {}) {
   await oneAtATime(async () => {
     await installDependencies();
     if (native) for (const directory of NATIVE_PACKAGES) await prepareNative(directory, native);
-    if (native === 'required')
-      for (const directory of CUDA_PACKAGES) await prepareNative(directory, native, cuda === 'quick');
+    if (cuda) for (const directory of CUDA_PACKAGES) await prepareNative(directory, native, cuda);
     if (build) await buildPackages(build);
   });
 }
 
-async function prepareNative(directory, native, quick = false) {
-  const result = await buildNative(directory, { retryFailed: native === 'required', quick });
+async function prepareNative(directory, native, cuda) {
+  const result = await buildNative(directory, { retryFailed: native === 'required', cuda });
   if (result.state === 'failed' && native === 'required') throw new PhaseError(`${result.log}\n${result.message}`);
   if (result.message) say(result.message);
 }
