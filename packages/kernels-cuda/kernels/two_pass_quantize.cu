@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <type_traits>
 
 #include "ptx/shared_memory.cuh"
 #include "two_pass_quantize.h"
@@ -336,18 +337,36 @@ void merge_axes(TwoPassRequest& request) {
     }
 }
 
-template <class P, Statistic kStatistic> cudaError_t launch(const TwoPassRequest& request, cudaStream_t stream) {
+/** Two blocks a head at least, in one launch: `blocks` is more than that has where there are 2^30 heads. */
+struct TwoPassPlan {
+    TwoPassJob job;
+    int64_t blocks;
+    bool fits() const { return blocks <= INT32_MAX; }
+};
+
+template <class P, Statistic kStatistic> TwoPassPlan plan(TwoPassRequest request) {
+    if (kStatistic == Statistic::kMaximum) merge_axes(request);
     const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
     TwoPassJob job{request, request.batch * request.tensor.heads, rounded_up(request.tokens, kTileKeys), 0, 0, 0, false};
-    if (job.heads == 0) return cudaSuccess;
     job.encode = std::max(rounded_up(request.tokens, kChunkRows<P>), 1);  // the first also sees to an empty head
     job.gather = kStatistic == Statistic::kMeans ? std::max(rounded_up(job.tiles, kBlockTiles<P>), 1) : job.encode;
-    const int64_t per_head = int64_t{job.gather} + job.encode, blocks = per_head * job.heads;
-    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    const int64_t per_head = int64_t{job.gather} + job.encode;
     job.lag = kStatistic == Statistic::kMaximum ? job.heads : std::min(job.heads, rounded_up(kBlocksAhead<kStatistic>, per_head));
     job.backwards = kStatistic == Statistic::kMaximum || job.lag == 1;  // longer than what lies between two passes
-    quantize_two_pass<P, kStatistic><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(job);
-    return cudaGetLastError();
+    return {job, per_head * job.heads};
+}
+
+/** Calls run(Pieces, Statistic) with what the request's kernel is made for. @returns what it returns */
+template <class F> cudaError_t with_kernel(const TwoPassRequest& request, F run) {
+    cudaError_t status = cudaSuccess;
+    const cudaError_t found = with_pieces(request.padded, request.tensor.type == ElementType::kFloat32, [&](auto pieces) {
+        switch (request.statistic) {
+            case Statistic::kMeans: status = run(pieces, std::integral_constant<Statistic, Statistic::kMeans>()); break;
+            case Statistic::kChannelMaxima: status = run(pieces, std::integral_constant<Statistic, Statistic::kChannelMaxima>()); break;
+            default: status = run(pieces, std::integral_constant<Statistic, Statistic::kMaximum>());
+        }
+    });
+    return status != cudaSuccess ? status : found;
 }
 
 }  // namespace
@@ -364,21 +383,26 @@ size_t place_two_pass(TwoPassRequest& request, uint8_t* memory) {
     return sums_at + (has_means ? heads * tiles * static_cast<size_t>(request.padded) * sizeof(double) : 0);
 }
 
+bool fits_two_pass(const TwoPassRequest& request) {
+    bool fits = false;
+    with_kernel(request, [&](auto pieces, auto statistic) {
+        fits = plan<decltype(pieces), statistic()>(request).fits();
+        return cudaSuccess;
+    });
+    return fits;
+}
+
 cudaError_t launch_two_pass(const TwoPassRequest& request, cudaStream_t stream) {
     if (request.cleared_bytes > 0)
         if (const cudaError_t status = cudaMemsetAsync(request.arrivals, 0, request.cleared_bytes, stream)) return status;
-    TwoPassRequest own = request;
-    if (request.statistic == Statistic::kMaximum) merge_axes(own);
-    cudaError_t status = cudaSuccess;
-    const cudaError_t launched = with_pieces(own.padded, own.tensor.type == ElementType::kFloat32, [&](auto pieces) {
+    return with_kernel(request, [&](auto pieces, auto statistic) {
         using P = decltype(pieces);
-        switch (own.statistic) {
-            case Statistic::kMeans: status = launch<P, Statistic::kMeans>(own, stream); break;
-            case Statistic::kChannelMaxima: status = launch<P, Statistic::kChannelMaxima>(own, stream); break;
-            default: status = launch<P, Statistic::kMaximum>(own, stream);
-        }
+        const TwoPassPlan planned = plan<P, statistic()>(request);
+        if (planned.blocks == 0) return cudaSuccess;
+        if (!planned.fits()) return cudaErrorInvalidConfiguration;
+        quantize_two_pass<P, statistic()><<<static_cast<unsigned>(planned.blocks), kThreads, 0, stream>>>(planned.job);
+        return cudaGetLastError();
     });
-    return status != cudaSuccess ? status : launched;
 }
 
 }  // namespace intflash

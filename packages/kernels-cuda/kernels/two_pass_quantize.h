@@ -32,6 +32,9 @@ struct TwoPassRequest {
 /** Lays the workspace out from `memory` (16-byte aligned; null to find the size) on. @returns its bytes */
 size_t place_two_pass(TwoPassRequest& request, uint8_t* memory);
 
+/** Whether launch_two_pass takes it: of 2^30 heads, the most there are, there would be more blocks than a launch has. Looks at counts, strides and type alone. */
+bool fits_two_pass(const TwoPassRequest& request);
+
 /** A fill and a kernel. An empty tensor has the scales and means that quant gives it. */
 cudaError_t launch_two_pass(const TwoPassRequest& request, cudaStream_t stream);
 

@@ -1,5 +1,6 @@
 #include "two_pass_operation.h"
 
+#include <string>
 #include <utility>
 
 #include "tile_layout.h"
@@ -17,6 +18,8 @@ TwoPassOperation::TwoPassOperation(Stream& stream, const TensorQuantizeRequest& 
     request_.tokens = request.tokens;
     request_.padded = padded_dim(request.dim);
     request_.levels = static_cast<float>(request.levels);
+    if (!fits_two_pass(request_))
+        throw Failure("ERR_UNSUPPORTED", "Expected fewer than 2^30 heads but with a scale a token and without smoothK, got " + std::to_string(int64_t{request.batch} * request.heads));
     codes_ = stream.allocate(rows * static_cast<size_t>(request_.padded));
     scales_ = stream.allocate(scales * sizeof(float));
     if (request.smooth) means_ = stream.allocate(channels * sizeof(float));

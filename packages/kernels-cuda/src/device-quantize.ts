@@ -25,7 +25,7 @@ export interface QuantizeOptions {
   readonly bits?: 8 | 4;
   /**
    * `token` (the default) has the bits of quant's `quantizePerTokenInt8` or `encodePerTokenInt4`; `channel`, over all tokens of its [batch, head],
-   * those of `quantizePerChannelInt8`; `tensor` those of `quantizePerTensorInt8`.
+   * those of `quantizePerChannelInt8`; `tensor` those of `quantizePerTensorInt8`. Both, and `smoothK`, take fewer than 2^30 heads.
    */
   readonly granularity?: QuantizeGranularity;
   /**
