@@ -4,6 +4,7 @@
 #include "binding.h"
 #include "int4_operation.h"
 #include "ledger.h"
+#include "quantize_operation.h"
 #include "read_request.h"
 #include "two_pass_operation.h"
 

@@ -15,7 +15,7 @@ import { withAbortFlag } from './native-error.js';
 import { TYPE_NUMBERS } from './native-request.js';
 import { judgeRows } from './tensor-rows.js';
 
-/** As native/quantize_operation.h numbers them. */
+/** As native/quantize_request.h numbers them. */
 const GRANULARITIES = ['token', 'channel', 'tensor'] as const;
 /** What has a scale of its own: each token, each channel of a [batch, head], or the whole tensor. */
 export type QuantizeGranularity = (typeof GRANULARITIES)[number];
