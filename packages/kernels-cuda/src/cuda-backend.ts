@@ -28,7 +28,8 @@ import { type CudaKernel, hostCodesRequest, hostRequest, KERNELS, TYPE_NUMBERS }
  * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
  * Weights stay on the GPU. Other data that stays there goes through `openCudaDevice` instead.
  *
- * `kernel` as in `CudaAttentionOptions`, for `attention` and for `quantizedAttention`, which `auto` and `portable` can; what attends to a cache is not named.
+ * `kernel` as in `CudaAttentionOptions`, of `attention` and of `quantizedAttention`, whose codes `hopper` and `sorted` do not take. Attention on a KV cache is
+ * the portable kernel's, whatever is named.
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
  */
 export function createCudaBackend(options: { readonly kernel?: CudaKernel } = {}): Backend {

@@ -12,7 +12,7 @@ describe.skipIf(!cudaStatus().available)('a device that waits for its streams', 
   });
 
   it('keeps nobody from opening another', async () => {
-    const shape = { batch: 2, heads: 8, queries: 6000, keys: 6000, headDim: 64 };
+    const shape = { batch: 2, heads: 8, queries: 8000, keys: 8000, headDim: 64 };
     const given = await uploadInputs(device, makeInputs('normal', shape, 1));
     await using slow = device.createStream();
     const long = device.exactAttention(given, { stream: slow }); // hundreds of milliseconds
