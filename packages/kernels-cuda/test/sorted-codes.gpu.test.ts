@@ -4,6 +4,7 @@ import { type InputFamily, makeInputs, relativeL2, softmaxAttention, worstElemen
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cudaStatus } from '../src/cuda-status.js';
 import { type DeviceHandle, loadNativeAddon, type NativeAddon } from '../src/native-addon.js';
+import { expectSameBits } from './same-bits.js';
 import { readSortedCodes, type SortedCodes } from './sorted-images.js';
 
 // A sequence against the codes that the kernels on sorted tiles read, which a probe hands out: are they right, and is what the kernels make of them?
@@ -171,8 +172,8 @@ describe.skipIf(!status.available).each(VARIANTS)('what $kernel reads for $preci
 
     // The codes. Q's are quant's to the bit; K's and V's are as near as their scales allow; past the head dimension there are zeros.
     const q8 = quantizePerTokenInt8(exact.query, headDim);
-    expect(cut(codes.queryCodes, codes.padded, headDim)).toEqual(Array.from(q8.values));
-    expect(codes.queryScales).toEqual(q8.scales);
+    expectSameBits(Int8Array.from(cut(codes.queryCodes, codes.padded, headDim)), q8.values);
+    expectSameBits(codes.queryScales, q8.scales);
     const numbers = dequantized(codes, one);
     const smooth = smoothK(exact.key, headDim).values;
     const far = (want: Float32Array, got: Float32Array, stepOf: (i: number) => number) => {
@@ -182,7 +183,7 @@ describe.skipIf(!status.available).each(VARIANTS)('what $kernel reads for $preci
     };
     expect(far(smooth, numbers.key, (i) => codes.keyScales[Math.floor(i / headDim)]!)).toBeLessThan(HALF_STEP);
     if (precision === 'half-int8')
-      expect(numbers.value).toEqual(toFloat32(fromFloat32(exact.value, 'float16') as Uint16Array, 'float16'));
+      expectSameBits(numbers.value, toFloat32(fromFloat32(exact.value, 'float16') as Uint16Array, 'float16'));
     else {
       const stepOf = (i: number) => {
         const row = Math.floor(i / headDimV);
