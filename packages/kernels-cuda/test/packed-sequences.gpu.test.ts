@@ -32,7 +32,11 @@ const HEADS = [
   { heads: 4, kvHeads: 1, headDim: 128, headDimV: 128 },
   { heads: 2, kvHeads: 2, headDim: 40, headDimV: 104 },
 ];
-const startsOf = (which: 0 | 1) => LENGTHS.reduce((sums, pair) => [...sums, sums.at(-1)! + pair[which]], [0]);
+function startsOf(which: 0 | 1): number[] {
+  const starts = [0];
+  for (const pair of LENGTHS) starts.push(starts.at(-1)! + pair[which]);
+  return starts;
+}
 const [STARTS_Q, STARTS_K] = [startsOf(0), startsOf(1)];
 
 describe.skipIf(!cudaStatus().available)('packed sequences', () => {
