@@ -95,26 +95,32 @@ describe.skipIf(!cudaStatus().available)('inputs that lie anywhere', () => {
     device = opened;
   });
 
-  /** A memory of which only what `dims` reach at `place` are numbers, and the view of those. */
-  async function placed(type: FloatType, dims: Dims, { strides, elementOffset }: Place, seed: number) {
+  /** A memory of which only what `dims` reach at `place` are numbers, or codes that are never -128, and the view of those. */
+  async function placed(type: FloatType | 'int8', dims: Dims, { strides, elementOffset }: Place, seed: number) {
     const span = reach(dims, strides);
     const length = elementOffset + span + 9;
     const numbers = normalNumbers(length, seed);
-    const data = new Float32Array(length).fill(Number.NaN);
+    const isCodes = type === 'int8';
+    const data = new Float32Array(length).fill(isCodes ? -128 : Number.NaN);
     const touched = gather(
       Int32Array.from({ length: span }, (_, i) => i),
       dims,
       strides,
     );
-    for (const at of touched) data[elementOffset + at] = numbers[elementOffset + at]!;
-    const memory = await device.upload({ type, dims: [length], data: narrow(data, type) });
+    for (const i of touched) {
+      const at = elementOffset + i;
+      data[at] = isCodes ? Math.max(-127, Math.min(Math.round(30 * numbers[at]!), 127)) : numbers[at]!;
+    }
+    const typed = isCodes ? Int8Array.from(data) : narrow(data, type);
+    const memory = await device.upload({ type, dims: [length], data: typed });
     return { memory, view: memory.view(dims, { strides, elementOffset }) };
   }
 
   /** The same numbers one behind the other. */
   async function contiguous(view: CudaTensor): Promise<CudaTensor> {
     const data = await downloaded(view);
-    expect(widen(data, view.type as FloatType).every(Number.isFinite)).toBe(true);
+    const numbers = view.type === 'int8' ? data : widen(data, view.type as FloatType);
+    expect(numbers.some((x) => !Number.isFinite(x) || x === -128)).toBe(false);
     return device.upload({ type: view.type, dims: view.dims, data });
   }
 
@@ -151,6 +157,65 @@ describe.skipIf(!cudaStatus().available)('inputs that lie anywhere', () => {
       disposeAll(got.out, got.lse, expected.out, expected.lse);
     }
   }
+
+  // Of the caller's codes; the scales lie one behind the other.
+  describe.each(LAYOUTS)('codes, %s', (_, placeOf) => {
+    it.each(DIMS)('attention, head dims %i and %i', async (headDim, headDimV) => {
+      const dims: Dims[] = [
+        [BATCH, HEADS, QUERIES, headDim],
+        [BATCH, KV_HEADS, KEYS, headDim],
+        [BATCH, KV_HEADS, KEYS, headDimV],
+      ];
+      const there = await Promise.all(dims.map((of, nth) => placed('int8', of, placeOf(of, nth), nth + 10)));
+      const views = there.map(({ view }) => view);
+      const here = await Promise.all(views.map(contiguous));
+      const scales = await Promise.all(
+        dims.map(([batch, heads, tokens], nth) => {
+          const data = normalNumbers(batch * heads * tokens, nth + 13).map((x) => 0.02 + 0.002 * Math.abs(x));
+          return device.upload({ type: 'float32', dims: [batch, heads, tokens], data });
+        }),
+      );
+      const values = await Promise.all(
+        ['float32', 'bfloat16'].map(async (type) => placed(type as FloatType, dims[2]!, placeOf(dims[2]!, 2), 16)),
+      );
+      const [qScale, kScale, vScale] = [scales[0]!, scales[1]!, scales[2]!];
+      const scaleOfHead = vScale.slice(2, 0, 1).view([BATCH, KV_HEADS], { strides: [KV_HEADS * KEYS, KEYS] });
+      const attends = ([q, k, v]: CudaTensor[], floats: readonly CudaTensor[]) => {
+        const scores = { q: q!, k: k!, qScale, kScale };
+        const half = { precision: 'half-int8', returnLse: true } as const;
+        return [
+          () => device.quantizedAttention({ ...scores, v: v!, vScale }, { returnLse: true }),
+          () =>
+            device.quantizedAttention(
+              { ...scores, v: v!, vScale: scaleOfHead },
+              { precision: 'paper-int8', returnLse: true },
+            ),
+          ...floats.map((value) => () => device.quantizedAttention({ ...scores, v: value }, half)),
+        ];
+      };
+      const floatsHere = await Promise.all(values.map(({ view }) => contiguous(view)));
+      const [ours, theirs] = [
+        attends(
+          views,
+          values.map(({ view }) => view),
+        ),
+        attends(here, floatsHere),
+      ];
+      for (const [i, attend] of ours.entries()) {
+        const [got, expected] = [await attend(), await theirs[i]!()];
+        expectSameBits(await downloaded(got.out), await downloaded(expected.out), `output ${i}`);
+        expectSameBits(await downloaded(got.lse!), await downloaded(expected.lse!), `log-sum-exp ${i}`);
+        disposeAll(got.out, got.lse, expected.out, expected.lse);
+      }
+      disposeAll(
+        ...there.map(({ memory }) => memory),
+        ...values.map(({ memory }) => memory),
+        ...here,
+        ...floatsHere,
+        ...scales,
+      );
+    });
+  });
 
   describe.each(TYPES)('%s', (type) => {
     describe.each(LAYOUTS)('%s', (_, placeOf) => {
