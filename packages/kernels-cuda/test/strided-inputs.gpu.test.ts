@@ -179,7 +179,7 @@ describe.skipIf(!cudaStatus().available)('inputs that lie anywhere', () => {
         ['float32', 'bfloat16'].map(async (type) => placed(type as FloatType, dims[2]!, placeOf(dims[2]!, 2), 16)),
       );
       const [qScale, kScale, vScale] = [scales[0]!, scales[1]!, scales[2]!];
-      const scaleOfHead = vScale.slice(2, 0, 1).view([BATCH, KV_HEADS], { strides: [KV_HEADS * KEYS, KEYS] });
+      const scaleOfHead = vScale.view([BATCH, KV_HEADS]);
       const attends = ([q, k, v]: CudaTensor[], floats: readonly CudaTensor[]) => {
         const scores = { q: q!, k: k!, qScale, kScale };
         const half = { precision: 'half-int8', returnLse: true } as const;
