@@ -26,10 +26,11 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
 
   const upload = (inputs: Inputs) => uploadInputs(device, inputs);
   const numbers = async (tensor: CudaTensor) => (await tensor.download()).data as Float32Array;
+  const normal = makeInputs('normal', SHAPE, 1);
   /** Inputs of which one operand's numbers are others. */
-  const changed = (name: Name, change: (x: number, i: number) => number, from = makeInputs('normal', SHAPE, 1)) => ({
-    ...from,
-    [name]: { ...from[name], data: from[name].data.map(change) },
+  const changed = (name: Name, change: (x: number, i: number) => number) => ({
+    ...normal,
+    [name]: { ...normal[name], data: normal[name].data.map(change) },
   });
 
   async function expectNear(on: CudaAttentionInputs, options: CudaAttentionOptions, name: string) {

@@ -118,10 +118,10 @@ describe.skipIf(!cudaStatus().available)('the INT8 forward', () => {
               cases++;
               try {
                 const got = await device.attention(inputs, { ...options, ...variant });
-                const [out, lse] = [
-                  await device.compare(got.out, exact.out),
-                  await device.compare(got.lse!, exact.lse!),
-                ];
+                const [out, lse] = await Promise.all([
+                  device.compare(got.out, exact.out),
+                  device.compare(got.lse!, exact.lse!),
+                ]);
                 const ceiling = CEILINGS[precision];
                 const tooGood = keys >= 64 && queries <= keys && out.relativeL2 < 1e-3; // a path that forgot to quantize
                 if (
