@@ -28,7 +28,7 @@ export function disposeAll(...owned: ({ dispose(): void } | undefined)[]): void 
   for (const each of owned) each?.dispose();
 }
 
-/** A tensor's numbers as they lie there. */
-export async function bitsOf(tensor: CudaTensor) {
+/** A tensor’s numbers as they lie there. */
+export async function downloaded(tensor: CudaTensor) {
   return (await tensor.download()).data;
 }
