@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
-import { bitsOf, useGpuDevice } from './gpu-device.js';
+import { downloaded, placesOf, useGpuDevice } from './gpu-device.js';
 
 type Numbers = Float32Array | Uint16Array | Int8Array;
 
@@ -12,17 +12,9 @@ describe.skipIf(!cudaStatus().available)('download() of a view', () => {
     device = opened;
   });
 
-  /** What a view is to bring, one index after the other. */
-  function gathered(all: Numbers, first: number, { dims, strides, size }: CudaTensor): Numbers {
-    return (all.constructor as Uint16ArrayConstructor).from({ length: size }, (_, i) => {
-      let [left, at] = [i, first];
-      for (let axis = dims.length - 1; axis >= 0; axis--) {
-        at += (left % dims[axis]!) * strides[axis]!;
-        left = Math.floor(left / dims[axis]!);
-      }
-      return all[at]!;
-    });
-  }
+  /** What a view is to bring. */
+  const gathered = (all: Numbers, first: number, { dims, strides }: CudaTensor): Numbers =>
+    (all.constructor as Uint16ArrayConstructor).from(placesOf(dims, strides), (at) => all[first + at]!);
 
   const arrays = { float32: Float32Array, float16: Uint16Array, bfloat16: Uint16Array, int8: Int8Array };
   // Whole words of 16 bytes, odd starts, odd lengths, elements that repeat, and axes that go together in part.
@@ -49,7 +41,7 @@ describe.skipIf(!cudaStatus().available)('download() of a view', () => {
       await using whole = await device.upload({ type, dims: [2, 3, 7, 32], data });
       const view = make(whole);
       expect(view.isContiguous).toBe(false);
-      expect(await bitsOf(view)).toEqual(gathered(data, first, view));
+      expect(await downloaded(view)).toEqual(gathered(data, first, view));
     },
   );
 
