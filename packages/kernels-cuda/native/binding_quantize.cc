@@ -4,7 +4,6 @@
 #include "binding.h"
 #include "int4_operation.h"
 #include "ledger.h"
-#include "quantize_operation.h"
 #include "read_request.h"
 #include "two_pass_operation.h"
 
@@ -16,18 +15,19 @@ struct Quantized {
 };
 
 Quantized run_quantize(Stream& stream, const TensorQuantizeRequest& request, const Ledger& ledger) {
-    LedgerEntry entry(ledger, stream);
+    const auto sheet = ledger.sheet(stream);
     Quantized made;
     if (request.granularity == Granularity::kToken && !request.smooth) {
-        const auto operation = std::make_shared<QuantizeOperation>(stream, request, entry.sheet());
-        entry.run(stream, operation, request.abort);
+        auto operation = std::make_shared<QuantizeOperation>(stream, request, sheet);
+        run_now(stream, *operation, *sheet, request.abort);
         made = {operation->codes(), operation->scales(), nullptr};
+        ledger.add(std::move(operation));
     } else {
-        const auto operation = std::make_shared<TwoPassOperation>(stream, request, entry.sheet());
-        entry.run(stream, operation, request.abort);
+        auto operation = std::make_shared<TwoPassOperation>(stream, request, sheet);
+        run_now(stream, *operation, *sheet, request.abort);
         made = {operation->codes(), operation->scales(), operation->means()};
+        ledger.add(std::move(operation));
     }
-    entry.keep();
     return made;
 }
 
@@ -58,11 +58,11 @@ Napi::Value convert(const Napi::CallbackInfo& info, Int4Operation::Way way) {
     auto out = std::make_shared<std::shared_ptr<Buffer>>();
     return queue(info, stream,
                  [&stream, way, rows = std::move(rows), ledger, out] {
-                     LedgerEntry entry(ledger, stream);
-                     const auto operation = std::make_shared<Int4Operation>(stream, way, *rows, entry.sheet());
-                     entry.run(stream, operation, rows->abort);
+                     const auto sheet = ledger.sheet(stream);
+                     auto operation = std::make_shared<Int4Operation>(stream, way, *rows, sheet);
+                     run_now(stream, *operation, *sheet, rows->abort);
                      *out = operation->out();
-                     entry.keep();
+                     ledger.add(std::move(operation));
                  },
                  [out](Napi::Env env) -> Napi::Value { return wrap_buffer(env, std::move(*out)); });
 }

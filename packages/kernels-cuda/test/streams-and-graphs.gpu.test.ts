@@ -3,8 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
-import { disposeAll, downloaded, uploadInputs, useGpuDevice } from './gpu-device.js';
-import { expectSameBits } from './same-bits.js';
+import { bitsOf, disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   let device: CudaDevice;
@@ -84,8 +83,8 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     await using graph = await device.capture((recorder) => recorder.attention(first.on, options));
     const expectSame = async () => {
       const call = await device.attention(first.on, options);
-      expectSameBits(await downloaded(graph.result.out), await downloaded(call.out));
-      if (call.lse) expectSameBits(await downloaded(graph.result.lse!), await downloaded(call.lse));
+      expect(await bitsOf(graph.result.out)).toEqual(await bitsOf(call.out));
+      if (call.lse) expect(await bitsOf(graph.result.lse!)).toEqual(await bitsOf(call.lse));
       call.out.dispose();
       call.lse?.dispose();
     };
@@ -117,10 +116,10 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
       });
       return { out, last };
     });
-    const recordedBits = await downloaded(graph.result.last);
+    const recordedBits = await bitsOf(graph.result.last);
     await graph.result.last.write(new Float32Array(graph.result.last.size)); // so that the replay has to write it
     for (let i = 0; i < 20; i++) await graph.replay();
-    expectSameBits(await downloaded(graph.result.last), recordedBits);
+    expect(await bitsOf(graph.result.last)).toEqual(recordedBits);
     graph.dispose();
     dispose();
   });
@@ -128,7 +127,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   it('judges the data of each replay, and works on', async () => {
     const { host, on, dispose } = await seededInputs(7);
     await using graph = await device.capture((recorder) => recorder.attention(on));
-    const expected = await downloaded(graph.result.out);
+    const expected = await bitsOf(graph.result.out);
     await on.key.write(host.key.data.map((x, i) => (i === 77 ? Number.NaN : x)));
     await expect(graph.replay()).rejects.toMatchObject({
       code: 'ERR_NONFINITE',
@@ -136,10 +135,10 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     });
     await on.key.write(host.key.data);
     await graph.replay();
-    expectSameBits(await downloaded(graph.result.out), expected);
+    expect(await bitsOf(graph.result.out)).toEqual(expected);
     dispose(); // the graph keeps what it reads
     await graph.replay({ repeats: 2 });
-    expectSameBits(await downloaded(graph.result.out), expected);
+    expect(await bitsOf(graph.result.out)).toEqual(expected);
     const { out } = graph.result;
     out.dispose(); // the graph's, so nothing happens
     await graph.replay();
