@@ -72,7 +72,7 @@ INT_FLASH_INLINE TileSpan run_span(const CacheRunArgs& args, int i, int64_t tile
 }
 
 // Scales and weights of the tile's n keys, zeros behind them up to a whole block of 16; returns the largest key scale.
-INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, Scratch* s) {
+INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_scale, int n, const Ahead& soon, Scratch* s) {
     constexpr int kStep = 32;  // weights that Simd::read_weights takes
     Simd::Floats largest = Simd::splat(0.0f);
     const auto read = [&](const float* keys, const float* values, int j) INT_FLASH_LAMBDA {
@@ -84,7 +84,10 @@ INT_FLASH_INLINE float read_scales(const float* key_scale, const float* value_sc
         Simd::read_weights(values, s->inverse_weight + j, s->tau + j);
     };
     int j = 0;
-    for (; j + kStep <= n; j += kStep) read(key_scale + j, value_scale + j, j);
+    for (; j + kStep <= n; j += kStep) {
+        soon.fetch(j, kStep);
+        read(key_scale + j, value_scale + j, j);
+    }
     if (j < n) {
         alignas(64) float keys[kStep], values[kStep];
         for (int i = 0; i < kStep; i++) keys[i] = j + i < n ? key_scale[j + i] : 0.0f, values[i] = j + i < n ? value_scale[j + i] : 1.0f;
@@ -146,13 +149,15 @@ INT_FLASH_INLINE void weigh_values(const CodeRows& values, int from, int n, cons
 
 constexpr ptrdiff_t kSmallTile = 16 << 10;  // bytes of a tile's keys and values; a third of a first-level cache
 
-// What a tile's passes over rows fetch.
+// What a tile's passes fetch: its scales, scores, weights (all at once) and products.
 struct TileAhead {
-    Ahead scores, products;
+    Ahead scales, scores, weights, products;
 };
 
-// Where two tiles fit the first-level cache, the next tile's rows; else the values of this tile and the keys of the next. `more`: there are 128 keys
-// after this tile.
+// Where two tiles fit the first-level cache, the next tile's rows, shared out by how long the passes take: one that asks for more than the memory gives
+// waits for it, and one that asks for nothing leaves it idle. Else the values of this tile and the keys of the next. `more`: there are 128 keys after
+// this tile.
+template <class S = Simd>
 INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& values, bool more) {
     const ptrdiff_t row = keys.row_bytes, tile = kTileKeys * row;
     TileAhead ahead;
@@ -160,7 +165,10 @@ INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& valu
         ahead.scores = {values.data, row};
         if (more) ahead.products = {keys.data + tile, row};
     } else if (more) {
-        ahead.scores = {keys.data + tile, row}, ahead.products = {values.data + tile, row};
+        const char *next_keys = keys.data + tile, *next_values = values.data + tile;
+        const ptrdiff_t first = S::kSlowScales ? row / 2 : 0, second = S::kSlowScales ? row / 4 : 0;
+        ahead.scales = {next_keys, first}, ahead.scores = {next_keys + kTileKeys * first, row - first};
+        ahead.weights = {next_values, second}, ahead.products = {next_values + kTileKeys * second, row - second};
     }
     return ahead;
 }
@@ -187,7 +195,7 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         // Past the run's end too: the head's next run is most likely this thread's next task.
         const bool more = tile_start + 2 * kTileKeys <= args->readable;
         TileAhead ahead = tile_ahead(cached_keys, cached_values, more);
-        const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, s);
+        const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, ahead.scales, s);
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
         if (more) {
             fetch_ahead(args->key_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
@@ -198,6 +206,7 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             if (span.end == 0) continue;
             const int from = span.begin & ~15, to = span.end;
             score_keys(keys, from, to - from, queries[i], dim, ahead.scores, s->scores + from);
+            ahead.weights.fetch(0, kTileKeys);
             const RowExponent row{s->key_scale, s->tau, args->row_scale[i], args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<true>(s->scores, row, no_mask, span, s->exponent[0]) : plain_exponents<true>(s->scores, row, span, s->exponent[0]);
             const int padded_end = (to + 15) & ~15;

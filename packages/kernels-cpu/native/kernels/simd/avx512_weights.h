@@ -32,6 +32,7 @@ alignas(64) constexpr double kTau[16] = {0.0,
                                          0.0};
 
 struct Avx512Weights {
+    static constexpr bool kSlowScales = false;  // read_weights takes less than half of a pass over a tile of rows
     struct Log2Of8 {
         __m512d value;
         __mmask8 unsure;  // so near the middle between two float32 that log2_weight may be on its other side

@@ -10,6 +10,7 @@ namespace {
 struct PlainRows {
     static constexpr bool kChannelsOfRows = false;    // channel_stats as plain loops
     static constexpr bool kInt4Rows = false;  // INT4 rows are unpacked into bytes first
+    static constexpr bool kSlowScales = true;  // read_weights takes as long as a pass over a tile of rows
 
     // inverse[j] = 1 / w and tau[j] = log2 w for the next 32 weights w.
     INT_FLASH_INLINE void read_weights(const float* given, float* inverse, float* tau) {
