@@ -41,12 +41,11 @@ export async function buildNative(packageDir, { retryFailed = true, cuda: target
 
   const stamp = stampOf(directory, architectures);
   const last = readStamp(stampFile(directory));
-  const serves = [
-    wanted,
-    [],
-    ...(wanted.every((one) => QUICK_ARCHITECTURES.includes(one)) ? [QUICK_ARCHITECTURES] : []),
-  ];
-  const built = (wanted.length === 0 ? [wanted] : serves).some((some) => last === stampOf(directory, some.join(';')));
+  const serving = [wanted];
+  if (targets !== 'every architecture') serving.push([]); // all serve where fewer are enough
+  if (targets === 'this machine' && wanted.every((one) => QUICK_ARCHITECTURES.includes(one)))
+    serving.push(QUICK_ARCHITECTURES);
+  const built = serving.some((some) => last === stampOf(directory, some.join(';')));
   if (built && addonsIn(directory).length > 0) return { state: 'fresh' };
   for (const addon of addonsIn(directory)) rmSync(addon); // made from other sources: must not be loaded if this build fails
   const instead = cuda ? 'attention runs on the CPU' : 'using the portable TypeScript backend';

@@ -42,6 +42,9 @@ describe.skipIf(!isThere('nvcc') || !isThere('cmake'))('buildNative() of a packa
     expect((await buildNative(folder)).state).toBe('built');
     expect(configuredFor()).toBe('[]');
     expect((await buildNative(folder, { cuda: 'quick' })).state).toBe('fresh'); // every architecture serves where two are enough
+    vi.stubEnv('CUDAARCHS', '87-real'); // which "every architecture" has not
+    expect((await buildNative(folder)).state).toBe('built');
+    expect(configuredFor()).toBe('[87-real]');
   }, 120_000);
 
   it('compiles for the GPUs that the machine has', async () => {
