@@ -157,7 +157,6 @@ struct TileAhead {
 // Where two tiles fit the first-level cache, the next tile's rows, shared out by how long the passes take: one that asks for more than the memory gives
 // waits for it, and one that asks for nothing leaves it idle. Else the values of this tile and the keys of the next. `more`: there are 128 keys after
 // this tile.
-template <class S = Simd>
 INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& values, bool more) {
     const ptrdiff_t row = keys.row_bytes, tile = kTileKeys * row;
     TileAhead ahead;
@@ -166,7 +165,7 @@ INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& valu
         if (more) ahead.products = {keys.data + tile, row};
     } else if (more) {
         const char *next_keys = keys.data + tile, *next_values = values.data + tile;
-        const ptrdiff_t first = S::kSlowScales ? row / 2 : 0, second = S::kSlowScales ? row / 4 : 0;
+        const ptrdiff_t first = Simd::kSlowScales ? row / 2 : 0, second = Simd::kSlowScales ? row / 4 : 0;
         ahead.scales = {next_keys, first}, ahead.scores = {next_keys + kTileKeys * first, row - first};
         ahead.weights = {next_values, second}, ahead.products = {next_values + kTileKeys * second, row - second};
     }
