@@ -175,7 +175,7 @@ __device__ __forceinline__ void absorb_flash_d(float (&out)[T::kOutBlocks][4], f
 template <class T>
 __device__ __forceinline__ void absorb(float (&out)[T::kOutBlocks][4], float (&x)[T::kScoreBlocks][4], Rows& rows, const float (&top)[2], uint32_t values, int lane) {
     constexpr float kSlack = T::kFp8 ? 0.f : 8.f;  // bits by which the reference may lag the maximum: P < 2^15 in float16, at most 2^8 in e4m3
-    if (__any_sync(~0u, top[0] - rows.reference[0] > kSlack || top[1] - rows.reference[1] > kSlack)) {  // from 2^27 on, reference + slack may round up to more
+    if (outgrown(top, rows.reference, kSlack)) {
         float shrink[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {

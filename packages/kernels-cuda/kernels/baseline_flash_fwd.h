@@ -8,7 +8,7 @@
 
 namespace intflash {
 
-/** kFp8 needs compute capability 8.9. Its scales are one a (sequence, head) and operand, as FlashAttention-3's. */
+/** kFp8 needs compute capability 8.9. Each operand has one scale a head of a sequence, as in FlashAttention-3. */
 enum class BaselineKind : int32_t { kFloat16, kBfloat16, kFp8 };
 
 struct BaselineRequest {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cache_run_sums.cuh"
+#include "ceil_div.h"
 #include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"
@@ -172,7 +173,6 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
  */
 constexpr int64_t kManyRuns = 64;
 
-int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 int runs_of(int tiles) { return ceil_div(tiles, kWarps); }
 /** Parts that the rows of all sequences' KV heads are cut into. */
 template <class S> int64_t parts_of(const CacheAttention& args, int rows) { return int64_t{ceil_div(rows, S::kRows)} * args.step.count; }

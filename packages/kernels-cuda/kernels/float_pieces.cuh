@@ -110,14 +110,14 @@ inline dim3 grid_of(int64_t blocks, int heads, const SequenceTable& table) {
     return dim3(static_cast<unsigned>(blocks > 0 ? blocks : 1), static_cast<unsigned>(heads), static_cast<unsigned>(table.count));
 }
 
-/** Calls launch(Pieces<padded, wide>()). */
-template <class F> cudaError_t with_pieces(int padded, bool wide, F launch) {
+/** Calls run(Pieces) with those of an operand's type and of rows of `padded` codes. @returns what it returns */
+template <class F> auto with_pieces(int padded, ElementType type, F run) {
+    const bool wide = type == ElementType::kFloat32;
     switch (padded) {
-        case 64: wide ? launch(Pieces<64, true>()) : launch(Pieces<64, false>()); break;
-        case 128: wide ? launch(Pieces<128, true>()) : launch(Pieces<128, false>()); break;
-        default: wide ? launch(Pieces<256, true>()) : launch(Pieces<256, false>());
+        case 64: return wide ? run(Pieces<64, true>()) : run(Pieces<64, false>());
+        case 128: return wide ? run(Pieces<128, true>()) : run(Pieces<128, false>());
+        default: return wide ? run(Pieces<256, true>()) : run(Pieces<256, false>());
     }
-    return cudaGetLastError();
 }
 
 }  // namespace intflash

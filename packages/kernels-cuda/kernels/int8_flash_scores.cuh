@@ -46,7 +46,7 @@ template <int kWarps> struct Plan {
 /** Of the two rows a lane works on (r and r + 8): scales, running state. */
 struct Rows {
     float scale[2];     // r[i] of docs/arithmetic.md, or sQ·scale for kGeneral
-    float reference[2]; // O and sum are in units of 2^reference; follows the maximum, lazily unless paper-int8; -kLargest: no key yet, as no score is lower
+    float reference[2]; // O and sum are in units of 2^reference; follows the maximum, lazily but for paper-int8. No key yet: -kLargest, as no score is lower (baseline: -infinity)
     float sum[2];       // of this lane's columns
     float excess[2];    // what V's offset of 128 has added to every channel of O
 };

@@ -12,7 +12,7 @@ namespace intflash {
  * quotient O / sum; following lazily makes this rare.
  */
 template <class T> __device__ __forceinline__ void follow_maximum(Rows& rows, float (&out)[T::kOutBlocks][4], const float (&top)[2], float slack) {
-    if (!__any_sync(~0u, top[0] - rows.reference[0] > slack || top[1] - rows.reference[1] > slack)) return;  // from 2^27 on, reference + slack may round up to more
+    if (!outgrown(top, rows.reference, slack)) return;
     float shrink[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {

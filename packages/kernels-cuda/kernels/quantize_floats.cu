@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ceil_div.h"
 #include "gather_channels.cuh"
 #include "plain_encode_tile.cuh"
 #include "ptx/grid_dependency.cuh"
@@ -91,7 +92,7 @@ template <class P, TileFormat kFormat> __device__ __forceinline__ void encode_qu
 #pragma unroll 1
         for (int round = 0; round < Lanes::kRounds; ++round) encode(round, rows.piece(lanes.row(round), lanes.channel(0)), rows.piece(lanes.row(round), lanes.channel(1)), query.type);
     }
-    if (top > 0x7f7fffffu) atomicOr(&job.request.findings->bad_query, 1u);
+    note_nonfinite(top, &job.request.findings->bad_query);
     note_max(job.request.head_maxima.query + static_cast<int64_t>(at.batch) * query.heads + head, lanes.first_row < rows.count ? row_scale(__uint_as_float(top), by_levels) : 0.f);
 }
 
@@ -129,28 +130,20 @@ template <class P, TileFormat kFormat> constexpr int kSharedBytes = std::max(kGa
 /** Of a head `sums` tiles are gathered, `tiles` encoded (0: neither K nor V), and up to `queries` rows of each query head. */
 template <class P, TileFormat kFormat> cudaError_t launch_all(QuantizeJob job, int sums, int tiles, int queries, cudaStream_t stream) {
     if (const cudaError_t status = cudaFuncSetAttribute(quantize_all<P, kFormat>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<P, kFormat>)) return status;
-    const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
-    job.encode_tiles = kIsPlain<kFormat> ? 2 * rounded_up(tiles, kPlainTiles<P>) : tiles;
-    job.gather = job.gathers_key || job.gathers_value ? rounded_up(sums, Blocks<P>::kGatherTiles) : 0;
-    job.encode_queries = job.request.query.heads / job.request.key.heads * rounded_up(queries, Blocks<P>::kQueryRows);
+    job.encode_tiles = kIsPlain<kFormat> ? 2 * ceil_div(tiles, kPlainTiles<P>) : tiles;
+    job.gather = job.gathers_key || job.gathers_value ? ceil_div(sums, Blocks<P>::kGatherTiles) : 0;
+    job.encode_queries = job.request.query.heads / job.request.key.heads * ceil_div(queries, Blocks<P>::kQueryRows);
     const int64_t per_head = int64_t{job.gather} + job.encode_tiles + job.encode_queries;
     if (per_head == 0) return cudaSuccess;
     // In whole heads, as near as that comes; plain tiles' blocks are short, so rather more. The queries of one lie between as well.
     const int64_t more = kIsPlain<kFormat> ? per_head - 1 : per_head / 2;
     job.lag = job.gather == 0 ? 0 : static_cast<int32_t>(std::min<int64_t>(job.heads, (std::max(kBlocksAhead<P> - job.encode_queries, 0) + more) / per_head));
-    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 || job.encode_tiles == 0 ? 0 : rounded_up(kLastBlocks<P>, job.encode_queries)));
+    job.query_lag = std::min(job.heads, job.lag + (job.encode_queries == 0 || job.encode_tiles == 0 ? 0 : ceil_div(kLastBlocks<P>, job.encode_queries)));
     const int64_t blocks = per_head * (job.heads + job.query_lag);
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     const int bytes = job.gather + job.encode_tiles == 0 ? 0 : kSharedBytes<P, kFormat>;  // queries need none, and what is left is L1
     quantize_all<P, kFormat><<<static_cast<unsigned>(blocks), Blocks<P>::kThreads, bytes, stream>>>(job);
     return cudaGetLastError();
-}
-
-/** Calls launch(Pieces) and returns what it returns. */
-template <class F> cudaError_t launch_with_pieces(const QuantizeRequest& request, const Operand& operand, F launch) {
-    cudaError_t status = cudaSuccess;
-    const cudaError_t launched = with_pieces(request.padded, operand.type == ElementType::kFloat32, [&](auto pieces) { status = launch(pieces); });
-    return status != cudaSuccess ? status : launched;
 }
 
 /** Which operands a launch encodes. */
@@ -162,7 +155,8 @@ cudaError_t launch_plain(const QuantizeRequest& request, const SequenceTable& ta
     const QuantizeJob job{request, table.sequences, nullptr, request.rows.codes, request.rows.scales, request.tiles, request.channel_scale, table.count * request.key.heads, 0, 0, 0,
                           encoded.key && request.statistics.means != nullptr, encoded.value && request.statistics.maxima != nullptr, encoded.key, encoded.value, 0, 0};
     const int tiles = std::max(table.max_tiles, 1);
-    return launch_with_pieces(request, encoded.query ? request.query : encoded.key ? request.key : request.value, [&](auto pieces) {
+    const Operand& any = encoded.query ? request.query : encoded.key ? request.key : request.value;
+    return with_pieces(request.padded, any.type, [&](auto pieces) {
         using P = decltype(pieces);
         const int encode = encoded.key || encoded.value ? tiles : 0, queries = encoded.query ? table.max_q_len : 0;
         return request.mode == ValueMode::kHalf ? launch_all<P, TileFormat::kPlainHalf>(job, tiles, encode, queries, stream) : launch_all<P, TileFormat::kPlain>(job, tiles, encode, queries, stream);
@@ -194,7 +188,7 @@ cudaError_t launch_sorted_quantize(const QuantizeRequest& request, const SortedT
                           0, 0, 0, request.statistics.means != nullptr, request.mode != ValueMode::kHalf, true, true, 0, 0};
     const int sums = std::max(table.max_sums, 1), tiles = std::max(table.max_tiles, 1), queries = table.max_q_blocks * kQueryBlock;
     if (job.heads == 0) return cudaSuccess;
-    return launch_with_pieces(request, request.key, [&](auto pieces) {
+    return with_pieces(request.padded, request.key.type, [&](auto pieces) {
         using P = decltype(pieces);
         return request.mode == ValueMode::kHalf ? launch_all<P, TileFormat::kSortedHalf>(job, sums, tiles, queries, stream) : launch_all<P, TileFormat::kSorted>(job, sums, tiles, queries, stream);
     });

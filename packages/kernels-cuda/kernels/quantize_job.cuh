@@ -178,6 +178,11 @@ __device__ __forceinline__ void judge_magnitude(uint32_t top, float allowed, uin
     else atomicOr(bad, 1u);
 }
 
+/** The same where any finite number is right. */
+__device__ __forceinline__ void note_nonfinite(uint32_t top, uint32_t* bad) {
+    if (top > 0x7f7fffffu) atomicOr(bad, 1u);
+}
+
 /** max(a, |b|), NaN if either is: one instruction. */
 __device__ __forceinline__ float max_or_nan(float a, float b) {
     float most;

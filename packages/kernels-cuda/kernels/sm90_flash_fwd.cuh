@@ -191,6 +191,17 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             });
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
+        // Calls run(scores), scores / 2 being what a thread has of a row: of all slots, or of the first 64 or 128 where a sequence's last tile has no more keys.
+        const auto with_span = [&](const auto& run) {
+            if constexpr (T::kKeys > 128) {
+                if (tile == uniform(item.short_tile)) {
+                    if (uniform(item.short_span) == 64) run(std::integral_constant<int, 32>{});
+                    else run(std::integral_constant<int, 64>{});
+                    return;
+                }
+            }
+            run(kWhole);
+        };
         const auto attend_any = [&](uint32_t meta, auto kind) {
             if (tile < own.clear_begin || kind == TileKind::kColumns) {
                 attend(kWhole, std::integral_constant<int, 0>{}, [&](auto& s, auto& p, const auto&) {
@@ -204,14 +215,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             if (is_clear() && kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, AllKeys{});
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
             if (kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, visible);
-            if constexpr (T::kKeys > 128) {
-                if (tile == uniform(item.short_tile)) {
-                    if (uniform(item.short_span) == 64) attend_plain(std::integral_constant<int, 32>{}, std::false_type{}, meta, visible);
-                    else attend_plain(std::integral_constant<int, 64>{}, std::false_type{}, meta, visible);
-                    return;
-                }
-            }
-            attend_plain(kWhole, std::false_type{}, meta, visible);
+            with_span([&](auto scores) { attend_plain(scores, std::false_type{}, meta, visible); });
         };
         // `visible`: AllKeys, VisibleKeys, or nullptr where a row may not see keys at the tile's beginning either.
         const auto attend_half = [&](auto scores, uint32_t meta, const auto& visible) {
@@ -246,7 +250,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             // A panel's keys are multiplied while the next one's are weighed.
             const auto weigh_panel = [&](auto panel) {
                 constexpr int kPanel = decltype(panel)::value;
-                if constexpr (kGeneral) weigh_half_general<4 * kPanel>(s, p[kPanel], rows, columns(meta), after_group);
+                if constexpr (kGeneral) weigh_half_general<4 * kPanel>(s, p[kPanel], rows, after_group);
                 else weigh_half_plain<T::kKeys, 4 * kPanel>(s, p[kPanel], rows, meta + T::kColumnBytes, columns(meta), visible, after_group);
                 multiply(p[kPanel], kPanel);
             };
@@ -259,14 +263,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
         const auto attend_half_masked = [&](uint32_t meta) {
             if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr);
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            if constexpr (T::kKeys > 128) {
-                if (tile == uniform(item.short_tile)) {
-                    if (uniform(item.short_span) == 64) attend_half(std::integral_constant<int, 32>{}, meta, visible);
-                    else attend_half(std::integral_constant<int, 64>{}, meta, visible);
-                    return;
-                }
-            }
-            attend_half(kWhole, meta, visible);
+            with_span([&](auto scores) { attend_half(scores, meta, visible); });
         };
         const int step = sharing ? T::kConsumers : 1;
         int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;

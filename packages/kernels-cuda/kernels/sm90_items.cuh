@@ -17,7 +17,8 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr int kConsumers = sm90_consumers(kD);
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240, kProducerRegisters = kConsumers == 3 ? 32 : 24;
-    // What warpgroups take turns at: half-int8 at the products, whose sums they wait for twice as long, but for 64 channels; INT8 at the exponentials.
+    // What warpgroups take turns at: half-int8 with 128 channels and more at the products, whose sums it waits for twice as long; INT8, and half-int8 with 64
+    // channels, at the exponentials (docs/results/h200/log.md).
     static constexpr bool kProductTurns = kHalf && kD >= 128, kExponentialTurns = !kProductTurns;
     static constexpr int kRows = kQueryBlock * kConsumers;
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;

@@ -50,12 +50,12 @@ template <class T> struct ExponentialTurn {
             needed[0] = after[0], needed[1] = after[1];
         }
     }
-    /** `done`: sums of codes, so that the compiler cannot pass the turn before they are known. */
     __device__ __forceinline__ void skip() {
         float nothing[2] = {0.f, 0.f};
         wait(nothing);
         pass();
     }
+    /** `done`: what the last weighed group left (sums of codes, or weights), so that the compiler cannot pass the turn before they are known. */
     __device__ __forceinline__ void pass(unsigned done = 0) {
         if constexpr (T::kExponentialTurns) {
             parity ^= 1;

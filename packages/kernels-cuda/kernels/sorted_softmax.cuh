@@ -62,7 +62,7 @@ __device__ __forceinline__ uint32_t sign_halves(uint32_t pair) {
     return signs;
 }
 
-/** Of so many groups of 16 slots so many are weighed when the next warpgroup may begin to weigh; where products of many begin meanwhile, half. */
+/** Groups of 16 slots, of `groups`, that a warpgroup weighs before the next may begin: five eighths, or half of INT8's 192 keys (measured: docs/results/h200/log.md). */
 __device__ __forceinline__ constexpr int pass_before(int groups, bool half_values = false) { return groups > 8 && !half_values ? groups / 2 : (groups * 5 + 4) / 8; }
 
 /**
@@ -113,7 +113,7 @@ struct TileSums {
 
 /** Raises the reference to `top` where it lies more than the slack above; `scale_out(shrink)` rescales O. Rare after the first tile. */
 template <class ScaleOut> __device__ __forceinline__ void follow(RowPair& rows, const float (&top)[2], const ScaleOut& scale_out) {
-    if (!__any_sync(~0u, top[0] - rows.reference[0] > kSlack || top[1] - rows.reference[1] > kSlack)) return;
+    if (!outgrown(top, rows.reference, kSlack)) return;
     float shrink[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
@@ -295,32 +295,33 @@ __device__ __forceinline__ void maxima_of_eighths(int (&s)[kScores], float (&top
     for (int row = 0; row < 2; ++row) top[row] = quad_max(Visible::kAll ? top[row] * rows.factor[row] : top[row]);
 }
 
-/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(group, index)` is a score's; `after_group(g, known)` follows each group. */
-template <int first, class Exponent, class Columns, class Visible, class AfterGroup>
-__device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent, const Columns& columns, const Visible& visible, const AfterGroup& after_group) {
+/** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(group, index)` is a score's; `clearing(group)(i, pair)` is what remains of its weights i, two of a row; `after_group(g, known)` follows each group. */
+template <int first, class Exponent, class Clearing, class AfterGroup>
+__device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent, const Clearing& clearing, const AfterGroup& after_group) {
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
-        const uint2 left = Visible::kAll ? uint2{} : columns.keys_left(first + group);
+        const auto clear = clearing(first + group);
         float e[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) e[i] = exp2_fast(exponent(first + group, i));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(visible.clear_halves(pack_f16(e[2 * i], e[2 * i + 1]), i & 1, i < 2 ? left.x : left.y));
+        for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(clear(i, pack_f16(e[2 * i], e[2 * i + 1])));
         after_group(first + group, static_cast<unsigned>(p[4 * group + 3]));
     }
 }
 
-/** From scores as general_scores leaves them. */
-template <int first, int kScores, class Columns, class AfterGroup> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows, const Columns& columns, const AfterGroup& after_group) {
+/** From scores as general_scores leaves them: of keys out of sight the weight is 0 already. */
+template <int first, int kScores, class AfterGroup> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    weigh_half<first>(p, [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; }, columns, AllKeys{}, after_group);
+    const auto exponent = [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; };
+    weigh_half<first>(p, exponent, [](int) { return [](int, uint32_t pair) { return pair; }; }, after_group);
 }
 
 /** From integers, by eighths. */
 template <int kKeys, int first, int kScores, class Columns, class Visible, class AfterGroup>
 __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
-    constexpr int kHalves = kKeys / 64;  // of groups, an eighth
+    constexpr int kHalves = kKeys / 64;  // half groups (8 slots) in an eighth of the slots
     constexpr int kFirstEighth = 2 * first / kHalves, kLastEighth = (2 * first + 7) / kHalves;
     float4 k_scale[2];
     if constexpr (kFirstEighth < 4) k_scale[0] = read_eighths(header, 0);
@@ -329,7 +330,11 @@ __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&
         const int eighth = (2 * group + (i >> 2)) / kHalves;
         return fmaf(__int2float_rn(s[8 * group + i]), rows.factor[row_of(i)] * at(k_scale[eighth / 4], eighth % 4), offset[row_of(i)]);
     };
-    weigh_half<first>(p, exponent, columns, visible, after_group);
+    const auto clearing = [&](int group) {
+        const uint2 left = Visible::kAll ? uint2{} : columns.keys_left(group);
+        return [&visible, left](int i, uint32_t pair) { return visible.clear_halves(pair, i & 1, i < 2 ? left.x : left.y); };
+    };
+    weigh_half<first>(p, exponent, clearing, after_group);
 }
 
 }  // namespace intflash

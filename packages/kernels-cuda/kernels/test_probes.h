@@ -9,7 +9,10 @@ namespace intflash {
 /** Leaves 0xFF in all of every processor's shared memory, for whoever reads there without having written. */
 cudaError_t launch_poison_shared(int shared_bytes, int processors, cudaStream_t stream);
 
-/** Of a page of a KV cache (cache_page.h) whatever is there for tokens from `from` on, in all of its images: codes of 0x80, factors of NaN; and the largest value scales, which wait for its last token. */
+/**
+ * Of a page of a KV cache (cache_page.h), in every image, what is there of tokens from `from` on: codes become 0x80, scales, taus and inverse weights NaN. So do
+ * the largest value scales behind the images, which are written when the page's last token is.
+ */
 cudaError_t launch_poison_page(uint8_t* page, int64_t heads, int padded, bool int4, int from, cudaStream_t stream);
 
 /** *different += words in which the two differ. */

@@ -1,6 +1,7 @@
 // See two_pass_quantize.h. Bound by memory, in one launch: the blocks that gather what is needed of a head come a little before those that encode it, which
-// find it still in L2. What one number needs of the whole tensor is gathered first, and the encoding begins at the end, with what L2 still has.
-//   §1 the job                    which block does what
+// find it still in L2. For one scale a tensor all blocks gather first; then they encode from the tensor's end, which L2 still holds. What gathers is not
+// gather_channels.cuh: that brings K through shared memory with V beside it; here one tensor is read straight to registers.
+//   §1 how the work is cut        and two_pass_job.cuh: which block does what
 //   §2 first pass                 sums of tiles and their means; maxima
 //   §3 second pass                codes by token, by channel, by tensor
 //   §4 kernel and launch
@@ -8,9 +9,11 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <type_traits>
 
+#include "ceil_div.h"
 #include "ptx/shared_memory.cuh"
-#include "two_pass_quantize.h"
+#include "two_pass_job.cuh"
 #include "two_pass_rows.cuh"
 
 namespace intflash {
@@ -28,45 +31,11 @@ template <Statistic kStatistic> constexpr int kBlocksAhead = (kStatistic == Stat
 template <class P> constexpr int kTileWarps = P::kD / 32 / kWordChannels<P>;
 template <class P> constexpr int kBlockTiles = kWarps / kTileWarps<P>;
 
-struct TwoPassJob {
-    TwoPassRequest request;
-    int32_t heads;           // of all sequences
-    int32_t tiles;           // of a head
-    int32_t gather, encode;  // blocks of a head
-    int32_t lag;             // by how many heads the second pass comes after the first
-    bool backwards;          // the second pass reads a head from its end
-};
-
-/** A block's work. */
-struct Part {
-    bool gathers;
-    int32_t head, item;
-};
-
-/** First `lag` heads are gathered, then one is gathered as another is encoded, then `lag` heads are encoded. */
-template <Statistic kStatistic> __device__ __forceinline__ Part part_of(const TwoPassJob& job, int block) {
-    const auto encode = [&](int head, int item) { return Part{false, head, job.backwards ? job.encode - 1 - item : item}; };
-    const int before = job.lag * job.gather, per_head = job.gather + job.encode, between = (job.heads - job.lag) * per_head;
-    if (block < before) return {true, block / job.gather, block % job.gather};
-    block -= before;
-    if (block < between) {
-        const int step = block / per_head, item = block - step * per_head;
-        return item < job.gather ? Part{true, job.lag + step, item} : encode(step, item - job.gather);
-    }
-    block -= between;
-    const int head = block / job.encode;
-    return encode(kStatistic == Statistic::kMaximum ? job.heads - 1 - head : job.heads - job.lag + head, block % job.encode);
-}
-
 /** Rows of a head from `first` on, no more than `most`. */
 template <class P> __device__ __forceinline__ SourceRows<P> rows_of(const TwoPassJob& job, int head, int first, int most) {
     const Operand& tensor = job.request.tensor;
     const int batch = head / tensor.heads;
     return {tensor, row_offset(tensor, batch, head - batch * tensor.heads, first), min(most, job.request.tokens - first)};
-}
-
-__device__ __forceinline__ void note_nonfinite(const TwoPassJob& job, uint32_t magnitude_bits) {
-    if (magnitude_bits > 0x7f7fffffu) atomicOr(&job.request.findings->bad_query, 1u);
 }
 
 // ── §2 ──
@@ -167,7 +136,7 @@ template <class P, Statistic kStatistic> __device__ __forceinline__ void gather_
         __syncthreads();
         if (threadIdx.x < P::kD) {
             const uint32_t bits = largest[threadIdx.x];
-            note_nonfinite(job, bits);
+            note_nonfinite(bits, &request.findings->bad_query);
             if (bits != 0) atomicMax(request.maxima + static_cast<int64_t>(part.head) * P::kD + threadIdx.x, bits);
         }
         arrive(request.arrivals + part.head);
@@ -179,7 +148,7 @@ template <class P, Statistic kStatistic> __device__ __forceinline__ void gather_
         if (threadIdx.x == 0) {
             uint32_t bits = 0;
             for (int warp = 0; warp < kWarps; ++warp) bits = max(bits, largest[warp]);
-            note_nonfinite(job, bits);
+            note_nonfinite(bits, &request.findings->bad_query);
             if (bits > __ldcg(request.maxima)) atomicMax(request.maxima, bits);
         }
         arrive(request.arrivals);
@@ -237,7 +206,7 @@ template <class P> __device__ __forceinline__ void encode_tokens(const TwoPassJo
             for (int p = 0; p < 2; ++p) codes[p].store_once(codes_at + row * P::kD + lanes.channel(p));
         });
     });
-    note_nonfinite(job, wide_magnitude<P>(top, request.tensor.type));
+    note_nonfinite(wide_magnitude<P>(top, request.tensor.type), &request.findings->bad_query);
     if (!(most <= FLT_MAX)) atomicMax(&request.findings->large_query, __float_as_uint(most));
 }
 
@@ -276,7 +245,7 @@ template <class P, Statistic kStatistic> __device__ __forceinline__ void encode_
         bool odd = false;
         if (thread < kScales) {
             const float largest = __uint_as_float(__ldcg(request.maxima + (kChannels ? static_cast<int64_t>(part.head) * P::kD + thread : 0)));
-            const float scale = row_scale(largest, divisor(127.f));
+            const float scale = row_scale(largest, divisor(request.levels));
             const Divisor by = divisor(scale);
             scales.value[thread] = scale, scales.inverse[thread] = by.inverse, scales.rest[thread] = by.rest;
             odd = is_odd_scale(scale, largest);
@@ -336,49 +305,76 @@ void merge_axes(TwoPassRequest& request) {
     }
 }
 
-template <class P, Statistic kStatistic> cudaError_t launch(const TwoPassRequest& request, cudaStream_t stream) {
-    const auto rounded_up = [](int64_t count, int64_t by) { return static_cast<int32_t>((count + by - 1) / by); };
-    TwoPassJob job{request, request.batch * request.tensor.heads, rounded_up(request.tokens, kTileKeys), 0, 0, 0, false};
-    if (job.heads == 0) return cudaSuccess;
-    job.encode = std::max(rounded_up(request.tokens, kChunkRows<P>), 1);  // the first also sees to an empty head
-    job.gather = kStatistic == Statistic::kMeans ? std::max(rounded_up(job.tiles, kBlockTiles<P>), 1) : job.encode;
-    const int64_t per_head = int64_t{job.gather} + job.encode, blocks = per_head * job.heads;
-    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-    job.lag = kStatistic == Statistic::kMaximum ? job.heads : std::min(job.heads, rounded_up(kBlocksAhead<kStatistic>, per_head));
+/** Two blocks a head at least, in one launch: `blocks` is more than that has where there are 2^30 heads. */
+struct TwoPassPlan {
+    TwoPassJob job;
+    int64_t blocks;
+    bool fits() const { return blocks <= INT32_MAX; }
+};
+
+template <class P, Statistic kStatistic> TwoPassPlan plan(TwoPassRequest request) {
+    if (kStatistic == Statistic::kMaximum) merge_axes(request);
+    TwoPassJob job{request, request.batch * request.tensor.heads, ceil_div(request.tokens, kTileKeys), 0, 0, 0, false};
+    job.encode = std::max(ceil_div(request.tokens, kChunkRows<P>), 1);  // the first also sees to an empty head
+    job.gather = kStatistic == Statistic::kMeans ? std::max(ceil_div(job.tiles, kBlockTiles<P>), 1) : job.encode;
+    const int64_t per_head = int64_t{job.gather} + job.encode;
+    job.lag = kStatistic == Statistic::kMaximum ? job.heads : std::min(job.heads, ceil_div(kBlocksAhead<kStatistic>, per_head));
     job.backwards = kStatistic == Statistic::kMaximum || job.lag == 1;  // longer than what lies between two passes
-    quantize_two_pass<P, kStatistic><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(job);
-    return cudaGetLastError();
+    return {job, per_head * job.heads};
 }
+
+/** Calls run(Pieces, Statistic) with what the request's kernel is made for. @returns what it returns */
+template <class F> auto with_kernel(const TwoPassRequest& request, F run) {
+    return with_pieces(request.padded, request.tensor.type, [&](auto pieces) {
+        switch (request.statistic) {
+            case Statistic::kMeans: return run(pieces, std::integral_constant<Statistic, Statistic::kMeans>());
+            case Statistic::kChannelMaxima: return run(pieces, std::integral_constant<Statistic, Statistic::kChannelMaxima>());
+            default: return run(pieces, std::integral_constant<Statistic, Statistic::kMaximum>());
+        }
+    });
+}
+
+/** Words and bytes of the workspace's parts. */
+struct Workspace {
+    size_t arrivals, maxima, cleared_bytes, sums_at, bytes;
+    explicit Workspace(const TwoPassRequest& request) {
+        const size_t heads = static_cast<size_t>(request.batch) * static_cast<size_t>(request.tensor.heads), padded = static_cast<size_t>(request.padded);
+        const bool has_means = request.statistic == Statistic::kMeans, has_one = request.statistic == Statistic::kMaximum;
+        arrivals = has_one ? 1 : has_means ? 2 * heads : heads;
+        maxima = has_one ? 1 : has_means ? 0 : heads * padded;
+        cleared_bytes = (arrivals + maxima) * sizeof(uint32_t);
+        sums_at = (cleared_bytes + 15) / 16 * 16;
+        bytes = sums_at + (has_means ? heads * static_cast<size_t>(ceil_div(request.tokens, kTileKeys)) * padded * sizeof(double) : 0);
+    }
+};
 
 }  // namespace
 
-size_t place_two_pass(TwoPassRequest& request, uint8_t* memory) {
-    const size_t heads = static_cast<size_t>(request.batch) * static_cast<size_t>(request.tensor.heads), tiles = (static_cast<size_t>(request.tokens) + kTileKeys - 1) / kTileKeys;
-    const bool has_means = request.statistic == Statistic::kMeans, has_one = request.statistic == Statistic::kMaximum;
-    const size_t arrivals = has_one ? 1 : has_means ? 2 * heads : heads, maxima = has_one ? 1 : has_means ? 0 : heads * static_cast<size_t>(request.padded);
-    request.cleared_bytes = (arrivals + maxima) * sizeof(uint32_t);
-    const size_t sums_at = (request.cleared_bytes + 15) / 16 * 16;
+size_t two_pass_bytes(const TwoPassRequest& request) { return Workspace(request).bytes; }
+
+void place_two_pass(TwoPassRequest& request, uint8_t* memory) {
+    const Workspace parts(request);
+    request.cleared_bytes = parts.cleared_bytes;
     request.arrivals = reinterpret_cast<uint32_t*>(memory);
-    request.maxima = request.arrivals + arrivals;
-    request.sums = reinterpret_cast<double*>(memory + sums_at);
-    return sums_at + (has_means ? heads * tiles * static_cast<size_t>(request.padded) * sizeof(double) : 0);
+    request.maxima = request.arrivals + parts.arrivals;
+    request.sums = reinterpret_cast<double*>(memory + parts.sums_at);
+}
+
+bool fits_two_pass(const TwoPassRequest& request) {
+    return with_kernel(request, [&](auto pieces, auto statistic) { return plan<decltype(pieces), statistic()>(request).fits(); });
 }
 
 cudaError_t launch_two_pass(const TwoPassRequest& request, cudaStream_t stream) {
     if (request.cleared_bytes > 0)
         if (const cudaError_t status = cudaMemsetAsync(request.arrivals, 0, request.cleared_bytes, stream)) return status;
-    TwoPassRequest own = request;
-    if (request.statistic == Statistic::kMaximum) merge_axes(own);
-    cudaError_t status = cudaSuccess;
-    const cudaError_t launched = with_pieces(own.padded, own.tensor.type == ElementType::kFloat32, [&](auto pieces) {
+    return with_kernel(request, [&](auto pieces, auto statistic) {
         using P = decltype(pieces);
-        switch (own.statistic) {
-            case Statistic::kMeans: status = launch<P, Statistic::kMeans>(own, stream); break;
-            case Statistic::kChannelMaxima: status = launch<P, Statistic::kChannelMaxima>(own, stream); break;
-            default: status = launch<P, Statistic::kMaximum>(own, stream);
-        }
+        const TwoPassPlan planned = plan<P, statistic()>(request);
+        if (planned.blocks == 0) return cudaSuccess;
+        if (!planned.fits()) return cudaErrorInvalidConfiguration;
+        quantize_two_pass<P, statistic()><<<static_cast<unsigned>(planned.blocks), kThreads, 0, stream>>>(planned.job);
+        return cudaGetLastError();
     });
-    return status != cudaSuccess ? status : launched;
 }
 
 }  // namespace intflash

@@ -29,8 +29,13 @@ struct TwoPassRequest {
     size_t cleared_bytes;  // at the workspace's start, by each launch
 };
 
-/** Lays the workspace out from `memory` (16-byte aligned; null to find the size) on. @returns its bytes */
-size_t place_two_pass(TwoPassRequest& request, uint8_t* memory);
+/** Of the workspace. */
+size_t two_pass_bytes(const TwoPassRequest& request);
+/** Lays it out from `memory` (16-byte aligned) on. */
+void place_two_pass(TwoPassRequest& request, uint8_t* memory);
+
+/** Whether launch_two_pass takes it: of 2^30 heads, the most there are, there would be more blocks than a launch has. Looks at counts, strides and type alone. */
+bool fits_two_pass(const TwoPassRequest& request);
 
 /** A fill and a kernel. An empty tensor has the scales and means that quant gives it. */
 cudaError_t launch_two_pass(const TwoPassRequest& request, cudaStream_t stream);

@@ -72,8 +72,9 @@ template <class P, bool kAligned> __device__ __forceinline__ uint32_t load_word(
  * the smallest normal float64 are multiples of 2^-1045, which it has.
  */
 __device__ __forceinline__ double shrunken(uint32_t bits) { return __hiloint2double(static_cast<int>(bits) >> 3 & 0x8fffffff, static_cast<int>(bits << 29)); }
-/** The same of a number whose last 16 bits, or 13, are zeros, or of which the last 16 do not count. */
+/** The same where the last three bits are zeros, as of float16 and bfloat16. */
 __device__ __forceinline__ double shrunken_short(uint32_t bits) { return __hiloint2double(static_cast<int>(bits) >> 3 & 0x8fffffff, 0); }
+/** The same of the bfloat16 in a word's upper half; the lower half is masked out. */
 __device__ __forceinline__ double shrunken_high(uint32_t word) { return __hiloint2double(static_cast<int>(word) >> 3 & 0x8fffe000, 0); }
 constexpr double kGrow = 0x1p896;  // back again
 

@@ -296,15 +296,10 @@ void AttentionOperation::restore(cudaStream_t stream) const {
 // ── judge ──
 void AttentionOperation::judge() const {
     const Findings& found = sheet_->on_host(place_);
-    const auto nonfinite = [](const char* operand, const char* what) {
-        Failure failure("ERR_NONFINITE", std::string("Expected ") + operand + what);
-        failure.operand = operand;
-        throw failure;
-    };
-    if (found.bad_query) nonfinite("query", " to be finite, got NaN or Infinity");
-    if (found.bad_key) nonfinite("key", " to be finite, got NaN or Infinity");
-    if (found.bad_value) nonfinite("value", " to be finite, got NaN or Infinity");
-    if (found.bad_given & static_cast<uint32_t>(Given::kMask)) nonfinite("attnMask", " to hold finite numbers or -Infinity, got NaN or Infinity");
+    if (found.bad_query) throw nonfinite("query");
+    if (found.bad_key) throw nonfinite("key");
+    if (found.bad_value) throw nonfinite("value");
+    if (found.bad_given & static_cast<uint32_t>(Given::kMask)) throw nonfinite("attnMask", "to hold finite numbers or -Infinity");
     const std::pair<Given, const char*> scales[] = {{Given::kQueryScale, "qScale"}, {Given::kKeyScale, "kScale"}, {Given::kValueScale, "vScale"}, {Given::kChannelScale, "vChannelScale"}};
     for (const auto& [what, name] : scales)
         if (found.bad_given & static_cast<uint32_t>(what)) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " to hold finite scales > 0, got others");

@@ -29,12 +29,17 @@ Napi::Object describe_answer(Napi::Env env, AttentionAnswer& answer) {
     return result;
 }
 
-/** Makes the answer's output one of `type`. */
-void narrow_output(Stream& stream, AttentionAnswer& answer, ElementType type, const Ledger& ledger, const std::shared_ptr<FindingsSheet>& sheet, const AbortFlag& abort) {
-    auto cast = std::make_shared<CastOperation>(stream, answer.out, type, sheet);
-    run_now(stream, *cast, *sheet, abort);
-    answer.out = cast->out();
-    ledger.add(std::move(cast));
+AttentionAnswer attend(Stream& stream, const AttentionRequest& request, const Ledger& ledger) {
+    LedgerEntry entry(ledger, stream);
+    AttentionAnswer answer = run_attention(stream, request, entry.sheet());
+    if (answer.operation) entry.add(std::move(answer.operation));
+    if (request.out_type != answer.out_type && answer.out) {
+        const auto cast = std::make_shared<CastOperation>(stream, answer.out, request.out_type, entry.sheet());
+        entry.run(stream, cast, request.abort);
+        answer.out = cast->out();
+    }
+    entry.keep();
+    return answer;
 }
 
 // attention(device, request) → Promise<{ out?, lse?, kernel, quantizeMs, forwardMs, quantizeRepeatMs }>;  inputs on the host are copied before it returns
@@ -49,13 +54,7 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
     for (const char* name : {"out", "lse"})
         if (js.Get(name).IsTypedArray()) keep.push_back(js.Get(name));
     return queue(info, stream,
-                 [&stream, request = std::move(request), ledger, answer] {
-                     const auto sheet = ledger.sheet(stream);
-                     *answer = run_attention(stream, *request, sheet);
-                     ledger.add(std::move(answer->operation));
-                     answer->operation = nullptr;
-                     if (request->out_type != answer->out_type && answer->out) narrow_output(stream, *answer, request->out_type, ledger, sheet, request->abort);
-                 },
+                 [&stream, request = std::move(request), ledger, answer] { *answer = attend(stream, *request, ledger); },
                  [answer](Napi::Env env) -> Napi::Value { return describe_answer(env, *answer); }, std::move(keep));
 }
 

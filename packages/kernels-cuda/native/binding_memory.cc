@@ -1,7 +1,9 @@
 // allocate, upload, write, copy, download, disposeBuffer, allocatePinned, disposePinned: memory on the device, and on its way there.
+#include <algorithm>
 #include <utility>
 
 #include "binding.h"
+#include "gather_strided.h"
 #include "read_request.h"
 
 namespace intflash {
@@ -82,7 +84,53 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
                  [](Napi::Env env) { return env.Undefined(); });
 }
 
-// download(device, buffer, byteOffset, target: Uint8Array that nobody else holds, or { pinned, byteOffset, bytes }, stream?) → Promise<void>
+/** Bytes from the first to the last element; 128 bits, since 2^53 times 2^53 may be asked for. */
+__int128 reach_of(const StridedAxes& axes) {
+    __int128 last = 0;
+    for (int axis = 0; axis < axes.rank; ++axis) last += static_cast<__int128>(axes.dims[axis] - 1) * axes.strides[axis];
+    return (last + 1) * axes.element_bytes;
+}
+
+/** { elementBytes, axes: Float64Array of each axis' dim and stride } of `bytes` in all, which is not 0. */
+StridedAxes read_axes(const Napi::Object& js, size_t bytes) {
+    const Napi::Env env = js.Env();
+    StridedAxes axes{};
+    axes.element_bytes = static_cast<int32_t>(read_integer(js, "elementBytes", 1, 4));
+    const Napi::Value pairs = js.Get("axes");
+    if (axes.element_bytes == 3 || !pairs.IsTypedArray() || pairs.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array || !pairs.As<Napi::TypedArray>().ArrayBuffer().IsArrayBuffer())
+        throw argument_error(env, "ERR_ARG_TYPE", "Expected layout to hold elementBytes of 1, 2 or 4 and a Float64Array axes of its own memory");
+    const auto numbers = pairs.As<Napi::Float64Array>();
+    if (numbers.ElementLength() % 2 != 0 || numbers.ElementLength() > 2 * StridedAxes::kMost) throw argument_error(env, "ERR_ARG_TYPE", "Expected axes to hold up to 8 pairs, got " + std::to_string(numbers.ElementLength()) + " numbers");
+    axes.rank = static_cast<int32_t>(numbers.ElementLength() / 2);
+    __int128 left = bytes / static_cast<size_t>(axes.element_bytes), product = 1;
+    for (int axis = 0; axis < axes.rank; ++axis) {
+        const double dim = numbers[2 * static_cast<size_t>(axis)], stride = numbers[2 * static_cast<size_t>(axis) + 1];
+        if (!(dim >= 1 && dim <= 0x1p53 && stride >= 0 && stride <= 0x1p53)) throw argument_error(env, "ERR_ARG_RANGE", "Expected dims in [1, 2^53] and strides in [0, 2^53]");
+        axes.dims[axis] = static_cast<int64_t>(dim), axes.strides[axis] = static_cast<int64_t>(stride);
+        product *= axes.dims[axis];
+        if (product > left) break;  // before it could overflow
+    }
+    if (product != left || bytes % static_cast<size_t>(axes.element_bytes) != 0) throw argument_error(env, "ERR_SHAPE", "Expected a target of as many elements as axes make");
+    return axes;
+}
+
+/** Elements wherever they lie, by way of contiguous memory on the device. On the worker thread of `stream`. */
+void download_strided(Stream& stream, const uint8_t* from, const StridedAxes& given, uint8_t* to) {
+    constexpr size_t kMostAtOnce = size_t{32} << 20;  // no tensor is doubled for this
+    const StridedAxes axes = made_simple(given, from);
+    const auto each = static_cast<size_t>(axes.element_bytes);
+    const auto total = static_cast<size_t>(axes.count()), at_once = std::min(total, kMostAtOnce / each);
+    const auto gathered = stream.allocate(at_once * each);
+    for (size_t first = 0; first < total; first += at_once) {
+        const size_t count = std::min(at_once, total - first);
+        check_cuda(launch_gather(from, axes, static_cast<int64_t>(first), static_cast<int64_t>(count), gathered->as(), stream.handle()), "gather a view");
+        check_cuda(cudaMemcpyAsync(to + first * each, gathered->as(), count * each, cudaMemcpyDeviceToHost, stream.handle()), "copy to the host");
+    }
+    stream.synchronize();
+}
+
+// download(device, buffer, byteOffset, target: Uint8Array that nobody else holds, or { pinned, byteOffset, bytes }, stream?,
+//          layout?: { elementBytes, axes }) → Promise<void>; without a layout what lies one behind the other
 Napi::Value download(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     Stream& stream = stream_of(handle, info[4]);
@@ -100,6 +148,14 @@ Napi::Value download(const Napi::CallbackInfo& info) {
         pinned = target.pinned;
         to = pinned->data() + target.offset;
         bytes = target.bytes;
+    }
+    if (!info[5].IsUndefined() && bytes > 0) {
+        const StridedAxes axes = read_axes(read_object(info[5], "layout"), bytes);
+        Span from = span_of(info, handle, 1, 0, "the tensor");
+        if (from.offset % static_cast<size_t>(axes.element_bytes) != 0 || reach_of(axes) > static_cast<__int128>(from.buffer->bytes() - from.offset))
+            throw argument_error(info.Env(), "ERR_SHAPE", "Expected every element of the view to lie inside the tensor");
+        return queue(info, stream, [&stream, from = std::move(from), axes, pinned, to] { download_strided(stream, from.begin(), axes, to); },
+                     [](Napi::Env env) { return env.Undefined(); }, {info[3]});
     }
     const Span from = span_of(info, handle, 1, bytes, "the tensor");
     return queue(info, stream,

@@ -1,5 +1,6 @@
 // poisonShared, poisonCache, countDifferences, fault, sortedImages: for tests only, not part of the package's interface.
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "attention.h"
@@ -24,7 +25,7 @@ Napi::Value poison_shared(const Napi::CallbackInfo& info) {
                  [](Napi::Env env) { return env.Undefined(); });
 }
 
-// poisonCache(device, sequence, from, room) → Promise<void>: of the sequence's pages, with room for so many tokens more, whatever lies from token `from` on
+// poisonCache(device, sequence, from, room) → Promise<void>: gives the sequence pages for `room` more tokens and poisons all of its pages from token `from` on
 Napi::Value poison_cache(const Napi::CallbackInfo& info) {
     Stream& stream = *device_of(info).stream;
     const auto sequence = sequence_of(info[1]);
@@ -32,7 +33,11 @@ Napi::Value poison_cache(const Napi::CallbackInfo& info) {
     return queue(info, stream,
                  [&stream, sequence, from, room] {
                      const CacheShape& shape = sequence->shape();
-                     if (from > sequence->length() || room > shape.max_tokens) throw Failure("ERR_ARG_RANGE", "Expected a place in the sequence, and room for tokens that it may have");
+                     const auto expect_at_most = [](const char* name, int64_t value, int64_t most) {
+                         if (value > most) throw Failure("ERR_ARG_RANGE", std::string("Expected ") + name + " in [0, " + std::to_string(most) + "], got " + std::to_string(value));
+                     };
+                     expect_at_most("from", from, sequence->length());
+                     expect_at_most("room", room, shape.max_tokens);
                      sequence->reserve(stream, sequence->length() + static_cast<int>(room));
                      const auto& pages = sequence->pages();
                      for (size_t i = static_cast<size_t>(from / kPageTokens); i < pages.size(); ++i) {

@@ -4,6 +4,7 @@
 #include "binding.h"
 #include "int4_operation.h"
 #include "ledger.h"
+#include "quantize_operation.h"
 #include "read_request.h"
 #include "two_pass_operation.h"
 
@@ -15,19 +16,18 @@ struct Quantized {
 };
 
 Quantized run_quantize(Stream& stream, const TensorQuantizeRequest& request, const Ledger& ledger) {
-    const auto sheet = ledger.sheet(stream);
+    LedgerEntry entry(ledger, stream);
     Quantized made;
     if (request.granularity == Granularity::kToken && !request.smooth) {
-        auto operation = std::make_shared<QuantizeOperation>(stream, request, sheet);
-        run_now(stream, *operation, *sheet, request.abort);
+        const auto operation = std::make_shared<QuantizeOperation>(stream, request, entry.sheet());
+        entry.run(stream, operation, request.abort);
         made = {operation->codes(), operation->scales(), nullptr};
-        ledger.add(std::move(operation));
     } else {
-        auto operation = std::make_shared<TwoPassOperation>(stream, request, sheet);
-        run_now(stream, *operation, *sheet, request.abort);
+        const auto operation = std::make_shared<TwoPassOperation>(stream, request, entry.sheet());
+        entry.run(stream, operation, request.abort);
         made = {operation->codes(), operation->scales(), operation->means()};
-        ledger.add(std::move(operation));
     }
+    entry.keep();
     return made;
 }
 
@@ -58,11 +58,11 @@ Napi::Value convert(const Napi::CallbackInfo& info, Int4Operation::Way way) {
     auto out = std::make_shared<std::shared_ptr<Buffer>>();
     return queue(info, stream,
                  [&stream, way, rows = std::move(rows), ledger, out] {
-                     const auto sheet = ledger.sheet(stream);
-                     auto operation = std::make_shared<Int4Operation>(stream, way, *rows, sheet);
-                     run_now(stream, *operation, *sheet, rows->abort);
+                     LedgerEntry entry(ledger, stream);
+                     const auto operation = std::make_shared<Int4Operation>(stream, way, *rows, entry.sheet());
+                     entry.run(stream, operation, rows->abort);
                      *out = operation->out();
-                     ledger.add(std::move(operation));
+                     entry.keep();
                  },
                  [out](Napi::Env env) -> Napi::Value { return wrap_buffer(env, std::move(*out)); });
 }

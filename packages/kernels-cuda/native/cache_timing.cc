@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "buffer.h"
+#include "ceil_div.h"
 #include "failure.h"
 
 namespace intflash {
@@ -11,8 +12,6 @@ namespace {
 constexpr size_t kFlushBytes = size_t{256} << 20;  // larger than any GPU's cache
 constexpr int kTimed = 10;                         // launches that are timed together
 constexpr int kArbitrary = 0x3c;                   // as a float's bytes 0.0115, as a code 60
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /** Two events, for one measurement after the other. */
 class Stopwatch {

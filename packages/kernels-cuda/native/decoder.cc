@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ceil_div.h"
 #include "draw_on_host.h"
 #include "failure.h"
 
@@ -24,8 +25,6 @@ std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
 }
 
 const float* floats_of(const std::shared_ptr<Buffer>& buffer) { return buffer ? buffer->as<float>() : nullptr; }
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 std::optional<KeySplit> split_from_environment() {
     const char* const wanted = std::getenv("INTFLASH_KEY_SPLIT");

@@ -1,8 +1,10 @@
 #include "device.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "cublas_lt.h"
 #include "failure.h"
@@ -54,19 +56,29 @@ void Device::use() const { cudaSetDevice(ordinal_); }
 
 void Device::trim() const { cudaMemPoolTrimTo(pool_, 0); }
 
+SharedStream Device::create_stream() {
+    use();
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream");
+    SharedStream shared(stream, [ordinal = ordinal_](cudaStream_t gone) {  // on any thread
+        cudaSetDevice(ordinal);
+        cudaStreamSynchronize(gone);
+        cudaStreamDestroy(gone);
+    });
+    const std::lock_guard<std::mutex> lock(mutex_);
+    streams_.erase(std::remove_if(streams_.begin(), streams_.end(), [](const auto& weak) { return weak.expired(); }), streams_.end());
+    streams_.push_back(shared);
+    return shared;
+}
+
 void Device::synchronize_streams() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (cudaStream_t stream : streams_) check_cuda(cudaStreamSynchronize(stream), "wait for the device");
-}
-
-void Device::add_stream(cudaStream_t stream) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    streams_.insert(stream);
-}
-
-void Device::remove_stream(cudaStream_t stream) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    streams_.erase(stream);
+    std::vector<SharedStream> streams;  // kept alive while they are waited for
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto& weak : streams_)
+            if (auto stream = weak.lock()) streams.push_back(std::move(stream));
+    }
+    for (const SharedStream& stream : streams) check_cuda(cudaStreamSynchronize(stream.get()), "wait for the device");
 }
 
 CublasLt* Device::cublas_lt() {

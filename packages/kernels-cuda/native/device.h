@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <set>
+#include <type_traits>
+#include <vector>
 
 namespace intflash {
 
@@ -18,6 +19,8 @@ struct DeviceFacts {
     int64_t total_bytes;
     bool has_hopper_kernels;  // it is one, and runs their code (running_code.h)
 };
+
+using SharedStream = std::shared_ptr<std::remove_pointer_t<cudaStream_t>>;
 
 class Device {
 public:
@@ -40,10 +43,10 @@ public:
     void count_pinned_bytes(int64_t change) { pinned_bytes_ += change; }
     /** Gives cached memory back to the driver. */
     void trim() const;
-    /** Waits for all streams, after which everything freed is free. */
+    /** A stream of this device, destroyed with its last owner. Of those a wait for all streams may be one, so the device keeps an eye on it. @throws Failure */
+    SharedStream create_stream();
+    /** Waits for all streams, after which everything freed is free. On a worker thread; nobody else waits for it. */
     void synchronize_streams();
-    void add_stream(cudaStream_t stream);
-    void remove_stream(cudaStream_t stream);
 
     /** cuBLASLt on this device, loaded when first asked for; null where there is none. On a worker thread. */
     CublasLt* cublas_lt();
@@ -59,8 +62,8 @@ private:
     DeviceFacts facts_{};
     cudaMemPool_t pool_ = nullptr;
     std::atomic<int64_t> live_bytes_{0}, pinned_bytes_{0};
-    std::mutex mutex_;
-    std::set<cudaStream_t> streams_;
+    std::mutex mutex_;  // the JS thread takes it too: never held while anything is waited for
+    std::vector<std::weak_ptr<SharedStream::element_type>> streams_;
     std::once_flag cublas_lt_asked_;
     std::unique_ptr<CublasLt> cublas_lt_;
 };

@@ -31,6 +31,12 @@ void check_cuda(cudaError_t status, const char* doing) {
     }
 }
 
+Failure nonfinite(const char* operand, const char* expected) {
+    Failure failure("ERR_NONFINITE", std::string("Expected ") + operand + " " + expected + ", got NaN or Infinity");
+    failure.operand = operand;
+    return failure;
+}
+
 Failure out_of_memory(const char* where, size_t bytes) {
     const bool device = std::strcmp(where, "device") == 0;
     Failure failure("ERR_OOM", "Expected " + std::to_string(bytes) + (device ? " bytes of device memory, got none: the device is full" : " bytes of page-locked host memory, got none"));

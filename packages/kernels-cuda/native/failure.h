@@ -33,6 +33,9 @@ struct AbortFlag {
 /** Turns a CUDA status into a Failure; says what was being done. A status that the context never recovers from is ERR_DEVICE_LOST. */
 void check_cuda(cudaError_t status, const char* doing);
 
+/** ERR_NONFINITE of an operand, "Expected tensor" and so on. */
+Failure nonfinite(const char* operand, const char* expected = "to be finite");
+
 /** ERR_OOM of `bytes`, where "device" or "host". */
 Failure out_of_memory(const char* where, size_t bytes);
 

@@ -15,6 +15,9 @@ public:
 
     /** The place of one more operation. @throws Failure when the sheet is full */
     int take();
+    int used() const { return used_; }
+    /** Of operations that came to nothing: places from `first` on are free again. */
+    void take_back(int first) { used_ = first; }
     Findings* on_device(int place) const { return buffer_->as<Findings>() + place; }
     const Findings& on_host(int place) const { return host_[static_cast<size_t>(place)]; }
 

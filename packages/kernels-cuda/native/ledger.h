@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "binding.h"
 
@@ -10,12 +11,34 @@ namespace intflash {
 /** A recording, or nothing: then the call has a sheet of its own. */
 struct Ledger {
     std::shared_ptr<Recording> recording;
+};
 
-    /** With room for an attention and a cast. */
-    std::shared_ptr<FindingsSheet> sheet(Stream& stream) const { return recording ? recording->sheet : std::make_shared<FindingsSheet>(stream, 2); }
-    void add(std::shared_ptr<const Operation> operation) const {
-        if (recording) recording->operations.push_back(std::move(operation));
-    }
+/** What one call adds to a ledger: all of its operations once they went well, or, when it is refused at whichever, none and no place in the sheet. */
+class LedgerEntry {
+public:
+    /** On the worker thread of `stream`. */
+    LedgerEntry(const Ledger& ledger, Stream& stream);
+    ~LedgerEntry();
+    LedgerEntry(const LedgerEntry&) = delete;
+    LedgerEntry& operator=(const LedgerEntry&) = delete;
+
+    /** Where the operations note their findings. */
+    const std::shared_ptr<FindingsSheet>& sheet() const { return sheet_; }
+    /** Launches `operation`, waits and judges; a graph will run it after those added before. @throws Failure, Aborted */
+    void run(Stream& stream, std::shared_ptr<const Operation> operation, const AbortFlag& abort);
+    /** The same of one that has run. */
+    void add(std::shared_ptr<const Operation> operation) { operations_.push_back(std::move(operation)); }
+    /** All went well. */
+    void keep();
+
+private:
+    static constexpr int kMostOperations = 2;  // an attention and a cast
+
+    const std::shared_ptr<Recording> recording_;
+    const std::shared_ptr<FindingsSheet> sheet_;
+    const int first_place_;
+    std::vector<std::shared_ptr<const Operation>> operations_;
+    bool kept_ = false;
 };
 
 /** Of a request that may name a `recording`. @throws Napi::Error */

@@ -43,10 +43,7 @@ void QuantizeOperation::launch(cudaStream_t stream, const AbortFlag&) const {
 }
 
 void QuantizeOperation::judge() const {
-    if (!sheet_->on_host(place_).bad_query) return;
-    Failure failure("ERR_NONFINITE", "Expected tensor to be finite, got NaN or Infinity");
-    failure.operand = "tensor";
-    throw failure;
+    if (sheet_->on_host(place_).bad_query) throw nonfinite("tensor");
 }
 
 }  // namespace intflash

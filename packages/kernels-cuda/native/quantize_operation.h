@@ -1,23 +1,13 @@
-// Per-token codes and scales of a float tensor, left on the device, and what every call that makes codes is asked.
+// Per-token codes and scales of a float tensor, left on the device.
 #pragma once
 #include <memory>
 #include <vector>
 
 #include "operation.h"
 #include "quantize.h"
-#include "tensor_rows.h"
+#include "quantize_request.h"
 
 namespace intflash {
-
-/** What has a scale of its own. */
-enum class Granularity : int32_t { kToken, kChannel, kTensor };
-
-struct TensorQuantizeRequest : TensorRows {
-    ElementType type;
-    int32_t levels;  // the largest code: 127 or, of tokens, 7
-    Granularity granularity;
-    bool smooth;  // tokens, less the means of their channels
-};
 
 class QuantizeOperation final : public Operation {
 public:

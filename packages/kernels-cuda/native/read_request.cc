@@ -264,8 +264,9 @@ TensorQuantizeRequest read_quantize_request(const Napi::Object& js, const Device
     request.levels = static_cast<int32_t>(read_integer(js, "levels", 1, 127));
     request.granularity = static_cast<Granularity>(read_integer(js, "granularity", 0, 2));
     request.smooth = js.Get("smoothK").ToBoolean();
-    if (request.smooth && request.granularity != Granularity::kToken) reject(js.Env(), "Expected smoothK with a scale a token only");
-    if (request.levels != 127 && request.granularity != Granularity::kToken) reject(js.Env(), "Expected 127 levels but with a scale a token");
+    const std::string granularity = std::to_string(static_cast<int32_t>(request.granularity));
+    if (request.smooth && request.granularity != Granularity::kToken) reject(js.Env(), "Expected granularity 0, a scale a token, with smoothK, got " + granularity);
+    if (request.levels != 127 && request.granularity != Granularity::kToken) reject(js.Env(), "Expected 127 levels with granularity " + granularity + ", got " + std::to_string(request.levels));
     read_rows(request, js, device, element_bytes(request.type), 1);
     return request;
 }

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "attention.h"
-#include "quantize_operation.h"
+#include "quantize_request.h"
 
 namespace intflash {
 

@@ -56,19 +56,11 @@ std::shared_ptr<Stream> Stream::open(std::shared_ptr<Device> device) {
     return stream;
 }
 
-Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)) {
-    device_->use();
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream");
-    device_->add_stream(stream_);
-}
+Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)), stream_(device_->create_stream()) {}
 
 Stream::~Stream() {
     stop(Queued::kDrop);
     join();
-    device_->remove_stream(stream_);
-    device_->use();
-    cudaStreamSynchronize(stream_);
-    cudaStreamDestroy(stream_);
 }
 
 void Stream::submit(Work work, Done done) {
@@ -149,7 +141,7 @@ void Stream::run_job(Job& job) {
         job.work();
     } catch (...) {
         error = std::current_exception();
-        cudaStreamSynchronize(stream_);  // what it launched may still read memory that it holds
+        cudaStreamSynchronize(handle());  // what it launched may still read memory that it holds
         cudaGetLastError();
     }
     if (error) {
@@ -164,7 +156,7 @@ void Stream::run_job(Job& job) {
     job.done(error);
 }
 
-void Stream::synchronize() const { check_cuda(cudaStreamSynchronize(stream_), "wait for the device"); }
+void Stream::synchronize() const { check_cuda(cudaStreamSynchronize(handle()), "wait for the device"); }
 
 std::shared_ptr<Buffer> Stream::allocate(size_t bytes) { return std::make_shared<Buffer>(shared_from_this(), bytes); }
 

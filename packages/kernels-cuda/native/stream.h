@@ -44,7 +44,7 @@ public:
     /** On the worker thread. */
     std::shared_ptr<Buffer> allocate(size_t bytes);
 
-    cudaStream_t handle() const { return stream_; }
+    cudaStream_t handle() const { return stream_.get(); }
     Device& device() const { return *device_; }
 
 private:
@@ -58,7 +58,7 @@ private:
     void run_job(Job& job);
 
     const std::shared_ptr<Device> device_;
-    cudaStream_t stream_ = nullptr;
+    const SharedStream stream_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<Job> queue_;

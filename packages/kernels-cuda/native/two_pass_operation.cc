@@ -1,5 +1,6 @@
 #include "two_pass_operation.h"
 
+#include <string>
 #include <utility>
 
 #include "tile_layout.h"
@@ -17,6 +18,8 @@ TwoPassOperation::TwoPassOperation(Stream& stream, const TensorQuantizeRequest& 
     request_.tokens = request.tokens;
     request_.padded = padded_dim(request.dim);
     request_.levels = static_cast<float>(request.levels);
+    if (!fits_two_pass(request_))
+        throw Failure("ERR_UNSUPPORTED", "Expected fewer than 2^30 heads but with a scale a token and without smoothK, got " + std::to_string(int64_t{request.batch} * request.heads));
     codes_ = stream.allocate(rows * static_cast<size_t>(request_.padded));
     scales_ = stream.allocate(scales * sizeof(float));
     if (request.smooth) means_ = stream.allocate(channels * sizeof(float));
@@ -24,8 +27,7 @@ TwoPassOperation::TwoPassOperation(Stream& stream, const TensorQuantizeRequest& 
     request_.scales = scales_->as<float>();
     request_.means = means_ ? means_->as<float>() : nullptr;
     request_.findings = sheet_->on_device(place_);
-    const auto workspace = held_.emplace_back(stream.allocate(place_two_pass(request_, nullptr)));
-    place_two_pass(request_, workspace->as<uint8_t>());
+    place_two_pass(request_, held_.emplace_back(stream.allocate(two_pass_bytes(request_)))->as<uint8_t>());
 }
 
 void TwoPassOperation::launch(cudaStream_t stream, const AbortFlag& abort) const {
@@ -35,12 +37,8 @@ void TwoPassOperation::launch(cudaStream_t stream, const AbortFlag& abort) const
 
 void TwoPassOperation::judge() const {
     const Findings& findings = sheet_->on_host(place_);
-    if (findings.bad_query) {
-        Failure failure("ERR_NONFINITE", "Expected tensor to be finite, got NaN or Infinity");
-        failure.operand = "tensor";
-        throw failure;
-    }
-    if (findings.large_query) throw Failure("ERR_OVERFLOW", "Expected a tensor whose numbers less their channels' means are within float32, got larger ones");
+    if (findings.bad_query) throw nonfinite("tensor");
+    if (findings.large_query) throw Failure("ERR_OVERFLOW", "Expected every number minus its channel's mean to be within float32, got a larger one");
 }
 
 }  // namespace intflash

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "operation.h"
-#include "quantize_operation.h"
+#include "quantize_request.h"
 #include "two_pass_quantize.h"
 
 namespace intflash {

@@ -28,7 +28,8 @@ import { type CudaKernel, hostCodesRequest, hostRequest, KERNELS, TYPE_NUMBERS }
  * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
  * Weights stay on the GPU. Other data that stays there goes through `openCudaDevice` instead.
  *
- * `kernel` as in `CudaAttentionOptions`.
+ * `kernel` as in `CudaAttentionOptions`, of `attention` and of `quantizedAttention`, whose codes `hopper` and `sorted` do not take. Attention on a KV cache is
+ * the portable kernel's, whatever is named.
  * @throws {IntFlashError} `ERR_UNSUPPORTED` with `reason` where no GPU can be used.
  */
 export function createCudaBackend(options: { readonly kernel?: CudaKernel } = {}): Backend {
@@ -45,8 +46,8 @@ export function createCudaBackend(options: { readonly kernel?: CudaKernel } = {}
     status: () => cudaStatus(),
     attention: async (plan, signal) => attend(addon, device, hostRequest(plan, kernel), signal),
     attentionSync: (plan) => attendSync(addon, device, hostRequest(plan, kernel)),
-    quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan), signal),
-    quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan)),
+    quantizedAttention: async (plan, signal) => attend(addon, device, hostCodesRequest(plan, kernel), signal),
+    quantizedAttentionSync: (plan) => attendSync(addon, device, hostCodesRequest(plan, kernel)),
     cacheAttentionSync: (args, out) => attendSync(addon, device, cacheRequest(args), out).out,
     createLinear: (weights) => new CudaLinear(addon, device, weights),
     createDecoder: (spec) => createCudaDecoder(addon, device, spec),

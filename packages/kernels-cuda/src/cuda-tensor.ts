@@ -8,10 +8,10 @@ import {
   readArguments,
 } from '@int-flash/ops';
 import { type CudaStream, checkStream } from './cuda-stream.js';
-import type { BufferHandle, DeviceHandle, NativeAddon, NativeBufferSource } from './native-addon.js';
+import type { BufferHandle, DeviceHandle, NativeAddon, NativeBufferSource, NativeLayout } from './native-addon.js';
 import { awaitNative } from './native-error.js';
 import { pinnedSource, typedView } from './pinned-buffer.js';
-import { bytesOf, type CudaDataType, gather, judgeCounts, reach } from './strided-memory.js';
+import { bytesOf, type CudaDataType, judgeCounts, reach } from './strided-memory.js';
 
 export interface DeviceMemory {
   readonly addon: NativeAddon;
@@ -148,7 +148,6 @@ export class CudaTensor {
     this.#expectLive();
     const { type, dims } = this;
     const strides = contiguousStrides(dims);
-    const contiguous = this.isContiguous;
     const { stream, into } = readArguments(() => {
       const given = checkOptions(options, ['into', 'stream'], 'options');
       return {
@@ -160,10 +159,9 @@ export class CudaTensor {
       await this.#download(this.#targetIn(into), stream);
       return { type, dims, strides, data: into };
     }
-    const bytes = new Uint8Array(bytesOf(type, contiguous ? this.size : reach(dims, this.strides)));
+    const bytes = new Uint8Array(bytesOf(type, this.size));
     await this.#download(bytes, stream);
-    const read = typedView(type, bytes.buffer);
-    return { type, dims, strides, data: contiguous ? read : gather(read, dims, this.strides) };
+    return { type, dims, strides, data: typedView(type, bytes.buffer) };
   }
 
   /**
@@ -224,7 +222,14 @@ export class CudaTensor {
   #download(target: Parameters<NativeAddon['download']>[3], stream: Parameters<NativeAddon['download']>[4]) {
     const { addon, device, buffer } = this.#memory;
     const at = bytesOf(this.type, this.#elementOffset);
-    return awaitNative(() => addon.download(device, buffer, at, target, stream));
+    return awaitNative(() => addon.download(device, buffer, at, target, stream, this.#layout()));
+  }
+
+  /** Where the addon finds the elements; nothing where they lie one behind the other. */
+  #layout(): NativeLayout | undefined {
+    if (this.isContiguous) return undefined;
+    const axes = this.dims.flatMap((dim, axis) => [dim, this.strides[axis]!]);
+    return { elementBytes: bytesOf(this.type, 1), axes: Float64Array.from(axes) };
   }
 
   /** Page-locked memory of this device, to be written by the GPU. */

@@ -15,7 +15,7 @@ import { withAbortFlag } from './native-error.js';
 import { TYPE_NUMBERS } from './native-request.js';
 import { judgeRows } from './tensor-rows.js';
 
-/** As native/quantize_operation.h numbers them. */
+/** As native/quantize_request.h numbers them. */
 const GRANULARITIES = ['token', 'channel', 'tensor'] as const;
 /** What has a scale of its own: each token, each channel of a [batch, head], or the whole tensor. */
 export type QuantizeGranularity = (typeof GRANULARITIES)[number];
@@ -25,7 +25,7 @@ export interface QuantizeOptions {
   readonly bits?: 8 | 4;
   /**
    * `token` (the default) has the bits of quant's `quantizePerTokenInt8` or `encodePerTokenInt4`; `channel`, over all tokens of its [batch, head],
-   * those of `quantizePerChannelInt8`; `tensor` those of `quantizePerTensorInt8`.
+   * those of `quantizePerChannelInt8`; `tensor` those of `quantizePerTensorInt8`. Both, and `smoothK`, take fewer than 2^30 heads.
    */
   readonly granularity?: QuantizeGranularity;
   /**

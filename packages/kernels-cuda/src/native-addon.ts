@@ -51,6 +51,13 @@ export interface NativePinnedSource {
   readonly bytes: number;
 }
 
+/** Which elements of a place in device memory, up to eight axes. */
+export interface NativeLayout {
+  readonly elementBytes: number;
+  /** Dim and stride of each axis, the outermost first. */
+  readonly axes: Float64Array;
+}
+
 export type NativeSource = ArrayBufferView | NativeBufferSource;
 
 export interface NativeStrides {
@@ -199,6 +206,8 @@ export interface NativeAddon {
     byteOffset: number,
     target: Uint8Array | NativePinnedSource,
     stream?: StreamHandle,
+    /** Without it: what lies one behind the other. */
+    layout?: NativeLayout,
   ): Promise<void>;
   disposeBuffer(buffer: BufferHandle): void;
   allocatePinned(device: DeviceHandle, bytes: number): Promise<{ handle: PinnedHandle; memory: ArrayBuffer }>;

@@ -77,9 +77,10 @@ export function hostRequest(plan: AttentionPlan, kernel: CudaKernel): NativeRequ
 }
 
 /** Attention on the caller's codes in host memory. */
-export function hostCodesRequest(plan: QuantizedAttentionPlan): NativeRequest {
+export function hostCodesRequest(plan: QuantizedAttentionPlan, kernel: CudaKernel): NativeRequest {
   return {
     ...geometryRequest(plan, plan.precision, false),
+    kernel: KERNELS.indexOf(kernel),
     query: codeOperand(plan.query, plan.queryScale),
     key: codeOperand(plan.key, plan.keyScale),
     value: codeOperand(plan.value, plan.valueScale),

@@ -1,4 +1,4 @@
-import { checkInteger, describe, IntFlashError, type TensorData } from '@int-flash/ops';
+import { checkInteger, describe, IntFlashError } from '@int-flash/ops';
 
 /** Element types that device tensors hold. */
 export type CudaDataType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'bool';
@@ -33,22 +33,4 @@ export function judgeCounts(value: unknown, name: string): number[] {
       throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name}[${axis}] to be a number, got ${describe(entry)}`);
     return checkInteger(entry, `${name}[${axis}]`, 0, 0, Number.MAX_SAFE_INTEGER);
   });
-}
-
-/** A strided tensor's elements in row-major order. */
-export function gather(from: TensorData, dims: readonly number[], strides: readonly number[]): TensorData {
-  const size = dims.reduce((product, dim) => product * dim, 1);
-  const result = new (from.constructor as new (length: number) => TensorData)(size);
-  const index = new Array<number>(dims.length).fill(0);
-  let at = 0;
-  for (let i = 0; i < size; i++) {
-    result[i] = from[at]!;
-    for (let axis = dims.length - 1; axis >= 0; axis--) {
-      at += strides[axis]!;
-      if (++index[axis]! < dims[axis]!) break;
-      at -= strides[axis]! * dims[axis]!;
-      index[axis] = 0;
-    }
-  }
-  return result;
 }

@@ -1,38 +1,24 @@
 import { fromFloat32 } from '@int-flash/ops';
-import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
+import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionInputs, CudaAttentionResult } from '../src/device-attention.js';
 import { BASELINES } from '../src/native-request.js';
 import { forwardVariants } from './forward-variants.js';
+import { disposeAll, downloaded, useGpuDevice } from './gpu-device.js';
+import { normalNumbers, repeated, unevenNumbers } from './normal-numbers.js';
+import { QUANTIZE_MODES } from './quantize-modes.js';
+import { expectSameBits } from './same-bits.js';
 
 // Heads that are all alike, more elements than 32 bits count: each has to be answered as the first is alone, which lies below 2^31.
 // 2^31 and 2^32 are no multiples of a head: an offset that wraps lands elsewhere in its pattern.
 const [ROWS, DIM, FEW, HEADS] = [1_000_003, 128, 16, 34];
 
-const random = (count: number, seed: number) => {
-  const normal = seededNormal(seededUniform(seed));
-  return Float32Array.from({ length: count }, normal);
-};
-
-/** `count` elements out of fewer, repeated with a period of its own. */
-function repeated<T extends Int8Array | Uint16Array>(chunk: T, count: number): T {
-  const all = new (chunk.constructor as new (length: number) => T)(count);
-  for (let at = 0; at < count; at += chunk.length)
-    all.set(chunk.subarray(0, Math.min(chunk.length, count - at)) as never, at);
-  return all;
-}
-
 describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
   let device: CudaDevice;
-  beforeAll(() => {
-    device = openCudaDevice();
-  });
-  afterAll(() => {
-    expect(device.liveBytes()).toBe(0);
-    device.dispose();
+  useGpuDevice((opened) => {
+    device = opened;
   });
 
   /** `count` heads [ROWS, DIM], all alike, and one alone. */
@@ -72,7 +58,7 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
     'codes: %i heads, more than %s elements in K and V',
     async (count, _text) => {
       const codes = repeated(
-        Int8Array.from(random(1_000_003, 1), (x) => Math.round(x * 30)),
+        Int8Array.from(normalNumbers(1_000_003, 1), (x) => Math.round(x * 30)),
         ROWS * DIM,
       );
       const { one, all } = await alikeHeads('int8', codes, count);
@@ -104,7 +90,7 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
     let one: CudaTensor;
     let all: CudaTensor;
     beforeAll(async () => {
-      const bits = repeated(fromFloat32(random(1_000_003, 2), 'bfloat16') as Uint16Array, ROWS * DIM);
+      const bits = repeated(fromFloat32(normalNumbers(1_000_003, 2), 'bfloat16') as Uint16Array, ROWS * DIM);
       ({ one, all } = await alikeHeads('bfloat16', bits, HEADS));
       expect(all.size).toBeGreaterThan(2 ** 32);
     }, 120_000);
@@ -144,17 +130,76 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
     });
   });
 
-  it.each(forwardVariants(64).slice(0, 4))('$precision, $kernel: 200,001 keys', async (variant) => {
-    const keys = 200_001;
-    const upload = (rows: number, seed: number) =>
-      device.upload({ type: 'float32', dims: [1, 2, rows, 64], data: random(2 * rows * 64, seed) });
-    const [query, key, value] = [await upload(8, 3), await upload(keys, 4), await upload(keys, 5)];
-    const { out } = await device.attention({ query, key, value }, variant);
-    const exact = await device.exactAttention({ query, key, value });
-    // docs/arithmetic.md: 0.0155 and 0.0098 on N(0, 1); 16 rows scatter by a third of that
-    const { relativeL2, odd } = await device.compare(out, exact.out);
-    expect(odd).toBe(0);
-    expect(relativeL2).toBeLessThan(variant.precision === 'full-int8' ? 0.02 : 0.015);
-    for (const tensor of [query, key, value, out, exact.out]) tensor.dispose();
+  // 2^31 is no multiple of a head here either.
+  describe('quantize(), more than 2^31 elements', () => {
+    const COUNT = 17;
+    let one: CudaTensor;
+    let all: CudaTensor;
+    beforeAll(async () => {
+      const period = fromFloat32(unevenNumbers([7_919, DIM], 19), 'bfloat16') as Uint16Array;
+      ({ one, all } = await alikeHeads('bfloat16', repeated(period, ROWS * DIM), COUNT));
+      expect(all.size).toBeGreaterThan(2 ** 31);
+    }, 120_000);
+    afterAll(async () => {
+      one.dispose();
+      all.dispose();
+      await device.trim();
+    });
+
+    it.each(QUANTIZE_MODES)(
+      '%s: in heads and, where no means are in it, in one',
+      async (_, options) => {
+        const alone = await device.quantize(one, options);
+        const [codes, scales] = [await downloaded(alone.codes), await downloaded(alone.scales)];
+        const means = alone.means && (await downloaded(alone.means));
+        expect(codes.some((code) => code !== 0)).toBe(true);
+        // As one head it has other means, so only what knows no order is the same.
+        const wholes = options.smoothK ? [all] : [all, all.reshape([COUNT * ROWS, DIM])];
+        for (const whole of wholes) {
+          const made = await device.quantize(whole, options);
+          const expectRepeated = async (tensor: CudaTensor, part: typeof scales) => {
+            const got = await downloaded(tensor);
+            expectSameBits(got, repeated(part, got.length));
+          };
+          await expectRepeated(made.scales, scales);
+          if (means) await expectRepeated(made.means!, means);
+          const flat = made.codes.reshape([COUNT, ROWS, DIM]);
+          for (const head of [0, 1, 8, 15, 16])
+            expectSameBits(await downloaded(flat.slice(0, head, head + 1)), codes, `codes of part ${head}`);
+          disposeAll(made.codes, made.scales, made.means);
+        }
+        disposeAll(alone.codes, alone.scales, alone.means);
+        await device.trim();
+      },
+      60_000,
+    );
+  });
+
+  describe('200,001 keys', () => {
+    const KEYS = 200_001;
+    const owned: CudaTensor[] = [];
+    let inputs: CudaAttentionInputs;
+    let exact: CudaTensor;
+    beforeAll(async () => {
+      const upload = async (rows: number, seed: number) => {
+        const data = repeated(normalNumbers(Math.min(2 * rows * 64, 1_000_003), seed), 2 * rows * 64);
+        const tensor = await device.upload({ type: 'float32', dims: [1, 2, rows, 64], data });
+        owned.push(tensor);
+        return tensor;
+      };
+      inputs = { query: await upload(8, 3), key: await upload(KEYS, 4), value: await upload(KEYS, 5) };
+      exact = (await device.exactAttention(inputs)).out;
+      owned.push(exact);
+    }, 60_000);
+    afterAll(() => disposeAll(...owned));
+
+    it.each(forwardVariants(64).slice(0, 4))('$precision, $kernel', async (variant) => {
+      const { out } = await device.attention(inputs, variant);
+      // docs/arithmetic.md: 0.0155 and 0.0098 on N(0, 1); 16 rows scatter by a third of that
+      const { relativeL2, odd } = await device.compare(out, exact);
+      expect(odd).toBe(0);
+      expect(relativeL2).toBeLessThan(variant.precision === 'full-int8' ? 0.02 : 0.015);
+      out.dispose();
+    });
   });
 });

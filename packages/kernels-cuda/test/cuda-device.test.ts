@@ -123,3 +123,33 @@ describe('slice()', () => {
     expect(tensor.slice(0, 1, 3).slice(1, 2, 8).dims).toEqual([2, 6]);
   });
 });
+
+describe('download()', () => {
+  it('lets the GPU bring a view into order: what comes is as long as the view, and is handed on as it came', async () => {
+    const asked: unknown[] = [];
+    const { device } = deviceOf({
+      download: (...given: never[]) => {
+        const [, , byteOffset, target, stream, layout] = given as unknown as Parameters<NativeAddon['download']>;
+        asked.push({ byteOffset, bytes: (target as Uint8Array).byteLength, stream, layout });
+        (target as Uint8Array).set(Array.from({ length: (target as Uint8Array).length }, (_, i) => i));
+        return Promise.resolve();
+      },
+    });
+    const halves = await device.empty('float16', [2, 3, 4]);
+    const view = halves.slice(2, 1, 3).transpose(0, 1);
+    const { dims, strides, data } = await view.download();
+    expect({ dims, strides }).toEqual({ dims: [3, 2, 2], strides: [4, 2, 1] });
+    expect(data).toEqual(Uint16Array.from({ length: 12 }, (_, i) => 2 * i + ((2 * i + 1) << 8)));
+    // As codes lie: rows of 8 in 64 bytes.
+    const codes = (await device.empty('int8', [2, 64])).view([2, 8], { strides: [64, 1] });
+    expect((await codes.download()).data).toEqual(Int8Array.from({ length: 16 }, (_, i) => i));
+    await halves.slice(0, 1).download();
+    await halves.slice(1, 3).download();
+    expect(asked).toEqual([
+      { byteOffset: 2, bytes: 24, layout: { elementBytes: 2, axes: Float64Array.of(3, 4, 2, 12, 2, 1) } },
+      { byteOffset: 0, bytes: 16, layout: { elementBytes: 1, axes: Float64Array.of(2, 64, 8, 1) } },
+      { byteOffset: 24, bytes: 24 },
+      { byteOffset: 0, bytes: 0 },
+    ]);
+  });
+});

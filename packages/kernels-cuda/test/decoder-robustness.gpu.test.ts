@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import { type DeviceHandle, loadNativeAddon, type NativeAddon, type SequenceHandle } from '../src/native-addon.js';
+import { firstDifference } from './same-bits.js';
 import { type SmallShape, smallDecoder, someIds, VOCABULARY } from './small-decoder.js';
 
 const CACHES = [
@@ -12,10 +13,7 @@ const CACHES = [
   ['int4', 'channel'],
 ] as const;
 
-/** By its bits: NaN is like NaN, and 0 not like -0. */
-const bitsOf = (logits: Float32Array) => new Uint32Array(logits.buffer, logits.byteOffset, logits.length);
-const alike = (a: Float32Array, b: Float32Array) =>
-  a.length === b.length && bitsOf(a).every((word, i) => word === bitsOf(b)[i]);
+const alike = (a: Float32Array, b: Float32Array) => firstDifference(a, b) === -1;
 
 describe.skipIf(!cudaStatus().available)('a decoder under stress', () => {
   let addon: NativeAddon;

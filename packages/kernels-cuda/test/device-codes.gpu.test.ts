@@ -5,7 +5,8 @@ import { describe, expect, it } from 'vitest';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
-import { bitsOf, disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
+import { disposeAll, downloaded, uploadInputs, useGpuDevice } from './gpu-device.js';
+import { expectSameBits } from './same-bits.js';
 
 const size = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
 /** Every code of [-8, 7], in no order that rows share. */
@@ -25,10 +26,10 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         const codes = await device.upload({ type: 'int8', dims, data });
         const packed = await device.packInt4(codes);
         expect(packed).toMatchObject({ type: 'uint8', dims: [...dims.slice(0, -1), dims.at(-1)! / 2] });
-        expect(await bitsOf(packed)).toEqual(packInt4(data));
+        expectSameBits(await downloaded(packed), packInt4(data));
         const back = await device.unpackInt4(packed);
         expect(back).toMatchObject({ type: 'int8', dims });
-        expect(await bitsOf(back)).toEqual(data);
+        expectSameBits(await downloaded(back), data);
         disposeAll(codes, packed, back);
       },
     );
@@ -46,12 +47,16 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
             return data[from + Math.floor(row / 2) * strides[0]! + (row % 2) * strides[1]! + d]!;
           });
         const packed = await device.packInt4(memory.view([rows, 2, dim], { elementOffset, strides }));
-        expect(await bitsOf(packed), `packed from byte ${elementOffset}`).toEqual(
+        expectSameBits(
+          await downloaded(packed),
           packInt4(Int8Array.from(at(elementOffset, dim))),
+          `packed from byte ${elementOffset}`,
         );
         const codes = await device.unpackInt4(bytes.view([rows, 2, dim / 2], { elementOffset, strides }));
-        expect(await bitsOf(codes), `unpacked from byte ${elementOffset}`).toEqual(
+        expectSameBits(
+          await downloaded(codes),
           unpackInt4(Uint8Array.from(at(elementOffset, dim / 2), (x) => x & 255)),
+          `unpacked from byte ${elementOffset}`,
         );
         disposeAll(packed, codes);
       }
@@ -67,8 +72,8 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         const { codes, scales } = await device.quantize(tensor, { bits: 4 });
         const packed = await device.packInt4(codes);
         const expected = quantizePerTokenInt4(given, 72);
-        expect(await bitsOf(packed)).toEqual(expected.packed);
-        expect(await bitsOf(scales)).toEqual(expected.scales);
+        expectSameBits(await downloaded(packed), expected.packed);
+        expectSameBits(await downloaded(scales), expected.scales);
         disposeAll(tensor, codes, scales, packed);
       },
     );
@@ -96,8 +101,8 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
       const others = data.map((code) => -1 - code);
       await codes.write(others);
       await graph.replay();
-      expect(await bitsOf(graph.result.packed)).toEqual(packInt4(others));
-      expect(await bitsOf(graph.result.back)).toEqual(others);
+      expectSameBits(await downloaded(graph.result.packed), packInt4(others));
+      expectSameBits(await downloaded(graph.result.back), others);
       disposeAll(codes);
     });
   });
@@ -128,10 +133,10 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
     const tensor = await device.upload({ type, dims, data });
     const [eight, four] = [await device.quantize(tensor), await device.quantize(tensor, { bits: 4 })];
     const [int8, int4] = [quantizePerTokenInt8(given, dim), quantizePerTokenInt4(given, dim)];
-    expect(await bitsOf(eight.codes)).toEqual(int8.values);
-    expect(await bitsOf(eight.scales)).toEqual(int8.scales);
-    expect(await bitsOf(four.codes)).toEqual(unpackInt4(int4.packed, size(dims)));
-    expect(await bitsOf(four.scales)).toEqual(int4.scales);
+    expectSameBits(await downloaded(eight.codes), int8.values);
+    expectSameBits(await downloaded(eight.scales), int8.scales);
+    expectSameBits(await downloaded(four.codes), unpackInt4(int4.packed, size(dims)));
+    expectSameBits(await downloaded(four.scales), int4.scales);
     disposeAll(tensor, eight.codes, eight.scales, four.codes, four.scales);
   });
 
@@ -167,8 +172,8 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
       const codes = { q: q.codes, k: k.codes, v: value!, qScale: q.scales, kScale: k.scales };
       const got = await device.quantizedAttention(codes, given);
       expect(got.kernel).toBe('portable');
-      expect(await bitsOf(got.out)).toEqual(await bitsOf(floats.out));
-      expect(await bitsOf(got.lse!)).toEqual(await bitsOf(floats.lse!));
+      expectSameBits(await downloaded(got.out), await downloaded(floats.out));
+      expectSameBits(await downloaded(got.lse!), await downloaded(floats.lse!));
       disposeAll(query, key, value, q.codes, q.scales, k.codes, k.scales, got.out, got.lse, floats.out, floats.lse);
     });
 
@@ -186,7 +191,7 @@ describe.skipIf(!cudaStatus().available)('codes on the device', () => {
         { query, key, value },
         { precision: 'half-int8', kernel: 'portable', smoothK: false },
       );
-      expect(await bitsOf(graph.result.out)).toEqual(await bitsOf(expected.out));
+      expectSameBits(await downloaded(graph.result.out), await downloaded(expected.out));
       disposeAll(query, key, value, expected.out);
     });
 

@@ -6,6 +6,7 @@ import { createCudaBackend } from '../src/cuda-backend.js';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import { useGpuDevice } from './gpu-device.js';
+import { expectSameBits } from './same-bits.js';
 
 const [BATCH, HEADS, QUERIES, KEYS, DIM] = [2, 4, 45, 170, 64];
 
@@ -53,8 +54,8 @@ describe.skipIf(!cudaStatus().available)('operands on the device', () => {
       const expected = backend.attentionSync(judgeAttention(inputs, { precision, attnMask: mask, returnLse: true }));
       for (const attnMask of [on.mask!, mask]) {
         const { out, lse } = await device.attention({ query, key, value }, { precision, attnMask, returnLse: true });
-        expect((await out.download()).data).toEqual(expected.out);
-        expect((await lse!.download()).data).toEqual(expected.lse);
+        expectSameBits((await out.download()).data, expected.out);
+        expectSameBits((await lse!.download()).data, expected.lse!);
         out.dispose();
         lse!.dispose();
       }
@@ -146,8 +147,8 @@ describe.skipIf(!cudaStatus().available)('operands on the device', () => {
     const { on, dispose } = await uploadAll(given);
     const expected = createCudaBackend().quantizedAttentionSync(judgeQuantizedAttention(given, { returnLse: true }));
     const { out, lse } = await device.quantizedAttention(on as never, { returnLse: true });
-    expect((await out.download()).data).toEqual(expected.out);
-    expect((await lse!.download()).data).toEqual(expected.lse);
+    expectSameBits((await out.download()).data, expected.out);
+    expectSameBits((await lse!.download()).data, expected.lse!);
     out.dispose();
     lse!.dispose();
     dispose();
@@ -183,8 +184,8 @@ describe.skipIf(!cudaStatus().available)('operands on the device', () => {
     const { codes: got, scales } = await device.quantize(tensor, { bits });
     const [int8, int4] = [quantizePerTokenInt8(data, dim), quantizePerTokenInt4(data, dim)];
     expect(got.dims).toEqual(dims);
-    expect((await got.download()).data).toEqual(bits === 8 ? int8.values : unpackInt4(int4.packed, size));
-    expect((await scales.download()).data).toEqual(bits === 8 ? int8.scales : int4.scales);
+    expectSameBits((await got.download()).data, bits === 8 ? int8.values : unpackInt4(int4.packed, size));
+    expectSameBits((await scales.download()).data, bits === 8 ? int8.scales : int4.scales);
     for (const owned of [tensor, got, scales]) owned.dispose();
   });
 

@@ -5,8 +5,9 @@ import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
 import type { CudaAttentionInputs, CudaAttentionOptions } from '../src/device-attention.js';
-import { BASELINES, type Baseline } from '../src/native-request.js';
-import { forwardVariants } from './forward-variants.js';
+import { BASELINES } from '../src/native-request.js';
+import { BASELINE_CEILINGS, baselineLseCeiling, CEILINGS, FLT_MAX } from './ceilings.js';
+import { type ForwardVariant, forwardVariants } from './forward-variants.js';
 import { disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
 
 // What every kernel must bear, kernel by kernel: zeros, the smallest and the largest numbers, NaN, no keys, and options in pairs.
@@ -16,15 +17,6 @@ const NAMES = ['query', 'key', 'value'] as const;
 const DIM = 64;
 const SHAPE = { heads: 4, kvHeads: 2, queries: 130, keys: 300, headDim: DIM };
 const VARIANTS = forwardVariants(DIM);
-/** Relative L2 and the largest difference of a log-sum-exp, as in forward-cases.gpu.test.ts. */
-const CEILINGS: Record<string, readonly [number, number]> = {
-  'full-int8': [0.02, 0.15],
-  'half-int8': [0.015, 0.15],
-  'paper-int8': [0.06, 0.15],
-  'int4-qk': [0.3, 2.5],
-};
-/** As in baseline.gpu.test.ts. */
-const BASELINE_CEILINGS: Record<Baseline, number> = { fp16: 1e-3, bf16: 1e-2, fp8: 0.12, 'flash-d': 1e-3 };
 
 describe.skipIf(!cudaStatus().available)('edges', () => {
   let device: CudaDevice;
@@ -34,10 +26,11 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
 
   const upload = (inputs: Inputs) => uploadInputs(device, inputs);
   const numbers = async (tensor: CudaTensor) => (await tensor.download()).data as Float32Array;
+  const normal = makeInputs('normal', SHAPE, 1);
   /** Inputs of which one operand's numbers are others. */
-  const changed = (name: Name, change: (x: number, i: number) => number, from = makeInputs('normal', SHAPE, 1)) => ({
-    ...from,
-    [name]: { ...from[name], data: from[name].data.map(change) },
+  const changed = (name: Name, change: (x: number, i: number) => number) => ({
+    ...normal,
+    [name]: { ...normal[name], data: normal[name].data.map(change) },
   });
 
   async function expectNear(on: CudaAttentionInputs, options: CudaAttentionOptions, name: string) {
@@ -45,10 +38,10 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
     const got = await device.attention(on, { ...options, returnLse: true });
     const exact = await device.exactAttention(on, { ...same, returnLse: true });
     const [out, lse] = [await device.compare(got.out, exact.out), await device.compare(got.lse!, exact.lse!)];
-    const [l2, lseMost] = CEILINGS[precision!]!;
+    const ceiling = CEILINGS[precision as ForwardVariant['precision']];
     expect({ out: out.odd, lse: lse.odd }, name).toEqual({ out: 0, lse: 0 });
-    expect(out.relativeL2, name).toBeLessThan(l2);
-    expect(lse.worst, name).toBeLessThan(lseMost);
+    expect(out.relativeL2, name).toBeLessThan(ceiling.relativeL2);
+    expect(lse.worst, name).toBeLessThan(ceiling.lse);
     disposeAll(got.out, got.lse, exact.out, exact.lse);
   }
 
@@ -108,12 +101,11 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
         for (const bad of [Number.NaN, Infinity, -Infinity])
           for (const at of [0, inputs[name].data.length - 1])
             await refused(name, (x, i) => (i === at ? bad : x), 'ERR_NONFINITE', name);
-      const largest = 3.4028234663852886e38;
-      for (const large of [2 ** 101, largest]) {
+      for (const large of [2 ** 101, FLT_MAX]) {
         await refused('value', (x, i) => (i === 77 ? large : x), 'ERR_OVERFLOW', 'value');
         await refused('key', (x, i) => (i === 77 ? large : x), 'ERR_OVERFLOW', 'key');
       }
-      await refused('query', (x, i) => (i === 77 ? largest : x), 'ERR_OVERFLOW', 'scores');
+      await refused('query', (x, i) => (i === 77 ? FLT_MAX : x), 'ERR_OVERFLOW', 'scores');
       if (variant.precision === 'half-int8')
         await refused('value', (x, i) => (i === 77 ? 70_000 : x), 'ERR_OVERFLOW', '65504');
       await expectNear(on, variant, 'afterwards');
@@ -196,7 +188,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       ['float16', 4, 2],
       ['bfloat16', 2, 2],
     ] as const)('packed sequences of %s, %i heads on %i', async (type, heads, kvHeads) => {
-      const [starts, ends] = [
+      const [cuSeqlensQ, cuSeqlensK] = [
         [0, 5, 69, 69, 199],
         [0, 5, 305, 312, 376],
       ];
@@ -217,8 +209,8 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
       for (const causalAlignment of ['top-left', 'bottom-right'] as const) {
         const options = {
           tensorLayout: 'NHD',
-          cuSeqlensQ: starts,
-          cuSeqlensK: ends,
+          cuSeqlensQ,
+          cuSeqlensK,
           isCausal: true,
           causalAlignment,
           returnLse: true,
@@ -228,6 +220,7 @@ describe.skipIf(!cudaStatus().available)('edges', () => {
         const [out, lse] = [await device.compare(got.out, exact.out), await device.compare(got.lse!, exact.lse!)];
         expect({ out: out.odd, lse: lse.odd }).toEqual({ out: 0, lse: 0 });
         expect(out.relativeL2).toBeLessThan(BASELINE_CEILINGS[baseline]);
+        expect(lse.worst).toBeLessThan(baselineLseCeiling(baseline));
         disposeAll(got.out, got.lse, exact.out, exact.lse);
       }
       disposeAll(...owned.splice(0));

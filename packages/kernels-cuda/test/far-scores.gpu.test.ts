@@ -3,6 +3,8 @@ import { describe, expect, it } from 'vitest';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions, CudaAttentionResult } from '../src/device-attention.js';
+import { BASELINES } from '../src/native-request.js';
+import { BASELINE_CEILINGS, CEILINGS } from './ceilings.js';
 import { uploadInputs, useGpuDevice } from './gpu-device.js';
 
 // Scores so far from zero that float32 numbers are 16 apart in log2 units. Kernels whose reference lags the maximum by up to 8 must see that a maximum
@@ -16,8 +18,7 @@ const LOW = (() => {
   return low;
 })();
 
-/** Ceilings of relative L2: named-kernels.gpu.test.ts, baseline.gpu.test.ts. */
-const CEILINGS = { 'full-int8': 0.02, 'half-int8': 0.015, fp16: 1e-3, bf16: 1e-2, fp8: 0.12, 'flash-d': 1e-3 } as const;
+const KINDS = ['full-int8', 'half-int8', ...BASELINES] as const;
 
 describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
   let device: CudaDevice;
@@ -25,7 +26,7 @@ describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
     device = opened;
   });
 
-  it.each(Object.keys(CEILINGS) as (keyof typeof CEILINGS)[])('%s', async (kind) => {
+  it.each(KINDS)('%s', async (kind) => {
     const inputs = makeInputs('normal', { heads: 2, queries: 20, keys: KEYS, headDim: 64 }, 67);
     const given = await uploadInputs(device, inputs);
     const data = new Float32Array(KEYS).fill(-Infinity);
@@ -33,13 +34,13 @@ describe.skipIf(!cudaStatus().available)('scores far from zero', () => {
     data[150] = LOW + 8; // in a later tile
     const options: CudaAttentionOptions = { scale: 1e-3, attnMask: { type: 'float32', dims: [1, KEYS], data } };
     const exact = await device.exactAttention(given, options);
-    const got: CudaAttentionResult =
-      kind === 'full-int8' || kind === 'half-int8'
-        ? await device.attention(given, { ...options, precision: kind })
-        : await device.baselineAttention(given, kind, options);
+    const isOurs = kind === 'full-int8' || kind === 'half-int8';
+    const got: CudaAttentionResult = isOurs
+      ? await device.attention(given, { ...options, precision: kind })
+      : await device.baselineAttention(given, kind, options);
     const { relativeL2, odd } = await device.compare(got.out, exact.out);
     expect(odd).toBe(0);
-    expect(relativeL2).toBeLessThan(CEILINGS[kind]);
+    expect(relativeL2).toBeLessThan(isOurs ? CEILINGS[kind].relativeL2 : BASELINE_CEILINGS[kind]);
     for (const tensor of [...Object.values(given), got.out, exact.out]) tensor.dispose();
   });
 });

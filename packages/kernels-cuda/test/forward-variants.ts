@@ -3,7 +3,7 @@ import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaKernel } from '../src/native-request.js';
 
 export interface ForwardVariant {
-  readonly precision: Precision;
+  readonly precision: Exclude<Precision, 'fp32'>;
   readonly kernel: CudaKernel;
 }
 
@@ -11,7 +11,10 @@ const isHopper = cudaStatus().isa === 'sm_90';
 
 /** Hopper's kernels where they exist, the others beside them. */
 export function forwardVariants(headDim: number): ForwardVariant[] {
-  const hopper = (precision: Precision): ForwardVariant => ({ precision, kernel: isHopper ? 'hopper' : 'portable' });
+  const hopper = (precision: ForwardVariant['precision']): ForwardVariant => ({
+    precision,
+    kernel: isHopper ? 'hopper' : 'portable',
+  });
   return [
     hopper('full-int8'),
     ...(isHopper || headDim <= 128 ? ([{ precision: 'full-int8', kernel: 'sorted' }] as const) : []),

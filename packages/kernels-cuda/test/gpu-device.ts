@@ -28,7 +28,19 @@ export function disposeAll(...owned: ({ dispose(): void } | undefined)[]): void 
   for (const each of owned) each?.dispose();
 }
 
-/** A tensor's numbers as they lie there. */
-export async function bitsOf(tensor: CudaTensor) {
+/** A tensor’s numbers as they lie there. */
+export async function downloaded(tensor: CudaTensor) {
   return (await tensor.download()).data;
+}
+
+/** Where a view's elements lie, one index after the other, counted from its first. */
+export function placesOf(dims: readonly number[], strides: readonly number[]): number[] {
+  return Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => {
+    let [left, at] = [i, 0];
+    for (let axis = dims.length - 1; axis >= 0; axis--) {
+      at += (left % dims[axis]!) * strides[axis]!;
+      left = Math.floor(left / dims[axis]!);
+    }
+    return at;
+  });
 }

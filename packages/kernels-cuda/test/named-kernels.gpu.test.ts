@@ -1,23 +1,19 @@
 import { type FloatType, fromFloat32 } from '@int-flash/ops';
-import { seededNormal, seededUniform } from '@int-flash/reference';
 import { describe, expect, it } from 'vitest';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaTensor } from '../src/cuda-tensor.js';
+import { CEILINGS } from './ceilings.js';
 import { forwardVariants } from './forward-variants.js';
 import { useGpuDevice } from './gpu-device.js';
+import { normalNumbers } from './normal-numbers.js';
 
 // Kernels by their names, every head dimension there is, V as wide as K and not, inputs of every type.
 const HEAD_DIMS = Array.from({ length: 32 }, (_, i) => 8 * (i + 1));
 const [HEADS, KV_HEADS, QUERIES, KEYS] = [4, 2, 130, 300];
-/** As in forward-cases.gpu.test.ts, of full-int8 and half-int8. */
-const CEILINGS = { 'full-int8': 0.02, 'half-int8': 0.015 } as const;
-const LSE_CEILING = 0.15;
 
 const isHopper = cudaStatus().isa === 'sm_90';
-const VARIANTS = forwardVariants(64).filter(
-  ({ kernel, precision }) => kernel !== 'portable' && Object.hasOwn(CEILINGS, precision),
-);
+const VARIANTS = forwardVariants(64).filter(({ kernel }) => kernel !== 'portable');
 
 describe.skipIf(!cudaStatus().available)('kernels by name', () => {
   let device: CudaDevice;
@@ -59,9 +55,9 @@ describe.skipIf(!cudaStatus().available)('kernels by name', () => {
           const isGood =
             got.kernel === kernel &&
             out.odd + lse.odd === 0 &&
-            out.relativeL2 <= CEILINGS[precision as keyof typeof CEILINGS] &&
+            out.relativeL2 <= CEILINGS[precision].relativeL2 &&
             out.relativeL2 >= 1e-3 && // a path that forgot to quantize
-            lse.worst <= LSE_CEILING;
+            lse.worst <= CEILINGS[precision].lse;
           if (!isGood)
             failures.push(
               `${headDim}/${headDimV} by ${got.kernel}: L2 ${out.relativeL2.toFixed(4)} lse ${lse.worst.toFixed(4)} odd ${out.odd}/${lse.odd}`,
@@ -77,7 +73,7 @@ describe.skipIf(!cudaStatus().available)('kernels by name', () => {
   );
 
   async function pool(type: FloatType, seed: number): Promise<CudaTensor> {
-    const data = Float32Array.from({ length: KV_HEADS * KEYS * 256 }, seededNormal(seededUniform(seed)));
+    const data = normalNumbers(KV_HEADS * KEYS * 256, seed);
     return device.upload({ type, dims: [data.length], data: type === 'float32' ? data : fromFloat32(data, type) });
   }
 });

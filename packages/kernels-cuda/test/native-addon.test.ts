@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { judgeAttention, judgeQuantizedAttention } from '@int-flash/ops';
 import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { findAddon, type NativeAddon } from '../src/native-addon.js';
 
@@ -101,5 +102,50 @@ describe('a package whose addon does not load', () => {
       [() => cudaStatus(null as never), 'ERR_ARG_TYPE'],
     ];
     for (const [call, code] of calls) expect(call).toThrow(expect.objectContaining({ code }));
+  });
+});
+
+describe('createCudaBackend', () => {
+  const answers = `module.exports = {
+    probe: () => ({
+      driverVersion: 13000, runtimeVersion: 13000, architectures: '90a-real',
+      devices: [{ name: 'none', major: 9, minor: 0, totalBytes: 1 }],
+    }),
+    openDevice: () => ({}),
+    deviceFacts: () => ({ name: 'none', major: 9, minor: 0, processors: 1, totalBytes: 1 }),
+    attention: async (_, { kernel }) => refuse(kernel),
+    attentionSync: (_, { kernel }) => refuse(kernel),
+  };
+  function refuse(kernel) {
+    throw Object.assign(new Error('kernel ' + kernel), { code: 'ERR_UNSUPPORTED' });
+  }`;
+
+  it.each([
+    ['auto', 0],
+    ['hopper', 3],
+  ] as const)('hands the kernel that is named, %s, to every attention', async (kernel, number) => {
+    vi.resetModules();
+    vi.stubEnv('INTFLASH_CUDA_ADDON_PATH', file('answers.cjs', answers));
+    const { createCudaBackend } = await import('../src/index.js');
+    const backend = createCudaBackend({ kernel });
+    vi.unstubAllEnvs();
+    const dims = [1, 1, 2, 8];
+    const codes = { type: 'int8', dims, data: new Int8Array(16) };
+    const scale = { type: 'float32', dims: [1, 1, 2], data: new Float32Array(2).fill(1) };
+    const coded = judgeQuantizedAttention({
+      q: codes,
+      k: codes,
+      v: codes,
+      qScale: scale,
+      kScale: scale,
+      vScale: scale,
+    });
+    const floats = { type: 'float32', dims, data: new Float32Array(16) };
+    const plain = judgeAttention({ query: floats, key: floats, value: floats });
+    const refusal = expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: `kernel ${number}` });
+    expect(() => backend.attentionSync(plain)).toThrow(refusal);
+    expect(() => backend.quantizedAttentionSync(coded)).toThrow(refusal);
+    await expect(backend.attention(plain)).rejects.toEqual(refusal);
+    await expect(backend.quantizedAttention(coded)).rejects.toEqual(refusal);
   });
 });

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { CudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import { disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
+import { expectSameBits } from './same-bits.js';
 
 describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
   let device: CudaDevice;
@@ -28,12 +29,12 @@ describe.skipIf(!cudaStatus().available)('16-bit outputs', () => {
       expect(narrow.out.dims).toEqual(wide.out.dims);
       expect(narrow.lse!.type).toBe('float32');
       const expected = fromFloat32((await wide.out.download()).data as Float32Array, outType);
-      expect((await narrow.out.download()).data).toEqual(expected);
+      expectSameBits((await narrow.out.download()).data, expected);
 
       const graph = await device.capture((recorder) => recorder.attention(given, { outType }));
       await graph.replay({ repeats: 2 });
       expect(graph.result.out.type).toBe(outType);
-      expect((await graph.result.out.download()).data).toEqual(expected);
+      expectSameBits((await graph.result.out.download()).data, expected);
       graph.dispose();
       disposeAll(...Object.values(given), wide.out, wide.lse, narrow.out, narrow.lse);
     },

@@ -12,7 +12,7 @@ const TOOLS = {
   synccheck: { flags: [], clean: [/ERROR SUMMARY: 0 errors/] },
 };
 const SCRIPTS = [
-  ['sanitizer-shapes.mjs'],
+  ...['short', 'long', 'types', 'irregular', 'rest'].map((part) => ['sanitizer-shapes.mjs', part]),
   ['sanitizer-linear.mjs', 'own'],
   ['sanitizer-linear.mjs', 'library'],
   ...[0, 1, 2, 3, 4, 5, 6, 8].map((index) => ['sanitizer-decoder.mjs', `${index}`]),

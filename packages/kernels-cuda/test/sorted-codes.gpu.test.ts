@@ -4,6 +4,7 @@ import { type InputFamily, makeInputs, relativeL2, softmaxAttention, worstElemen
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cudaStatus } from '../src/cuda-status.js';
 import { type DeviceHandle, loadNativeAddon, type NativeAddon } from '../src/native-addon.js';
+import { expectSameBits } from './same-bits.js';
 import { readSortedCodes, type SortedCodes } from './sorted-images.js';
 
 // A sequence against the codes that the kernels on sorted tiles read, which a probe hands out: are they right, and is what the kernels make of them?
@@ -48,8 +49,16 @@ const CASES: Case[] = [
   { family: 'normal', type: 'float32', headDim: 8, headDimV: 8, queries: 130, keys: 129, isCausal: false, odd: 40 },
 ];
 
-/** A case's inputs as its type has them, and the same numbers as float32. */
-function inputsOf({ family, type, odd, isCausal, ...shape }: Case) {
+const made = new Map<Case, ReturnType<typeof makeCase>>();
+/** A case's inputs and their answer in float64, which the kernels have together. */
+function inputsOf(one: Case) {
+  const inputs = made.get(one) ?? makeCase(one);
+  made.set(one, inputs);
+  return inputs;
+}
+
+/** Inputs as the case's type has them, and the same numbers as float32. */
+function makeCase({ family, type, odd, isCausal, ...shape }: Case) {
   const inputs = makeInputs(family, { heads: HEADS, kvHeads: KV_HEADS, ...shape }, 11);
   const values = inputs.value.data.map((x, i) => {
     const token = Math.floor(i / shape.headDimV) % shape.keys;
@@ -70,7 +79,7 @@ function inputsOf({ family, type, odd, isCausal, ...shape }: Case) {
     value: widen(given.value.data),
   };
   const options = { isCausal, causalAlignment: 'bottom-right' as const };
-  return { given, exact, options };
+  return { given, exact, options, answer: softmaxAttention(judgeAttention(given, options)).out };
 }
 
 /** [rows, from] of which the first `width` of a row are wanted. */
@@ -103,28 +112,65 @@ function dequantized(codes: SortedCodes, { headDim, headDimV, keys }: Case) {
   return { query, key, value };
 }
 
+/** x of the keys that a row sees, in log2 units, the value weight's in it. @returns how many they are */
+function scoresOf(codes: SortedCodes, plan: AttentionPlan, row: number, x: Float64Array): number {
+  const { padded, tau, keyCodes, queryCodes, keyScales, queryScales } = codes;
+  const { qLen: queries, kLen: keys } = plan.sequences[0]!;
+  const head = Math.floor(row / queries / (HEADS / KV_HEADS));
+  const end =
+    plan.windowRight === Infinity ? keys : Math.min(keys, (row % queries) + keys - queries + plan.windowRight + 1);
+  for (let j = 0; j < end; j++) {
+    const at = head * keys + j;
+    let dot = 0;
+    for (let d = 0; d < padded; d++) dot += queryCodes[row * padded + d]! * keyCodes[at * padded + d]!;
+    x[j] = dot * keyScales[at]! * queryScales[row]! * plan.scale * Math.LOG2E + tau[at]!;
+  }
+  return end;
+}
+
+/**
+ * A row's log-sum-exp by the codes, in float64: of weights as P's formats have them, against their tile's maximum, where the row sum takes those, and
+ * what one code of P is in it.
+ */
+function lseOfCodes(codes: SortedCodes, plan: AttentionPlan, row: number): { lse: number; code: number } {
+  const { qLen: queries, kLen: keys } = plan.sequences[0]!;
+  const from = Math.floor(row / queries / (HEADS / KV_HEADS)) * keys;
+  const x = new Float64Array(keys);
+  const end = scoresOf(codes, plan, row, x);
+  const isHalf = codes.values instanceof Uint16Array;
+  const top = x.subarray(0, end).reduce((most, score) => Math.max(most, score), -Infinity);
+  let [sum, code] = [0, 0];
+  for (let begin = 0; begin < end; begin += codes.tileKeys) {
+    const tile = x.subarray(begin, Math.min(begin + codes.tileKeys, end));
+    const tileTop = tile.reduce((most, score) => Math.max(most, score), -Infinity);
+    for (const [i, score] of tile.entries()) {
+      const inverseWeight = codes.inverseWeights[from + begin + i]!;
+      const unit = 2 ** (tileTop - top) * inverseWeight;
+      const p = 2 ** (score - tileTop);
+      const isExact = isHalf || codes.hasOwnWeight[from + begin + i]; // float16's roundings leave nothing of a sum's fourth digit
+      sum += unit * (isExact ? p : Math.round(255 * p) / 255);
+      if (!isExact) code = Math.max(code, unit / 255);
+    }
+  }
+  return { lse: (top + Math.log2(sum)) * Math.LN2, code: code / sum };
+}
+
 /**
  * The same codes once more in the kernel's formats, but with nothing tiled: P is rounded against its row's maximum over all keys, to 8 bits or, where
  * values are floats, to float16; the row sum takes what the kernel's takes.
  */
 function untiled(codes: SortedCodes, values: Float32Array, plan: AttentionPlan): Float32Array {
-  const { padded, inverseWeights, tau, keyCodes, queryCodes, keyScales, queryScales } = codes;
-  const { headDimV, scale, windowRight } = plan;
+  const { inverseWeights } = codes;
+  const { headDimV } = plan;
   const { qLen: queries, kLen: keys } = plan.sequences[0]!;
   const half = codes.values instanceof Uint16Array;
   const out = new Float32Array(HEADS * queries * headDimV);
   const x = new Float64Array(keys);
   for (let row = 0; row < HEADS * queries; row++) {
     const head = Math.floor(row / queries / (HEADS / KV_HEADS));
-    const end = windowRight === Infinity ? keys : Math.min(keys, (row % queries) + keys - queries + windowRight + 1);
+    const end = scoresOf(codes, plan, row, x);
     let top = -Infinity;
-    for (let j = 0; j < end; j++) {
-      const at = head * keys + j;
-      let dot = 0;
-      for (let d = 0; d < padded; d++) dot += queryCodes[row * padded + d]! * keyCodes[at * padded + d]!;
-      x[j] = dot * keyScales[at]! * queryScales[row]! * scale * Math.LOG2E + tau[at]!;
-      if (x[j]! > top) top = x[j]!;
-    }
+    for (let j = 0; j < end; j++) top = Math.max(top, x[j]!);
     let sum = 0;
     const products = new Float64Array(headDimV);
     for (let j = 0; j < end; j++) {
@@ -162,19 +208,19 @@ describe.skipIf(!status.available).each(VARIANTS)('what $kernel reads for $preci
   });
 
   it.each(cases)('%s: the codes are those of the inputs, and the answer is that of the codes', async (_, one) => {
-    const { given, exact, options } = inputsOf(one);
+    const { given, exact, options, answer } = inputsOf(one);
     const { headDim, headDimV, keys } = one;
-    const plan = judgeAttention(given, { precision, ...options });
+    const plan = judgeAttention(given, { precision, returnLse: true, ...options });
     const codes = await readSortedCodes(addon, device, plan, kernel);
     expect(codes.faults).toEqual([]);
     for (const kind of codes.kinds) kinds.add(kind);
 
     // The codes. Q's are quant's to the bit; K's and V's are as near as their scales allow; past the head dimension there are zeros.
     const q8 = quantizePerTokenInt8(exact.query, headDim);
-    expect(cut(codes.queryCodes, codes.padded, headDim)).toEqual(Array.from(q8.values));
-    expect(codes.queryScales).toEqual(q8.scales);
+    expectSameBits(Int8Array.from(cut(codes.queryCodes, codes.padded, headDim)), q8.values);
+    expectSameBits(codes.queryScales, q8.scales);
     const numbers = dequantized(codes, one);
-    const smooth = smoothK(exact.key, headDim).values;
+    const { values: smooth, mean } = smoothK(exact.key, headDim);
     const far = (want: Float32Array, got: Float32Array, stepOf: (i: number) => number) => {
       let worst = 0;
       for (let i = 0; i < want.length; i++) worst = Math.max(worst, Math.abs(want[i]! - got[i]!) / stepOf(i));
@@ -182,7 +228,7 @@ describe.skipIf(!status.available).each(VARIANTS)('what $kernel reads for $preci
     };
     expect(far(smooth, numbers.key, (i) => codes.keyScales[Math.floor(i / headDim)]!)).toBeLessThan(HALF_STEP);
     if (precision === 'half-int8')
-      expect(numbers.value).toEqual(toFloat32(fromFloat32(exact.value, 'float16') as Uint16Array, 'float16'));
+      expectSameBits(numbers.value, toFloat32(fromFloat32(exact.value, 'float16') as Uint16Array, 'float16'));
     else {
       const stepOf = (i: number) => {
         const row = Math.floor(i / headDimV);
@@ -214,10 +260,22 @@ describe.skipIf(!status.available).each(VARIANTS)('what $kernel reads for $preci
     const slack = largest(Float32Array.from(truth, (x) => Math.fround(x + 0.3) - 0.3));
     const allowed = 2 * largest(untiled(codes, numbers.value, plan)) + 2 * slack;
     expect(largest(codes.out)).toBeLessThanOrEqual(allowed);
+    // The log-sum-exp: that of the codes, and what smoothing took off. A code of P that falls to the other side of a border is one code; the rest is float32's.
+    let beyondBound = 0;
+    for (let row = 0; row < codes.lse.length; row++) {
+      const { lse, code } = lseOfCodes(codes, plan, row);
+      let shift = 0;
+      for (let d = 0; d < headDim; d++) shift += exact.query[row * headDim + d]! * mean[d]!;
+      const expected = lse + plan.scale * shift;
+      const bound = 1e-3 + code + Math.abs(expected) * 2 ** -20; // of scores in the hundreds float32 has that much
+      beyondBound = Math.max(beyondBound, Math.abs(codes.lse[row]! - expected) - bound);
+    }
+    expect(codes.lse).toHaveLength(HEADS * one.queries);
+    expect(beyondBound).toBeLessThanOrEqual(0);
     // The rule says nothing where the formats are no good, nor where the codes are others'.
     const largestValue = exact.value.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
     expect(allowed).toBeLessThan((precision === 'half-int8' ? 1e-3 : 0.1) * largestValue);
-    expect(relativeL2(truth, softmaxAttention(judgeAttention(given, options)).out)).toBeLessThan(0.03);
+    expect(relativeL2(truth, answer)).toBeLessThan(0.03);
   });
 
   it('met tiles of every kind', () => {

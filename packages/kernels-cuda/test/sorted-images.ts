@@ -6,6 +6,8 @@ import { type CudaKernel, hostRequest } from '../src/native-request.js';
 export interface SortedCodes {
   /** The kernel's answer, [heads, queries, headDimV]. */
   readonly out: Float32Array;
+  /** [heads, queries]; empty where the plan asks for none. */
+  readonly lse: Float32Array;
   /** [heads, queries, padded] and [heads, queries]. */
   readonly queryCodes: Int8Array;
   readonly queryScales: Float32Array;
@@ -22,6 +24,8 @@ export interface SortedCodes {
   /** [kvHeads, padded] */
   readonly channelScales: Float32Array;
   readonly padded: number;
+  /** Keys of a tile. */
+  readonly tileKeys: number;
   /** Of each tile; with half-int8 all are 0. */
   readonly kinds: readonly number[];
   /** What contradicts the layout. */
@@ -74,6 +78,7 @@ export async function readSortedCodes(
     return target.buffer;
   };
   const out = new Float32Array(await read(images.out, 4 * heads * queries * headDimV));
+  const lse = images.lse ? new Float32Array(await read(images.lse, 4 * heads * queries)) : new Float32Array(0);
   const queryImage = new Int8Array(await read(images.queryCodes, heads * blocks * QUERY_BLOCK * padded));
   const blockScales = new Float32Array(await read(images.queryScales, 4 * heads * blocks * QUERY_BLOCK));
   const tileImages = await read(images.tiles, kvHeads * tiles * tileBytes);
@@ -142,7 +147,7 @@ export async function readSortedCodes(
     }
   }
   return {
-    ...{ out, queryCodes, queryScales, keyCodes, keyScales: keyScales!, values, tau: tau! },
+    ...{ out, lse, tileKeys, queryCodes, queryScales, keyCodes, keyScales: keyScales!, values, tau: tau! },
     ...{ inverseWeights: inverseWeights!, hasOwnWeight, channelScales, padded, kinds, faults },
   };
 }

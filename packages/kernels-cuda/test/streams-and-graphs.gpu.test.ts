@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { type CudaDevice, openCudaDevice } from '../src/cuda-device.js';
 import { cudaStatus } from '../src/cuda-status.js';
 import type { CudaAttentionOptions } from '../src/device-attention.js';
-import { bitsOf, disposeAll, uploadInputs, useGpuDevice } from './gpu-device.js';
+import { disposeAll, downloaded, uploadInputs, useGpuDevice } from './gpu-device.js';
+import { expectSameBits } from './same-bits.js';
 
 describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   let device: CudaDevice;
@@ -83,8 +84,8 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     await using graph = await device.capture((recorder) => recorder.attention(first.on, options));
     const expectSame = async () => {
       const call = await device.attention(first.on, options);
-      expect(await bitsOf(graph.result.out)).toEqual(await bitsOf(call.out));
-      if (call.lse) expect(await bitsOf(graph.result.lse!)).toEqual(await bitsOf(call.lse));
+      expectSameBits(await downloaded(graph.result.out), await downloaded(call.out));
+      if (call.lse) expectSameBits(await downloaded(graph.result.lse!), await downloaded(call.lse));
       call.out.dispose();
       call.lse?.dispose();
     };
@@ -116,10 +117,10 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
       });
       return { out, last };
     });
-    const recordedBits = await bitsOf(graph.result.last);
+    const recordedBits = await downloaded(graph.result.last);
     await graph.result.last.write(new Float32Array(graph.result.last.size)); // so that the replay has to write it
     for (let i = 0; i < 20; i++) await graph.replay();
-    expect(await bitsOf(graph.result.last)).toEqual(recordedBits);
+    expectSameBits(await downloaded(graph.result.last), recordedBits);
     graph.dispose();
     dispose();
   });
@@ -127,7 +128,7 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
   it('judges the data of each replay, and works on', async () => {
     const { host, on, dispose } = await seededInputs(7);
     await using graph = await device.capture((recorder) => recorder.attention(on));
-    const expected = await bitsOf(graph.result.out);
+    const expected = await downloaded(graph.result.out);
     await on.key.write(host.key.data.map((x, i) => (i === 77 ? Number.NaN : x)));
     await expect(graph.replay()).rejects.toMatchObject({
       code: 'ERR_NONFINITE',
@@ -135,10 +136,10 @@ describe.skipIf(!cudaStatus().available)('streams and graphs', () => {
     });
     await on.key.write(host.key.data);
     await graph.replay();
-    expect(await bitsOf(graph.result.out)).toEqual(expected);
+    expectSameBits(await downloaded(graph.result.out), expected);
     dispose(); // the graph keeps what it reads
     await graph.replay({ repeats: 2 });
-    expect(await bitsOf(graph.result.out)).toEqual(expected);
+    expectSameBits(await downloaded(graph.result.out), expected);
     const { out } = graph.result;
     out.dispose(); // the graph's, so nothing happens
     await graph.replay();
