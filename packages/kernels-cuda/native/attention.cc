@@ -11,6 +11,7 @@
 
 #include "choose_kernel.h"
 #include "float_flash_fwd.h"
+#include "host_copy.h"
 #include "int8_flash_fwd.h"
 #include "running_code.h"
 #include "tile_layout.h"
@@ -342,15 +343,11 @@ AttentionAnswer run_attention(Stream& stream, const AttentionRequest& request, s
     answer.out_type = operation->out_type();
 
     const auto copy_out = [&](float* host, const std::shared_ptr<Buffer>& from) {
-        if (host == nullptr || !from || from->bytes() == 0) return;
-        check_cuda(cudaMemcpyAsync(host, from->as(), from->bytes(), cudaMemcpyDeviceToHost, target), "copy the output to the host");
+        if (host != nullptr && from) copy_to_host(stream, host, from->as(), from->bytes());
     };
     copy_out(request.host_out, operation->out());
     copy_out(request.host_lse, operation->lse());
-    if (request.host_out != nullptr) {
-        stream.synchronize();
-        return answer;
-    }
+    if (request.host_out != nullptr) return answer;
     answer.out = operation->out();
     answer.lse = operation->lse();
     answer.operation = operation;

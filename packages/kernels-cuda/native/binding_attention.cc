@@ -6,6 +6,7 @@
 #include "binding.h"
 #include "cast_operation.h"
 #include "float_flash_fwd.h"
+#include "host_copy.h"
 #include "ledger.h"
 #include "read_request.h"
 
@@ -89,8 +90,7 @@ Napi::Value compare(const Napi::CallbackInfo& info) {
                      check_cuda(cudaMemsetAsync(sums->as(), 0, sums->bytes(), stream.handle()), "clear the sums");
                      check_cuda(launch_compare(reinterpret_cast<const float*>(a.buffer->as<uint8_t>() + a.offset), reinterpret_cast<const float*>(b.buffer->as<uint8_t>() + b.offset),
                                                static_cast<int64_t>(elements), sums->as<double>(), stream.handle()), "compare");
-                     check_cuda(cudaMemcpyAsync(totals->data(), sums->as(), sums->bytes(), cudaMemcpyDeviceToHost, stream.handle()), "read the sums");
-                     stream.synchronize();
+                     copy_to_host(stream, totals->data(), sums->as(), sums->bytes());
                  },
                  [totals](Napi::Env env) -> Napi::Value {
                      Napi::Object result = Napi::Object::New(env);

@@ -4,6 +4,7 @@
 
 #include "binding.h"
 #include "gather_strided.h"
+#include "host_copy.h"
 #include "read_request.h"
 
 namespace intflash {
@@ -47,9 +48,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
     return queue(info, stream,
                  [&stream, source, buffer] {
                      *buffer = stream.allocate(source->bytes);
-                     if (source->bytes > 0)
-                         check_cuda(cudaMemcpyAsync((*buffer)->as(), source->host(), source->bytes, cudaMemcpyHostToDevice, stream.handle()), "copy to the device");
-                     stream.synchronize();
+                     copy_from_host(stream, (*buffer)->as(), source->host(), source->bytes);
                      *source = {};
                  },
                  [buffer](Napi::Env env) { return wrap_buffer(env, std::move(*buffer)); });
@@ -63,8 +62,7 @@ Napi::Value write(const Napi::CallbackInfo& info) {
     const Span to = span_of(info, handle, 1, source->bytes, "the tensor");
     return queue(info, stream,
                  [&stream, source, to] {
-                     if (to.bytes > 0) check_cuda(cudaMemcpyAsync(to.begin(), source->host(), to.bytes, cudaMemcpyHostToDevice, stream.handle()), "copy to the device");
-                     stream.synchronize();
+                     copy_from_host(stream, to.begin(), source->host(), to.bytes);
                      *source = {};
                  },
                  [](Napi::Env env) { return env.Undefined(); });
@@ -124,9 +122,8 @@ void download_strided(Stream& stream, const uint8_t* from, const StridedAxes& gi
     for (size_t first = 0; first < total; first += at_once) {
         const size_t count = std::min(at_once, total - first);
         check_cuda(launch_gather(from, axes, static_cast<int64_t>(first), static_cast<int64_t>(count), gathered->as(), stream.handle()), "gather a view");
-        check_cuda(cudaMemcpyAsync(to + first * each, gathered->as(), count * each, cudaMemcpyDeviceToHost, stream.handle()), "copy to the host");
+        copy_to_host(stream, to + first * each, gathered->as(), count * each);
     }
-    stream.synchronize();
 }
 
 // download(device, buffer, byteOffset, target: Uint8Array that nobody else holds, or { pinned, byteOffset, bytes }, stream?,
@@ -159,10 +156,7 @@ Napi::Value download(const Napi::CallbackInfo& info) {
     }
     const Span from = span_of(info, handle, 1, bytes, "the tensor");
     return queue(info, stream,
-                 [&stream, from, pinned, to] {
-                     if (from.bytes > 0) check_cuda(cudaMemcpyAsync(to, from.begin(), from.bytes, cudaMemcpyDeviceToHost, stream.handle()), "copy to the host");
-                     stream.synchronize();
-                 },
+                 [&stream, from, pinned, to] { copy_to_host(stream, to, from.begin(), from.bytes); },
                  [](Napi::Env env) { return env.Undefined(); }, {info[3]});
 }
 
@@ -180,7 +174,7 @@ Napi::Value allocate_pinned(const Napi::CallbackInfo& info) {
     DeviceHandle& handle = device_of(info);
     const auto bytes = static_cast<size_t>(read_count(info[1], "bytes"));
     auto memory = std::make_shared<std::shared_ptr<PinnedMemory>>();
-    return queue(info, *handle.stream, [device = handle.device, memory, bytes] { *memory = std::make_shared<PinnedMemory>(device, bytes); },
+    return queue(info, *handle.stream, [home = handle.stream, memory, bytes] { *memory = std::make_shared<PinnedMemory>(home, bytes); },
                  [memory](Napi::Env env) -> Napi::Value {
                      const std::shared_ptr<PinnedMemory> pinned = std::move(*memory);
                      auto* owner = new std::shared_ptr<PinnedMemory>(pinned);  // the ArrayBuffer's, until it is detached or collected

@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "binding.h"
+#include "host_copy.h"
 #include "read_request.h"
 #include "sequence_handle.h"
 #include "test_probes.h"
@@ -61,8 +62,7 @@ Napi::Value count_differences(const Napi::CallbackInfo& info) {
                      const auto sum = stream.allocate(sizeof *different);
                      check_cuda(cudaMemsetAsync(sum->as(), 0, sum->bytes(), stream.handle()), "clear the sum");
                      check_cuda(launch_count_differences(a->as<uint32_t>(), b->as<uint32_t>(), static_cast<int64_t>(a->bytes() / 4), sum->as<unsigned long long>(), stream.handle()), "compare");
-                     check_cuda(cudaMemcpyAsync(different.get(), sum->as(), sum->bytes(), cudaMemcpyDeviceToHost, stream.handle()), "read the sum");
-                     stream.synchronize();
+                     copy_to_host(stream, different.get(), sum->as(), sum->bytes());
                  },
                  [different](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(*different)); });
 }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "failure.h"
+#include "host_copy.h"
 
 namespace intflash {
 namespace {
@@ -86,8 +87,7 @@ std::optional<CachePage> CacheSequence::share(Stream& worker, int index) {
     const auto at = static_cast<size_t>(index);
     if (settled_pages_ < 0 || pages < settled_pages_) {
         std::vector<float> largest(static_cast<size_t>(shape_.heads()));
-        check_cuda(cudaMemcpyAsync(largest.data(), page_largest(at), largest.size() * sizeof(float), cudaMemcpyDeviceToHost, worker.handle()), "read a page's state");
-        worker.synchronize();
+        copy_to_host(worker, largest.data(), page_largest(at), largest.size() * sizeof(float));
         if (std::find(largest.begin(), largest.end(), 0.f) != largest.end()) return std::nullopt;
         settled_pages_ = pages;
     }

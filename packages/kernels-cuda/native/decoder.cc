@@ -8,6 +8,7 @@
 #include "ceil_div.h"
 #include "draw_on_host.h"
 #include "failure.h"
+#include "host_copy.h"
 
 namespace intflash {
 namespace {
@@ -321,6 +322,11 @@ void Decoder::launch_alike(const Step& step, cudaStream_t stream) {
     record.graph->replay(stream);
 }
 
+void Decoder::reserve_answer(Stream& worker, size_t drawn) {
+    const size_t bytes = (1 + drawn) * sizeof(int32_t);
+    if (!work_.answer || work_.answer->bytes() < bytes) work_.answer = std::make_unique<Landing>(worker.device(), bytes);
+}
+
 // ── a step ──
 Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts) {
     const cudaStream_t stream = worker.handle();
@@ -338,26 +344,27 @@ Decoder::Step Decoder::begin(Stream& worker, const std::vector<StepPart>& parts)
     const bool is_alike = step.table.most <= kShortQuery && step.table.count * step.table.most == step.table.tokens && step.table.tokens == step.logit_rows;
     if (is_alike) launch_alike(step, stream);
     else launch(step, stream);
+    check_cuda(cudaMemcpyAsync(work_.answer->as(), work_.findings->as(), sizeof(uint32_t), cudaMemcpyDeviceToHost, stream), "read the findings");
     return step;
 }
 
 void Decoder::finish(Stream& worker, const std::vector<StepPart>& parts) {
-    uint32_t findings = 0;
-    check_cuda(cudaMemcpyAsync(&findings, work_.findings->as(), sizeof findings, cudaMemcpyDeviceToHost, worker.handle()), "read the findings");
     worker.synchronize();
-    check_findings(findings);
+    check_findings(*work_.answer->as<uint32_t>());
     for (const StepPart& part : parts) part.sequence->advance(static_cast<int>(part.ids.size()));
 }
 
 void Decoder::forward(Stream& worker, const std::vector<StepPart>& parts, float* logits) {
+    reserve_answer(worker, 0);
     const Step step = begin(worker, parts);
     const size_t bytes = static_cast<size_t>(step.logit_rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float);
-    check_cuda(cudaMemcpyAsync(logits, work_.logits->as(), bytes, cudaMemcpyDeviceToHost, worker.handle()), "copy the logits to the host");
+    copy_to_host(worker, logits, work_.logits->as(), bytes);
     finish(worker, parts);
 }
 
 std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& parts, const std::vector<DrawRules>& rules) {
     const cudaStream_t stream = worker.handle();
+    reserve_answer(worker, rules.size());
     const Step step = begin(worker, parts);
     const size_t rule_bytes = rules.size() * sizeof(DrawRules);
     if (!work_.rules || work_.rules->bytes() < rule_bytes) {
@@ -367,16 +374,16 @@ std::vector<int32_t> Decoder::draw(Stream& worker, const std::vector<StepPart>& 
     }
     check_cuda(cudaMemcpyAsync(work_.rules->as(), rules.data(), rule_bytes, cudaMemcpyHostToDevice, stream), "copy the rules");
     check_cuda(launch_draw(work_.logits->as<float>(), facts_.vocabulary, work_.rules->as<DrawRules>(), step.logit_rows, work_.drawn->as<int32_t>(), stream), "draw tokens");
-    std::vector<int32_t> drawn(rules.size());
-    check_cuda(cudaMemcpyAsync(drawn.data(), work_.drawn->as(), drawn.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream), "read the tokens");
+    int32_t* const answer = work_.answer->as<int32_t>() + 1;
+    check_cuda(cudaMemcpyAsync(answer, work_.drawn->as(), rules.size() * sizeof(int32_t), cudaMemcpyDeviceToHost, stream), "read the tokens");
     worker.synchronize();
+    std::vector<int32_t> drawn(answer, answer + rules.size());
     for (size_t i = 0; i < drawn.size(); ++i) {
         if (drawn[i] == kBadLogits) throw Failure("ERR_NONFINITE", "Expected finite logits, got NaN or Infinity");
         if (drawn[i] != kTooMany) continue;
         std::vector<float> logits(static_cast<size_t>(rules[i].vocabulary));
         const float* row = work_.logits->as<float>() + i * static_cast<size_t>(facts_.vocabulary);
-        check_cuda(cudaMemcpyAsync(logits.data(), row, logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream), "copy logits to the host");
-        worker.synchronize();
+        copy_to_host(worker, logits.data(), row, logits.size() * sizeof(float));
         drawn[i] = draw_on_host(logits, rules[i]);
     }
     finish(worker, parts);

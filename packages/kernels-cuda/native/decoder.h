@@ -12,6 +12,7 @@
 #include "cache_sequence.h"
 #include "decoder_steps.h"
 #include "draw_tokens.h"
+#include "landing.h"
 #include "linear.h"
 #include "step_graph.h"
 
@@ -100,6 +101,7 @@ private:
         size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
         std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, largest, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn;
+        std::unique_ptr<Landing> answer;  // the findings, then the tokens drawn
         ProductMemory products;
     };
 
@@ -132,6 +134,8 @@ private:
     void reserve_rows(Stream& worker, int tokens);
     void reserve_products(Stream& worker, int tokens);
     void reserve_scratch(Stream& worker, const Step& step);
+    /** Room on the host for what a step finds and that many tokens; before it is begun. */
+    void reserve_answer(Stream& worker, size_t drawn);
     /** Everything between the upload of the tables and the download of the logits; allocates nothing and waits for nothing. */
     void launch(const Step& step, cudaStream_t stream) const;
     void launch_layer(int index, const Step& step, cudaStream_t stream) const;

@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "landing.h"
+
 namespace intflash {
 
 class CublasLt;
@@ -22,7 +24,7 @@ struct DeviceFacts {
 
 using SharedStream = std::shared_ptr<std::remove_pointer_t<cudaStream_t>>;
 
-class Device {
+class Device : public std::enable_shared_from_this<Device> {
 public:
     /** @throws Failure */
     static std::shared_ptr<Device> open(int ordinal);
@@ -48,6 +50,9 @@ public:
     /** Waits for all streams, after which everything freed is free. On a worker thread; nobody else waits for it. */
     void synchronize_streams();
 
+    /** Where results land on the host. */
+    LandingPool& landings() { return landings_; }
+
     /** cuBLASLt on this device, loaded when first asked for; null where there is none. On a worker thread. */
     CublasLt* cublas_lt();
 
@@ -61,6 +66,7 @@ private:
     int ordinal_ = 0;
     DeviceFacts facts_{};
     cudaMemPool_t pool_ = nullptr;
+    LandingPool landings_;
     std::atomic<int64_t> live_bytes_{0}, pinned_bytes_{0};
     std::mutex mutex_;  // the JS thread takes it too: never held while anything is waited for
     std::vector<std::weak_ptr<SharedStream::element_type>> streams_;

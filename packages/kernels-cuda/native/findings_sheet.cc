@@ -7,10 +7,10 @@
 namespace intflash {
 
 FindingsSheet::FindingsSheet(Stream& home, int capacity)
-    : buffer_(home.allocate(static_cast<size_t>(capacity) * sizeof(Findings))), host_(static_cast<size_t>(capacity)) {}
+    : buffer_(home.allocate(static_cast<size_t>(capacity) * sizeof(Findings))), host_(home.device(), static_cast<size_t>(capacity) * sizeof(Findings)), capacity_(capacity) {}
 
 int FindingsSheet::take() {
-    if (static_cast<size_t>(used_) == host_.size()) throw Failure("ERR_UNSUPPORTED", "Expected at most " + std::to_string(host_.size()) + " operations in a graph, got more");
+    if (used_ == capacity_) throw Failure("ERR_UNSUPPORTED", "Expected at most " + std::to_string(capacity_) + " operations in a graph, got more");
     return used_++;
 }
 
@@ -19,7 +19,7 @@ void FindingsSheet::clear(cudaStream_t stream) const {
 }
 
 void FindingsSheet::collect(cudaStream_t stream) {
-    if (used_ > 0) check_cuda(cudaMemcpyAsync(host_.data(), buffer_->as(), used_bytes(), cudaMemcpyDeviceToHost, stream), "read the findings");
+    if (used_ > 0) check_cuda(cudaMemcpyAsync(host_.as<Findings>(), buffer_->as(), used_bytes(), cudaMemcpyDeviceToHost, stream), "read the findings");
 }
 
 }  // namespace intflash

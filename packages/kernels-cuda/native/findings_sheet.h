@@ -1,9 +1,9 @@
 // What kernels noticed about the data, collected from many operations in one copy.
 #pragma once
 #include <memory>
-#include <vector>
 
 #include "buffer.h"
+#include "landing.h"
 #include "quantize.h"
 
 namespace intflash {
@@ -19,7 +19,7 @@ public:
     /** Of operations that came to nothing: places from `first` on are free again. */
     void take_back(int first) { used_ = first; }
     Findings* on_device(int place) const { return buffer_->as<Findings>() + place; }
-    const Findings& on_host(int place) const { return host_[static_cast<size_t>(place)]; }
+    const Findings& on_host(int place) const { return host_.as<Findings>()[place]; }
 
     /** Before the operations' launches. */
     void clear(cudaStream_t stream) const;
@@ -30,7 +30,8 @@ private:
     size_t used_bytes() const { return static_cast<size_t>(used_) * sizeof(Findings); }
 
     std::shared_ptr<Buffer> buffer_;
-    std::vector<Findings> host_;
+    Landing host_;
+    const int capacity_;
     int used_ = 0;
 };
 

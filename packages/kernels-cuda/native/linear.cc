@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "failure.h"
+#include "host_copy.h"
+#include "landing.h"
 
 namespace intflash {
 namespace {
@@ -124,24 +126,24 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
     const size_t out_bytes = count * static_cast<size_t>(rows_) * sizeof(float);
     const auto floats = worker.allocate(count * (is_int8() ? width : padded)), result = worker.allocate(out_bytes);
     std::shared_ptr<Buffer> codes, scales, finding;
-    uint32_t nonfinite = 0;
+    const Landing nonfinite(worker.device(), sizeof(uint32_t));
+    *nonfinite.as<uint32_t>() = 0;
     if (is_int8()) {
         codes = worker.allocate(count * static_cast<size_t>(columns()));
         scales = worker.allocate(count * sizeof(float));
-        finding = worker.allocate(sizeof nonfinite);
+        finding = worker.allocate(sizeof(uint32_t));
         const Int8Rows rows{codes->as<int8_t>(), scales->as<float>()};
-        check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof nonfinite, stream), "clear the findings");
+        check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof(uint32_t), stream), "clear the findings");
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
         check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
         multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, stream);
-        check_cuda(cudaMemcpyAsync(&nonfinite, finding->as(), sizeof nonfinite, cudaMemcpyDeviceToHost, stream), "read the findings");
+        check_cuda(cudaMemcpyAsync(nonfinite.as(), finding->as(), sizeof(uint32_t), cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
         upload_rows(worker, floats->as(), padded, input, width, count);
         multiply(floats->as<float>(), tokens, result->as<float>(), false, stream);
     }
-    check_cuda(cudaMemcpyAsync(out, result->as(), out_bytes, cudaMemcpyDeviceToHost, stream), "copy the output to the host");
-    worker.synchronize();
-    if (nonfinite != 0) {
+    copy_to_host(worker, out, result->as(), out_bytes);
+    if (*nonfinite.as<uint32_t>() != 0) {
         Failure failure("ERR_NONFINITE", "Expected input to hold finite numbers, got NaN or Infinity");
         failure.operand = "input";
         throw failure;

@@ -7,7 +7,7 @@
 
 namespace intflash {
 
-PinnedMemory::PinnedMemory(std::shared_ptr<Device> device, size_t bytes) : device_(std::move(device)), bytes_(bytes) {
+PinnedMemory::PinnedMemory(std::shared_ptr<Stream> home, size_t bytes) : home_(std::move(home)), bytes_(bytes) {
     const cudaError_t status = cudaHostAlloc(&pointer_, bytes == 0 ? 1 : bytes, cudaHostAllocPortable);
     if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError();
@@ -15,13 +15,17 @@ PinnedMemory::PinnedMemory(std::shared_ptr<Device> device, size_t bytes) : devic
     }
     check_cuda(status, "allocate page-locked memory");
     std::memset(pointer_, 0, bytes);  // JS must not see what another process left behind
-    device_->count_pinned_bytes(static_cast<int64_t>(bytes_));
+    home_->device().count_pinned_bytes(static_cast<int64_t>(bytes_));
 }
 
 PinnedMemory::~PinnedMemory() {
-    device_->use();
-    cudaFreeHost(pointer_);
-    device_->count_pinned_bytes(-static_cast<int64_t>(bytes_));
+    const std::shared_ptr<Device> device = home_->device().shared_from_this();
+    device->count_pinned_bytes(-static_cast<int64_t>(bytes_));
+    home_->submit([device] { device->synchronize_streams(); },
+                  [device, pointer = pointer_](std::exception_ptr) {  // whatever became of the wait
+                      device->use();
+                      cudaFreeHost(pointer);
+                  });
 }
 
 }  // namespace intflash

@@ -4,24 +4,25 @@
 #include <cstdint>
 #include <memory>
 
-#include "device.h"
+#include "stream.h"
 
 namespace intflash {
 
 class PinnedMemory {
 public:
-    /** On a worker thread. @throws Failure */
-    PinnedMemory(std::shared_ptr<Device> device, size_t bytes);
+    /** On the worker thread of `home`. @throws Failure */
+    PinnedMemory(std::shared_ptr<Stream> home, size_t bytes);
+    /** On any thread: `home` frees the memory, which takes as long as something runs on the GPU. */
     ~PinnedMemory();
     PinnedMemory(const PinnedMemory&) = delete;
     PinnedMemory& operator=(const PinnedMemory&) = delete;
 
     uint8_t* data() const { return static_cast<uint8_t*>(pointer_); }
     size_t bytes() const { return bytes_; }
-    const Device& device() const { return *device_; }
+    const Device& device() const { return home_->device(); }
 
 private:
-    const std::shared_ptr<Device> device_;
+    const std::shared_ptr<Stream> home_;
     void* pointer_ = nullptr;
     const size_t bytes_;
 };

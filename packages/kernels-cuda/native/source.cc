@@ -1,6 +1,6 @@
 #include "source.h"
 
-#include "failure.h"
+#include "host_copy.h"
 
 namespace intflash {
 
@@ -11,7 +11,7 @@ const void* source_on_device(Stream& stream, const Source& source, std::vector<s
         return source.buffer->as<uint8_t>() + source.offset;
     }
     const auto buffer = held.emplace_back(stream.allocate(source.bytes));
-    if (source.bytes > 0) check_cuda(cudaMemcpyAsync(buffer->as(), source.host(), source.bytes, cudaMemcpyHostToDevice, stream.handle()), "copy an input to the device");
+    copy_from_host(stream, buffer->as(), source.host(), source.bytes);
     return buffer->as();
 }
 
