@@ -5,6 +5,8 @@
 //   §3 rows into the cache               §6 many tokens: rows of 64 tokens a block, then one block a KV head and sequence for scales
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "decoder_steps.h"
 #include "exact_math.cuh"
 #include "fitted_int4.cuh"
@@ -182,9 +184,9 @@ __device__ __forceinline__ Largest largest_of(const StepSequence& sequence, cons
     return {sequence.before == nullptr ? 0.f : sequence.before[place * sequence.before_stride], sequence.recent + place * kRecent, layer.largest_offset + place * static_cast<int64_t>(sizeof(float))};
 }
 
-/** Maximum of the threads before this one, over a block. */
-__device__ __forceinline__ float max_before(float value) {
-    __shared__ float most[kWarps];
+/** Maximum of the threads before this one, over a block of kBlockWarps. */
+template <int kBlockWarps> __device__ __forceinline__ float max_before(float value) {
+    __shared__ float most[kBlockWarps];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float running = value;
 #pragma unroll
@@ -197,7 +199,7 @@ __device__ __forceinline__ float max_before(float value) {
     __syncthreads();
     float before = lane == 0 ? 0.f : earlier;
 #pragma unroll
-    for (int other = 0; other < kWarps; ++other)
+    for (int other = 0; other < kBlockWarps; ++other)
         if (other < warp) before = fmaxf(before, most[other]);
     return before;
 }
@@ -213,13 +215,14 @@ __device__ __forceinline__ void keep_largest(const Place& at, const Largest& kep
  * By a whole block, a run of rows a thread: each row's scale from its own and the largest of the rows before it. Rows that need other codes for
  * it get the scale's negative. `first` (shared) is set by who finds it.
  */
-__device__ __forceinline__ void settle_scales(const Place& at, const Largest& kept, float* scales, FirstValue& first) {
-    const int each = (at.tokens + kThreads - 1) / kThreads, begin = min(static_cast<int>(threadIdx.x) * each, at.tokens), end = min(begin + each, at.tokens);
+template <int kBlockWarps> __device__ __forceinline__ void settle_scales(const Place& at, const Largest& kept, float* scales, FirstValue& first) {
+    constexpr int kBlockThreads = 32 * kBlockWarps;
+    const int each = (at.tokens + kBlockThreads - 1) / kBlockThreads, begin = min(static_cast<int>(threadIdx.x) * each, at.tokens), end = min(begin + each, at.tokens);
     const auto counted = [](float scale) { return scale > kMinScale ? scale : 0.f; };
     float most = 0.f;
 #pragma unroll 4
     for (int token = begin; token < end; ++token) most = fmaxf(most, counted(scales[token]));
-    float before = fmaxf(kept.before, max_before(most));  // past this, all threads have read kept.before: its place may change
+    float before = fmaxf(kept.before, max_before<kBlockWarps>(most));  // past this, all threads have read kept.before: its place may change
     for (int token = begin; token < end; ++token) {
         const float own = scales[token];
         if (counted(own) > before) {
@@ -234,14 +237,15 @@ __device__ __forceinline__ void settle_scales(const Place& at, const Largest& ke
 }
 
 /** By a whole block, after write_value of all rows gave `scales`: each row's weight, and other codes where it needs them. */
-template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, const Largest& kept, float* scales, HeadMemory (&rows)[kWarps], uint32_t* findings) {
+template <bool kInt4, int kBlockWarps> __device__ __forceinline__ void settle(const Place& at, const Largest& kept, float* scales, HeadMemory (&rows)[kBlockWarps], uint32_t* findings) {
+    constexpr int kBlockThreads = 32 * kBlockWarps;
     __shared__ FirstValue first;
     if (threadIdx.x == 0) first = {0, 0.f};
     __syncthreads();  // all scales are there, too
-    settle_scales(at, kept, scales, first);
+    settle_scales<kBlockWarps>(at, kept, scales, first);
     __syncthreads();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int base = warp * 32; base < at.tokens; base += kThreads) {
+    for (int base = warp * 32; base < at.tokens; base += kBlockThreads) {
         const float mine = base + lane < at.tokens ? scales[base + lane] : 0.f;
         for (unsigned wanting = __ballot_sync(~0u, mine < 0.f); wanting != 0; wanting &= wanting - 1) {
             const int which = __ffs(static_cast<int>(wanting)) - 1;
@@ -250,23 +254,23 @@ template <bool kInt4> __device__ __forceinline__ void settle(const Place& at, co
         }
     }
     const int zeros = first.scale > 0.f ? first.token : 0;  // rows of these tokens, all of zeros
-    for (int token = threadIdx.x; token < at.tokens; token += kThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));
+    for (int token = threadIdx.x; token < at.tokens; token += kBlockThreads) store_weight<kInt4>(at, at.start + token, token < zeros ? floor_of(first.scale) : fabsf(scales[token]));
     if (first.scale > 0.f)
-        for (int token = threadIdx.x; token < at.start; token += kThreads) store_weight<kInt4>(at, token, floor_of(first.scale));
+        for (int token = threadIdx.x; token < at.start; token += kBlockThreads) store_weight<kInt4>(at, token, floor_of(first.scale));
 }
 
 // ── §5 ──
-/** Blocks of query heads, a warp each; behind them a block for each KV head of each sequence. */
-template <bool kInt4, bool kChannels>
-__global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
+/** Blocks of query heads, a warp each; behind them a block for each KV head of each sequence. A token's key and value are work for two warps: small blocks, many at a time. */
+template <bool kInt4, bool kChannels, int kBlockWarps>
+__global__ void __launch_bounds__(32 * kBlockWarps, kInt4 ? (kBlockWarps == 2 ? 7 : 2) : 1) place_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target, const CacheLayer layer,
                                                         int query_blocks, uint32_t* findings) {
-    __shared__ HeadMemory rows[kWarps];
+    __shared__ HeadMemory rows[kBlockWarps];
     __shared__ float scales[kMinOffsetTokens];
     launch_dependents();  // attention reads older tokens' codes meanwhile
     const int warp = threadIdx.x / 32;
     HeadMemory& memory = rows[warp];
     if (static_cast<int>(blockIdx.x) < query_blocks) {
-        const int index = blockIdx.x * kWarps + warp, token = index / heads.heads, head = index % heads.heads;
+        const int index = blockIdx.x * kBlockWarps + warp, token = index / heads.heads, head = index % heads.heads;
         if (token >= step.tokens) return;
         const Turn turn = turn_at(rotation, step.position(token));  // tables do not depend on the launch before
         wait_for_launch_before();
@@ -289,11 +293,11 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
     if (warp % 2 == 0 && warp < 2 * at.tokens) turn = turn_at(rotation, at.start + warp / 2);
     wait_for_launch_before();
     if (is_first)
-        for (int d = threadIdx.x; d < at.dim; d += kThreads) {
+        for (int d = threadIdx.x; d < at.dim; d += 32 * kBlockWarps) {
             offsets[d] = 0.f;
             if constexpr (kChannels) channels[d] = 1.f;
         }
-    for (int row = warp; row < 2 * at.tokens; row += kWarps) {
+    for (int row = warp; row < 2 * at.tokens; row += kBlockWarps) {
         const int token = row / 2;
         if (row % 2 == 0) {
             load_head(memory.row, at.keys + token * at.stride, at.dim);
@@ -305,7 +309,7 @@ __global__ void __launch_bounds__(kThreads, kInt4 ? 2 : 1) place_heads(const Hea
             if (threadIdx.x % 32 == 0) scales[token] = scale;
         }
     }
-    settle<kInt4>(at, largest_of(sequence, layer, heads.kv_heads, head), scales, rows, findings);
+    settle<kInt4, kBlockWarps>(at, largest_of(sequence, layer, heads.kv_heads, head), scales, rows, findings);
 }
 
 // ── §6 ──
@@ -365,10 +369,14 @@ bool can_place_heads(const StepTable& step) { return step.most < kMinOffsetToken
 
 cudaError_t launch_place_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, uint32_t* findings,
                                cudaStream_t stream) {
-    const int query_blocks = (step.tokens * heads.heads + kWarps - 1) / kWarps;
-    const dim3 grid(query_blocks + heads.kv_heads * step.count);
-    const auto kernel = cache.channel_scales ? cache.int4 ? place_heads<true, true> : place_heads<false, true> : cache.int4 ? place_heads<true, false> : place_heads<false, false>;
-    return launch_early(kernel, grid, kThreads, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings);
+    const auto launch = [&](auto int4, auto channels, auto warps) {
+        const int query_blocks = (step.tokens * heads.heads + warps.value - 1) / warps.value;
+        const dim3 grid(query_blocks + heads.kv_heads * step.count);
+        return launch_early(place_heads<int4.value, channels.value, warps.value>, grid, 32 * warps.value, 0, stream, heads, norms, rotation, step, target, cache, query_blocks, findings);
+    };
+    const auto launch_of = [&](auto int4, auto channels) { return step.most == 1 ? launch(int4, channels, std::integral_constant<int, 2>()) : launch(int4, channels, std::integral_constant<int, kWarps>()); };
+    const auto launch_as = [&](auto int4) { return cache.channel_scales ? launch_of(int4, std::true_type()) : launch_of(int4, std::false_type()); };
+    return cache.int4 ? launch_as(std::true_type()) : launch_as(std::false_type());
 }
 
 cudaError_t launch_append(const Heads& heads, const CacheLayer& cache, const StepTable& step, float* scratch, uint32_t* findings, cudaStream_t stream) {
