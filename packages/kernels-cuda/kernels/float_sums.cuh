@@ -11,13 +11,6 @@ __device__ __forceinline__ float4 four_at(const uint16_t* bfloat16, int64_t chun
     return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u), __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u));
 }
 
-/** Four numbers in shared memory. */
-__device__ __forceinline__ float4 widened(const float* four) { return *reinterpret_cast<const float4*>(four); }
-__device__ __forceinline__ float4 widened(const uint16_t* bfloat16) {
-    const uint2 bits = *reinterpret_cast<const uint2*>(bfloat16);
-    return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u), __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u));
-}
-
 /** Four columns, one to each partial sum. */
 __device__ __forceinline__ void multiply(float (&sums)[4], const float4& w, const float4& x) {
     sums[0] = __fmaf_rn(w.x, x.x, sums[0]);

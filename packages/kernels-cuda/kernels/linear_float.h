@@ -16,9 +16,13 @@ struct FloatWeights {
 };
 
 /**
- * @param input [tokens, columns], zeros behind the real columns
- * @param out   [tokens, rows]. `accumulate`: y is added to what is there.
+ * @param input  [tokens, columns], zeros behind the real columns
+ * @param out    [tokens, rows]. `accumulate`: y is added to what is there.
+ * @param turned memory of turned_floats() that nobody else uses meanwhile; weights in 32 bits want none
  */
-cudaError_t launch_linear_float(const FloatWeights& weights, const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream);
+cudaError_t launch_linear_float(const FloatWeights& weights, const float* input, int tokens, float* out, bool accumulate, float* turned, cudaStream_t stream);
+
+/** Of so many tokens of an input, where weights are in bfloat16. */
+int64_t turned_floats(int tokens, int columns);
 
 }  // namespace intflash

@@ -142,6 +142,7 @@ void Decoder::reserve(Stream& worker, const Step& step) {
         work_.logits = worker.allocate(static_cast<size_t>(rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float));
         work_.logit_rows = rows;
     }
+    reserve_turned(worker);
     if (step.short_rows > 0) reserve_scratch(worker, step);
 }
 
@@ -216,7 +217,7 @@ void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_
 void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
     const LayerInput input = input_of(layer);
     if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, stream);
-    else layer.multiply(input.floats, tokens, out, accumulate, stream);
+    else layer.multiply(input.floats, tokens, out, accumulate, turned(), stream);
 }
 
 void Decoder::attend(const Layer& layer, const CacheLayer& cache, const Step& step, cudaStream_t stream) const {
@@ -275,7 +276,7 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     if (step.int4) check_cuda(launch_rotate_back({mixed, codes, output.columns()}, tokens, facts_.heads, facts_.head_dim, findings, stream), "rotate the heads back");
     else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, output.columns(), tokens, output.cols(), codes, findings, stream), "quantize the heads");
     if (output.is_int8()) output.multiply(codes, tokens, hidden, true, work_.products, stream);
-    else output.multiply(mixed, tokens, hidden, true, stream);
+    else output.multiply(mixed, tokens, hidden, true, turned(), stream);
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
     widen(layer, tokens, stream);
@@ -320,6 +321,17 @@ void Decoder::launch_alike(const Step& step, cudaStream_t stream) {
     if (++record.uses < kStepsBeforeGraph) return launch(step, stream);
     if (!record.graph) record.graph = std::make_unique<StepGraph>([&](cudaStream_t recorded) { launch(step, recorded); });
     record.graph->replay(stream);
+}
+
+void Decoder::reserve_turned(Stream& worker) {
+    int64_t most = output_->turned_floats(work_.logit_rows);
+    for (const Layer& layer : layers_)
+        for (const auto& linear : {layer.qkv, layer.attention_output, layer.mlp_up, layer.mlp_down}) most = std::max(most, linear->turned_floats(work_.tokens));
+    const size_t bytes = static_cast<size_t>(most) * sizeof(float);
+    if (work_.turned && work_.turned->bytes() >= bytes) return;
+    ++work_.revision;
+    work_.turned.reset();
+    work_.turned = worker.allocate(bytes);
 }
 
 void Decoder::reserve_answer(Stream& worker, size_t drawn) {

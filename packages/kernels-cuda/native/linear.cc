@@ -107,12 +107,12 @@ void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool a
     check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
 }
 
-void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, float* turned, cudaStream_t stream) const {
     if (group_ > 0) {
         const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
         return check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
     }
-    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, stream), "run a float32 linear layer");
+    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, turned, stream), "run a float32 linear layer");
 }
 
 void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {
@@ -140,7 +140,8 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
         check_cuda(cudaMemcpyAsync(nonfinite.as(), finding->as(), sizeof(uint32_t), cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
         upload_rows(worker, floats->as(), padded, input, width, count);
-        multiply(floats->as<float>(), tokens, result->as<float>(), false, stream);
+        const auto turned = worker.allocate(static_cast<size_t>(turned_floats(tokens)) * sizeof(float));
+        multiply(floats->as<float>(), tokens, result->as<float>(), false, turned->as<float>(), stream);
     }
     copy_to_host(worker, out, result->as(), out_bytes);
     if (*nonfinite.as<uint32_t>() != 0) {

@@ -49,8 +49,9 @@ public:
     void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
     /** Leaves the products' sums [tokens, rows] in `memory`, for launch_finish_int8 and the like, if the library does them. @returns whether it does */
     bool sum(const Int8Rows& input, int tokens, const ProductMemory& memory, cudaStream_t stream) const;
-    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. */
-    void multiply(const float* input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. `turned`: memory of turned_floats() for it alone. */
+    void multiply(const float* input, int tokens, float* out, bool accumulate, float* turned, cudaStream_t stream) const;
+    int64_t turned_floats(int tokens) const { return is_bfloat16_ ? intflash::turned_floats(tokens, columns()) : 0; }
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
     void forward(Stream& worker, const float* input, int tokens, float* out) const;
 

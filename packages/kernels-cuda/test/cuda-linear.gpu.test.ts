@@ -56,8 +56,9 @@ function unequalBits(a: Float32Array, b: Float32Array): number {
   return a.reduce((count, x, i) => count + Number(x !== b[i]), 0);
 }
 
-// 1 to 8 tokens are a product by rows, more go through tiles of 64 (INT8; of 32 or 64 rows) or 32 (fp32); each size has a neighbour that leaves a
-// ragged tile. Columns: less than a 16-byte load, no multiple of the padding, and several steps of a tile's pipeline.
+// 1 to 8 tokens (of weights in bfloat16 1) are a product by rows, more go through tiles: of 64 (INT8; of 32 or 64 rows), 32 or 64 (float32), 16 or 32
+// (bfloat16); each size has a neighbour that leaves a ragged tile. Columns: less than a 16-byte load, no multiple of the padding, and several steps of a
+// tile's pipeline.
 const SHAPES = [
   [3, 5],
   [64, 64],
@@ -65,7 +66,7 @@ const SHAPES = [
   [130, 384],
   [65, 1024],
 ] as const;
-const TOKENS = [1, 2, 3, 8, 9, 64, 70];
+const TOKENS = [1, 2, 3, 8, 9, 16, 17, 33, 64, 70];
 
 describe.skipIf(!available)('CUDA linear layers', () => {
   afterEach(() => expect(backend.liveBytes()).toBe(0));
