@@ -6,6 +6,10 @@
 #else
 #include <cpuid.h>
 #endif
+#if defined(INT_FLASH_HAS_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 #if defined(INT_FLASH_ARM64) && defined(__linux__)
 #include <sys/auxv.h>
@@ -48,8 +52,16 @@ uint64_t saved_states() {
 bool has(uint32_t value, int bit) { return (value >> bit & 1u) != 0; }
 
 struct X86Features {
-    bool avx2 = false, avx_vnni = false, avx512_vnni = false;
+    bool avx2 = false, avx_vnni = false, avx512_vnni = false, amx_int8 = false;
 };
+
+#if defined(INT_FLASH_HAS_AMX)
+// Linux gives a process the registers of AMX, eight kilobytes a thread, when it asks; it refuses where a signal's stack would be too small.
+bool may_use_tiles() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 X86Features detect() {
     X86Features found;
@@ -65,6 +77,10 @@ X86Features detect() {
     found.avx_vnni = found.avx2 && has_leaf_1 && has(cpuid(7, 1).eax, 4);
     const bool f = has(extended.ebx, 16), dq = has(extended.ebx, 17), bw = has(extended.ebx, 30), vl = has(extended.ebx, 31);
     found.avx512_vnni = found.avx2 && (states & kZmm) == kZmm && f && dq && bw && vl && has(extended.ecx, 11);
+#if defined(INT_FLASH_HAS_AMX)
+    constexpr uint64_t kTiles = 0x60000;
+    found.amx_int8 = found.avx512_vnni && (states & kTiles) == kTiles && has(extended.edx, 24) && has(extended.edx, 25) && may_use_tiles();
+#endif
     return found;
 }
 #endif
@@ -90,6 +106,9 @@ int supported_kernels(const KernelTable* tables[kMaxIsas]) {
     int count = 0;
 #if defined(INT_FLASH_X86)
     static const X86Features found = detect();  // once: under a hypervisor each cpuid costs tens of microseconds
+#if defined(INT_FLASH_HAS_AMX)
+    if (found.amx_int8) tables[count++] = amx_int8_kernels();
+#endif
     if (found.avx512_vnni) tables[count++] = avx512_vnni_kernels();
 #if defined(INT_FLASH_HAS_AVX_VNNI)
     if (found.avx_vnni) tables[count++] = avx_vnni_kernels();

@@ -120,7 +120,8 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     const int groups = coded ? cols_ / group_ : 0;
     const int padded = static_cast<int>(round_up(cols_, coded ? 64 : 16)) + (is_int4_ ? 64 : 0);  // preparing a group writes whole 64s
     const bool direct = !coded && padded == cols_ && !steps.norm_gain;
-    const int words = coded ? padded / kernels_->granule : padded;
+    int words = coded ? padded / kernels_->granule : padded;
+    if (coded && words % 256 == 0) words += 16;  // else many rows at one column lie in one set of the fastest cache
     const auto count = static_cast<size_t>(tokens);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
     // Waking a helper takes about as long as these many multiply-adds on one core.

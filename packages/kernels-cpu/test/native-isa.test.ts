@@ -27,6 +27,9 @@ const LENGTHS = [
   [33, 47],
   [66, 31],
   [20, 200],
+  [32, 129],
+  [48, 300],
+  [70, 64],
 ] as const;
 const cases = PRECISIONS.flatMap((precision) =>
   Object.keys(HEADS).flatMap((heads) =>

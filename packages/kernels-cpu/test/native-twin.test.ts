@@ -229,6 +229,9 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
       [3, 5, 1],
       [16, 64, 4],
       [37, 100, 6],
+      [65, 64, 16],
+      [130, 192, 33],
+      [64, 128, 50],
     ] as const) {
       const bias = randomFloats(rows, 9);
       const codes = randomCodes(rows * cols, 1);

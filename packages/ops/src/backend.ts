@@ -16,7 +16,7 @@ export interface BackendStatus {
   readonly reason?: UnavailableReason;
   /** What to do about it, when unavailable. */
   readonly hint?: string;
-  /** The instruction set in use, e.g. `avx512-vnni`, `avx2`, `neon`, `portable-cpp`, `typescript`; `sm_90` on CUDA. */
+  /** The instruction set in use, e.g. `amx-int8`, `avx512-vnni`, `avx2`, `neon`, `portable-cpp`, `typescript`; `sm_90` on CUDA. */
   readonly isa?: string;
   readonly threads?: number;
 }

@@ -142,8 +142,9 @@ INT_FLASH_OUTLINE void scores_of_group(const HeadPack& head, int words, const Ro
     }
 }
 
+// `scores`: four rows of sums.
 template <bool kIntScores>
-INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, RowGroup* group, Scratch* s) {
+INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, const int32_t* scores, RowGroup* group, Scratch* s) {
     const HeadPack& head = *args.head;
     const ptrdiff_t size = args.mask.type == MaskType::kFloat32 ? 4 : 1;
     for (int r = 0; r < kRowGroup; r++) {
@@ -153,7 +154,7 @@ INT_FLASH_OUTLINE void masked_exponents_of_group(const BlockArgs& args, RowGroup
         const RowExponent row{head.key_scale + group->tile_start, head.tau + group->tile_start, s->row_scale[i], s->natural_scale[i], args.softcap};
         const ptrdiff_t element = i * args.mask.query_stride + static_cast<ptrdiff_t>(group->tile_start) * args.mask.key_stride;
         const RowMask mask{args.mask.type, static_cast<const char*>(args.mask.data) + element * size, args.mask.key_stride};
-        group->top[r] = masked_exponents<kIntScores>(s->scores + r * kTileKeys, row, mask, group->spans[r], group->exponent + r * kTileKeys);
+        group->top[r] = masked_exponents<kIntScores>(scores + r * kTileKeys, row, mask, group->spans[r], group->exponent + r * kTileKeys);
     }
 }
 
@@ -169,12 +170,11 @@ INT_FLASH_INLINE void settle_top(const BlockArgs& args, RowGroup* group, const S
     }
 }
 
+// Without what becomes of the running state: `sums` of the four rows.
 template <bool kIntWeights>
-INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, Scratch* s) {
+INT_FLASH_INLINE void make_weights(const BlockArgs& args, bool masked, RowGroup* group, const Scratch* s, float* sums) {
     const float levels = levels_of(args.precision);
-    const int first = group->index * kRowGroup;
     const float* inverse_weight = args.head->inverse_weight + group->tile_start;
-    float sums[kRowGroup];
     settle_top(args, group, s);
     if (group->whole && !masked) {
         weights_of_four<kIntWeights, false>(group->exponent, group->top, 0, kTileKeys, levels, inverse_weight, group->weights, sums);
@@ -187,6 +187,13 @@ INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGr
             sums[r] = weights_of<kIntWeights>(group->exponent + r * kTileKeys, group->top[r], masked, group->spans[r], from, to, levels, inverse_weight,
                                               group->weights + r * kTileKeys);
     }
+}
+
+template <bool kIntWeights>
+INT_FLASH_INLINE void weights_of_group(const BlockArgs& args, bool masked, RowGroup* group, Scratch* s) {
+    const int first = group->index * kRowGroup;
+    float sums[kRowGroup];
+    make_weights<kIntWeights>(args, masked, group, s, sums);
     absorb_four(group->top, sums, s->running_max + first, s->row_sum + first, &group->rescale);
 }
 
@@ -302,19 +309,19 @@ INT_FLASH_OUTLINE void store_block(const BlockArgs& args, Scratch* s) {
     }
 }
 
-INT_FLASH_INLINE void add_score_checksums(const BlockArgs& args, const RowGroup& group, const Scratch* s) {
+INT_FLASH_INLINE void add_score_checksums(const BlockArgs& args, const RowGroup& group, const int32_t* scores) {
     for (int r = 0; r < kRowGroup; r++) {
         const auto query = static_cast<uint64_t>(args.first_query + group.index * kRowGroup + r);
         for (int j = group.spans[r].begin; j < group.spans[r].end; j++)
-            args.checksums->scores += mix_checksum(query, static_cast<uint64_t>(group.tile_start + j), s->scores[r * kTileKeys + j]);
+            args.checksums->scores += mix_checksum(query, static_cast<uint64_t>(group.tile_start + j), scores[r * kTileKeys + j]);
     }
 }
 
-INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGroup& group, const Scratch* s) {
+INT_FLASH_INLINE void add_product_checksums(const BlockArgs& args, const RowGroup& group, const int32_t* products) {
     for (int r = 0; r < kRowGroup; r++) {
         const auto query = static_cast<uint64_t>(args.first_query + group.index * kRowGroup + r);
         for (int d = 0; group.spans[r].end > 0 && d < args.head_dim_v; d++)
-            args.checksums->products += mix_checksum(query, static_cast<uint64_t>(group.tile_start * 2 + d), s->products[r * kMaxHeadDim + d]);
+            args.checksums->products += mix_checksum(query, static_cast<uint64_t>(group.tile_start * 2 + d), products[r * kMaxHeadDim + d]);
     }
 }
 
@@ -332,9 +339,9 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
 
     const auto score = [&](RowGroup* group) {
         if (masked || (args.checksums && kIntScores)) scores_of_group<kIntScores>(head, words, *group, s);
-        if (args.checksums && kIntScores) add_score_checksums(args, *group, s);
+        if (args.checksums && kIntScores) add_score_checksums(args, *group, s->scores);
         if (masked) {
-            masked_exponents_of_group<kIntScores>(args, group, s);
+            masked_exponents_of_group<kIntScores>(args, s->scores, group, s);
         } else {
             const bool trim = Simd::kHandScheduled && !group->whole;
             trim ? exponents_of_group<kIntScores, Simd::kHandScheduled>(head, words, group, s) : exponents_of_group<kIntScores, false>(head, words, group, s);
@@ -370,7 +377,7 @@ static void attention_block_of(const BlockArgs& args, Scratch* s, BlockResult* r
         }
         if (args.checksums && kIntWeights) {
             products_of_group<kIntWeights, true>(head, width, *group, s);
-            add_product_checksums(args, *group, s);
+            add_product_checksums(args, *group, s->products);
         } else {
             products_of_group<kIntWeights, false>(head, width, *group, s);
         }

@@ -43,29 +43,46 @@ struct Simd : QuadX86, Avx512Rows, Avx512Weights, Avx512Exponents, Avx512Beside 
     INT_FLASH_INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
     INT_FLASH_INLINE Floats from_ints(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
     INT_FLASH_INLINE __m512 constant(uint32_t bits) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits))); }
+    INT_FLASH_INLINE Floats scale_by_power(Floats p, Floats shifted) {
+        const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power));
+    }
+    // 2^f of four fractions. Step by step for all four: one value's steps wait for one another, and the CPU does not look far enough ahead to fill the gaps.
+    INT_FLASH_INLINE void power_of_fractions(Floats& f0, Floats& f1, Floats& f2, Floats& f3) {
+        const __m512 c4 = constant(kExp2C4), c3 = constant(kExp2C3), c2 = constant(kExp2C2), c1 = constant(kExp2C1), one = _mm512_set1_ps(1.0f);
+        __m512 p0 = fma(c4, f0, c3), p1 = fma(c4, f1, c3), p2 = fma(c4, f2, c3), p3 = fma(c4, f3, c3);
+        p0 = fma(p0, f0, c2), p1 = fma(p1, f1, c2), p2 = fma(p2, f2, c2), p3 = fma(p3, f3, c2);
+        p0 = fma(p0, f0, c1), p1 = fma(p1, f1, c1), p2 = fma(p2, f2, c1), p3 = fma(p3, f3, c1);
+        f0 = fma(p0, f0, one), f1 = fma(p1, f1, one), f2 = fma(p2, f2, one), f3 = fma(p3, f3, one);
+    }
+#if defined(INT_FLASH_AMX)
+    // On the CPUs that have AMX two units run vmaxps, and in one instruction each what splits a number and what scales by a power of two.
+    INT_FLASH_INLINE Floats clamp_exponent(Floats y) { return _mm512_max_ps(y, constant(kLowestExponentBits)); }
+    // y less the nearest integer, or the even one of two; exact.
+    INT_FLASH_INLINE Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    INT_FLASH_INLINE void exp2_four(Floats* y) {
+        const __m512 y0 = clamp_exponent(y[0]), y1 = clamp_exponent(y[1]), y2 = clamp_exponent(y[2]), y3 = clamp_exponent(y[3]);
+        __m512 f0 = fraction(y0), f1 = fraction(y1), f2 = fraction(y2), f3 = fraction(y3);
+        const __m512 n0 = sub(y0, f0), n1 = sub(y1, f1), n2 = sub(y2, f2), n3 = sub(y3, f3);
+        power_of_fractions(f0, f1, f2, f3);
+        y[0] = _mm512_scalef_ps(f0, n0), y[1] = _mm512_scalef_ps(f1, n1), y[2] = _mm512_scalef_ps(f2, n2), y[3] = _mm512_scalef_ps(f3, n3);
+    }
+#else
     // y <= 0. As integers, negative floats grow away from 0: an unsigned minimum is max(y, -125) and leaves +0 alone. Unlike vmaxps it
     // runs on any vector unit; those for additions have enough to do here.
     INT_FLASH_INLINE Floats clamp_exponent(Floats y) {
         return _mm512_castsi512_ps(_mm512_min_epu32(_mm512_castps_si512(y), _mm512_set1_epi32(static_cast<int>(kLowestExponentBits))));
     }
-    INT_FLASH_INLINE Floats scale_by_power(Floats p, Floats shifted) {
-        const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power));
-    }
-    // Step by step for all four: one value's steps wait for one another, and the CPU does not look far enough ahead to fill the gaps.
     INT_FLASH_INLINE void exp2_four(Floats* y) {
-        const __m512 magic = _mm512_set1_ps(kRoundMagic), one = _mm512_set1_ps(1.0f);
+        const __m512 magic = _mm512_set1_ps(kRoundMagic);
         const __m512 y0 = clamp_exponent(y[0]), y1 = clamp_exponent(y[1]), y2 = clamp_exponent(y[2]), y3 = clamp_exponent(y[3]);
         const __m512 s0 = add(y0, magic), s1 = add(y1, magic), s2 = add(y2, magic), s3 = add(y3, magic);
         const __m512 n0 = sub(s0, magic), n1 = sub(s1, magic), n2 = sub(s2, magic), n3 = sub(s3, magic);
-        const __m512 f0 = sub(y0, n0), f1 = sub(y1, n1), f2 = sub(y2, n2), f3 = sub(y3, n3);
-        const __m512 c4 = constant(kExp2C4), c3 = constant(kExp2C3), c2 = constant(kExp2C2), c1 = constant(kExp2C1);
-        __m512 p0 = fma(c4, f0, c3), p1 = fma(c4, f1, c3), p2 = fma(c4, f2, c3), p3 = fma(c4, f3, c3);
-        p0 = fma(p0, f0, c2), p1 = fma(p1, f1, c2), p2 = fma(p2, f2, c2), p3 = fma(p3, f3, c2);
-        p0 = fma(p0, f0, c1), p1 = fma(p1, f1, c1), p2 = fma(p2, f2, c1), p3 = fma(p3, f3, c1);
-        p0 = fma(p0, f0, one), p1 = fma(p1, f1, one), p2 = fma(p2, f2, one), p3 = fma(p3, f3, one);
-        y[0] = scale_by_power(p0, s0), y[1] = scale_by_power(p1, s1), y[2] = scale_by_power(p2, s2), y[3] = scale_by_power(p3, s3);
+        __m512 f0 = sub(y0, n0), f1 = sub(y1, n1), f2 = sub(y2, n2), f3 = sub(y3, n3);
+        power_of_fractions(f0, f1, f2, f3);
+        y[0] = scale_by_power(f0, s0), y[1] = scale_by_power(f1, s1), y[2] = scale_by_power(f2, s2), y[3] = scale_by_power(f3, s3);
     }
+#endif
     INT_FLASH_INLINE Floats exp2(Floats y) {
         y = clamp_exponent(y);
         const __m512 magic = _mm512_set1_ps(kRoundMagic);
