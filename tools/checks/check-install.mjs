@@ -60,7 +60,7 @@ function steps(manager, home, packed) {
   const here = { cwd: home, env: { INT_FLASH_MODEL: '', INTFLASH_ADDON_PATH: '' } };
   const flags = ['install', '--ignore-scripts', '--prefer-offline'];
   // Without a network the platforms' packages that are not among the tarballs are asked for in vain: not for minutes.
-  const retries = ['fetch-retry-mintimeout=500', 'fetch-retry-maxtimeout=2000'];
+  const retries = ['fetch-retry-mintimeout=1000', 'fetch-retry-maxtimeout=2000']; // as many digits: pnpm compares them as text
   const npmFlags = [...flags, '--no-audit', '--no-fund', ...retries.map((setting) => `--${setting}`)];
   const pnpmFlags = [...flags, '--ignore-workspace', ...retries.map((setting) => `--config.${setting}`)];
   const install = {
