@@ -1,9 +1,11 @@
 #!/usr/bin/env node
 // How long attention, decoding and linear layers take, ours and (with --peers) onnxruntime-node's, round by round in one process:
-//   npm run bench [-- --peers] [-- --quick] [-- --only prefill,decode,threads,linear] [-- --lengths 2048,4096]
+//   npm run bench [-- --peers] [-- --quick] [-- --only prefill,decode,threads,linear] [-- --lengths 2048,4096] [-- --out lines.jsonl]
 // Every answer is checked before it is timed. Medians, and the quickest of the rounds (*AtBest), which a busy machine spoils less. Without --quick the measurements replace the same
-// sections' in docs/results/cpu/attention.jsonl, and with --peers the plot beside it is drawn anew.
+// sections' in docs/results/cpu/attention.jsonl, or in `--out`, and with --peers the plot beside the former is drawn anew.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { createCpuBackend, createPortableBackend, supportedIsas } from '@int-flash/kernels-cpu';
 import { measuredOn } from '../../../tools/measured-on.mjs';
@@ -21,6 +23,7 @@ const { values: options } = parseArgs({
     quick: { type: 'boolean' },
     only: { type: 'string' },
     lengths: { type: 'string' },
+    out: { type: 'string' },
   },
   strict: false, // `npm run bench` hands every benchmark the same arguments
 });
@@ -105,8 +108,8 @@ if (sections.includes('linear')) {
 if (!options.quick) save();
 
 function save() {
-  mkdirSync(folder, { recursive: true });
-  const file = new URL('attention.jsonl', folder);
+  const file = options.out ? resolve(options.out) : fileURLToPath(new URL('attention.jsonl', folder));
+  mkdirSync(dirname(file), { recursive: true });
   const section = ({ bench, N, backend }) => `${bench} ${bench === 'prefill' ? N : ''} ${backend.split(':')[0]}`;
   const measured = new Set(results.map(section));
   const before = existsSync(file)
@@ -117,8 +120,8 @@ function save() {
     : [];
   const lines = [...before.filter((line) => !measured.has(section(line))), ...results];
   writeFileSync(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
-  console.log(`${results.length} measurements in docs/results/cpu/attention.jsonl`);
-  if (machine.peers.length > 0 && sections.includes('prefill')) {
+  console.log(`${results.length} measurements in ${file}`);
+  if (!options.out && machine.peers.length > 0 && sections.includes('prefill')) {
     writeFileSync(new URL('attention-speed.svg', folder), drawSpeedPlot(lines));
     console.log('drew docs/results/cpu/attention-speed.svg');
   }
