@@ -102,7 +102,7 @@ const ASYNC_KEYS = [...SYNC_KEYS, 'signal'] as const;
  *
  * The inputs are copied before the call returns, so they may change or go away while it runs.
  * @throws {IntFlashError} As a rejection: `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_BUFFER_*`,
- *   `ERR_UNSUPPORTED`. When aborted, `signal.reason`.
+ *   `ERR_UNSUPPORTED`, `ERR_OOM`. When aborted, `signal.reason`.
  */
 export async function intFlashAttention(inputs: AttentionInputs, options?: AttentionOptions): Promise<AttentionOutput> {
   const { judged, backend, signal } = splitOptions(options, ASYNC_KEYS);

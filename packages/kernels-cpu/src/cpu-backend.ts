@@ -9,14 +9,17 @@ import {
   checkChoice,
   checkInteger,
   checkOptions,
+  hostArray,
   type IntFlashError,
   type Linear,
   type LinearWeights,
+  noHostMemory,
   type QuantizedAttentionPlan,
   type RotaryArgs,
   readIntegerVariable,
 } from '@int-flash/ops';
 import { CpuLinear } from './cpu-linear.js';
+import { LESS_AT_ONCE } from './less-at-once.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import {
@@ -30,6 +33,7 @@ import {
 } from './native-parameters.js';
 
 const MAX_THREADS = 256;
+const MAX_ASYNC_LENGTH = 2 ** 32; // of an array that an asynchronous call makes: native/attention_binding.cc
 
 export interface CpuBackendOptions {
   /** One of {@link supportedIsas}; the best one when absent. */
@@ -116,7 +120,7 @@ class CpuBackend implements Backend {
 
   cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array {
     const { cache, query } = args;
-    const result = out ?? new Float32Array(args.tokens * args.heads * cache.headDim);
+    const result = out ?? hostArray(Float32Array, query.length, 'the answer');
     const parameters = cacheParameters(args, this.#placement, this.#cacheParameters);
     try {
       this.#addon.cacheAttention(
@@ -184,7 +188,7 @@ class CpuBackend implements Backend {
 
   #runSync(plan: AttentionPlan | QuantizedAttentionPlan): AttentionResult {
     const out = uncleared(product(plan.outDims));
-    const lse = plan.returnLse ? new Float32Array(product(plan.lseDims)) : undefined;
+    const lse = plan.returnLse ? hostArray(Float32Array, product(plan.lseDims), 'lse', LESS_AT_ONCE) : undefined;
     try {
       this.#addon.attention(...attentionArguments(plan, this.#placement, this.#attentionParameters), out, lse);
     } catch (error) {
@@ -200,9 +204,10 @@ class CpuBackend implements Backend {
     const abort = () => this.#addon.abort(id);
     signal?.addEventListener('abort', abort, { once: true });
     try {
-      const lseLength = plan.returnLse ? product(plan.lseDims) : -1;
+      const outLength = expectAddonHolds(product(plan.outDims), 'the answer');
+      const lseLength = plan.returnLse ? expectAddonHolds(product(plan.lseDims), 'lse') : -1;
       const args = attentionArguments(plan, this.#placement, this.#attentionParameters);
-      return await this.#addon.attentionAsync(id, ...args, product(plan.outDims), lseLength);
+      return await this.#addon.attentionAsync(id, ...args, outLength, lseLength);
     } catch (error) {
       if ((error as { code?: unknown }).code === 'ERR_ABORTED' && signal?.aborted) throw signal.reason;
       throw typedError(error);
@@ -215,8 +220,18 @@ class CpuBackend implements Backend {
 /** The addon writes every element before anybody sees one, and clearing a large output takes as long as quantizing the input. */
 function uncleared(length: number): Float32Array {
   const bytes = 4 * length;
-  if (bytes < 2 ** 18 || bytes > 2 ** 31) return new Float32Array(length);
-  return new Float32Array(Buffer.allocUnsafeSlow(bytes).buffer);
+  if (bytes < 2 ** 18 || bytes > 2 ** 31) return hostArray(Float32Array, length, 'the answer', LESS_AT_ONCE);
+  try {
+    return new Float32Array(Buffer.allocUnsafeSlow(bytes).buffer);
+  } catch (cause) {
+    throw noHostMemory(bytes, 'the answer', { cause, hint: LESS_AT_ONCE });
+  }
+}
+
+/** @returns `length`. */
+function expectAddonHolds(length: number, what: string): number {
+  if (length > MAX_ASYNC_LENGTH) throw noHostMemory(4 * length, what, { hint: LESS_AT_ONCE });
+  return length;
 }
 
 function product(dims: readonly number[]): number {

@@ -1,4 +1,4 @@
-import { IntFlashError, type Linear, type LinearSteps, type LinearWeights } from '@int-flash/ops';
+import { hostArray, IntFlashError, type Linear, type LinearSteps, type LinearWeights } from '@int-flash/ops';
 import type { NativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import type { Placement } from './native-parameters.js';
@@ -30,7 +30,7 @@ export class CpuLinear implements Linear {
   }
 
   forwardSync(input: Float32Array, tokens: number, out?: Float32Array): Float32Array {
-    const result = out ?? new Float32Array(tokens * this.rows);
+    const result = out ?? this.#answerTo(input, tokens);
     this.#forward(input, tokens, result, 0, undefined, 0);
     return result;
   }
@@ -45,6 +45,15 @@ export class CpuLinear implements Linear {
     if (!this.#handle) return;
     this.#addon.disposeLinear(this.#handle);
     this.#handle = undefined;
+  }
+
+  #answerTo(input: Float32Array, tokens: number): Float32Array {
+    if (input.length !== tokens * this.cols)
+      throw new IntFlashError(
+        'ERR_SHAPE',
+        `Expected input to hold ${tokens * this.cols} elements, got ${input.length}`,
+      );
+    return hostArray(Float32Array, tokens * this.rows, 'the answer');
   }
 
   #forward(

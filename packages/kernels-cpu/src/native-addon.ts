@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { IntFlashError } from '@int-flash/ops';
 
 /** What native/addon.cc exports. Arrays must be plain; numbers travel in `parameters` (native-parameters.ts). */
@@ -50,10 +50,12 @@ export interface NativeAddon {
   readArrays(parameters: Float64Array, ...arrays: readonly (Int8Array | Uint8Array | Float32Array)[]): number;
 }
 
-const require = createRequire(import.meta.url);
-const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..'); // from src/ and from dist/ alike
+// A bundle in CommonJS has no import.meta: there the program stands for this module, with the node_modules that lie beside it.
+const home = import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'program')).href;
+const require = createRequire(home);
+const packageRoot = join(dirname(fileURLToPath(home)), '..'); // from src/ and from dist/ alike
 
-// Literals, for tools that trace what is required.
+// Literals, for tools that follow createRequire. Bundlers do not, and that is as well: they could not put a .node file into what they write.
 const platformPackages: Record<string, () => unknown> = {
   'linux-x64': () => require('@int-flash/kernels-cpu-linux-x64'),
   'linux-arm64': () => require('@int-flash/kernels-cpu-linux-arm64'),
@@ -79,7 +81,7 @@ export function nativeAddon(): NativeAddon {
 
 function load(): Loaded {
   const platform = `${process.platform}-${process.arch}`;
-  const override = process.env.INTFLASH_ADDON_PATH;
+  const override = process.env.INTFLASH_ADDON_PATH || undefined; // empty counts as not set, as everywhere
   const local = join(packageRoot, 'build', 'Release', 'int_flash_cpu.node');
   const attempts: [present: boolean, load: () => unknown][] = override
     ? [[true, () => require(override)]] // named by hand: anything else would hide a wrong path

@@ -1,10 +1,12 @@
-import type {
-  AttentionGeometry,
-  AttentionPlan,
-  AttentionResult,
-  QuantizedAttentionPlan,
-  SequenceSpan,
+import {
+  type AttentionGeometry,
+  type AttentionPlan,
+  type AttentionResult,
+  hostArray,
+  type QuantizedAttentionPlan,
+  type SequenceSpan,
 } from '@int-flash/ops';
+import { LESS_AT_ONCE } from './less-at-once.js';
 import type { Steps } from './portable-float-rows.js';
 import { TILE_KEYS } from './portable-key-value.js';
 import {
@@ -48,9 +50,18 @@ export function attendCodes(plan: QuantizedAttentionPlan): Steps<AttentionResult
   });
 }
 
+function answerArray(dims: readonly number[], what: string): Float32Array {
+  return hostArray(
+    Float32Array,
+    dims.reduce((product, dim) => product * dim, 1),
+    what,
+    LESS_AT_ONCE,
+  );
+}
+
 function* attend(plan: AttentionGeometry, source: Source): Steps<AttentionResult> {
-  const out = new Float32Array(plan.outDims.reduce((product, dim) => product * dim, 1));
-  const lse = plan.returnLse ? new Float32Array(plan.lseDims.reduce((product, dim) => product * dim, 1)) : undefined;
+  const out = answerArray(plan.outDims, 'the answer');
+  const lse = plan.returnLse ? answerArray(plan.lseDims, 'lse') : undefined;
   const block = new RowBlock({
     headDim: plan.headDim,
     headDimV: plan.headDimV,

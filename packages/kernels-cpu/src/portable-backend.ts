@@ -1,4 +1,4 @@
-import type { AttentionPlan, Backend, QuantizedAttentionPlan } from '@int-flash/ops';
+import { type AttentionPlan, type Backend, noHostMemory, type QuantizedAttentionPlan } from '@int-flash/ops';
 import { attendCodes, attendFloats } from './portable-attention-steps.js';
 import { attendCache } from './portable-cache-attention.js';
 import { runInSlices, runNow } from './portable-job-queue.js';
@@ -35,12 +35,25 @@ export function createPortableBackend(): Backend {
   };
 }
 
+interface Copyable {
+  readonly byteLength: number;
+  slice(): object;
+}
+
+function copyOf(data: Copyable): object {
+  try {
+    return data.slice();
+  } catch (cause) {
+    throw noHostMemory(data.byteLength, 'a copy of the inputs', { cause });
+  }
+}
+
 /** Copies each array once, however many operands are views of it. */
 function arrayCopier() {
   const copies = new Map<object, object>();
-  return <T extends { readonly data: { slice(): unknown } } | undefined>(operand: T): T => {
+  return <T extends { readonly data: Copyable } | undefined>(operand: T): T => {
     if (!operand) return operand;
-    const copy = copies.get(operand.data) ?? (operand.data.slice() as object);
+    const copy = copies.get(operand.data) ?? copyOf(operand.data);
     copies.set(operand.data, copy);
     return { ...operand, data: copy };
   };

@@ -1,4 +1,4 @@
-import { type CacheAttentionArgs, type FlatCacheView, flatCache, IntFlashError } from '@int-flash/ops';
+import { type CacheAttentionArgs, type FlatCacheView, flatCache, hostArray, IntFlashError } from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
 import { maxMagnitude } from './portable-float-rows.js';
 import {
@@ -30,7 +30,7 @@ export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Flo
   const scale = Math.fround(args.scale); // as the native backends take it
   const { headDim, kvHeads, length } = cache;
   checkShapes(args, cache, given);
-  const out = given ?? new Float32Array(tokens * heads * headDim);
+  const out = given ?? hostArray(Float32Array, query.length, 'the answer');
   const group = heads / kvHeads;
   const rowsPerHead = tokens * group;
   const fp32 = cache.type === 'fp32';

@@ -1,4 +1,5 @@
-import { type FloatOperand, IntFlashError, toFloat32 } from '@int-flash/ops';
+import { type FloatOperand, hostArray, IntFlashError, toFloat32 } from '@int-flash/ops';
+import { LESS_AT_ONCE } from './less-at-once.js';
 
 /** Elements that one step of a job handles: about a millisecond. */
 export const STEP_ELEMENTS = 1 << 15;
@@ -9,7 +10,7 @@ export type Steps<T> = Generator<void, T>;
 /**
  * Gathers `count` rows of one head into [count, dim] float32.
  *
- * @throws {IntFlashError} `ERR_NONFINITE`, naming the element.
+ * @throws {IntFlashError} `ERR_NONFINITE`, naming the element; `ERR_OOM`.
  */
 export function* gatherFloatRows(
   operand: FloatOperand,
@@ -21,7 +22,7 @@ export function* gatherFloatRows(
   dim: number,
 ): Steps<Float32Array<ArrayBuffer>> {
   const { data, strides, type } = operand;
-  const rows = new Float32Array(count * dim);
+  const rows = hostArray<Float32Array<ArrayBuffer>>(Float32Array, count * dim, `${name} rows`, LESS_AT_ONCE);
   const origin = batch * strides.batch + head * strides.head;
   const rowsPerStep = Math.max(1, Math.floor(STEP_ELEMENTS / dim));
   for (let from = 0; from < count; from += rowsPerStep) {

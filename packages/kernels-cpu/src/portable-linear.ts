@@ -1,4 +1,4 @@
-import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { hostArray, IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
 import { dequantizePerGroupInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import {
   addPackedDots,
@@ -71,9 +71,10 @@ class PortableLinear implements Linear {
     counter.bytes += held.bytes;
   }
 
-  forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {
+  forwardSync(input: Float32Array, tokens: number, given?: Float32Array): Float32Array {
     if (!this.#held) throw new IntFlashError('ERR_DISPOSED', 'Expected a live linear layer, got one that was disposed');
     expectLength('input', input.length, tokens * this.cols);
+    const out = given ?? hostArray(Float32Array, tokens * this.rows, 'the answer');
     expectLength('out', out.length, tokens * this.rows);
     this.#held.multiply(input, tokens, out);
     return out;

@@ -1,5 +1,6 @@
-import type { AttentionPlan, QuantizedAttentionPlan, SequenceSpan } from '@int-flash/ops';
+import { type AttentionPlan, hostArray, type QuantizedAttentionPlan, type SequenceSpan } from '@int-flash/ops';
 import { quantizePerTokenInt8 } from '@int-flash/quant';
+import { LESS_AT_ONCE } from './less-at-once.js';
 import { gatherFloatRows, maxMagnitude, type Steps } from './portable-float-rows.js';
 import {
   type KeyValueHead,
@@ -46,7 +47,7 @@ export function* prepareFloatKeys(
   if (maxMagnitude(keyFloats) > MAX_SCORE) throw tooLarge('keys', maxMagnitude(keyFloats));
   if (maxMagnitude(values) > MAX_SCORE) throw tooLarge('values', maxMagnitude(values));
   if (precision === 'fp32') {
-    const keyRows = new Float64Array(keyRowsLength(keys, headDim, false));
+    const keyRows = packedArray(keyRowsLength(keys, headDim, false));
     keyRows.set(keyFloats);
     yield;
     const valueColumns = yield* packFloatTiles(values, keys, headDimV);
@@ -68,7 +69,7 @@ export function* prepareFloatKeys(
   }
   const { codes, scales: keyScales } = yield* quantizeRows(keyFloats, headDim, precision === 'int4-qk');
   yield;
-  const keyRows = new Float64Array(keyRowsLength(keys, headDim, true));
+  const keyRows = packedArray(keyRowsLength(keys, headDim, true));
   packKeyCodes(codes, 0, 0, keys, headDim, keyRows);
   yield;
   const common = { keysAreCodes: true, keyRows, keyScales } as const;
@@ -145,12 +146,12 @@ export function* prepareCodedKeys(
 ): Steps<PreparedKeys> {
   const { headDim, headDimV, keyScale, valueScale, valueChannelScale } = plan;
   const keys = span.kLen;
-  const keyCodes = gatherCodeRows(plan.key, batch, kvHead, span.kStart, keys, headDim);
-  const keyRows = new Float64Array(keyRowsLength(keys, headDim, true));
+  const keyCodes = gatherCodeRows(plan.key, 'key', batch, kvHead, span.kStart, keys, headDim);
+  const keyRows = packedArray(keyRowsLength(keys, headDim, true));
   packKeyCodes(keyCodes, 0, 0, keys, headDim, keyRows);
   yield;
   const valueColumns = yield* packCodeTiles(
-    gatherCodeRows(plan.value, batch, kvHead, span.kStart, keys, headDimV),
+    gatherCodeRows(plan.value, 'value', batch, kvHead, span.kStart, keys, headDimV),
     keys,
     headDimV,
   );
@@ -185,14 +186,18 @@ export function* prepareCodedQueries(
   headIndex: number,
   span: SequenceSpan,
 ): Steps<QueryHead> {
-  const rows = gatherCodeRows(plan.query, batch, headIndex, span.qStart, span.qLen, plan.headDim);
+  const rows = gatherCodeRows(plan.query, 'query', batch, headIndex, span.qStart, span.qLen, plan.headDim);
   const scales = gatherScales(plan.queryScale, batch, headIndex, span.qStart, span.qLen);
   yield;
   return { rows, scales, lseShift: undefined, magnitude: 127 * maxMagnitude(scales) };
 }
 
+function packedArray(length: number): Float64Array {
+  return hostArray(Float64Array, length, 'packed keys and values', LESS_AT_ONCE);
+}
+
 function* packCodeTiles(codes: Int8Array, keys: number, headDimV: number): Steps<Float64Array> {
-  const out = new Float64Array(valueColumnsLength(keys, headDimV, true));
+  const out = packedArray(valueColumnsLength(keys, headDimV, true));
   for (let first = 0; first < keys; first += TILE_KEYS) {
     packValueCodes(codes, first * headDimV, Math.min(TILE_KEYS, keys - first), headDimV, out, (first * headDimV) / 2);
     yield;
@@ -201,7 +206,7 @@ function* packCodeTiles(codes: Int8Array, keys: number, headDimV: number): Steps
 }
 
 function* packFloatTiles(values: Float32Array, keys: number, headDimV: number): Steps<Float64Array> {
-  const out = new Float64Array(valueColumnsLength(keys, headDimV, false));
+  const out = packedArray(valueColumnsLength(keys, headDimV, false));
   for (let first = 0; first < keys; first += TILE_KEYS) {
     packValueFloats(values, first * headDimV, Math.min(TILE_KEYS, keys - first), headDimV, out, first * headDimV);
     yield;
@@ -214,13 +219,14 @@ type Scaled = QuantizedAttentionPlan['keyScale'];
 
 function gatherCodeRows(
   { data, strides }: Coded,
+  name: string,
   batch: number,
   head: number,
   start: number,
   count: number,
   dim: number,
 ): Int8Array {
-  const rows = new Int8Array(count * dim);
+  const rows = hostArray(Int8Array, count * dim, `${name} rows`, LESS_AT_ONCE);
   const origin = batch * strides.batch + head * strides.head;
   for (let row = 0; row < count; row++) {
     const at = origin + (start + row) * strides.token;

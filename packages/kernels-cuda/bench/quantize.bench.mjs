@@ -1,6 +1,6 @@
-// The quantizers of attention alone, into sorted tiles and into plain ones, and those of a tensor by itself (device.quantize), beside a copy within the
-// device of as many bytes in the same run. Attention's answer for each shape is first checked against float64; the bits of device.quantize are its tests' business. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
-// of all its tokens, then the codes), a tensor twice where its means, or a scale a channel or for all of it, come before the codes, and what is written. An operand is too large for L2, but a head of it may still be there when it is
+// The quantizers of attention alone, into sorted tiles and into plain ones, those of a tensor by itself (device.quantize), and INT4 codes two a byte and back (packInt4, unpackInt4), beside a copy within the
+// device of as many bytes in the same run. Attention's answer for each shape is first checked against float64; the bits of the device's own calls are their tests' business. Bytes are what a quantizer without a cache could not avoid: Q once, K and V twice (what a channel needs
+// of all its tokens, then the codes), a tensor twice where its means, or a scale a channel or for all of it, come before the codes, codes to pack or unpack once, and what is written. An operand is too large for L2, but a head of it may still be there when it is
 // read for the second time: a share above 1 is possible, and not a fault of the clock. Median of 20 after 2.
 //   node packages/kernels-cuda/bench/quantize.bench.mjs [--json] [--commit name] [--tensors]
 //   --tensors: tensors by themselves alone
@@ -79,11 +79,12 @@ async function run() {
         );
         out.dispose();
         const ms = median(quantizeRepeatMs.slice(2));
-        const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
+        const copyMs = await copyMsOf(device, bytes);
         const shape = { batch, heads, kvHeads, tokens, headDim };
         tell(device, { ...shape, precision, kernel, type, relativeL2 }, { ms, bytes, copyMs });
       }
       for (const way of WAYS) await timeTensor(device, tensors[0], way);
+      if (type === 'float32') await timePacking(device, tensors[0]); // codes know nothing of what they were made of
       for (const tensor of tensors) tensor.dispose();
     }
   }
@@ -95,6 +96,7 @@ function tell(device, what, { ms, bytes, copyMs }) {
   const measured = { ms, gbPerS: bytes / ms / 1e6, copyGbPerS: bytes / copyMs / 1e6, share: copyMs / ms };
   if (given.json) console.log(JSON.stringify({ bench: 'quantize', gpu: device.name, commit, ...what, ...measured }));
   const rate = `${ms.toFixed(3)} ${Math.round(measured.gbPerS)} ${Math.round(measured.copyGbPerS)} ${measured.share.toFixed(2)}`;
+  if (what.call) return say(`${what.call} ${what.dims.join(' ')} ${rate}`);
   if (what.dims) {
     const way = what.smoothK ? ', smoothK' : what.granularity ? `, a scale a ${what.granularity}` : '';
     return say(`quantize ${what.dims.join(' ')} ${what.type} to ${what.bits} bits${way} ${rate}`);
@@ -103,23 +105,44 @@ function tell(device, what, { ms, bytes, copyMs }) {
   say(`${Object.values(shape).join(' ')} ${rate} ${relativeL2.toFixed(5)}`);
 }
 
-/** A tensor's own codes: it is read, once or twice, and codes, scales and means are written. Several times a launch, as a program would. */
+/** A tensor's own codes: it is read, once or twice, and codes, scales and means are written. */
 async function timeTensor(device, tensor, way) {
+  const { ms, made } = await timeCall(device, (recorder) => recorder.quantize(tensor, way));
+  const { scales, means } = made;
+  const reads = way.smoothK || way.granularity ? 2 : 1;
+  const bytes = tensor.size * (reads * TYPE_BYTES[tensor.type] + 1) + (scales.size + (means?.size ?? 0)) * 4;
+  tell(device, { dims: tensor.dims, type: tensor.type, ...way }, { ms, bytes, copyMs: await copyMsOf(device, bytes) });
+}
+
+/** A tensor's INT4 codes, two a byte and a byte each again: one of them is read, the other is written. */
+async function timePacking(device, tensor) {
+  const { codes, scales } = await device.quantize(tensor, { bits: 4 });
+  const packed = await device.packInt4(codes);
+  const bytes = codes.size + packed.size;
+  for (const [call, from] of Object.entries({ packInt4: codes, unpackInt4: packed })) {
+    const { ms } = await timeCall(device, (recorder) => recorder[call](from));
+    tell(device, { dims: from.dims, type: from.type, call }, { ms, bytes, copyMs: await copyMsOf(device, bytes) });
+  }
+  for (const made of [codes, scales, packed]) made.dispose();
+}
+
+/** Several times a launch, as a program would. */
+async function timeCall(device, call) {
   const together = 8;
   const graph = await device.capture(async (recorder) => {
     let made;
-    for (let i = 0; i < together; i++) made = await recorder.quantize(tensor, way);
+    for (let i = 0; i < together; i++) made = await call(recorder);
     return made;
   });
-  const { scales, means } = graph.result;
   const times = [];
   for (let i = 0; i < REPEATS; i++) times.push((await graph.replay()).ms / together);
   graph.dispose();
-  const ms = median(times.slice(2));
-  const reads = way.smoothK || way.granularity ? 2 : 1;
-  const bytes = tensor.size * (reads * TYPE_BYTES[tensor.type] + 1) + (scales.size + (means?.size ?? 0)) * 4;
-  const copyMs = median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
-  tell(device, { dims: tensor.dims, type: tensor.type, ...way }, { ms, bytes, copyMs });
+  return { ms: median(times.slice(2)), made: graph.result };
+}
+
+/** Of a copy that reads and writes so many bytes in all. */
+async function copyMsOf(device, bytes) {
+  return median((await device.timeCopy(Math.round(bytes / 2), REPEATS)).slice(2));
 }
 
 /** Bytes read and written. half-int8 reads V once: it needs nothing of whole channels, and writes float16. paper-int8 reads K once, whose means it leaves. */

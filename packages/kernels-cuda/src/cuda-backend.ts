@@ -6,6 +6,7 @@ import {
   checkOptions,
   type FlatCacheView,
   flatCache,
+  hostArray,
   IntFlashError,
   readArguments,
 } from '@int-flash/ops';
@@ -23,6 +24,9 @@ import {
 } from './native-addon.js';
 import { callNative, withAbortFlag } from './native-error.js';
 import { type CudaKernel, hostCodesRequest, hostRequest, KERNELS, TYPE_NUMBERS } from './native-request.js';
+
+const LESS_AT_ONCE =
+  'Ask for fewer sequences, heads or queries at a time, or leave the answer on the GPU (openCudaDevice).';
 
 /**
  * Attention and linear layers on the first NVIDIA GPU, for data in host memory: each call copies its inputs there and its output back.
@@ -61,9 +65,11 @@ export function createCudaBackend(options: { readonly kernel?: CudaKernel } = {}
   };
 }
 
-/** Memory for the answer, into which the worker thread copies it. */
-function withTargets(request: NativeRequest, out: Float32Array = new Float32Array(request.outElements)) {
-  return { ...request, out, lse: request.returnLse ? new Float32Array(request.lseElements) : undefined };
+/** Memory for the answer, into which the worker thread copies it. @throws {IntFlashError} `ERR_OOM` with `where: 'host'`. */
+function withTargets(request: NativeRequest, given?: Float32Array) {
+  const { outElements, lseElements, returnLse } = request;
+  const out = given ?? hostArray(Float32Array, outElements, 'the answer', LESS_AT_ONCE);
+  return { ...request, out, lse: returnLse ? hostArray(Float32Array, lseElements, 'lse', LESS_AT_ONCE) : undefined };
 }
 
 function resultOf({ out, lse }: { out: Float32Array; lse: Float32Array | undefined }): AttentionResult {

@@ -32,11 +32,10 @@ import type { CacheTimingRequest } from './native-decoder.js';
 import { awaitNative, callNative } from './native-error.js';
 import { BASELINES, type Baseline } from './native-request.js';
 import { type PinnedArrays, PinnedBuffer, pinnedSource } from './pinned-buffer.js';
-import { bytesOf, type CudaDataType, judgeCounts } from './strided-memory.js';
+import { bytesOf, type CudaDataType, judgeCounts, MAX_BYTES } from './strided-memory.js';
 
 const DATA_TYPES = ['float32', 'float16', 'bfloat16', 'int8', 'uint8', 'bool'] as const;
 const TIMING_KEYS = ['sequences', 'length', 'heads', 'kvHeads', 'headDim', 'int4', 'runs', 'repeats'] as const;
-const MAX_BYTES = 2 ** 46; // beyond any machine; keeps products exact
 
 /**
  * Opens a GPU.
@@ -115,7 +114,11 @@ export class CudaDevice {
     return this.#wrap(buffer, type as CudaDataType, dims, { strides, elements: data.length });
   }
 
-  /** A tensor whose numbers are not set. */
+  /**
+   * A tensor whose numbers are not set.
+   *
+   * @throws {IntFlashError} `ERR_OVERFLOW` for more than 2^46 bytes; `ERR_OOM`.
+   */
   async empty(type: CudaDataType, dims: readonly number[]): Promise<CudaTensor> {
     this.#expectOpen();
     const [judgedType, judgedDims] = readArguments(() => [checkDataType(type), judgeCounts(dims, 'dims')] as const);
@@ -205,8 +208,8 @@ export class CudaDevice {
    * Codes and scales of a float tensor [.., tokens, dim] of two to four axes (dim a multiple of 8 up to 256, its last axis contiguous), left on the
    * device: one scale a token, a channel or a tensor, after subtracting the channels' means where `smoothK` asks for it. The bits of `@int-flash/quant`.
    *
-   * @throws {IntFlashError} `ERR_UNSUPPORTED` for other shapes and for options that do not go together; `ERR_NONFINITE`; `ERR_OVERFLOW` where a number
-   *   minus its channel's mean is beyond float32 (which quant refuses as `ERR_NONFINITE`).
+   * @throws {IntFlashError} `ERR_UNSUPPORTED` for other shapes and for options that do not go together; `ERR_NONFINITE`; `ERR_OVERFLOW` for more than
+   *   2^38 rows (2^46 bytes of codes, 256 a row), and where a number minus its channel's mean is beyond float32 (which quant refuses as `ERR_NONFINITE`).
    */
   quantize(tensor: CudaTensor, options: QuantizeOptions = {}): Promise<CudaQuantizedTensor> {
     return quantizeOnDevice(this.#context, tensor, options);
@@ -215,13 +218,18 @@ export class CudaDevice {
   /**
    * INT4 codes [.., tokens, dim] of a byte each, as `quantize` with `bits: 4` makes them, to [.., tokens, dim / 2] uint8: two a byte, low nibble first.
    *
-   * @throws {IntFlashError} `ERR_ARG_RANGE` where a code is not in [-8, 7].
+   * @throws {IntFlashError} `ERR_ARG_RANGE` where a code is not in [-8, 7]; `ERR_UNSUPPORTED` for shapes that `quantize` does not take; `ERR_OVERFLOW`
+   *   for more than 2^38 rows (2^46 bytes, 256 a row).
    */
   packInt4(codes: CudaTensor, options: Int4Options = {}): Promise<CudaTensor> {
     return packOnDevice(this.#context, codes, options);
   }
 
-  /** What {@link CudaDevice.packInt4} packed, a byte each again. */
+  /**
+   * What {@link CudaDevice.packInt4} packed, [.., tokens, dim / 2] uint8, a byte each again.
+   *
+   * @throws {IntFlashError} `ERR_UNSUPPORTED`, `ERR_OVERFLOW` as {@link CudaDevice.packInt4}.
+   */
   unpackInt4(packed: CudaTensor, options: Int4Options = {}): Promise<CudaTensor> {
     return unpackOnDevice(this.#context, packed, options);
   }

@@ -1,4 +1,4 @@
-import { IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { hostArray, IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
 import type { DeviceHandle, LinearHandle, NativeAddon } from './native-addon.js';
 import type { NativeLinear } from './native-decoder.js';
 import { callNative } from './native-error.js';
@@ -22,9 +22,11 @@ export class CudaLinear implements Linear {
     this.#handle = callNative(() => addon.createLinear(device, { rows, cols, bias, ...nativeWeights(weights) }));
   }
 
-  forwardSync(input: Float32Array, tokens: number, out = new Float32Array(tokens * this.rows)): Float32Array {
+  /** @throws {IntFlashError} `ERR_SHAPE`, `ERR_DISPOSED`, `ERR_OOM`. */
+  forwardSync(input: Float32Array, tokens: number, given?: Float32Array): Float32Array {
     const handle = this.nativeHandle();
     expectLength('input', input, tokens * this.cols);
+    const out = given ?? hostArray(Float32Array, tokens * this.rows, 'the answer');
     expectLength('out', out, tokens * this.rows);
     if (tokens > 0) callNative(() => this.#addon.linearForward(this.#device, handle, input, tokens, out));
     return out;

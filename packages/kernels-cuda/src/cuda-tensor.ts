@@ -3,6 +3,7 @@ import {
   checkInteger,
   checkOptions,
   contiguousStrides,
+  hostArray,
   IntFlashError,
   judgeTensor,
   readArguments,
@@ -19,6 +20,8 @@ export interface DeviceMemory {
   readonly buffer: BufferHandle;
   disposed: boolean;
 }
+
+const LESS_AT_ONCE = 'Download it in parts (slice), or into a PinnedBuffer.';
 
 interface Shape {
   readonly strides?: readonly number[];
@@ -143,6 +146,8 @@ export class CudaTensor {
    * Copies the tensor to the host, row-major, after everything queued before.
    *
    * @param options.into view of a `PinnedBuffer` of this device, of the tensor's type and size: the GPU writes there directly.
+   * @throws {IntFlashError} `ERR_OOM` with `where: 'host'` where the host has no array for it: without `into` one of 2^32 bytes is the longest that
+   *   Node.js 20 has.
    */
   async download(options: { into?: TensorData; stream?: CudaStream } = {}): Promise<Tensor> {
     this.#expectLive();
@@ -159,7 +164,12 @@ export class CudaTensor {
       await this.#download(this.#targetIn(into), stream);
       return { type, dims, strides, data: into };
     }
-    const bytes = new Uint8Array(bytesOf(type, this.size));
+    const bytes = hostArray<Uint8Array<ArrayBuffer>>(
+      Uint8Array,
+      bytesOf(type, this.size),
+      'the download',
+      LESS_AT_ONCE,
+    );
     await this.#download(bytes, stream);
     return { type, dims, strides, data: typedView(type, bytes.buffer) };
   }

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { CacheTimingRequest, NativeDecoder, NativeLinear, NativeSequenceState } from './native-decoder.js';
 
 declare const handle: unique symbol;
@@ -308,18 +309,20 @@ export type LoadedAddon =
     };
 
 let loaded: LoadedAddon | undefined;
+// A bundle in CommonJS has no import.meta: there the program stands for this module, with the node_modules that lie beside it.
+const home = import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'program')).href;
 
 /**
  * Loads the addon once: from `INTFLASH_CUDA_ADDON_PATH` if set, else this package's own build, else the platform package.
  * Never throws: a machine without it is an ordinary one.
  */
 export function loadNativeAddon(): LoadedAddon {
-  const require = createRequire(import.meta.url);
+  const require = createRequire(home);
   loaded ??= findAddon({
     given: process.env.INTFLASH_CUDA_ADDON_PATH,
-    built: fileURLToPath(new URL('../build/Release/int_flash_cuda.node', import.meta.url)),
+    built: fileURLToPath(new URL('../build/Release/int_flash_cuda.node', home)),
     load: (path) => require(path),
-    // A literal, for tools that trace what is required.
+    // A literal, for tools that follow createRequire. Bundlers do not, and that is as well: they could not put a .node file into what they write.
     ...(process.platform === 'linux' &&
       process.arch === 'x64' && { loadPrebuilt: () => require('@int-flash/kernels-cuda-linux-x64') }),
   });

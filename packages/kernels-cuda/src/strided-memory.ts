@@ -12,6 +12,9 @@ const ELEMENT_BYTES: Record<CudaDataType, number> = {
   bool: 1,
 };
 
+/** Of one tensor: beyond any machine, and products stay exact. */
+export const MAX_BYTES = 2 ** 46;
+
 export function bytesOf(type: CudaDataType, elements: number): number {
   return elements * ELEMENT_BYTES[type];
 }

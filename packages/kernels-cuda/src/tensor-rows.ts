@@ -1,15 +1,19 @@
 import { type DataType, IntFlashError } from '@int-flash/ops';
 import type { CudaTensor } from './cuda-tensor.js';
 import { type DeviceContext, deviceJudge } from './device-context.js';
+import { MAX_BYTES } from './strided-memory.js';
 
 /** As native/read_request.cc has them. */
 const MAX_BATCH = 2 ** 20;
 const MAX_HEADS = 2 ** 30;
+/** Zero strides let a few bytes stand for any number of rows, and native code counts the bytes that it makes of them in 64 bits. */
+const MAX_ROWS = MAX_BYTES / 256; // what no row takes more than, padded as a quantizer pads it
 
 /**
  * A tensor [.., tokens, dim] of rank 2 to 4 whose rows a call goes through one by one.
  *
  * @param perElement numbers that an element holds: 2 of packed codes.
+ * @throws {IntFlashError} `ERR_OVERFLOW` for more than 2^38 rows; `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_UNSUPPORTED`.
  */
 export function judgeRows(
   context: DeviceContext,
@@ -39,11 +43,17 @@ export function judgeRows(
       'ERR_UNSUPPORTED',
       `Expected a first axis of at most 2^20 and 2^30 heads on CUDA, got leading axes ${batch} and ${heads}`,
     );
+  const tokens = dims[rank - 2]!;
+  if (batch * heads * tokens > MAX_ROWS)
+    throw new IntFlashError(
+      'ERR_OVERFLOW',
+      `Expected at most 2^38 rows (2^46 bytes, 256 a row), got dims [${dims.join(', ')}]`,
+    );
   const request = {
     data: tensor.nativeSource(context.device),
     batch,
     heads,
-    tokens: dims[rank - 2]!,
+    tokens,
     dim,
     strides: { batch: strides[rank - 4] ?? 0, head: strides[rank - 3] ?? 0, token: strides[rank - 2]! },
   };

@@ -2,6 +2,7 @@ import { ERROR_CODES } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
 import { CudaDevice } from '../src/cuda-device.js';
 import { CudaGraph } from '../src/cuda-graph.js';
+import type { CudaTensor } from '../src/cuda-tensor.js';
 import { type DeviceHandle, type GraphHandle, loadNativeAddon, type NativeAddon } from '../src/native-addon.js';
 import { type Position, provoke, publicPositions, strangeValues } from './argument-matrix.js';
 
@@ -145,6 +146,95 @@ describe('packInt4() and unpackInt4()', () => {
     await refused(device.packInt4(codes.transpose(2, 3)), 'ERR_UNSUPPORTED', 'contiguous');
     await refused(device.packInt4(await device.empty('int8', [64])), 'ERR_SHAPE', 'rank 2 to 4');
     await refused(device.packInt4(codes, { bits: 4 } as never), 'ERR_ARG_RANGE', 'bits');
+  });
+});
+
+describe('a view whose zero strides repeat its rows', () => {
+  const calls = (device: Pick<CudaDevice, 'quantize' | 'packInt4' | 'unpackInt4'>) => ({
+    quantize: (tensor: CudaTensor) => device.quantize(tensor),
+    'quantize by channel': (tensor: CudaTensor) => device.quantize(tensor, { granularity: 'channel' }),
+    packInt4: (tensor: CudaTensor) => device.packInt4(tensor),
+    unpackInt4: (tensor: CudaTensor) => device.unpackInt4(tensor),
+  });
+  type Call = keyof ReturnType<typeof calls>;
+  const types = {
+    quantize: 'float32',
+    'quantize by channel': 'bfloat16',
+    packInt4: 'int8',
+    unpackInt4: 'uint8',
+  } as const;
+
+  /** What the addon is asked of, and what becomes of, `dims` rows of one and the same 32 elements. */
+  async function repeated(call: Call, dims: readonly number[]) {
+    const asked: string[] = [];
+    const noting = new Proxy(answering, {
+      get: (addon, name, receiver) => {
+        asked.push(String(name));
+        return Reflect.get(addon, name, receiver);
+      },
+    });
+    const device = new CudaDevice(noting, {} as DeviceHandle);
+    const row = await device.empty(types[call], [32]);
+    asked.length = 0;
+    const view = row.view([...dims, 32], { strides: [...dims.map(() => 0), 1] });
+    const refusal = await calls(device)
+      [call](view)
+      .then(
+        () => undefined,
+        (error: unknown) => error,
+      );
+    return { refusal, asked, device, view };
+  }
+
+  it.each(Object.keys(types) as Call[])('%s takes what makes 2^46 bytes at most', async (call) => {
+    // The first product is 2^60: with the 16 bytes of a packed row, 2^64, of which 64 bits keep 0.
+    for (const dims of [[2 ** 20, 2 ** 10, 2 ** 30], [2 ** 8 + 1, 1, 2 ** 30], [2 ** 30, 2 ** 30], [2 ** 38 + 1]]) {
+      const { refusal, asked } = await repeated(call, dims);
+      expect(refusal, `${dims}`).toMatchObject({
+        code: 'ERR_OVERFLOW',
+        message: expect.stringContaining(`2^38 rows (2^46 bytes, 256 a row), got dims [${dims.join(', ')}, 32]`),
+      });
+      expect(asked).toEqual([]);
+    }
+    const { refusal, asked } = await repeated(call, [2 ** 8, 1, 2 ** 30]);
+    expect(refusal).toBe(undefined);
+    expect(asked).toEqual([call.split(' ')[0]]);
+  });
+
+  it('is refused on a recorder too', async () => {
+    const { device, view } = await repeated('packInt4', [2 ** 20, 2 ** 10, 2 ** 30]);
+    await expect(device.capture((recorder) => recorder.packInt4(view))).rejects.toMatchObject({ code: 'ERR_OVERFLOW' });
+  });
+
+  it('is refused by attention, whose operands and answer have 2^33 elements at most', async () => {
+    const device = new CudaDevice(answering, {} as DeviceHandle);
+    const repeat = async (type: 'float32' | 'int8', dims: readonly number[]) =>
+      (await device.empty(type, [32])).view(dims, { strides: [0, 0, 0, 1] });
+    const [few, most, many] = [2, 2 ** 28, 2 ** 29].map((tokens) => [1, 1, tokens, 32] as const);
+    for (const [query, key] of [
+      [many!, few!],
+      [few!, many!],
+    ] as const) {
+      const k = await repeat('float32', key);
+      const floats = { query: await repeat('float32', query), key: k, value: k };
+      const codes = { q: await repeat('int8', query), k: await repeat('int8', key), v: await repeat('int8', key) };
+      const scales = { qScale: k, kScale: k };
+      for (const call of [
+        () => device.attention(floats),
+        () => device.exactAttention(floats),
+        () => device.baselineAttention(floats, 'fp16'),
+        () => device.capture((recorder) => recorder.attention(floats)),
+        () => device.quantizedAttention({ ...codes, ...scales, vScale: k }),
+        () => device.quantizedAttention({ ...codes, ...scales, v: k }, { precision: 'half-int8' }),
+      ])
+        await expect(call(), `${query}`).rejects.toMatchObject({
+          code: 'ERR_OVERFLOW',
+          message: expect.stringContaining('2^33 elements'),
+        });
+    }
+    const k = await repeat('float32', few!);
+    const { out } = await device.attention({ query: await repeat('float32', most!), key: k, value: k });
+    expect(out.size).toBe(2 ** 33);
   });
 });
 

@@ -152,4 +152,24 @@ describe('download()', () => {
       { byteOffset: 0, bytes: 0 },
     ]);
   });
+
+  it('says so where no array of the host is long enough, and what to do instead', async () => {
+    const { device, called } = deviceOf({});
+    const [halves, byte] = [await device.empty('float16', [8]), await device.empty('int8', [1])];
+    // 2^53 bytes and more, of eight: beyond the addresses that any machine has.
+    for (const [tensor, dims] of [
+      [halves, [2 ** 52]],
+      [byte, [2 ** 40, 2 ** 40]],
+    ] as const) {
+      const bytes = dims.reduce((product, dim) => product * dim, tensor.type === 'int8' ? 1 : 2);
+      await expect(tensor.view(dims, { strides: dims.map(() => 0) }).download()).rejects.toMatchObject({
+        code: 'ERR_OOM',
+        where: 'host',
+        bytes,
+        message: expect.stringContaining(`${bytes} bytes of host memory for the download`),
+        hint: expect.stringMatching(/slice.*PinnedBuffer/),
+      });
+    }
+    expect(called).not.toContain('download');
+  });
 });

@@ -16,6 +16,7 @@ interface Outcome {
 /** A line of sanitize.mjs or soak.mjs, and on what it ran. */
 interface Check {
   readonly check: string;
+  readonly sourcesDigest?: string;
   readonly clean?: boolean;
   readonly seconds?: number;
   readonly summaries?: readonly string[];
@@ -58,6 +59,10 @@ describe('the record of the last GPU run', () => {
 });
 
 describe('the record of what watches the kernels by hand', () => {
+  // After a change to native/ or kernels/: run sanitize.mjs and soak.mjs as well, and keep the lines that they print.
+  it.each(checks)('is of these sources: $check', ({ sourcesDigest: ranOn }) => {
+    expect(ranOn).toBe(sourcesDigest());
+  });
   it('has every sanitizer, clean over 48 shapes and more', () => {
     const sanitizers = checks.filter(({ check }) => check !== 'soak');
     expect(sanitizers.map(({ check }) => check).sort()).toEqual(['initcheck', 'memcheck', 'racecheck', 'synccheck']);

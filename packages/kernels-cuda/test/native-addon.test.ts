@@ -106,6 +106,18 @@ describe('a package whose addon does not load', () => {
 });
 
 describe('createCudaBackend', () => {
+  const backendOf = async (options?: { readonly kernel?: 'auto' | 'hopper' }) => {
+    vi.resetModules();
+    vi.stubEnv('INTFLASH_CUDA_ADDON_PATH', file('answers.cjs', answers));
+    const { createCudaBackend } = await import('../src/index.js');
+    const backend = createCudaBackend(options);
+    vi.unstubAllEnvs();
+    return backend;
+  };
+  const plainPlan = () => {
+    const floats = { type: 'float32', dims: [1, 1, 2, 8], data: new Float32Array(16) };
+    return judgeAttention({ query: floats, key: floats, value: floats }, { returnLse: true });
+  };
   const answers = `module.exports = {
     probe: () => ({
       driverVersion: 13000, runtimeVersion: 13000, architectures: '90a-real',
@@ -113,6 +125,7 @@ describe('createCudaBackend', () => {
     }),
     openDevice: () => ({}),
     deviceFacts: () => ({ name: 'none', major: 9, minor: 0, processors: 1, totalBytes: 1 }),
+    createLinear: () => ({}),
     attention: async (_, { kernel }) => refuse(kernel),
     attentionSync: (_, { kernel }) => refuse(kernel),
   };
@@ -124,11 +137,7 @@ describe('createCudaBackend', () => {
     ['auto', 0],
     ['hopper', 3],
   ] as const)('hands the kernel that is named, %s, to every attention', async (kernel, number) => {
-    vi.resetModules();
-    vi.stubEnv('INTFLASH_CUDA_ADDON_PATH', file('answers.cjs', answers));
-    const { createCudaBackend } = await import('../src/index.js');
-    const backend = createCudaBackend({ kernel });
-    vi.unstubAllEnvs();
+    const backend = await backendOf({ kernel });
     const dims = [1, 1, 2, 8];
     const codes = { type: 'int8', dims, data: new Int8Array(16) };
     const scale = { type: 'float32', dims: [1, 1, 2], data: new Float32Array(2).fill(1) };
@@ -140,12 +149,27 @@ describe('createCudaBackend', () => {
       kScale: scale,
       vScale: scale,
     });
-    const floats = { type: 'float32', dims, data: new Float32Array(16) };
-    const plain = judgeAttention({ query: floats, key: floats, value: floats });
+    const plain = plainPlan();
     const refusal = expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: `kernel ${number}` });
     expect(() => backend.attentionSync(plain)).toThrow(refusal);
     expect(() => backend.quantizedAttentionSync(coded)).toThrow(refusal);
     await expect(backend.attention(plain)).rejects.toEqual(refusal);
     await expect(backend.quantizedAttention(coded)).rejects.toEqual(refusal);
+  });
+
+  it.each([
+    ['out', { outDims: [2 ** 25, 2 ** 26] }, 2 ** 53],
+    ['lse', { lseDims: [2 ** 51] }, 2 ** 53],
+  ])('says so where no array of the host is long enough for %s', async (_, dims, bytes) => {
+    const backend = await backendOf();
+    const plan = { ...plainPlan(), ...dims };
+    const refusal = { code: 'ERR_OOM', where: 'host', bytes, hint: expect.stringContaining('at a time') };
+    expect(() => backend.attentionSync(plan)).toThrow(expect.objectContaining(refusal));
+    await expect(backend.attention(plan)).rejects.toMatchObject(refusal);
+    const linear = backend.createLinear({ type: 'fp32', rows: 2 ** 51, cols: 0, weights: new Float32Array(0) });
+    expect(() => linear.forwardSync(new Float32Array(0), 1)).toThrow(
+      expect.objectContaining({ code: 'ERR_OOM', where: 'host', bytes: 2 ** 53 }),
+    );
+    expect(() => linear.forwardSync(new Float32Array(3), -1)).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
   });
 });

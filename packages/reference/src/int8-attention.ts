@@ -7,6 +7,7 @@ import {
   toFloat32,
 } from '@int-flash/ops';
 import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
+import { answerArray } from './answer-array.js';
 import { gatherFloatRows, gatherRows, rowOffset } from './operand-rows.js';
 import { checkScoreBound, LIMIT, magnitude } from './score-bound.js';
 import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules, twinWeights } from './twin-row.js';
@@ -43,7 +44,7 @@ interface QueryRows {
  *
  * @param plan    Float plan (quantized here) or pre-quantized plan.
  * @param observe Called with the INT32 accumulators of each query and tile that has a visible key (meaningful for INT8 products).
- * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW` as the backends do.
+ * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW`, `ERR_OOM` as the backends do.
  */
 export function int8Attention(plan: AttentionPlan | QuantizedAttentionPlan, observe?: TwinObserver): TwinResult {
   const rules: TwinRules = {
@@ -54,9 +55,9 @@ export function int8Attention(plan: AttentionPlan | QuantizedAttentionPlan, obse
     runningMax: plan.precision === 'paper-int8',
     softcap: Math.fround(plan.softcap),
   };
-  const out = new Float32Array(plan.outDims.reduce((total, dim) => total * dim, 1));
-  const lse = new Float32Array(plan.lseDims.reduce((total, dim) => total * dim, 1)).fill(-Infinity);
-  const rowSum = new Float32Array(lse.length);
+  const out = answerArray(Float32Array, plan.outDims, 'the answer');
+  const lse = answerArray(Float32Array, plan.lseDims, 'lse').fill(-Infinity);
+  const rowSum = answerArray(Float32Array, plan.lseDims, 'row sums');
   const mask = plan.mask;
   plan.sequences.forEach((span, batch) => {
     for (let kvHead = 0; kvHead < plan.kvHeads; kvHead++) {

@@ -1,4 +1,4 @@
-import { type FloatOperand, type RowStrides, toFloat32 } from '@int-flash/ops';
+import { type FloatOperand, type HostArrayKind, hostArray, type RowStrides, toFloat32 } from '@int-flash/ops';
 
 /** Element index of row (batch, head, token). */
 export function rowOffset(strides: RowStrides, batch: number, head: number, token: number): number {
@@ -14,7 +14,7 @@ export function gatherFloatRows(
   count: number,
   dim: number,
 ): Float32Array {
-  const rows = new Float32Array(count * dim);
+  const rows = hostArray(Float32Array, count * dim, 'rows of an operand');
   for (let row = 0; row < count; row++) {
     const from = rowOffset(strides, batch, head, start + row);
     toFloat32(data.subarray(from, from + dim), type, rows.subarray(row * dim, (row + 1) * dim));
@@ -31,7 +31,7 @@ export function gatherRows<T extends Int8Array | Float32Array>(
   count: number,
   dim: number,
 ): T {
-  const rows = new (data.constructor as new (length: number) => T)(count * dim);
+  const rows = hostArray(data.constructor as unknown as HostArrayKind<T>, count * dim, 'rows of an operand');
   for (let row = 0; row < count; row++) {
     const from = rowOffset(strides, batch, head, start + row);
     for (let d = 0; d < dim; d++) rows[row * dim + d] = data[from + d]!;

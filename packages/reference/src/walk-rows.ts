@@ -1,4 +1,5 @@
 import type { AttentionPlan } from '@int-flash/ops';
+import { answerArray } from './answer-array.js';
 import { gatherFloatRows, rowOffset } from './operand-rows.js';
 import type { Steps } from './steps.js';
 import { maskValue, visibleBand } from './visible-keys.js';
@@ -38,8 +39,8 @@ export function* walkRows(
   prepare: (rows: Float32Array) => PreparedRows = (rows) => ({ rows, scale: 1 }),
 ): Steps<ReferenceResult> {
   const { heads, kvHeads, headDim, headDimV, sequences, mask } = plan;
-  const out = new Float64Array(plan.outDims.reduce((total, dim) => total * dim, 1));
-  const lse = new Float64Array(plan.lseDims.reduce((total, dim) => total * dim, 1)).fill(-Infinity);
+  const out = answerArray(Float64Array, plan.outDims, 'the answer');
+  const lse = answerArray(Float64Array, plan.lseDims, 'lse').fill(-Infinity);
   for (const [batch, span] of sequences.entries()) {
     for (let head = 0; head < heads; head++) {
       const kvHead = Math.floor(head / (heads / kvHeads));

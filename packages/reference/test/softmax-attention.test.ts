@@ -1,6 +1,13 @@
 import { type AttentionPlan, judgeAttention } from '@int-flash/ops';
 import { describe, expect, it } from 'vitest';
-import { flashDAttention, makeInputs, relativeL2, seededUniform, softmaxAttention } from '../src/index.js';
+import {
+  flashDAttention,
+  int8Attention,
+  makeInputs,
+  relativeL2,
+  seededUniform,
+  softmaxAttention,
+} from '../src/index.js';
 
 const small = { heads: 4, kvHeads: 2, queries: 5, keys: 7, headDim: 8 };
 
@@ -22,6 +29,12 @@ describe('softmaxAttention', () => {
     expect(out[2]).toBeCloseTo(0.75, 7);
     expect(out[3]).toBeCloseTo(0.25, 7);
     expect(lse[0]).toBeCloseTo(Math.log(4), 6);
+  });
+
+  it('says so where the host has no array for the answer, as the other oracles do', () => {
+    const plan = { ...judgeAttention(makeInputs('normal', small)), outDims: [2 ** 25, 2 ** 26] };
+    for (const oracle of [softmaxAttention, flashDAttention, int8Attention])
+      expect(() => oracle(plan)).toThrow(expect.objectContaining({ code: 'ERR_OOM', where: 'host' }));
   });
 
   it('returns the value itself for a single key, whatever its score', () => {
