@@ -31,6 +31,18 @@ const LENGTHS = [
   [48, 300],
   [70, 64],
 ] as const;
+const MASKED = [45, 300] as const;
+const maskOf = (type: 'bool' | 'float32') => {
+  const numbers = randomFloats(MASKED[0] * MASKED[1], 9);
+  const dims = [1, 1, ...MASKED];
+  if (type === 'bool') return { type, dims, data: Uint8Array.from(numbers, (x) => Number(x > -0.4)) };
+  return { type, dims, data: numbers.map((x) => (x > 0.8 ? Number.NEGATIVE_INFINITY : x)) };
+};
+const MASKS = {
+  'a mask of booleans': { attnMask: maskOf('bool') },
+  'a mask of floats': { attnMask: maskOf('float32') },
+  'a softcap': { softcap: 3 },
+} as const;
 const cases = PRECISIONS.flatMap((precision) =>
   Object.keys(HEADS).flatMap((heads) =>
     Object.keys(BANDS).flatMap((band) =>
@@ -71,6 +83,16 @@ function prepare(
   };
 }
 
+function expectSameBits(attend: ReturnType<typeof prepare>): void {
+  const portable = attend(isas.length - 1);
+  expect(portable.out.every(Number.isFinite)).toBe(true);
+  for (let isa = 0; isa < isas.length - 1; isa++) {
+    const actual = attend(isa);
+    expect(unequalBits(actual.out, portable.out), `${isas[isa]} out`).toBe(0);
+    expect(unequalBits(actual.lse, portable.lse), `${isas[isa]} lse`).toBe(0);
+  }
+}
+
 let executed = 0;
 
 describe.skipIf(isas.length === 0)('native attention, each instruction set', () => {
@@ -103,13 +125,17 @@ describe.skipIf(isas.length === 0)('native attention, each instruction set', () 
   )('$precision $band headDim $headDim, several tiles and no checksums', ({ precision, band, headDim }) => {
     const shape = { precision, headDim, lengths: [70, 450], heads: [2, 1], seed: headDim } as const;
     const attend = prepare(shape, BANDS[band as keyof typeof BANDS], { checksums: false });
-    const portable = attend(isas.length - 1);
-    expect(portable.out.every(Number.isFinite)).toBe(true);
-    for (let isa = 0; isa < isas.length - 1; isa++) {
-      const actual = attend(isa);
-      expect(unequalBits(actual.out, portable.out), `${isas[isa]} out`).toBe(0);
-      expect(unequalBits(actual.lse, portable.lse), `${isas[isa]} lse`).toBe(0);
-    }
+    expectSameBits(attend);
+  });
+
+  it.each(
+    (['full-int8', 'half-int8', 'paper-int8', 'int4-qk'] as const).flatMap((precision) =>
+      Object.keys(MASKS).flatMap((mask) => [64, 72].map((headDim) => ({ precision, mask, headDim }))),
+    ),
+  )('$precision with $mask, headDim $headDim', ({ precision, mask, headDim }) => {
+    const shape = { precision, headDim, lengths: [MASKED[0], MASKED[1]], heads: [2, 1], seed: headDim } as const;
+    const attend = prepare(shape, MASKS[mask as keyof typeof MASKS], { checksums: false });
+    expectSameBits(attend);
   });
 
   afterAll(() => expect(executed).toBeGreaterThanOrEqual(2500 * isas.length));
