@@ -232,6 +232,7 @@ describe.skipIf(isas.length === 0)('native backend against the integer twin, bit
       [65, 64, 16],
       [130, 192, 33],
       [64, 128, 50],
+      [1000, 576, 17], // more columns, and rows, than are multiplied at once
     ] as const) {
       const bias = randomFloats(rows, 9);
       const codes = randomCodes(rows * cols, 1);
