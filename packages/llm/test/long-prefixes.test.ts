@@ -1,0 +1,24 @@
+import { describe, expect, it } from 'vitest';
+import { DeviceModels, GREEDY, LONG_SHAPE } from './device-models.js';
+import { answer } from './requests.js';
+import { tinyDraws } from './tiny-model.js';
+
+const { tokens } = tinyDraws(13);
+const models = new DeviceModels(LONG_SHAPE);
+
+describe('a beginning of 131,000 tokens that is kept', () => {
+  it('is taken over by prompts that begin alike, and whoever comes after them is answered', async () => {
+    const beginning = tokens(131_000);
+    const requests = [[], [5, 6], [7]].map((rest) => ({
+      prompt: [...beginning, ...rest],
+      options: { ...GREEDY, maxTokens: 3, logprobs: 0 },
+    }));
+    requests.push({ prompt: [5, 6, 7], options: { ...GREEDY, maxTokens: 3, logprobs: 0 } });
+    const expected = await models.alone(requests);
+    await using model = await models.model(5000);
+    const [first, ...others] = requests;
+    expect(await answer(model, first!)).toBe(expected[0]);
+    expect(await Promise.all(others.map((request) => answer(model, request)))).toEqual(expected.slice(1));
+    expect(model.status()).toMatchObject({ prefixes: { found: 2 * Math.floor(131_000 / 64) * 64 }, sessions: 0 });
+  });
+});
