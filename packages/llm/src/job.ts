@@ -66,6 +66,11 @@ export class Job implements SubmittedWork {
     return this.work.onLogits !== undefined && this.work.cache.missing === 0;
   }
 
+  /** Whether what comes next is many tokens, of which a step takes no more than a chunk or a few. */
+  get isPrompt(): boolean {
+    return this.next.length > FEW_QUERIES && !this.isAlone;
+  }
+
   /** Whether how much of it comes next was decided here. */
   get isCutHere(): boolean {
     return this.#isReplay || (this.work.chunk === undefined && !this.isAlone && !this.#isGuess);
@@ -149,10 +154,14 @@ export class Job implements SubmittedWork {
     this.#settle.reject(reason);
   }
 
-  /** Leaves the cache as it was. */
+  /** Leaves the cache as it was, where nobody was told of anything before. */
   fail(reason: unknown): void {
     const { cache } = this.work;
-    if (!cache.isDisposed) cache.forget(this.#before);
+    try {
+      if (!this.isSettled && !cache.isDisposed) cache.forget(this.#before);
+    } catch {
+      // A cache that cannot go back is of no use to its owner, who hears why the work failed.
+    }
     this.release();
     this.reject(reason);
   }

@@ -74,12 +74,17 @@ export class Scheduler {
 
   async #run(): Promise<void> {
     this.#isRunning = true;
-    for (;;) {
-      await this.#pause(); // whoever got logits in the last step may be back with the next token
-      const jobs = this.#schedule();
-      if (jobs.length === 0) break;
-      const outcomes = await this.#compute(jobs);
-      await this.#handOut(jobs, outcomes);
+    let jobs: readonly Job[] = [];
+    try {
+      for (;;) {
+        await this.#pause(); // whoever got logits in the last step may be back with the next token
+        const waiting = this.#queue.length;
+        jobs = this.#schedule();
+        if (jobs.length > 0) await this.#handOut(jobs, await this.#compute(jobs));
+        else if (this.#queue.length === waiting) break; // fewer: some failed, and what they held is there for the others
+      }
+    } catch (reason) {
+      for (const job of [...jobs, ...this.#queue.splice(0)]) job.fail(reason);
     }
     this.#isRunning = false;
   }
@@ -101,21 +106,32 @@ export class Scheduler {
 
   #choose(): Job[] {
     const chosen: Job[] = [];
+    const failed: Job[] = [];
     let promptTokens = 0;
     this.#share.beginStep();
     for (const job of this.#queue) {
       if (job.isAlone && chosen.length > 0) continue;
-      const isQuiet = this.#takesLong && this.#answered.size === Number(this.#answered.has(job.work.cache));
-      job.prepare(isQuiet && this.#queue.length === 1);
-      const count = job.next.length;
-      const isPrompt = count > FEW_QUERIES && !job.isAlone;
-      if (isPrompt && promptTokens > 0 && promptTokens + count > job.budget(isQuiet)) continue;
-      if (!job.makeRoom()) continue;
-      if (isPrompt) promptTokens += count;
+      try {
+        if (!this.#prepare(job, promptTokens)) continue;
+      } catch (reason) {
+        job.fail(reason);
+        failed.push(job);
+        continue;
+      }
+      if (job.isPrompt) promptTokens += job.next.length;
       chosen.push(job);
       if (job.isAlone || chosen.length >= MAX_SEQUENCES) break;
     }
+    for (const job of failed) this.#drop(job);
     return chosen;
+  }
+
+  /** @param promptTokens That are in the step already. @returns false when it has to wait */
+  #prepare(job: Job, promptTokens: number): boolean {
+    const isQuiet = this.#takesLong && this.#answered.size === Number(this.#answered.has(job.work.cache));
+    job.prepare(isQuiet && this.#queue.length === 1);
+    if (job.isPrompt && promptTokens > 0 && promptTokens + job.next.length > job.budget(isQuiet)) return false;
+    return job.makeRoom();
   }
 
   async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<PartOutcome>[]> {
@@ -151,18 +167,27 @@ export class Scheduler {
     const atOnce = Math.max(Math.floor(LOGITS_A_TURN / vocabSize), 1);
     let handedOut = 0;
     for (const [i, job] of jobs.entries()) {
-      const outcome = outcomes[i]!;
       job.step = undefined;
-      if (job.isSettled) job.release();
-      else if (outcome.status === 'rejected') {
-        if (!this.#retries(job, outcome.reason)) job.fail(outcome.reason);
-      } else if (job.advance()) this.#queue.push(job);
-      else {
-        this.#answered.add(job.work.cache);
-        job.resolve(outcome.value);
-        if (outcome.value instanceof Float32Array && ++handedOut % atOnce === 0) await this.#pause();
+      try {
+        if (this.#conclude(job, outcomes[i]!) && ++handedOut % atOnce === 0) await this.#pause();
+      } catch (reason) {
+        job.fail(reason);
       }
     }
+  }
+
+  /** @returns whether logits were handed out */
+  #conclude(job: Job, outcome: PromiseSettledResult<PartOutcome>): boolean {
+    if (job.isSettled) job.release();
+    else if (outcome.status === 'rejected') {
+      if (!this.#retries(job, outcome.reason)) job.fail(outcome.reason);
+    } else if (job.advance()) this.#queue.push(job);
+    else {
+      this.#answered.add(job.work.cache);
+      job.resolve(outcome.value);
+      return outcome.value instanceof Float32Array;
+    }
+    return false;
   }
 
   /** Where the memory does not last for a long step, there are none from now on. @returns whether the job is in the queue again */
