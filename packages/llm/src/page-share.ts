@@ -1,4 +1,4 @@
-import type { PagedSequence } from './paged-sequence.js';
+import type { PagedSequence, PageSource } from './paged-sequence.js';
 
 /**
  * Decides which sequences hold pages when there are not enough for all.
@@ -17,7 +17,10 @@ export class PageShare {
   readonly #admitted = new Map<PagedSequence, number>();
   readonly #inStep = new Set<PagedSequence>();
   readonly #pagesInStep = new Set<string>();
-  #isFull = false;
+  /** Pools that somebody found too full to be let in, … */
+  readonly #full = new Set<PageSource>();
+  /** … and those that somebody wanted pages of and got none, in this step. */
+  readonly #short = new Set<PageSource>();
   #asked = 0;
   #found = 0;
 
@@ -40,7 +43,8 @@ export class PageShare {
   }
 
   beginStep(): void {
-    this.#isFull = false;
+    this.#full.clear();
+    this.#short.clear();
     this.#inStep.clear();
     this.#pagesInStep.clear();
   }
@@ -51,7 +55,7 @@ export class PageShare {
 
   /** Takes over what others computed already. @returns tokens of `next` that need no computing */
   adopt(cache: PagedSequence, next: readonly number[]): number {
-    if (this.#isFull && !this.#admitted.has(cache)) return 0;
+    if (this.#full.has(cache.pool) && !this.#admitted.has(cache)) return 0;
     const found = cache.adopt(next);
     this.#found += found;
     return found;
@@ -68,19 +72,41 @@ export class PageShare {
   makeRoom(cache: PagedSequence, tokens: number, all: number, page: string | undefined): boolean {
     if (page !== undefined && this.#pagesInStep.has(page)) return false;
     if (!this.#admit(cache, all)) return false;
-    while (!cache.reserve(tokens)) if (!this.#takeFrom(cache)) return false;
+    while (!cache.reserve(tokens)) {
+      if (this.#takeFrom(cache)) continue;
+      this.#short.add(cache.pool);
+      return false;
+    }
     this.#inStep.add(cache);
     if (page !== undefined) this.#pagesInStep.add(page);
     return true;
   }
 
-  /** Takes the pages of all sequences that nobody is waiting for, and those that they were promised. */
-  clearIdle(): void {
+  /** Pools of which somebody wanted pages in this step, and nobody got any. */
+  starved(): PageSource[] {
+    if (this.#short.size > 0) for (const { pool } of this.#inStep) this.#short.delete(pool);
+    return [...this.#short];
+  }
+
+  /**
+   * Takes the pages of all sequences of a pool that nobody is waiting for, and those that they were promised.
+   *
+   * @returns whether there were any: then who wanted some may try again in this step
+   */
+  clearIdle(pool: PageSource): boolean {
+    let isChanged = false;
     for (const cache of this.#present) {
-      if (this.#isWaitedFor(cache)) continue;
-      if (cache.pageCount > 0) this.#putAside(cache);
-      this.#admitted.delete(cache);
+      if (cache.pool !== pool || this.#isWaitedFor(cache)) continue;
+      isChanged = this.#admitted.delete(cache) || isChanged;
+      if (cache.pageCount === 0) continue;
+      this.#putAside(cache);
+      isChanged = true;
     }
+    if (isChanged) {
+      this.#full.delete(pool);
+      this.#short.delete(pool);
+    }
+    return isChanged;
   }
 
   #admit(cache: PagedSequence, tokens: number): boolean {
@@ -90,8 +116,9 @@ export class PageShare {
     const needed = Math.min(cache.pagesFor(tokens + 1), pages - cache.pageCount); // one more: for the answer
     const others = [...this.#admitted].filter(([other]) => other.pool === pool);
     const due = others.reduce((sum, [other, promised]) => sum + Math.max(promised - other.pageCount, 0), 0);
-    if (this.#isFull || (needed > pages - used - due && others.length > 0)) {
-      this.#isFull = true;
+    if (this.#full.has(pool) || (needed > pages - used - due && others.length > 0)) {
+      this.#full.add(pool);
+      this.#short.add(pool);
       cache.putAside();
       return false;
     }

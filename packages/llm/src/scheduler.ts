@@ -4,6 +4,7 @@ import { Job, type SequenceWork, type SubmittedWork } from './job.js';
 import { isOutOfMemory } from './out-of-memory.js';
 import { Pace } from './pace.js';
 import { PageShare } from './page-share.js';
+import type { PageSource } from './paged-sequence.js';
 import { FEW_QUERIES } from './replay.js';
 import { Step } from './step.js';
 import type { Transformer } from './transformer.js';
@@ -95,21 +96,21 @@ export class Scheduler {
 
   /** Takes the jobs of the next step out of the queue: some, if there are any. */
   #schedule(): Job[] {
-    let chosen = this.#choose();
-    if (chosen.length === 0 && this.#queue.length > 0) {
-      this.#share.clearIdle();
-      chosen = this.#choose();
-    }
+    const chosen: Job[] = [];
+    this.#share.beginStep();
+    this.#choose(chosen);
+    for (const pool of this.#share.starved()) if (this.#share.clearIdle(pool)) this.#choose(chosen, pool);
     for (const job of chosen) this.#drop(job, { isChosen: true });
     return chosen;
   }
 
-  #choose(): Job[] {
-    const chosen: Job[] = [];
+  /** Adds jobs to those of a step. @param pool Only those that are not in it because of these pages; undefined: all */
+  #choose(chosen: Job[], pool?: PageSource): void {
     const failed: Job[] = [];
-    let promptTokens = 0;
-    this.#share.beginStep();
+    let promptTokens = chosen.reduce((sum, job) => sum + (job.isPrompt ? job.next.length : 0), 0);
     for (const job of this.#queue) {
+      if (chosen.length >= MAX_SEQUENCES || chosen[0]?.isAlone) break;
+      if (pool && job.work.cache.pool !== pool) continue;
       if (job.isAlone && chosen.length > 0) continue;
       try {
         if (!this.#prepare(job, promptTokens)) continue;
@@ -120,10 +121,8 @@ export class Scheduler {
       }
       if (job.isPrompt) promptTokens += job.next.length;
       chosen.push(job);
-      if (job.isAlone || chosen.length >= MAX_SEQUENCES) break;
     }
     for (const job of failed) this.#drop(job);
-    return chosen;
   }
 
   /** @param promptTokens That are in the step already. @returns false when it has to wait */
