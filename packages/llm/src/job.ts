@@ -87,7 +87,7 @@ export class Job implements SubmittedWork {
   /** Decides what comes next: tokens to compute again, or a chunk of those to be computed, less what others computed already. */
   prepare(isLong: boolean): void {
     const { ids, cache } = this.work;
-    if (this.#sharesPages) this.at += this.#share.adopt(cache, ids.slice(this.at));
+    if (this.#sharesPages) this.at += this.#share.adopt(cache, ids, this.at);
     const { missing } = cache;
     this.#isReplay = missing > 0;
     this.next = this.#isReplay

@@ -127,6 +127,7 @@ export class Scheduler {
 
   /** @param promptTokens That are in the step already. @returns false when it has to wait */
   #prepare(job: Job, promptTokens: number): boolean {
+    if (this.#share.mustWait(job.work.cache)) return false;
     const isQuiet = this.#takesLong && this.#answered.size === Number(this.#answered.has(job.work.cache));
     job.prepare(isQuiet && this.#queue.length === 1);
     if (job.isPrompt && promptTokens > 0 && promptTokens + job.next.length > job.budget(isQuiet)) return false;
