@@ -115,25 +115,15 @@ export class PageShare {
     return [...this.#short];
   }
 
-  /**
-   * Takes the pages of all sequences of a pool that nobody is waiting for, and those that they were promised.
-   *
-   * @returns whether there were any: then who wanted some may try again in this step
-   */
-  clearIdle(pool: PageSource): boolean {
-    let isChanged = false;
+  /** Takes the pages of all sequences of a pool that nobody is waiting for, and those that they were promised: who wanted some may try again. */
+  clearIdle(pool: PageSource): void {
     for (const cache of this.#present) {
       if (cache.pool !== pool || this.#isWaitedFor(cache)) continue;
-      isChanged = this.#admitted.delete(cache) || isChanged;
-      if (cache.pageCount === 0) continue;
-      this.#putAside(cache);
-      isChanged = true;
+      if (cache.pageCount > 0) this.#putAside(cache);
+      this.#admitted.delete(cache);
     }
-    if (isChanged) {
-      this.#full.delete(pool);
-      this.#short.delete(pool);
-    }
-    return isChanged;
+    this.#full.delete(pool);
+    this.#short.delete(pool);
   }
 
   #admit(cache: PagedSequence, tokens: number, page: string | undefined): boolean {

@@ -1,10 +1,11 @@
 import { eventLoopTurn } from '@int-flash/ops';
 import type { PartOutcome, SequenceCache } from './device-step.js';
 import { Job, type SequenceWork, type SubmittedWork } from './job.js';
-import { isOutOfMemory } from './out-of-memory.js';
+import { isOutOfMemory, noFreePage } from './out-of-memory.js';
 import { Pace } from './pace.js';
 import { PageShare } from './page-share.js';
-import type { PageSource } from './paged-sequence.js';
+import type { PagedSequence, PageSource } from './paged-sequence.js';
+import { Readers } from './readers.js';
 import { FEW_QUERIES } from './replay.js';
 import { Step } from './step.js';
 import type { Transformer } from './transformer.js';
@@ -25,11 +26,10 @@ const LOGITS_A_TURN = 2 ** 15;
 export class Scheduler {
   readonly #transformer: Transformer;
   readonly #queue: Job[] = [];
-  readonly #share = new PageShare((cache) => this.#queue.some(({ work }) => work.cache === cache));
+  readonly #share = new PageShare((cache) => this.#isWaitedFor(cache));
   /** Of what is between steps; each step has its own. */
   readonly #pace = new Pace();
-  /** Those who got what they wanted and are still there: the next step may be a token of theirs, which shall not wait long. */
-  readonly #answered = new Set<SequenceCache>();
+  readonly #readers = new Readers();
   #isRunning = false;
   /** False once the memory ended before the longest step did. */
   #takesLong = true;
@@ -54,8 +54,9 @@ export class Scheduler {
   }
 
   leave(cache: SequenceCache): void {
-    this.#answered.delete(cache);
+    this.#readers.delete(cache);
     this.#share.leave(cache);
+    this.#readers.wake(); // there may be pages now
   }
 
   submit(work: SequenceWork, signal: AbortSignal): SubmittedWork {
@@ -70,6 +71,7 @@ export class Scheduler {
     this.#queue.push(job);
     if (signal.aborted) onAbort();
     else if (!this.#isRunning) void this.#run();
+    else this.#readers.wake();
     return job;
   }
 
@@ -80,9 +82,10 @@ export class Scheduler {
       for (;;) {
         await this.#pause(); // whoever got logits in the last step may be back with the next token
         const waiting = this.#queue.length;
+        if (waiting === 0) break;
         jobs = this.#schedule();
         if (jobs.length > 0) await this.#handOut(jobs, await this.#compute(jobs));
-        else if (this.#queue.length === waiting) break; // fewer: some failed, and what they held is there for the others
+        else if (this.#queue.length === waiting) await this.#waitForPages();
       }
     } catch (reason) {
       for (const job of [...jobs, ...this.#queue.splice(0)]) job.fail(reason);
@@ -90,16 +93,27 @@ export class Scheduler {
     this.#isRunning = false;
   }
 
+  /** Nobody gets on without the pages of one who may be back soon; or, should that ever be, without pages that nobody can give. */
+  async #waitForPages(): Promise<void> {
+    if (this.#readers.wereExpected) return this.#readers.next();
+    const first = this.#queue[0]!;
+    first.fail(noFreePage(first.work.cache.canDraw ? 'device' : 'host'));
+    this.#drop(first);
+  }
+
   #pause(): Promise<void> {
     return this.#pace.isDue ? this.#pace.rest() : eventLoopTurn();
   }
 
-  /** Takes the jobs of the next step out of the queue: some, if there are any. */
+  /** Takes the jobs of the next step out of the queue: some, if there are any and they need not wait for pages of one whose reader may be back soon. */
   #schedule(): Job[] {
     const chosen: Job[] = [];
     this.#share.beginStep();
     this.#choose(chosen);
-    for (const pool of this.#share.starved()) if (this.#share.clearIdle(pool)) this.#choose(chosen, pool);
+    for (const pool of this.#share.starved()) {
+      this.#share.clearIdle(pool);
+      this.#choose(chosen, pool);
+    }
     for (const job of chosen) this.#drop(job, { isChosen: true });
     return chosen;
   }
@@ -128,7 +142,7 @@ export class Scheduler {
   /** @param promptTokens That are in the step already. @returns false when it has to wait */
   #prepare(job: Job, promptTokens: number): boolean {
     if (this.#share.mustWait(job.work.cache)) return false;
-    const isQuiet = this.#takesLong && this.#answered.size === Number(this.#answered.has(job.work.cache));
+    const isQuiet = this.#takesLong && !this.#readers.hasOthers(job.work.cache); // a token shall not wait long
     job.prepare(isQuiet && this.#queue.length === 1);
     if (job.isPrompt && promptTokens > 0 && promptTokens + job.next.length > job.budget(isQuiet)) return false;
     return job.makeRoom();
@@ -183,7 +197,7 @@ export class Scheduler {
       if (!this.#retries(job, outcome.reason)) job.fail(outcome.reason);
     } else if (job.advance()) this.#queue.push(job);
     else {
-      this.#answered.add(job.work.cache);
+      this.#readers.add(job.work.cache);
       job.resolve(outcome.value);
       return outcome.value instanceof Float32Array;
     }
@@ -201,7 +215,13 @@ export class Scheduler {
   #drop(job: Job, { isChosen = false } = {}): void {
     const at = this.#queue.indexOf(job);
     if (at >= 0) this.#queue.splice(at, 1);
-    if (!isChosen) job.release();
+    if (isChosen) return;
+    job.release();
+    this.#readers.wake();
+  }
+
+  #isWaitedFor(cache: PagedSequence): boolean {
+    return this.#queue.some(({ work }) => work.cache === cache) || this.#readers.isExpected(cache);
   }
 }
 

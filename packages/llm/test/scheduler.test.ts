@@ -212,6 +212,15 @@ describe('Scheduler', () => {
     await submit([2]).outcome;
   });
 
+  it('refuses one that finds no page although nobody else holds any', async () => {
+    const submit = start(new FakeTransformer());
+    const full = (cache: KvCache) => void vi.spyOn(cache, 'reserve').mockReturnValue(false);
+    const { outcome, released } = submit([1], new AbortController().signal, full);
+    await expect(outcome).rejects.toMatchObject({ code: 'ERR_OOM', where: 'host' });
+    await released;
+    await submit([2]).outcome;
+  });
+
   it('ends all that it was at when it fails itself, and computes what comes later', async () => {
     const fake = new FakeTransformer();
     const submit = start(fake);

@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import { DeviceModels, GREEDY } from './device-models.js';
 import { answer } from './requests.js';
 import { tinyDraws } from './tiny-model.js';
@@ -7,6 +7,10 @@ const { tokens } = tinyDraws(17);
 const models = new DeviceModels();
 /** Of INT8; as many bytes are 50 of INT4. */
 const PAGES = 30;
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 it('a pool that is full keeps nobody out of another', async () => {
   await using tight = await models.model(PAGES);
@@ -49,7 +53,9 @@ it('who waits for pages that nobody reads on gets them, although another pool co
     tight.generate(tokens(1500), GREEDY),
     tight.generate(tokens(900), { ...GREEDY, kvCacheDtype: 'int4' as const }),
   ];
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
   for (const reading of idle) await reading.next();
+  vi.advanceTimersByTime(60); // longer than readers.ts expects either back
   const busy = tight.generate(tokens(20), { ...GREEDY, kvCacheDtype: 'int4' });
   let isDone = false;
   const waiting = answer(tight, { prompt: tokens(900), options: { ...GREEDY, maxTokens: 1 } }).then(() => {
