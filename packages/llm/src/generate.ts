@@ -74,7 +74,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
   }
 
   /**
-   * @throws `signal.reason`; IntFlashError `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow.
+   * @throws `signal.reason`; IntFlashError `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow, or `logitBias` bans all tokens.
    */
   next(): Promise<IteratorResult<GeneratedToken, void>> {
     return this.#tokens.next();
