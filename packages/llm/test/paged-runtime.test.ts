@@ -146,6 +146,18 @@ describe('requests that share too few pages', () => {
   });
 });
 
+describe('a limit that no memory holds', () => {
+  it('is refused when pages are first wanted, with a code', async () => {
+    for (const kvCacheBytes of [2 ** 45, Number.MAX_SAFE_INTEGER]) {
+      await using model = await loadRandomModel(SHAPE, { kvCacheBytes });
+      const outOfMemory = { code: 'ERR_OOM', where: 'host', bytes: kvCacheBytes - (kvCacheBytes % PAGE_BYTES) };
+      await expect(model.generate([5, 6], { maxTokens: 1 }).text()).rejects.toMatchObject(outOfMemory);
+      await expect(model.logits([5, 6])).rejects.toMatchObject(outOfMemory);
+      expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { pages: 0, used: 0 } });
+    }
+  });
+});
+
 describe('prompts that begin alike', () => {
   const options = { maxTokens: 30, ignoreEos: true, logprobs: 1, temperature: 0 };
 
