@@ -15,7 +15,7 @@ export class CallHistory {
 
   /** Tokens of one more call. */
   add(ids: readonly number[]): void {
-    this.#ids.push(...ids);
+    for (const id of ids) this.#ids.push(id); // spread out as arguments, those of a long prompt overflow the stack
     this.#calls.push(ids.length);
   }
 

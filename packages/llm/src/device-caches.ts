@@ -61,12 +61,18 @@ export class DeviceCaches {
     const { maxPositions } = this.#config;
     const pageBytes = this.#memory.pageBytes[dtype];
     const left = this.#leftBytes();
-    const { bytes, keepsPrefixes } = this.#settings;
-    const pages = countPages({ pageBytes, bytes, mostBytes: MEMORY_PART * left, maxPositions });
+    const { keepsPrefixes } = this.#settings;
+    const pages = countPages({ pageBytes, bytes: this.#limit(), mostBytes: MEMORY_PART * left, maxPositions });
     const longChunk = this.#longChunk(left - pages * pageBytes);
     const pool = new DevicePages(pages, { pageBytes, longChunk, keepsPrefixes: keepsPrefixes !== false });
     this.#pools.set(dtype, pool);
     return pool;
+  }
+
+  /** What pages may take, if that was said: of more than the device has, none would be there. */
+  #limit(): number | undefined {
+    const { bytes } = this.#settings;
+    return bytes === undefined ? undefined : Math.min(bytes, this.#memory.deviceBytes);
   }
 
   /** Whole chunks that a step has room for in so many bytes. */

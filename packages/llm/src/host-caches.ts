@@ -2,10 +2,11 @@ import { totalmem } from 'node:os';
 import { type Backend, KV_PAGE_TOKENS } from '@int-flash/ops';
 import { KvCache } from './kv-cache.js';
 import { type KvCacheDtype, layerPageBytes } from './kv-cache-layer.js';
-import { KvCachePool } from './kv-cache-pool.js';
+import { KvCachePool, type KvCachePoolShape } from './kv-cache-pool.js';
 import type { KvCacheSettings } from './kv-caches.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { ModelConfig } from './model-config.js';
+import { noRoomForPages } from './out-of-memory.js';
 import { countPages } from './page-limit.js';
 import { type PageCounts, sumCounts } from './page-pool.js';
 
@@ -30,7 +31,11 @@ export class HostCaches {
     return Math.min(this.#config.maxPositions, this.#pages(dtype) * KV_PAGE_TOKENS);
   }
 
-  /** @param chunk Tokens of a prompt computed together. @param isExact As {@link KvCache} has it; only such caches share pages. */
+  /**
+   * @param chunk Tokens of a prompt computed together.
+   * @param isExact As {@link KvCache} has it; only such caches share pages.
+   * @throws {IntFlashError} `ERR_OOM` where the memory that all sequences may take is not there.
+   */
   create(attention: AttentionChoice, dtype: KvCacheDtype, chunk: number, isExact: boolean): KvCache {
     return new KvCache(this.#pool(dtype), {
       maxTokens: this.contextLength(dtype),
@@ -57,9 +62,19 @@ export class HostCaches {
     const keepsPrefixes = this.#settings.keepsPrefixes !== false;
     const { keyScales } = this.#settings;
     const shape = { layers, kvHeads, headDim, dtype, pages: this.#pages(dtype), keepsPrefixes, keyScales };
-    const pool = new KvCachePool(shape, this.#backend);
+    const pool = this.#reserve(shape);
     this.#pools.set(dtype, pool);
     return pool;
+  }
+
+  #reserve(shape: KvCachePoolShape): KvCachePool {
+    try {
+      return new KvCachePool(shape, this.#backend);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error; // arrays that are too long, or that the system does not give
+      const { layers, dtype, kvHeads, headDim, pages } = shape;
+      throw noRoomForPages(pages * layers * layerPageBytes(dtype, kvHeads, headDim), error);
+    }
   }
 
   #pages(dtype: KvCacheDtype): number {

@@ -58,6 +58,7 @@ export interface LoadOptions {
   /**
    * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's, or three
    * quarters of what the weights leave of a GPU's. When it runs out, the sequence that came last waits, and what it had is computed again.
+   * More than the machine can reserve is refused with `ERR_OOM` when the first sequence wants pages.
    */
   readonly kvCacheBytes?: number | undefined;
   /** Keep what was computed for prompts to come that begin alike, as those of a conversation do; true by default. Changes no answer. */

@@ -207,7 +207,7 @@ export class MeteredInterpreter extends Interpreter {
       length += typeof value?.value === 'string' ? value.value.length + 4 : 4;
       if (length > TEMPLATE_LIMITS.textLength)
         throw over('characters of a list written out', TEMPLATE_LIMITS.textLength);
-      if (Array.isArray(value?.value)) stack.push(...(value.value as Value[]));
+      if (Array.isArray(value?.value)) for (const item of value.value as Value[]) stack.push(item);
       else if (value?.value instanceof Map) {
         for (const [key, entry] of value.value as Map<string, Value>) {
           length += key.length + 4;
@@ -257,13 +257,13 @@ function printedNodes(program: unknown): ReadonlySet<unknown> {
   for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
     if (typeof node !== 'object' || node === null || seen.has(node)) continue;
     seen.add(node);
-    if (node instanceof Map) stack.push(...node.keys(), ...node.values());
+    if (node instanceof Map) for (const entry of node) stack.push(...entry);
     else {
       for (const field of BLOCKS) {
         const block = (node as Record<string, unknown>)[field];
         if (Array.isArray(block)) for (const statement of block) printed.add(statement);
       }
-      stack.push(...Object.values(node));
+      for (const child of Object.values(node)) stack.push(child);
     }
   }
   return printed;

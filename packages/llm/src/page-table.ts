@@ -138,7 +138,9 @@ export class PageTable<State> {
     const { space } = this.#rules;
     const tree = this.#pool.prefixes;
     if (!tree || space === undefined) return;
-    for (let page = this.#nodes.length; (page + 1) * KV_PAGE_TOKENS <= Math.min(this.#common, length); page++) {
+    const known = this.#nodes.length;
+    const whole = Math.floor(Math.min(this.#common, length) / KV_PAGE_TOKENS);
+    for (let page = known; page < whole; page++) {
       const ids = this.history.ids.slice(page * KV_PAGE_TOKENS, (page + 1) * KV_PAGE_TOKENS);
       const own = this.#numbers[page]!;
       const found = tree.find(space, this.#nodes, ids);
@@ -149,9 +151,10 @@ export class PageTable<State> {
         continue;
       }
       const state = stateOf(page);
-      if (state === undefined) return;
+      if (state === undefined) break;
       this.#nodes.push(tree.add(space, this.#nodes, ids, own, state));
     }
+    if (this.#nodes.length > known) tree.touch(this.#nodes);
   }
 
   /**
@@ -169,6 +172,7 @@ export class PageTable<State> {
       this.#push(node.page);
       this.#nodes.push(node);
     }
+    if (found.length > 0) this.#pool.prefixes?.touch(this.#nodes);
     // Should it be computed again, then in calls like those that would have computed it here.
     const end = length + found.length * KV_PAGE_TOKENS;
     const { chunk = end } = this.#rules;

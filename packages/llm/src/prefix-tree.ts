@@ -19,7 +19,7 @@ export class PrefixTree<State> {
   readonly #pool: PagePool;
   readonly #onGone: (state: State) => void;
   readonly #roots = new Map<string, Map<string, PrefixNode<State>>>();
-  /** In the order of last use; a node comes before those that lead to it. */
+  /** In the order of last use, as {@link touch} was told; a node comes before those that lead to it. */
   readonly #byUse = new Set<PrefixNode<State>>();
 
   /** @param onGone Told what belonged to a page that was given back. */
@@ -34,11 +34,10 @@ export class PrefixTree<State> {
    * @param ids   The page's own tokens.
    */
   find(space: string, path: readonly PrefixNode<State>[], ids: readonly number[]): PrefixNode<State> | undefined {
-    const node = this.#children(space, path.at(-1)).get(ids.join());
-    if (node) this.#touch(node);
-    return node;
+    return this.#children(space, path.at(-1)).get(ids.join());
   }
 
+  /** Arguments as those of {@link find}. */
   add(
     space: string,
     path: readonly PrefixNode<State>[],
@@ -51,8 +50,16 @@ export class PrefixTree<State> {
     const node: PrefixNode<State> = { page, state, parent, key: ids.join(), children: new Map() };
     siblings.set(node.key, node);
     this.#pool.keep(page);
-    this.#touch(node);
+    this.#byUse.add(node);
     return node;
+  }
+
+  /** Says that nodes were of use: from a root on, each the parent of the next. */
+  touch(path: readonly PrefixNode<State>[]): void {
+    for (let i = path.length - 1; i >= 0; i--) {
+      this.#byUse.delete(path[i]!);
+      this.#byUse.add(path[i]!);
+    }
   }
 
   /** Gives back a page that no sequence holds. @returns whether there was one */
@@ -82,12 +89,5 @@ export class PrefixTree<State> {
       this.#roots.set(space, root);
     }
     return root;
-  }
-
-  #touch(node: PrefixNode<State>): void {
-    for (let at: PrefixNode<State> | undefined = node; at; at = at.parent) {
-      this.#byUse.delete(at);
-      this.#byUse.add(at);
-    }
   }
 }

@@ -1,4 +1,4 @@
-import type { DrawRules } from '@int-flash/ops';
+import { type DrawRules, IntFlashError } from '@int-flash/ops';
 import type { Random } from './random.js';
 
 /** How the next token is drawn. Applied in the order of the fields. */
@@ -43,6 +43,7 @@ export interface TokenLogprob {
  * Draws one id.
  *
  * @param logits [vocabSize], left as they are.
+ * @throws {IntFlashError} `ERR_NONFINITE` where one is NaN, the highest is infinite, or all are banned.
  */
 export function sample(logits: Float32Array, rules: SamplingRules, history: SampleHistory, random: Random): number {
   const scores = adjustLogits(logits, rules, history);
@@ -94,7 +95,11 @@ export function adjustLogits(
   return scores;
 }
 
-/** What temperature, top-k, top-p and min-p leave of adjusted logits; the most probable first (ties by id) if any of them cuts. */
+/**
+ * What temperature, top-k, top-p and min-p leave of adjusted logits; the most probable first (ties by id) if any of them cuts.
+ *
+ * @throws as {@link sample}.
+ */
 export function distribution(scores: Float32Array, rules: SamplingRules): Candidate[] {
   const { kept, weights, mass } = cut(scores, rules);
   return kept.map((id) => ({ id, probability: weights[id]! / mass }));
@@ -115,6 +120,7 @@ function cut(scores: Float32Array, rules: SamplingRules): { kept: number[]; weig
  * Log-probabilities of the model itself: of one id, and of the `top` most probable.
  *
  * @param logits [vocabSize]
+ * @throws as {@link sample}.
  */
 export function logprobs(logits: Float32Array, id: number, top: number): { logprob: number; top: TokenLogprob[] } {
   const norm = logSumExp(logits);
@@ -125,7 +131,7 @@ export function logprobs(logits: Float32Array, id: number, top: number): { logpr
   };
 }
 
-/** ln Σ e^x in float64. */
+/** ln Σ e^x in float64. @throws as {@link sample}. */
 export function logSumExp(values: Float32Array): number {
   const maximum = values[indexOfMax(values)]!;
   let sum = 0;
@@ -133,24 +139,32 @@ export function logSumExp(values: Float32Array): number {
   return maximum + Math.log(sum);
 }
 
-/** The first of the highest. */
+/** The first of the highest. @throws as {@link sample}. */
 function indexOfMax(values: Float32Array): number {
   let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
-  return best;
+  let highest = -Infinity;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!;
+    if (value <= highest) continue; // never true of NaN, which is found without a comparison more
+    highest = value;
+    best = i;
+    if (Number.isNaN(value)) break;
+  }
+  if (Number.isFinite(highest)) return best;
+  throw new IntFlashError('ERR_NONFINITE', `Expected the highest logit to be finite, got ${highest}`, {
+    hint:
+      highest === -Infinity
+        ? 'A logitBias of -Infinity bans a token: leave one that is not banned.'
+        : 'Weights of the model, or products of them, are too large for float32.',
+  });
 }
 
 /** e^((score − highest) / temperature) of every score. A plain loop: this runs for every token of every answer, on the event loop. */
 function weightsOf(scores: Float32Array, temperature: number): Float64Array {
   const maximum = scores[indexOfMax(scores)]!;
   const weights = new Float64Array(scores.length);
-  for (let id = 0; id < scores.length; id++) weights[id] = weigh(scores[id]!, maximum, temperature);
+  for (let id = 0; id < scores.length; id++) weights[id] = Math.exp((scores[id]! - maximum) / temperature);
   return weights;
-}
-
-function weigh(score: number, maximum: number, temperature: number): number {
-  if (score === maximum) return 1; // also where both are infinite, or the temperature overflows the difference
-  return Math.exp((score - maximum) / temperature);
 }
 
 // Sorting a vocabulary of 100,000 and more for every token would cost more than small models do, so only those are sorted that

@@ -1,8 +1,9 @@
 import type { DrawRules } from '@int-flash/ops';
 import type { PartOutcome, SequenceCache } from './device-step.js';
+import type { SequenceWork } from './job.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
-import type { Scheduler, SequenceWork } from './scheduler.js';
+import type { Scheduler } from './scheduler.js';
 import type { Transformer } from './transformer.js';
 
 /** Who starts sessions and ends those that are still open when it is disposed itself. */

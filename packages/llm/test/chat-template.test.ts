@@ -55,6 +55,11 @@ describe('renderChatTemplate', () => {
     expect(renderChatTemplate(template, { messages: long })).toHaveLength(1000 * 499 + 500 * 6 + 500 * 11 + 4000);
   });
 
+  it('writes out a list of more items than a call has arguments', () => {
+    const numbers = new Array(150_000).fill(1);
+    expect(render('{{ x }}', { variables: { x: [numbers] } })).toBe(`[[${numbers.join(', ')}]]`);
+  });
+
   it('passes on a refusal of the template', () => {
     const template = "{% if messages[0].role != 'user' %}{{ raise_exception('the user speaks first') }}{% endif %}";
     expect(() => render(template)).toThrow(expect.objectContaining({ code: 'ERR_TEMPLATE' }));

@@ -10,6 +10,8 @@ import { answer, type Request } from './requests.js';
 import { TINY_SHAPE } from './tiny-model.js';
 
 export const CONFIG = parseModelConfig(TINY_SHAPE);
+/** For contexts of 140,000 tokens: beyond what a call takes as arguments, and some pages more than a thousand. */
+export const LONG_SHAPE = { ...TINY_SHAPE, max_position_embeddings: 140_000 };
 export const PAGE_BYTES = 1000; // fake-device.ts, INT8
 export const GREEDY = { temperature: 0, ignoreEos: true } as const;
 
@@ -20,10 +22,13 @@ export class DeviceModels {
   device!: FakeDevice;
   weights!: ModelWeights;
 
-  constructor() {
+  readonly #shape: typeof TINY_SHAPE;
+
+  constructor(shape = TINY_SHAPE) {
+    this.#shape = shape;
     beforeEach(async () => {
       this.device = new FakeDevice(host);
-      this.weights = await loadWeights(randomModelFiles(TINY_SHAPE).weights, host, 'fp32');
+      this.weights = await loadWeights(randomModelFiles(shape).weights, host, 'fp32');
     });
     afterEach(() => {
       const { live, sequences, kept, decoders } = this.device;
@@ -34,15 +39,16 @@ export class DeviceModels {
   /** One whose cache holds so many pages of INT8. */
   async model(pages?: number, keepsPrefixes = true): Promise<LanguageModel> {
     const backend = this.device.backend();
-    const files = randomModelFiles(TINY_SHAPE);
+    const files = randomModelFiles(this.#shape);
+    const config = parseModelConfig(this.#shape);
     const bytes = pages === undefined ? undefined : pages * PAGE_BYTES + 10;
     return new LanguageModel({
-      config: CONFIG,
+      config,
       generation: {},
       tokenizer: await files.readTokenizer(),
       weights: this.weights,
       backend,
-      caches: new KvCaches(CONFIG, { bytes, keepsPrefixes }, backend),
+      caches: new KvCaches(config, { bytes, keepsPrefixes }, backend),
       attention: 'int8',
       kvCacheDtype: 'int8',
       linear: 'auto',
@@ -51,7 +57,7 @@ export class DeviceModels {
 
   /** As each would be answered with the device to itself, nothing kept from others and nothing guessed. */
   async alone(requests: readonly Request[]): Promise<string[]> {
-    await using roomy = await this.model(1000, false);
+    await using roomy = await this.model(Math.ceil(this.#shape.max_position_embeddings / 64) + 1000, false);
     const told: string[] = [];
     for (const { prompt, options } of requests)
       told.push(await answer(roomy, { prompt, options: { ...options, speculate: 0 } }));

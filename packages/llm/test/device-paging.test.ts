@@ -199,6 +199,14 @@ describe('the memory of a device', () => {
     models.device.live = 0;
   });
 
+  it('bounds the pages that are counted, whatever the limit', async () => {
+    for (const bytes of [1e9 + 1, 2 ** 45, Number.MAX_SAFE_INTEGER]) {
+      const caches = new KvCaches(CONFIG, { bytes }, models.device.backend(1e9));
+      expect(caches.contextLength('int8', 'int8')).toBe(CONFIG.maxPositions);
+      expect(caches.counts().pages).toBe(1e9 / PAGE_BYTES);
+    }
+  });
+
   it('is not the memory of sequences with other arithmetic', async () => {
     await using tight = await models.model(200);
     const other = { ...GREEDY, maxTokens: 2, attention: 'fp32', kvCacheDtype: 'fp32' } as const;

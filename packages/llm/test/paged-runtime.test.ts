@@ -124,6 +124,7 @@ describe('requests that share too few pages', () => {
     const before = tight.status().preemptions;
     const ids: number[] = [];
     for (let i = 0; i < 5; i++) ids.push((await reading.next()).value!.tokenId);
+    await new Promise((resolve) => setTimeout(resolve, 60)); // longer than readers.ts expects either back
     await answer(tight, { prompt: tokens(1900), options });
     expect(tight.status().preemptions).toBe(before + 2);
     expect(tight.status().pages.used).toBe(0);
@@ -142,6 +143,18 @@ describe('requests that share too few pages', () => {
     await expect(loadRandomModel(SHAPE, { kvCacheBytes: PAGE_BYTES - 1 })).rejects.toThrowError(
       expect.objectContaining({ code: 'ERR_ARG_RANGE', message: expect.stringContaining(`${PAGE_BYTES} bytes`) }),
     );
+  });
+});
+
+describe('a limit that no memory holds', () => {
+  it('is refused when pages are first wanted, with a code', async () => {
+    for (const kvCacheBytes of [2 ** 45, Number.MAX_SAFE_INTEGER]) {
+      await using model = await loadRandomModel(SHAPE, { kvCacheBytes });
+      const outOfMemory = { code: 'ERR_OOM', where: 'host', bytes: kvCacheBytes - (kvCacheBytes % PAGE_BYTES) };
+      await expect(model.generate([5, 6], { maxTokens: 1 }).text()).rejects.toMatchObject(outOfMemory);
+      await expect(model.logits([5, 6])).rejects.toMatchObject(outOfMemory);
+      expect(model.status()).toMatchObject({ sessions: 0, kvCacheBytes: 0, pages: { pages: 0, used: 0 } });
+    }
   });
 });
 

@@ -70,7 +70,28 @@ describe('sample', () => {
   it('takes the highest logit at temperature 0, the first of equals', () => {
     const greedy = { ...OFF, temperature: 0 };
     expect(sample(Float32Array.of(1, 3, 3, 2), greedy, NO_HISTORY, new Random(0))).toBe(1);
-    expect(sample(Float32Array.of(-Infinity, -Infinity), greedy, NO_HISTORY, new Random(0))).toBe(0);
+    expect(sample(Float32Array.of(-Infinity, -1, -Infinity), greedy, NO_HISTORY, new Random(0))).toBe(1);
+  });
+
+  it.each([
+    ['NaN among others', [1, NaN, 3]],
+    ['NaN first', [NaN, 1, 3]],
+    ['NaN last', [3, 1, NaN]],
+    ['NaN only', [NaN, NaN, NaN]],
+    ['infinity among others', [1, Infinity, 3]],
+    ['nothing that is not banned', [-Infinity, -Infinity, -Infinity]],
+  ])('refuses %s, whatever the rules', (_name, logits) => {
+    const values = Float32Array.from(logits);
+    const nonFinite = expect.objectContaining({ code: 'ERR_NONFINITE' });
+    for (const rules of [{}, { temperature: 0 }, { topK: 2 }, { topP: 0.9 }, { minP: 0.1 }]) {
+      expect(() => sample(values, { ...OFF, ...rules }, NO_HISTORY, new Random(1))).toThrowError(nonFinite);
+    }
+    for (const top of [0, 2]) expect(() => logprobs(values, 0, top)).toThrowError(nonFinite);
+  });
+
+  it('draws where all tokens but one are banned', () => {
+    const logitBias = new Map([0, 1, 3, 4].map((id) => [id, -Infinity]));
+    expect(sample(LOGITS, { ...OFF, logitBias }, NO_HISTORY, new Random(0))).toBe(2);
   });
 
   it('cuts large vocabularies like a full sort does', () => {

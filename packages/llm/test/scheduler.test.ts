@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { BatchPart } from '../src/device-step.js';
 import { type GenerateOptions, type LanguageModel, loadModel } from '../src/index.js';
 import { KvCache } from '../src/kv-cache.js';
@@ -104,9 +104,12 @@ describe('sequences that share steps', () => {
 
 /** Stands for a transformer: notes who was computed together, and fails where it is told to. */
 class FakeTransformer {
-  readonly config = { vocabSize: 4 };
   readonly steps: number[][] = [];
   fails: (part: BatchPart) => boolean = () => false;
+
+  get config() {
+    return { vocabSize: 4 };
+  }
 
   async forwardBatch(parts: readonly BatchPart[]): Promise<Float32Array[]> {
     this.steps.push(parts.map(({ ids }) => ids.length));
@@ -118,9 +121,10 @@ class FakeTransformer {
 
 function start(fake: FakeTransformer) {
   const scheduler = new Scheduler(fake as unknown as Transformer);
-  return (ids: number[], signal = new AbortController().signal) => {
+  return (ids: number[], signal = new AbortController().signal, change: (cache: KvCache) => void = () => {}) => {
     const pool = new KvCachePool({ layers: 1, kvHeads: 1, headDim: 8, dtype: 'fp32', pages: 20 });
     const cache = new KvCache(pool, { maxTokens: 9000 });
+    change(cache);
     return scheduler.submit({ ids, cache, attention: 'fp32' }, signal);
   };
 }
@@ -173,5 +177,75 @@ describe('Scheduler', () => {
     expect(isReleased).toBe(false);
     await neighbour.outcome;
     await doomed.released;
+  });
+
+  it.each(['adopt', 'reserve', 'settle', 'publish'] as const)(
+    'fails the sequence whose cache fails at %s, and no other, though it cannot go back either',
+    async (method) => {
+      const submit = start(new FakeTransformer());
+      const broken = (cache: KvCache) => {
+        for (const name of [method, 'forget'] as const)
+          vi.spyOn(cache, name).mockImplementation(() => {
+            throw new Error(name);
+          });
+      };
+      const { signal } = new AbortController();
+      const work = [submit([1]), submit([2], signal, broken), submit(new Array(300).fill(3))];
+      const ends = await Promise.allSettled(work.map(({ outcome }) => outcome));
+      expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+      expect(ends[1]).toMatchObject({ reason: { message: method } });
+      await Promise.all(work.map(({ released }) => released));
+      await submit([4]).outcome;
+    },
+  );
+
+  it('is done with one that waits alone, too, when its cache fails', async () => {
+    const submit = start(new FakeTransformer());
+    const broken = (cache: KvCache) => {
+      vi.spyOn(cache, 'reserve').mockImplementation(() => {
+        throw new Error('no room');
+      });
+    };
+    const { outcome, released } = submit([1], new AbortController().signal, broken);
+    await expect(outcome).rejects.toThrow('no room');
+    await released;
+    await submit([2]).outcome;
+  });
+
+  it('refuses one that finds no page although nobody else holds any', async () => {
+    const submit = start(new FakeTransformer());
+    const full = (cache: KvCache) => void vi.spyOn(cache, 'reserve').mockReturnValue(false);
+    const { outcome, released } = submit([1], new AbortController().signal, full);
+    await expect(outcome).rejects.toMatchObject({ code: 'ERR_OOM', where: 'host' });
+    await released;
+    await submit([2]).outcome;
+  });
+
+  it('ends all that it was at when it fails itself, and computes what comes later', async () => {
+    const fake = new FakeTransformer();
+    const submit = start(fake);
+    const inStep = [submit([1]), submit([2])];
+    while (fake.steps.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    const queued = submit([3]);
+    const config = vi.spyOn(fake, 'config', 'get').mockImplementationOnce(() => {
+      throw new Error('itself at fault');
+    });
+    const work = [...inStep, queued];
+    for (const { outcome } of work) await expect(outcome).rejects.toThrow('itself at fault');
+    await Promise.all(work.map(({ released }) => released));
+    expect(config).toHaveBeenCalledOnce();
+    await submit([4]).outcome;
+    expect(fake.steps).toEqual([[1, 1], [1]]);
+  });
+
+  it('fails those that a step tells nothing of', async () => {
+    const fake = new FakeTransformer();
+    const submit = start(fake);
+    vi.spyOn(fake, 'forwardBatch').mockResolvedValueOnce([Float32Array.of(1, 2, 3, 4)]);
+    const work = [submit([1]), submit([2])];
+    const ends = await Promise.allSettled(work.map(({ outcome }) => outcome));
+    expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'rejected']);
+    await Promise.all(work.map(({ released }) => released));
+    await submit([3]).outcome;
   });
 });

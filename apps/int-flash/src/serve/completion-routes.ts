@@ -176,7 +176,7 @@ async function draw(
       if (slow) await slow;
     } else {
       kept.add(token.text.length, hasLogprobs ? 1 + (token.topLogprobs?.length ?? 0) : 0);
-      tokens.push(...told);
+      for (const one of told) tokens.push(one);
       text += token.text;
     }
   }
