@@ -11,7 +11,7 @@
 namespace int_flash {
 namespace {
 
-constexpr int kLeastQueries = 32;  // fewer are not worth the microseconds for which vectors run slower behind AMX
+constexpr int kLeastQueries = 32, kLeastKeys = 96;  // fewer are not worth the microseconds for which vectors run slower behind AMX
 constexpr int kSlots = kAmxRows / kRowGroup;  // groups of four queries, and parts that the products are spread over
 constexpr int kAmxColumns = 16;               // keys or channels of a register of sums
 constexpr ptrdiff_t kAmxSumBytes = kTileKeys * static_cast<ptrdiff_t>(sizeof(int32_t));
@@ -267,7 +267,7 @@ static void amx_block_of(const BlockArgs& args, Scratch* s, BlockResult* result)
 }
 
 void amx_attention_block(const BlockArgs& args, Scratch* scratch, BlockResult* result) {
-    if (args.precision == Precision::kFp32 || args.rows < kLeastQueries) return attention_block(args, scratch, result);
+    if (args.precision == Precision::kFp32 || args.rows < kLeastQueries || args.head->tokens < kLeastKeys) return attention_block(args, scratch, result);
     if (args.precision == Precision::kHalfInt8) return amx_block_of<false>(args, scratch, result);
     amx_block_of<true>(args, scratch, result);
 }
