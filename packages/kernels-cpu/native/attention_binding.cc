@@ -235,11 +235,12 @@ public:
             napi_resolve_deferred(env, deferred, result);
             return;
         }
-        bool pending = false;  // an allocation failed inside V8: its error is the better one
+        bool pending = false;  // where an allocation failed inside V8, which says less
         napi_value error = nullptr;
         if (napi_is_exception_pending(env, &pending) == napi_ok && pending) napi_get_and_clear_last_exception(env, &error);
-        failure.set("ERR_OOM", "Expected %zu elements for the result, got no memory", out_length);
-        napi_reject_deferred(env, deferred, error ? error : make_error(env, failure));
+        failure.bytes = 4.0 * static_cast<double>(out_length + lse_length);
+        failure.set("ERR_OOM", "Expected %.0f bytes of host memory for the answer, got none", failure.bytes);
+        napi_reject_deferred(env, deferred, make_error(env, failure));
     }
 
     AttentionJob job;

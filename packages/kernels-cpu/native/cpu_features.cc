@@ -56,7 +56,8 @@ struct X86Features {
 };
 
 #if defined(INT_FLASH_HAS_AMX)
-// Linux gives a process the registers of AMX, eight kilobytes a thread, when it asks; it refuses where a signal's stack would be too small.
+// Linux gives a process the registers of AMX, eight kilobytes a thread, when it asks; it refuses where a signal's stack would be too small, and from then on refuses
+// signals' stacks that are too small. There is no way back.
 bool may_use_tiles() {
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

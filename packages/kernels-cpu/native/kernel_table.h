@@ -151,13 +151,12 @@ struct alignas(64) Scratch {
     alignas(64) float exponent[2][kRowGroup * kTileKeys];  // of a group and of the next one, like the weights
     alignas(64) uint32_t weights[2][kRowGroup * kTileKeys];     // P as words
     alignas(64) int32_t products[kRowGroup * kMaxHeadDim];
-    // Of sixteen queries at a time, where a kernel takes so many: scores and P as words, of two meetings with a tile; what scores start at, 16 times each; products of 16
-    // channels, and of all.
-    alignas(64) int32_t tile_sums[2][16 * kTileKeys];
-    alignas(64) uint32_t tile_weights[2][16 * kTileKeys];
-    alignas(64) int32_t tile_starts[kMaxBlockRows][16];
-    alignas(64) int32_t tile_products[2][16 * 16];
-    alignas(64) int32_t tile_sums_of_products[16][kMaxHeadDim];
+    // Of sixteen queries at a time, where a kernel takes so many.
+    alignas(64) int32_t tile_sums[2][16 * kTileKeys];      // scores with a tile, of two meetings
+    alignas(64) uint32_t tile_weights[2][16 * kTileKeys];  // P as words, likewise
+    alignas(64) int32_t tile_starts[kMaxBlockRows][16];    // what scores of a query start at, in every column
+    alignas(64) int32_t tile_products[2][16 * 16];         // of two times 16 channels
+    alignas(64) int32_t tile_sums_of_products[16][kMaxHeadDim];  // of all, for checksums
     alignas(64) float row[kMaxHeadDim + 16];
     alignas(64) int8_t codes[4 * (kMaxHeadDim + 64)];
     alignas(64) float key_scale[kTileKeys], tau[kTileKeys], inverse_weight[kTileKeys];

@@ -21,7 +21,7 @@ export interface DeviceMemory {
   disposed: boolean;
 }
 
-const LESS_AT_ONCE = 'Download it in parts (slice), or into a PinnedBuffer.';
+const IN_PARTS = 'Download it in parts (slice), or into a PinnedBuffer.';
 
 interface Shape {
   readonly strides?: readonly number[];
@@ -164,12 +164,7 @@ export class CudaTensor {
       await this.#download(this.#targetIn(into), stream);
       return { type, dims, strides, data: into };
     }
-    const bytes = hostArray<Uint8Array<ArrayBuffer>>(
-      Uint8Array,
-      bytesOf(type, this.size),
-      'the download',
-      LESS_AT_ONCE,
-    );
+    const bytes = hostArray<Uint8Array<ArrayBuffer>>(Uint8Array, bytesOf(type, this.size), 'the download', IN_PARTS);
     await this.#download(bytes, stream);
     return { type, dims, strides, data: typedView(type, bytes.buffer) };
   }

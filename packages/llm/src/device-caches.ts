@@ -69,7 +69,7 @@ export class DeviceCaches {
     return pool;
   }
 
-  /** What pages may take, if that was said: of more than the device has, none would be there. */
+  /** What pages may take, if that was said; more than the device has could not be reserved at all. */
   #limit(): number | undefined {
     const { bytes } = this.#settings;
     return bytes === undefined ? undefined : Math.min(bytes, this.#memory.deviceBytes);

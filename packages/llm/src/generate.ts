@@ -74,7 +74,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
   }
 
   /**
-   * @throws `signal.reason`; IntFlashError `ERR_DISPOSED` when the model was disposed, `ERR_NONFINITE` when its weights overflow, or `logitBias` bans all tokens, `ERR_OOM` when there
+   * @throws `signal.reason`; IntFlashError `ERR_DISPOSED` when the model was disposed; `ERR_NONFINITE` when its weights overflow or `logitBias` bans all tokens; `ERR_OOM` when there
    * is no memory for its keys and values.
    */
   next(): Promise<IteratorResult<GeneratedToken, void>> {

@@ -33,14 +33,17 @@ export class Readers {
     return isExpected;
   }
 
-  /** Whether {@link isExpected} said so of anybody since the last call of {@link next}. */
+  beginStep(): void {
+    this.#wereExpected = false;
+  }
+
+  /** Whether {@link isExpected} said so of anybody in this step. */
   get wereExpected(): boolean {
     return this.#wereExpected;
   }
 
   /** Resolves when {@link wake} is called, and at the latest when the next one who is expected begins to pause. */
   async next(): Promise<void> {
-    this.#wereExpected = false;
     let wait = Infinity;
     for (const cache of this.#answeredAt.keys()) {
       const left = this.#timeLeft(cache);

@@ -80,6 +80,7 @@ export class Scheduler {
     let jobs: readonly Job[] = [];
     try {
       for (;;) {
+        jobs = [];
         await this.#pause(); // whoever got logits in the last step may be back with the next token
         const waiting = this.#queue.length;
         if (waiting === 0) break;
@@ -109,6 +110,7 @@ export class Scheduler {
   #schedule(): Job[] {
     const chosen: Job[] = [];
     this.#share.beginStep();
+    this.#readers.beginStep();
     this.#choose(chosen);
     for (const pool of this.#share.starved()) {
       this.#share.clearIdle(pool);

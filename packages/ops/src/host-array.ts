@@ -7,10 +7,10 @@ export interface HostArrayKind<T> {
 }
 
 /**
- * `length` zeros. How many a typed array holds depends on Node.js (2^32 in version 20), and how many there is memory for on the machine; V8 has a
+ * `length` zeros. How many a typed array holds depends on Node.js (2^32 elements in version 20), and how many there is memory for on the machine; V8 has a
  * RangeError for both.
  *
- * @param length >= 0.
+ * @param length an integer >= 0; whoever calls has judged it.
  * @param what what it is for, in the message.
  * @param hint what the caller can do instead.
  * @throws {IntFlashError} `ERR_OOM` with `where: 'host'` and `bytes`.

@@ -11,7 +11,8 @@
 namespace int_flash {
 namespace {
 
-constexpr int kLeastQueries = 32, kLeastKeys = 96;  // fewer are not worth the microseconds for which vectors run slower behind AMX
+// Fewer are not worth the microseconds for which vectors run slower behind AMX (docs/results/cpu/log.md).
+constexpr int kLeastQueries = 32, kLeastKeys = 96;
 constexpr int kSlots = kAmxRows / kRowGroup;  // groups of four queries, and parts that the products are spread over
 constexpr int kAmxColumns = 16;               // keys or channels of a register of sums
 constexpr ptrdiff_t kAmxSumBytes = kTileKeys * static_cast<ptrdiff_t>(sizeof(int32_t));
@@ -24,7 +25,7 @@ struct Meeting {
     int begin, end;  // keys of the tile that some query sees
     RowGroup groups[kSlots];
     bool sees[kSlots];
-    int32_t* sums;      // [16][128]; then, in their place, exponents x
+    int32_t* sums;      // [16][128]; then, in their place, exponents x: vectors alone read them as floats, whose loads and stores may alias anything
     uint32_t* weights;  // [16][128]: rows of P as a group has them
     alignas(64) float top[kAmxRows], weight_sums[kAmxRows];
 };

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kAmxTokens = 2 * kAmxRows;
 
-// Columns that are multiplied for all rows before the next ones: 32 tokens' codes of so many stay in the fastest cache.
+// Columns that are multiplied for all rows before the next ones: 32 tokens' codes of so many stay in the fastest cache (docs/results/cpu/log.md).
 constexpr int kAmxDepth = 512;
 
 // Onto `sums`, or `starts` where there are none yet: columns of tokens `first` … and `second` …, sixteen each, times 32 rows of weights. The rows' sums of one token are
