@@ -1,7 +1,6 @@
 // Page-locked memory for what the host reads of a kernel's results: words that a copy behind the kernel leaves there.
 #pragma once
 #include <cstddef>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -21,12 +20,11 @@ public:
 
     /** `bytes` or more, and how many. @throws Failure */
     std::pair<void*, size_t> take(size_t bytes);
-    void give_back(void* memory, size_t bytes) noexcept;
+    void give_back(void* memory, size_t bytes);
 
 private:
     std::mutex mutex_;
     std::vector<std::pair<void*, size_t>> idle_;
-    size_t made_ = 0;
 };
 
 /**
@@ -47,7 +45,6 @@ public:
 private:
     const std::shared_ptr<Device> device_;
     const std::pair<void*, size_t> memory_;
-    const int errors_ = std::uncaught_exceptions();
 };
 
 }  // namespace intflash
