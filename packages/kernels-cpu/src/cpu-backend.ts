@@ -10,6 +10,7 @@ import {
   checkInteger,
   checkOptions,
   hostArray,
+  hostArrayOf,
   type IntFlashError,
   type Linear,
   type LinearWeights,
@@ -188,7 +189,7 @@ class CpuBackend implements Backend {
 
   #runSync(plan: AttentionPlan | QuantizedAttentionPlan): AttentionResult {
     const out = uncleared(product(plan.outDims));
-    const lse = plan.returnLse ? hostArray(Float32Array, product(plan.lseDims), 'lse', LESS_AT_ONCE) : undefined;
+    const lse = plan.returnLse ? hostArrayOf(Float32Array, plan.lseDims, 'lse', LESS_AT_ONCE) : undefined;
     try {
       this.#addon.attention(...attentionArguments(plan, this.#placement, this.#attentionParameters), out, lse);
     } catch (error) {

@@ -2,7 +2,7 @@ import {
   type AttentionGeometry,
   type AttentionPlan,
   type AttentionResult,
-  hostArray,
+  hostArrayOf,
   type QuantizedAttentionPlan,
   type SequenceSpan,
 } from '@int-flash/ops';
@@ -50,18 +50,9 @@ export function attendCodes(plan: QuantizedAttentionPlan): Steps<AttentionResult
   });
 }
 
-function answerArray(dims: readonly number[], what: string): Float32Array {
-  return hostArray(
-    Float32Array,
-    dims.reduce((product, dim) => product * dim, 1),
-    what,
-    LESS_AT_ONCE,
-  );
-}
-
 function* attend(plan: AttentionGeometry, source: Source): Steps<AttentionResult> {
-  const out = answerArray(plan.outDims, 'the answer');
-  const lse = plan.returnLse ? answerArray(plan.lseDims, 'lse') : undefined;
+  const out = hostArrayOf(Float32Array, plan.outDims, 'the answer', LESS_AT_ONCE);
+  const lse = plan.returnLse ? hostArrayOf(Float32Array, plan.lseDims, 'lse', LESS_AT_ONCE) : undefined;
   const block = new RowBlock({
     headDim: plan.headDim,
     headDimV: plan.headDimV,

@@ -23,6 +23,16 @@ export function hostArray<T>(kind: HostArrayKind<T>, length: number, what: strin
   }
 }
 
+/** Zeros for a tensor of these dims; the rest as {@link hostArray}. */
+export function hostArrayOf<T>(kind: HostArrayKind<T>, dims: readonly number[], what: string, hint?: string): T {
+  return hostArray(
+    kind,
+    dims.reduce((product, dim) => product * dim, 1),
+    what,
+    hint,
+  );
+}
+
 /** What is thrown where host memory is not to be had. */
 export function noHostMemory(
   bytes: number,

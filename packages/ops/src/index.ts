@@ -59,7 +59,7 @@ export {
   toFloat32,
 } from './float-formats.js';
 export { float16BitsToNumber, float32ToFloat16Bits, numberToFloat16Bits } from './float16-bits.js';
-export { type HostArrayKind, hostArray, noHostMemory } from './host-array.js';
+export { type HostArrayKind, hostArray, hostArrayOf, noHostMemory } from './host-array.js';
 export {
   ERROR_CODES,
   type ErrorCode,

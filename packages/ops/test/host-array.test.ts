@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { hostArray, IntFlashError } from '../src/index.js';
+import { hostArray, hostArrayOf, IntFlashError } from '../src/index.js';
 
 describe('hostArray', () => {
   it('makes zeros of the kind it is asked for', () => {
     expect(hostArray(Float32Array, 3, 'three numbers')).toEqual(new Float32Array(3));
     expect(hostArray(Uint8Array, 0, 'nothing')).toEqual(new Uint8Array(0));
+    expect(hostArrayOf(Float64Array, [2, 3], 'a matrix')).toEqual(new Float64Array(6));
+    expect(hostArrayOf(Float64Array, [], 'a number')).toEqual(new Float64Array(1));
   });
 
   // 2^53 bytes are beyond the addresses that any machine has.

@@ -1,13 +1,13 @@
 import {
   type AttentionPlan,
   fromFloat32,
+  hostArrayOf,
   IntFlashError,
   type QuantizedAttentionPlan,
   type SequenceSpan,
   toFloat32,
 } from '@int-flash/ops';
 import { encodePerTokenInt4, quantizePerTokenInt8, quantizeTokenLevelV, smoothK } from '@int-flash/quant';
-import { answerArray } from './answer-array.js';
 import { gatherFloatRows, gatherRows, rowOffset } from './operand-rows.js';
 import { checkScoreBound, LIMIT, magnitude } from './score-bound.js';
 import { absorbKeys, emptyState, finishRow, type TwinHead, type TwinRules, twinWeights } from './twin-row.js';
@@ -55,9 +55,9 @@ export function int8Attention(plan: AttentionPlan | QuantizedAttentionPlan, obse
     runningMax: plan.precision === 'paper-int8',
     softcap: Math.fround(plan.softcap),
   };
-  const out = answerArray(Float32Array, plan.outDims, 'the answer');
-  const lse = answerArray(Float32Array, plan.lseDims, 'lse').fill(-Infinity);
-  const rowSum = answerArray(Float32Array, plan.lseDims, 'row sums');
+  const out = hostArrayOf(Float32Array, plan.outDims, 'the answer');
+  const lse = hostArrayOf(Float32Array, plan.lseDims, 'lse').fill(-Infinity);
+  const rowSum = hostArrayOf(Float32Array, plan.lseDims, 'row sums');
   const mask = plan.mask;
   plan.sequences.forEach((span, batch) => {
     for (let kvHead = 0; kvHead < plan.kvHeads; kvHead++) {

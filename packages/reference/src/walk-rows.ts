@@ -1,5 +1,4 @@
-import type { AttentionPlan } from '@int-flash/ops';
-import { answerArray } from './answer-array.js';
+import { type AttentionPlan, hostArrayOf } from '@int-flash/ops';
 import { gatherFloatRows, rowOffset } from './operand-rows.js';
 import type { Steps } from './steps.js';
 import { maskValue, visibleBand } from './visible-keys.js';
@@ -39,8 +38,8 @@ export function* walkRows(
   prepare: (rows: Float32Array) => PreparedRows = (rows) => ({ rows, scale: 1 }),
 ): Steps<ReferenceResult> {
   const { heads, kvHeads, headDim, headDimV, sequences, mask } = plan;
-  const out = answerArray(Float64Array, plan.outDims, 'the answer');
-  const lse = answerArray(Float64Array, plan.lseDims, 'lse').fill(-Infinity);
+  const out = hostArrayOf(Float64Array, plan.outDims, 'the answer');
+  const lse = hostArrayOf(Float64Array, plan.lseDims, 'lse').fill(-Infinity);
   for (const [batch, span] of sequences.entries()) {
     for (let head = 0; head < heads; head++) {
       const kvHead = Math.floor(head / (heads / kvHeads));
