@@ -117,7 +117,7 @@ describe('who waits for an answer that is read with pauses', () => {
     await using tight = await models.model(PAGES);
     const [idle, other] = requestsOf(3);
     const reading = tight.generate(idle!.prompt, idle!.options);
-    await reading.next();
+    const read = [(await reading.next()).value!];
     const controller = new AbortController();
     const { signal } = controller;
     const waiting = answer(tight, { prompt: other!.prompt, options: { ...other!.options, signal } });
@@ -127,8 +127,10 @@ describe('who waits for an answer that is read with pauses', () => {
     await settle();
     expect(vi.getTimerCount()).toBe(0);
     expect(tight.status()).toMatchObject({ preemptions: 0, sessions: 1 });
-    expect((await reading.next()).value).toBeDefined();
+    read.push((await reading.next()).value!);
     await reading.return();
+    const told = JSON.parse(await answer(tight, idle!)) as unknown[];
+    expect(read.flatMap(({ tokenId, logprob }) => [tokenId, logprob ?? null])).toEqual(told.slice(0, 4));
   });
 
   it('keeps nobody waiting who wants pages of another pool', async () => {
