@@ -67,33 +67,31 @@ private:
 };
 
 // ── §2 ──
+// Onto the sums: some of the queries' channels times those of 32 keys.
+template <AmxTile kQueries, AmxTile kKeys>
+INT_FLASH_INLINE void amx_score_step(const char* query, ptrdiff_t query_stride, const uint32_t* keys) {
+    constexpr ptrdiff_t kStride = kBlock * sizeof(uint32_t);
+    amx_load<kQueries>(query, query_stride);
+    amx_load<kKeys>(keys, kStride);
+    amx_dot_signed<kSums0, kQueries, kKeys>();
+    amx_load<kKeys>(keys + kAmxColumns, kStride);
+    amx_dot_signed<kSums1, kQueries, kKeys>();
+}
+
 // Q·Kᵀ of a part of the tile's keys: 32 for each of four slots.
 INT_FLASH_OUTLINE void amx_scores(const HeadPack& head, int dim, const Meeting& meeting, int slot, const Scratch* s) {
     constexpr int kKeys = 2 * kAmxColumns;
     const int key = slot * kKeys;
     if (key >= meeting.end || key + kKeys <= meeting.begin) return;
-    const int words = dim / kGranule, rest = dim % kAmxBytes;
+    const int words = dim / kGranule;
     const char* query = reinterpret_cast<const char*>(s->query + meeting.first * words);
     const int64_t block = (meeting.tile_start + key / kBlock * kBlock) * words;
     const uint32_t* keys = static_cast<const uint32_t*>(head.keys) + block + key % kBlock;
-    constexpr ptrdiff_t kStride = kBlock * sizeof(uint32_t);
     amx_load<kSums0>(s->tile_starts[meeting.first], kAmxBytes);
     amx_load<kSums1>(s->tile_starts[meeting.first], kAmxBytes);
-    for (int d = 0; d + kAmxBytes <= dim; d += kAmxBytes) {
-        amx_load<kLeft>(query + d, dim);
-        amx_load<kRight>(keys + d / kGranule * kBlock, kStride);
-        amx_dot_signed<kSums0, kLeft, kRight>();
-        amx_load<kRight>(keys + d / kGranule * kBlock + kAmxColumns, kStride);
-        amx_dot_signed<kSums1, kLeft, kRight>();
-    }
-    if (rest > 0) {
-        const int d = dim - rest;
-        amx_load<kLeftRest>(query + d, dim);
-        amx_load<kRightRest>(keys + d / kGranule * kBlock, kStride);
-        amx_dot_signed<kSums0, kLeftRest, kRightRest>();
-        amx_load<kRightRest>(keys + d / kGranule * kBlock + kAmxColumns, kStride);
-        amx_dot_signed<kSums1, kLeftRest, kRightRest>();
-    }
+    int d = 0;
+    for (; d + kAmxBytes <= dim; d += kAmxBytes) amx_score_step<kLeft, kRight>(query + d, dim, keys + d / kGranule * kBlock);
+    if (d < dim) amx_score_step<kLeftRest, kRightRest>(query + d, dim, keys + d / kGranule * kBlock);
     amx_store<kSums0>(meeting.sums + key, kAmxSumBytes);
     amx_store<kSums1>(meeting.sums + key + kAmxColumns, kAmxSumBytes);
 }
