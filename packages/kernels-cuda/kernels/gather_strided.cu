@@ -75,7 +75,8 @@ cudaError_t launch_gather(const void* from, const StridedAxes& axes, int64_t fir
         case 2: return launch<uint16_t>(from, axes, first, count, to, stream);
         case 4: return launch<uint32_t>(from, axes, first, count, to, stream);
         case 8: return launch<uint2>(from, axes, first, count, to, stream);
-        default: return launch<uint4>(from, axes, first, count, to, stream);
+        case 16: return launch<uint4>(from, axes, first, count, to, stream);
+        default: return cudaErrorInvalidValue;
     }
 }
 

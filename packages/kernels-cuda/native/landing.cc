@@ -28,6 +28,7 @@ std::pair<void*, size_t> LandingPool::take(size_t bytes) {
             idle_.pop_back();
             return taken;
         }
+        idle_.reserve(++made_);  // so that nothing can fail where it is given back
     }
     void* memory = nullptr;
     const cudaError_t status = cudaHostAlloc(&memory, size, cudaHostAllocPortable);
@@ -39,13 +40,20 @@ std::pair<void*, size_t> LandingPool::take(size_t bytes) {
     return {memory, size};
 }
 
-void LandingPool::give_back(void* memory, size_t bytes) {
+void LandingPool::give_back(void* memory, size_t bytes) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     idle_.emplace_back(memory, bytes);
 }
 
 Landing::Landing(Device& device, size_t bytes) : device_(device.shared_from_this()), memory_(device.landings().take(bytes)) {}
 
-Landing::~Landing() { device_->landings().give_back(memory_.first, memory_.second); }
+Landing::~Landing() {
+    if (std::uncaught_exceptions() == errors_) {
+        device_->landings().give_back(memory_.first, memory_.second);
+    } else {  // a copy may be on its way here yet: not for others, and CUDA waits for it
+        device_->use();
+        cudaFreeHost(memory_.first);
+    }
+}
 
 }  // namespace intflash

@@ -1,6 +1,7 @@
 // Page-locked memory for what the host reads of a kernel's results: words that a copy behind the kernel leaves there.
 #pragma once
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -20,11 +21,12 @@ public:
 
     /** `bytes` or more, and how many. @throws Failure */
     std::pair<void*, size_t> take(size_t bytes);
-    void give_back(void* memory, size_t bytes);
+    void give_back(void* memory, size_t bytes) noexcept;
 
 private:
     std::mutex mutex_;
     std::vector<std::pair<void*, size_t>> idle_;
+    size_t made_ = 0;
 };
 
 /**
@@ -45,6 +47,7 @@ public:
 private:
     const std::shared_ptr<Device> device_;
     const std::pair<void*, size_t> memory_;
+    const int errors_ = std::uncaught_exceptions();
 };
 
 }  // namespace intflash

@@ -108,6 +108,8 @@ void read_rows(TensorRows& rows, const Napi::Object& js, const Device& device, s
     rows.abort = read_abort_flag(js.Get("abortFlag"));
     if (rows.dim % 8 != 0) reject(js.Env(), "Expected dim to be a multiple of 8", "ERR_UNSUPPORTED");
     if (int64_t{rows.batch} * rows.heads > 1 << 30) reject(js.Env(), "Expected at most 2^30 heads of all sequences", "ERR_UNSUPPORTED");
+    constexpr size_t kMostRows = size_t{1} << 38;  // strides of 0 repeat rows: more than memory holds may be asked for
+    if (rows.count() > kMostRows) reject(js.Env(), "Expected at most 2^38 rows", "ERR_OVERFLOW");
     if (rows.heads == 0) return;
     std::vector<Sequence> sequences(static_cast<size_t>(rows.batch));
     for (Sequence& sequence : sequences) sequence.q_len = rows.tokens;

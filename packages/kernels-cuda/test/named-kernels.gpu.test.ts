@@ -13,7 +13,7 @@ const HEAD_DIMS = Array.from({ length: 32 }, (_, i) => 8 * (i + 1));
 const [HEADS, KV_HEADS, QUERIES, KEYS] = [4, 2, 130, 300];
 
 const isHopper = cudaStatus().isa === 'sm_90';
-const VARIANTS = forwardVariants(64).filter(({ kernel }) => kernel !== 'portable');
+const VARIANTS = forwardVariants(64);
 
 describe.skipIf(!cudaStatus().available)('kernels by name', () => {
   let device: CudaDevice;
