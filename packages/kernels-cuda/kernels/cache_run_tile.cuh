@@ -7,6 +7,7 @@
 #include "exact_math.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/grid_dependency.cuh"
+#include "ptx/load_once.cuh"
 #include "ptx/mma.cuh"
 
 namespace intflash {
@@ -77,7 +78,11 @@ template <class S> __device__ __forceinline__ void load_slot(const TileSource& s
     const uint8_t* from = (first < kPageTokens ? source.first : source.second) + threadIdx.x % 32 * 16;
     const int offset = (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
 #pragma unroll
-    for (int i = 0; i < S::kSlotBytes / 512; ++i) copy_async_16((to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512), from + (offset + i * 512));
+    for (int i = 0; i < S::kSlotBytes / 512; ++i) {
+        const uint32_t place = (to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512);
+        if constexpr (S::kInt4 && S::kD == 64) copy_async_16(place, from + (offset + i * 512));  // no registers left for more
+        else copy_async_16_once(place, from + (offset + i * 512), read_once_policy());
+    }
 }
 template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring) {
     const int lane = threadIdx.x % 32, row = lane / S::kChunks, chunk = lane % S::kChunks;

@@ -257,16 +257,29 @@ __device__ __forceinline__ int draw_in_order(const Row& row, Shared& shared) {
     return shared.chosen < row.rules.vocabulary ? shared.chosen : shared.counter;
 }
 
+/** The key of the best of a thread's logits, every kThreads-th. Many are on their way at a time: a block alone reads a row. */
+__device__ __forceinline__ uint64_t best_of_thread(const Row& row) {
+    constexpr int kAtOnce = 16;
+    const int vocabulary = row.rules.vocabulary, first = threadIdx.x;
+    if (first >= vocabulary) return ~uint64_t{0};
+    float most = -INFINITY;  // of NaNs, too, which no comparison finds larger
+    int id = first;
+    for (int from = first; from < vocabulary; from += kAtOnce * kThreads) {
+        float some[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) some[i] = from + i * kThreads < vocabulary ? row.logits[from + i * kThreads] : -INFINITY;
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+            if (some[i] > most) most = some[i], id = from + i * kThreads;
+    }
+    return key_of(most, id);
+}
+
 __global__ void __launch_bounds__(kThreads) draw_tokens(const float* logits, int64_t stride, const DrawRules* rules, int32_t* drawn) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     Row row{logits + blockIdx.x * stride, rules[blockIdx.x], 0.f};
-    uint64_t best = ~uint64_t{0};
-    for (int id = threadIdx.x; id < row.rules.vocabulary; id += kThreads) {
-        const uint64_t key = key_of(row.logits[id], id);
-        best = key < best ? key : best;
-    }
-    best = block_min(best, shared);
+    const uint64_t best = block_min(best_of_thread(row), shared);
     row.highest = score_of(best);
     int token = id_of(best);
     if (!(fabsf(row.highest) <= FLT_MAX)) token = kBadLogits;

@@ -26,9 +26,9 @@ struct Int4Grid {
     float scale;
     bool exact;
 
-    __device__ __forceinline__ int code(float value) const {
-        // Rows before this one may ask for a scale between that of the narrower grid and what the row's largest number needs.
-        if (!exact) return min(max(to_code(value, scale), -kMaxInt4), kMaxInt4);
+    /** Rows before this one may ask for a scale between that of the narrower grid and what the row's largest number needs. */
+    __device__ __forceinline__ int quotient_code(float value) const { return min(max(to_code(value, scale), -kMaxInt4), kMaxInt4); }
+    __device__ __forceinline__ int exact_code(float value) const {
         const int size = nearest_int4(fabsf(value), scale, __frcp_rn(scale));
         return value < 0.f ? -size : size;
     }

@@ -8,6 +8,7 @@
 #include "launch_early.h"
 #include "linear_finish.cuh"
 #include "ptx/grid_dependency.cuh"
+#include "ptx/load_once.cuh"
 #include "ptx/mma.cuh"
 #include "row_codes.cuh"
 
@@ -63,9 +64,10 @@ template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_i
     int4 codes[kSets][kAhead];
 #pragma unroll
     for (int set = 0; set < kSets; ++set) w[set] = reinterpret_cast<const int4*>(rows.weights.codes + static_cast<int64_t>(min(row, rows.count() - 1) + set * rows.count()) * rows.weights.columns);
+    const uint64_t policy = read_once_policy();
     const auto fetch = [&](int i, int chunk) {
 #pragma unroll
-        for (int set = 0; set < kSets; ++set) codes[set][i] = chunk < chunks ? __ldg(w[set] + chunk) : make_int4(0, 0, 0, 0);
+        for (int set = 0; set < kSets; ++set) codes[set][i] = chunk < chunks ? load_once(w[set] + chunk, policy) : make_int4(0, 0, 0, 0);
     };
     launch_dependents();
 #pragma unroll
@@ -117,12 +119,13 @@ template <class Rows> __global__ void __launch_bounds__(kSomeWarps * 32) linear_
     const int4 *const w0 = row_at(first_row + r), *const w1 = row_at(first_row + r + 8);
     const auto chunk_of = [&](int index) { return 2 * (way + index / 2 * kWays) + index % 2; };  // this warp's, of 64 columns
     int4 a[2][kSomeAhead][2];  // two batches: one comes while the other is multiplied
+    const uint64_t policy = read_once_policy();
     const auto fetch = [&](int4(&batch)[kSomeAhead][2], int index) {
 #pragma unroll
         for (int i = 0; i < kSomeAhead; ++i) {
             const int chunk = min(chunk_of(index + i), chunks - 1);
-            batch[i][0] = __ldg(w0 + 4 * chunk);
-            batch[i][1] = __ldg(w1 + 4 * chunk);
+            batch[i][0] = load_once(w0 + 4 * chunk, policy);
+            batch[i][1] = load_once(w1 + 4 * chunk, policy);
         }
     };
     launch_dependents();

@@ -6,6 +6,7 @@
 
 #include "piece_codes.cuh"
 #include "ptx/copy_async.cuh"
+#include "ptx/load_once.cuh"
 #include "sorted_quantize.h"
 
 namespace intflash {
@@ -108,15 +109,6 @@ template <class P, class F> __device__ __forceinline__ void with_type(ElementTyp
 __device__ __forceinline__ uint4 load_once(const char* source) { return __ldcs(reinterpret_cast<const uint4*>(source)); }
 template <bool kOnce> __device__ __forceinline__ uint4 load_16(const char* source) { return kOnce ? load_once(source) : __ldg(reinterpret_cast<const uint4*>(source)); }
 __device__ __forceinline__ void store_once(void* target, const uint4& value) { __stcs(static_cast<uint4*>(target), value); }
-/** A policy for copy_once_async_16. */
-__device__ __forceinline__ uint64_t first_to_leave() {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-__device__ __forceinline__ void copy_once_async_16(uint32_t target, const void* source, uint64_t policy) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "l"(policy) : "memory");
-}
 
 /** Rows of an operand from `first` on; of those only `count` are there, and channels only up to operand.dim. */
 template <class P> struct SourceRows {

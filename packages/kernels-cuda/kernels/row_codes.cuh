@@ -1,4 +1,4 @@
-// A row of floats to INT8 codes, by one block: the arithmetic of quant's quantizePerTokenInt8.
+// Floats to INT8 codes: the arithmetic of quant's quantizePerTokenInt8.
 #pragma once
 #include <cfloat>
 #include <cstdint>
@@ -34,27 +34,46 @@ __device__ __forceinline__ float block_largest(float value, float* scratch) {
     return __uint_as_float(__reduce_max_sync(~0u, found));
 }
 
-/** Codes of four numbers, those from the `count`th on 0. */
-template <class Code> __device__ __forceinline__ uint32_t encode_four(const float* row, int count, bool is_aligned, const Code& code) {
-    if (is_aligned && count >= 4) {
-        const float4 four = *reinterpret_cast<const float4*>(row);
-        return pack_codes(code(four.x), code(four.y), code(four.z), code(four.w));
-    }
-    uint32_t codes[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) codes[i] = i < count ? code(row[i]) : 0;
-    return pack_codes(codes[0], codes[1], codes[2], codes[3]);
+/** to_code where a Divisor will not do, out of the way of code that runs. */
+inline __device__ __noinline__ uint32_t rare_code(float value, float scale) { return static_cast<uint32_t>(to_code(value, scale)); }
+
+/** Codes under one scale, each in the lowest byte. */
+struct Encoder {
+    float scale;
+    bool is_usual;
+    Divisor by;
+
+    __device__ __forceinline__ explicit Encoder(float scale_) : scale(scale_), is_usual(scale_ >= kTinyDivisor && scale_ <= kHugeDivisor), by(divisor(is_usual ? scale_ : 1.f)) {}
+    __device__ __forceinline__ uint32_t code(float x) const { return is_usual ? rounded_bits(divide(x, by)) : rare_code(x, scale); }
+};
+
+/** Codes of four numbers, those from the `count`th on 0: one at a time, in little code, where that is rare. */
+__device__ __forceinline__ uint32_t encode_one_by_one(const float* row, int count, float scale) {
+    uint32_t codes = 0;
+#pragma unroll 1
+    for (int i = 0; i < min(count, 4); ++i) codes |= (to_code(row[i], scale) & 255u) << (8 * i);
+    return codes;
 }
 
-/** Writes columns `first`, `first` + `step`, … (multiples of 4) of `cols` floats in shared or global memory as codes, zeros up to `columns`. */
+/**
+ * Writes columns `first`, `first` + `step`, … (multiples of 4) of `cols` floats in shared or global memory as codes, zeros up to `columns`. One copy of the code,
+ * since most rows are short: then it is fetched for longer than it runs.
+ */
 __device__ __forceinline__ void encode_columns(const float* row, int cols, int columns, float scale, int8_t* codes, int first, int step) {
     uint32_t* const to = reinterpret_cast<uint32_t*>(codes);
-    const bool is_aligned = reinterpret_cast<uintptr_t>(row) % sizeof(float4) == 0;
-    if (scale >= kTinyDivisor && scale <= kHugeDivisor) {
-        const Divisor by = divisor(scale);
-        for (int c = first; c < columns; c += step) to[c / 4] = encode_four(row + c, cols - c, is_aligned, [&](float x) { return rounded_bits(divide(x, by)); });
-    } else {
-        for (int c = first; c < columns; c += step) to[c / 4] = encode_four(row + c, cols - c, is_aligned, [&](float x) { return static_cast<uint32_t>(to_code(x, scale)); });
+    const bool is_usual = scale >= kTinyDivisor && scale <= kHugeDivisor && reinterpret_cast<uintptr_t>(row) % sizeof(float4) == 0;
+    const Divisor by = divisor(is_usual ? scale : 1.f);
+    const auto code = [&](float x) { return rounded_bits(divide(x, by)); };
+#pragma unroll 1
+    for (int c = first; c < columns; c += step) {
+        uint32_t four;
+        if (is_usual && cols - c >= 4) {
+            const float4 x = *reinterpret_cast<const float4*>(row + c);
+            four = pack_codes(code(x.x), code(x.y), code(x.z), code(x.w));
+        } else {
+            four = encode_one_by_one(row + c, cols - c, scale);
+        }
+        to[c / 4] = four;
     }
 }
 

@@ -18,13 +18,13 @@ template <class P, int kKeys, int kKept, int kAtOnce = 4> struct TileRows : Sour
         if (this->template whole<kKeys>()) {
             // ptxas (13.0) encodes a copy with a policy wrongly when part of its target lies in a uniform register. What comes out of an exchange does not.
             const uint32_t target = __shfl_sync(~0u, shared_address_of(own), threadIdx.x % 32);
-            const uint64_t policy = first_to_leave();
+            const uint64_t policy = read_once_policy();
             const char* source = this->address(lanes.first_row, lanes.channel(0));
             const int64_t step = Lanes::kGroups * this->operand.strides.token * Blocks<P>::kSize;
 #pragma unroll
             for (int round = 0; round < kKept; ++round, source += step)
 #pragma unroll
-                for (int part = 0; part < 2; ++part) copy_once_async_16(target + round * kStride + part * Lanes::kLanes * 16, source + part * Lanes::kLanes * 16, policy);
+                for (int part = 0; part < 2; ++part) copy_async_16_once(target + round * kStride + part * Lanes::kLanes * 16, source + part * Lanes::kLanes * 16, policy);
             return;
         }
 #pragma unroll 1

@@ -9,11 +9,25 @@
 
 namespace intflash {
 
+/** f(c) for each four channels of a lane, c … c + 3. */
+template <class F> __device__ __forceinline__ void for_fours(int dim, const F& f) {
+#pragma unroll 1
+    for (int c = threadIdx.x % 32 * 4; c < dim; c += 128) f(c);
+}
+
+__device__ __forceinline__ float4& four_of(float* row, int c) { return *reinterpret_cast<float4*>(row + c); }
+__device__ __forceinline__ const float4& four_of(const float* row, int c) { return *reinterpret_cast<const float4*>(row + c); }
+
 __device__ __forceinline__ void norm_head(float* row, int dim, const float* gain, double epsilon) {
     double squares = 0;
+#pragma unroll 1
     for (int d = threadIdx.x % 32; d < dim; d += 32) squares = __dadd_rn(squares, __dmul_rn(row[d], row[d]));
     const double factor = 1 / sqrt(warp_sum(squares) / dim + epsilon);
-    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = static_cast<float>(__dmul_rn(gain[d], __dmul_rn(row[d], factor)));
+    const auto scaled = [&](float value, float by) { return static_cast<float>(__dmul_rn(by, __dmul_rn(value, factor))); };
+    for_fours(dim, [&](int c) {
+        const float4 x = four_of(row, c), by = four_of(gain, c);
+        four_of(row, c) = make_float4(scaled(x.x, by.x), scaled(x.y, by.y), scaled(x.z, by.z), scaled(x.w, by.w));
+    });
     __syncwarp();
 }
 
@@ -55,7 +69,10 @@ __device__ __forceinline__ void turn_as(float* row, int dim, const float* gain, 
 /** A query in units of its keys' channels, where those have scales. `place`: of the layer's KV head. */
 __device__ __forceinline__ void scale_query(float* row, int dim, const StepSequence& sequence, int64_t place) {
     if (sequence.channels == nullptr) return;
-    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = __fmul_rn(row[d], sequence.channels[place * dim + d]);
+    for_fours(dim, [&](int c) {
+        const float4 x = four_of(row, c), by = four_of(sequence.channels + place * dim, c);
+        four_of(row, c) = make_float4(__fmul_rn(x.x, by.x), __fmul_rn(x.y, by.y), __fmul_rn(x.z, by.z), __fmul_rn(x.w, by.w));
+    });
     __syncwarp();
 }
 
@@ -66,25 +83,32 @@ struct alignas(16) HeadMemory {
 
 /** From the layer's projection. */
 __device__ __forceinline__ void load_head(float* row, const float* from, int dim) {
-    for (int d = threadIdx.x % 32; d < dim; d += 32) row[d] = from[d];
+    for_fours(dim, [&](int c) { four_of(row, c) = four_of(from, c); });
     __syncwarp();
+}
+
+/** Largest magnitude of a row in shared memory, the same in every lane. */
+__device__ __forceinline__ float largest_of_row(const float* row, int dim, uint32_t* findings) {
+    float largest = 0.f;
+    bool bad = false;
+    for_fours(dim, [&](int c) {
+        const float4 x = four_of(row, c);
+        largest = fmaxf(fmaxf(fmaxf(largest, magnitude(x.x, bad)), fmaxf(magnitude(x.y, bad), magnitude(x.z, bad))), magnitude(x.w, bad));
+    });
+    if (bad) atomicOr(findings, kNonfinite);
+    return warp_max(largest);
 }
 
 /** Codes of a query head that has been turned, and their scale, where attention looks for them. */
 __device__ __forceinline__ void write_query(HeadMemory& memory, const Heads& heads, const StepTable& step, int token, int head, const QueryTarget& target, uint32_t* findings) {
-    const int lane = threadIdx.x % 32, dim = heads.head_dim;
-    float* row = memory.row;
-    if (target.rotated) rotate_row(row, row, dim);
-    float largest = 0.f;
-    bool bad = false;
-    for (int d = lane; d < dim; d += 32) largest = fmaxf(largest, magnitude(row[d], bad));
-    if (bad) atomicOr(findings, kNonfinite);
-    const float scale = symmetric_scale(warp_max(largest));
     const StepSequence& sequence = step.sequences[step.sequence_of[token]];
     const int group = heads.heads / heads.kv_heads, rows_each = sequence.tokens * group;  // of a KV head
     const int64_t place = static_cast<int64_t>(sequence.first) * heads.heads + static_cast<int64_t>(head / group) * rows_each + (token - sequence.first) * group + head % group;
-    encode_columns(row, dim, target.padded, scale, target.codes + place * target.padded, lane * 4, 128);
-    if (lane == 0) target.scales[place] = scale;
+    float* row = memory.row;
+    if (target.rotated) rotate_row(row, row, heads.head_dim);
+    const float scale = symmetric_scale(largest_of_row(row, heads.head_dim, findings));
+    encode_columns(row, heads.head_dim, target.padded, scale, target.codes + place * target.padded, threadIdx.x % 32 * 4, 128);
+    if (threadIdx.x % 32 == 0) target.scales[place] = scale;
 }
 
 }  // namespace intflash

@@ -11,6 +11,11 @@ __device__ __forceinline__ void copy_async_16(uint32_t target, const void* sourc
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0) : "memory");
 }
 
+/** The same of what a launch reads once: L2 gives its lines up first. `policy`: read_once_policy() of load_once.cuh. */
+__device__ __forceinline__ void copy_async_16_once(uint32_t target, const void* source, uint64_t policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "l"(policy) : "memory");
+}
+
 /** The same of 4 bytes. */
 __device__ __forceinline__ void copy_async_4(uint32_t target, const void* source, bool inside) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(inside ? 4 : 0) : "memory");

@@ -1,0 +1,21 @@
+// Loads of what a launch reads once, as weights are: L2 gives their lines up first, and keeps those of other kernels' code and numbers.
+#pragma once
+#include <cstdint>
+
+namespace intflash {
+
+/** What load_once and copy_async_16_once want; made once a thread. */
+__device__ __forceinline__ uint64_t read_once_policy() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/** 16 aligned bytes of global memory that no one writes meanwhile. */
+__device__ __forceinline__ int4 load_once(const int4* from, uint64_t policy) {
+    int4 loaded;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.s32 {%0, %1, %2, %3}, [%4], %5;" : "=r"(loaded.x), "=r"(loaded.y), "=r"(loaded.z), "=r"(loaded.w) : "l"(from), "l"(policy));
+    return loaded;
+}
+
+}  // namespace intflash
