@@ -1,20 +1,14 @@
 // See decoder_steps.h. Small kernels bound by latency or memory: a block a token, or a warp a head of a token.
-//   §1 rows, a block each     §3 activations
-//   §2 embedding and norms   §4 heads: norms, rotation, query codes
+//   §1 embedding and norms   §2 heads: norms, rotation, query codes
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "activation.cuh"
 #include "decoder_steps.h"
 #include "hadamard.cuh"
-#include "launch_early.h"
-#include "linear_finish.cuh"
 #include "ptx/grid_dependency.cuh"
-#include "row_codes.cuh"
-#include "row_threads.h"
+#include "row_blocks.cuh"
 #include "turn_head.cuh"
-#include "warp_reductions.cuh"
 
 namespace intflash {
 namespace {
@@ -22,61 +16,6 @@ namespace {
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
-constexpr int kAtOnce = 4;
-
-/** A row lies in shared memory where it has room there and nobody wants its floats; else in its place among `out.floats`. */
-constexpr int kSharedFloats = 96 * 1024 / 4 - 256;
-
-/** Rows from which on a processor gets several, and a thread stands for kAtOnce. */
-constexpr int kManyRows = 256;
-
-int shared_bytes_for(int width, const LayerInput& out) { return out.codes.codes != nullptr && width <= kSharedFloats ? width * static_cast<int>(sizeof(float)) : 0; }
-
-__device__ __forceinline__ float* row_memory(int width, const LayerInput& out, int64_t token) {
-    extern __shared__ __align__(16) float shared_row[];
-    return out.codes.codes != nullptr && width <= kSharedFloats ? shared_row : out.floats + token * out.columns;
-}
-
-template <class... Parameters> cudaError_t launch_rows(void (*kernel)(Parameters...), dim3 grid, int threads, int width, const LayerInput& out, cudaStream_t stream, Parameters... parameters) {
-    const int bytes = shared_bytes_for(width, out);
-    // From less than 48 KB on, since a kernel's own shared memory counts, too; always the same number, since threads launch the same kernels.
-    if (bytes > 32 * 1024)
-        if (const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedFloats * static_cast<int>(sizeof(float)))) return status;
-    return launch_early(kernel, grid, threads, bytes, stream, parameters...);
-}
-
-/** Of all threads' sums, the same in every thread; `scratch`: 32 doubles. Warps of a smaller block stand for several, too. */
-template <int kFold> __device__ __forceinline__ double block_sum(const double (&sum)[kFold], double* scratch) {
-    const int warps = blockDim.x / 32;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kFold; ++i) {
-        const double part = warp_sum(sum[i]);
-        if (threadIdx.x % 32 == 0) scratch[i * warps + threadIdx.x / 32] = part;
-    }
-    __syncthreads();
-    return warp_sum(threadIdx.x % 32 < kFold * warps ? scratch[threadIdx.x % 32] : 0.);
-}
-
-/** Zeros behind a row of floats, or its codes where they are wanted. `most`: of this thread's numbers. */
-__device__ __forceinline__ void finish_row(float* row, int width, const LayerInput& out, int64_t token, float most, uint32_t* findings, float* scratch) {
-    if (out.codes.codes != nullptr) return encode_row(row, width, out.columns, block_largest(most, scratch), out.codes.codes + token * out.columns, out.codes.scales + token, findings);
-    for (int c = width + threadIdx.x; c < out.columns; c += blockDim.x) row[c] = 0.f;
-}
-
-/** f(i, c) for this thread's columns of a row, kAtOnce at a time: first `load`, then `use` of each. */
-template <class Load, class Use> __device__ __forceinline__ void for_columns(int first, int width, int stride, const Load& load, const Use& use) {
-    for (int base = first; base < width; base += kAtOnce * stride) {
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-            if (base + i * stride < width) load(i, base + i * stride);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-            if (base + i * stride < width) use(i, base + i * stride);
-    }
-}
-
-// ── §2 ──
 __global__ void __launch_bounds__(kMostRowThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;
     const int64_t row = ids[token] * embedding.stride;
@@ -135,104 +74,48 @@ __global__ void __launch_bounds__(kMostRowThreads / kFold) norm_rows(const Norm 
     finish_row(row, width, out, token, most, findings, scratch);
 }
 
-// ── §3 ──
-/** What an activation reads: rows of floats, a gate row and an up row side by side for `swiglu`. */
-struct FloatRows {
-    const float* rows;
-    int stride;
-    __device__ __forceinline__ float at(int64_t token, int c) const { return rows[token * stride + c]; }
-};
+constexpr int kHeld = 4;  // numbers of a row that a thread holds
 
-template <Activation kKind> __device__ __forceinline__ float activated(float given) {
-    if constexpr (kKind == Activation::kSilu) return static_cast<float>(silu(given));
-    const double value = given;
-    if constexpr (kKind == Activation::kGelu) return static_cast<float>(0.5 * value * (1 + erf(value * 0.70710678118654752440)));
-    return static_cast<float>(0.5 * value * (1 + tanh(0.79788456080286535588 * (value + 0.044715 * value * value * value))));
-}
-
-/** Blocks that share a row (gridDim.y of them) leave its floats, and in `largest`, where that is given, the bits of its largest magnitude; one block alone also writes codes. */
-__device__ __forceinline__ void finish_part(float* row, int width, const LayerInput& out, int64_t token, float most, uint32_t* largest, uint32_t* findings, float* scratch) {
-    if (largest != nullptr) {
-        const uint32_t found = __reduce_max_sync(~0u, __float_as_uint(most));
-        if (threadIdx.x % 32 == 0) atomicMax(largest + token, found);
-    } else if (blockIdx.y == 0) {
-        finish_row(row, width, out, token, most, findings, scratch);
-    }
-}
-
-template <Activation kKind>
-__global__ void __launch_bounds__(kMostRowThreads) activate(const FloatRows source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
+/**
+ * norm_rows for what a decoder's step waits for twice a layer: root mean squares without a bias into codes, of rows of up to kHeld · blockDim.x, from
+ * registers. Sums in the order of norm_rows, in far less code.
+ */
+__global__ void __launch_bounds__(kMostRowThreads) norm_short_rows(const Norm norm, const float* input, const int32_t* rows, int width, const Int8Rows out, int columns, uint32_t* cleared,
+                                                                   uint32_t* findings) {
+    __shared__ double sums[32];
     __shared__ float scratch[32];
-    launch_dependents();
-    wait_for_launch_before();
-    const int64_t token = blockIdx.x;
-    float* row = gridDim.y > 1 ? out.floats + token * out.columns : row_memory(width, out, token);
-    const int stride = blockDim.x * gridDim.y;
-    float gate[kAtOnce], up[kAtOnce], most = 0.f;
-    const auto read = [&](int i, int c) {
-        gate[i] = source.at(token, c);
-        if constexpr (kKind == Activation::kSwiglu) up[i] = source.at(token, width + c);
-    };
-    for_columns(blockIdx.y * blockDim.x + threadIdx.x, width, stride, read, [&](int i, int c) {
-        float value;
-        if constexpr (kKind == Activation::kSwiglu) value = swiglu(gate[i], up[i]);
-        else value = activated<kKind>(gate[i]);
-        row[c] = value;
-        most = larger(most, value);
-    });
-    finish_part(row, width, out, token, most, largest, findings, scratch);
-}
-
-constexpr int kFewRows = 128;  // about as many as a GPU has processors
-
-/** `kernel`, activate or its like, with several blocks a row where rows are few; `each`: numbers of a block. */
-template <class Source>
-cudaError_t launch_shared_rows(void (*kernel)(Source, int, LayerInput, uint32_t*, uint32_t*), const Source& source, int tokens, int width, int threads, int each, const LayerInput& out,
-                               uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
-    const int parts = std::clamp(width / each, 1, 64);
-    const bool has_codes = out.codes.codes != nullptr;
-    if (has_codes && (tokens > kFewRows || parts == 1)) return launch_rows(kernel, dim3(tokens), threads, width, out, stream, source, width, out, static_cast<uint32_t*>(nullptr), findings);
-    if (!has_codes) largest = nullptr;
-    const cudaError_t status = launch_early(kernel, dim3(tokens, parts), threads, 0, stream, source, width, out, largest, findings);
-    if (status != cudaSuccess || !has_codes) return status;
-    return launch_encode_rows(out.floats, out.columns, tokens, width, largest, out.codes, findings, stream);
-}
-
-constexpr int kSumThreads = 512, kSumsAtOnce = 4;
-
-/** Products that another library summed up, a gate row and an up row side by side. */
-struct SummedRows {
-    Int8Weights weights;
-    const int32_t* sums;
-    const float* scales;
-};
-
-/** `swiglu` of such, four columns at a time: the linear layer's last step, the activation and the codes of its rows. As `activate` otherwise. */
-__global__ void __launch_bounds__(kSumThreads) swiglu_sums(const SummedRows source, int width, const LayerInput out, uint32_t* largest, uint32_t* findings) {
-    __shared__ float scratch[32];
-    launch_dependents();
-    wait_for_launch_before();
-    const int64_t token = blockIdx.x;
-    const Int8Weights& weights = source.weights;
-    const float x_scale = source.scales[token];
-    const int32_t* const row_sums = source.sums + token * weights.rows;
-    float* row = gridDim.y > 1 ? out.floats + token * out.columns : row_memory(width, out, token);
-    float most = 0.f;
-    for (int c = (blockIdx.y * kSumThreads + threadIdx.x) * kSumsAtOnce; c < width; c += gridDim.y * kSumThreads * kSumsAtOnce) {
-        const int4 gate = *reinterpret_cast<const int4*>(row_sums + c), up = *reinterpret_cast<const int4*>(row_sums + width + c);
-        const int gates[kSumsAtOnce] = {gate.x, gate.y, gate.z, gate.w}, ups[kSumsAtOnce] = {up.x, up.y, up.z, up.w};
-        float y[kSumsAtOnce];
+    float x[kHeld], gains[kHeld];
+    const auto column = [](int i) { return threadIdx.x + i * blockDim.x; };
 #pragma unroll
-        for (int i = 0; i < kSumsAtOnce; ++i) {
-            y[i] = swiglu(finished(weights, c + i, gates[i], x_scale), finished(weights, width + c + i, ups[i], x_scale));
-            most = larger(most, y[i]);
-        }
-        *reinterpret_cast<float4*>(row + c) = make_float4(y[0], y[1], y[2], y[3]);
+    for (int i = 0; i < kHeld; ++i) gains[i] = column(i) < width ? norm.gain[column(i)] : 0.f;
+    wait_for_launch_before();
+    const int64_t token = blockIdx.x;
+    const float* from = input + (rows == nullptr ? token : int64_t{rows[token]}) * width;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) x[i] = column(i) < width ? from[column(i)] : 0.f;
+    double sum[1] = {};
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) sum[0] = __dadd_rn(sum[0], __dmul_rn(x[i], x[i]));
+    launch_dependents();  // as norm_rows
+    if (cleared != nullptr && threadIdx.x == 0) cleared[token] = 0;
+    const double factor = 1 / sqrt(block_sum(sum, sums) / width + norm.epsilon);
+    float most = 0.f;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+        x[i] = static_cast<float>(__dmul_rn(__dmul_rn(x[i], factor), gains[i]));
+        most = larger(most, x[i]);
     }
-    finish_part(row, width, out, token, most, largest, findings, scratch);
+    const float largest = block_largest(most, scratch);
+    const Encoder encoder(symmetric_scale(largest));
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i)
+        if (column(i) < columns) out.codes[token * columns + column(i)] = static_cast<int8_t>(encoder.code(x[i]));
+    if (threadIdx.x > 0) return;
+    out.scales[token] = encoder.scale;
+    if (!(largest <= FLT_MAX)) atomicOr(findings, kNonfinite);
 }
 
-// ── §4 ──
+// ── §2 ──
 constexpr int kHeadWarps = 4;
 
 __global__ void __launch_bounds__(kHeadWarps * 32, 8) turn_heads(const Heads heads, const HeadNorms norms, const Rotation rotation, const StepTable step, const QueryTarget target,
@@ -276,30 +159,10 @@ cudaError_t launch_embed(const Embedding& embedding, const int32_t* ids, const S
 
 cudaError_t launch_norm(const Norm& norm, const float* input, const int32_t* rows, int tokens, int width, const LayerInput& out, uint32_t* cleared, uint32_t* findings, cudaStream_t stream) {
     const int threads = threads_for(width);
+    if (tokens < kManyRows && !norm.centered && norm.bias == nullptr && out.codes.codes != nullptr && out.columns <= kHeld * threads)
+        return launch_early(norm_short_rows, dim3(tokens), threads, 0, stream, norm, input, rows, width, out.codes, out.columns, cleared, findings);
     return tokens < kManyRows ? launch_rows(norm_rows<1>, dim3(tokens), threads, width, out, stream, norm, input, rows, width, out, cleared, findings)
                               : launch_rows(norm_rows<kAtOnce>, dim3(tokens), threads / kAtOnce, width, out, stream, norm, input, rows, width, out, cleared, findings);
-}
-
-cudaError_t launch_activate(Activation activation, const float* input, int tokens, int width, const LayerInput& out, uint32_t* largest, uint32_t* findings, cudaStream_t stream) {
-    const FloatRows source{input, activation == Activation::kSwiglu ? 2 * width : width};
-    const auto launch = [&](auto kernel) {
-        const int threads = threads_for(width);
-        return launch_shared_rows<FloatRows>(kernel, source, tokens, width, threads, 2 * threads, out, largest, findings, stream);
-    };
-    switch (activation) {
-        case Activation::kSwiglu: return launch(activate<Activation::kSwiglu>);
-        case Activation::kSilu: return launch(activate<Activation::kSilu>);
-        case Activation::kGelu: return launch(activate<Activation::kGelu>);
-        default: return launch(activate<Activation::kGeluTanh>);
-    }
-}
-
-bool suits_swiglu_sums(const Int8Weights& weights) { return weights.rows % (2 * kSumsAtOnce) == 0; }
-
-cudaError_t launch_swiglu_sums(const Int8Weights& weights, const int32_t* sums, const float* scales, int tokens, const LayerInput& out, uint32_t* largest, uint32_t* findings,
-                               cudaStream_t stream) {
-    const SummedRows source{weights, sums, scales};
-    return launch_shared_rows<SummedRows>(swiglu_sums, source, tokens, weights.rows / 2, kSumThreads, kSumThreads * kSumsAtOnce, out, largest, findings, stream);
 }
 
 cudaError_t launch_turn_heads(const Heads& heads, const HeadNorms& norms, const Rotation& rotation, const StepTable& step, const QueryTarget& target, const CacheLayer& cache, TurnedHeads which,

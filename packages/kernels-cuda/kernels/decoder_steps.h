@@ -6,15 +6,19 @@
 #include <cstdint>
 
 #include "cache_page.h"
+#include "linear_int4.h"
 #include "linear_int8.h"
 
 namespace intflash {
 
-/** Where rows of a linear layer's input go: floats, `columns` apart, and codes for an INT8 layer (null: none wanted). */
+/** Where rows of a linear layer's input go: floats, `columns` apart, and codes for an INT8 layer or an INT4 layer (null: none wanted). */
 struct LayerInput {
     float* floats;
     Int8Rows codes;
-    int columns;  // padded_columns() of the layer
+    GroupRows groups;
+    int columns;  // of the layer, padded
+
+    INT_FLASH_BOTH bool wants_codes() const { return codes.codes != nullptr || groups.codes != nullptr; }
 };
 
 struct Embedding {

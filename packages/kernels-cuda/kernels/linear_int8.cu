@@ -121,6 +121,23 @@ __global__ void __launch_bounds__(kMostRowThreads) quantize_input(const float* i
     encode_row(row, cols, columns, block_largest(most, scratch), target.codes + token * columns, target.scales + token, nonfinite);
 }
 
+/** The same of rows of up to 4 · blockDim.x numbers, a multiple of four, on 16 bytes: they are read once, and in far less code. */
+__global__ void __launch_bounds__(kMostRowThreads) quantize_short_input(const float* input, int64_t stride, int cols, int columns, const Int8Rows target, uint32_t* nonfinite) {
+    __shared__ float scratch[32];
+    wait_for_launch_before();
+    const int64_t token = blockIdx.x;
+    const int c = threadIdx.x * 4;
+    float4 x{};
+    if (c < cols) x = *reinterpret_cast<const float4*>(input + token * stride + c);
+    launch_dependents();
+    const float largest = block_largest(larger(larger(x.x, x.y), larger(x.z, x.w)), scratch);
+    const Encoder encoder(symmetric_scale(largest));
+    if (c < columns) *reinterpret_cast<uint32_t*>(target.codes + token * columns + c) = pack_codes(encoder.code(x.x), encoder.code(x.y), encoder.code(x.z), encoder.code(x.w));
+    if (threadIdx.x > 0) return;
+    target.scales[token] = encoder.scale;
+    if (!(largest <= FLT_MAX)) atomicOr(nonfinite, 1u);
+}
+
 /** The same of rows whose largest magnitudes are known, as bits. */
 __global__ void __launch_bounds__(kEncoders) encode_input(const float* input, int64_t stride, int cols, int columns, const uint32_t* largest, const Int8Rows target, uint32_t* nonfinite) {
     wait_for_launch_before();
@@ -145,7 +162,8 @@ template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int
 
 cudaError_t launch_quantize_rows(const float* input, int64_t input_stride, int tokens, int cols, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {
     const int threads = threads_for(cols, tokens < kManyTokens ? kMostRowThreads : kMostRowThreads / 4);
-    return launch_early(quantize_input, dim3(tokens), threads, 0, stream, input, input_stride, cols, padded_columns(cols), target, nonfinite);
+    const bool is_short = padded_columns(cols) <= 4 * threads && cols % 4 == 0 && input_stride % 4 == 0 && reinterpret_cast<uintptr_t>(input) % sizeof(float4) == 0;
+    return launch_early(is_short ? quantize_short_input : quantize_input, dim3(tokens), threads, 0, stream, input, input_stride, cols, padded_columns(cols), target, nonfinite);
 }
 
 cudaError_t launch_encode_rows(const float* input, int64_t input_stride, int tokens, int cols, const uint32_t* largest, const Int8Rows& target, uint32_t* nonfinite, cudaStream_t stream) {

@@ -115,20 +115,21 @@ void Decoder::write_tables(const std::vector<StepPart>& parts, Step& step, std::
 }
 
 // ── a step's kernels ──
-LayerInput Decoder::input_of(const LinearLayer& layer) const {
+LayerInput Decoder::input_of(const LinearLayer& layer, int tokens) const {
     const Int8Rows codes = layer.is_int8() ? Int8Rows{work_.codes->as<int8_t>(), work_.scales->as<float>()} : Int8Rows{};
-    return {work_.floats->as<float>(), codes, layer.columns()};
+    return {work_.floats->as<float>(), codes, layer.is_int4() ? layer.group_rows(layer_scratch(), tokens) : GroupRows{}, layer.columns()};
 }
 
 void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const {
     const Norm how{floats_of(norm.gain), floats_of(norm.bias), facts_.epsilon, facts_.centered};
-    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next), work_.largest->as<uint32_t>(), work_.findings->as<uint32_t>(), stream), "normalize");
+    check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next, tokens), work_.largest->as<uint32_t>(), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
-void Decoder::project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
-    const LayerInput input = input_of(layer);
+void Decoder::project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+    const LayerInput input = input_of(layer, tokens);
     if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, stream);
-    else layer.multiply(input.floats, tokens, out, accumulate, turned(), stream);
+    else if (layer.is_int4()) layer.multiply(input.groups, tokens, out, accumulate, stream);
+    else layer.multiply(floats, tokens, out, accumulate, layer_scratch(), stream);
 }
 
 void Decoder::attend(const Layer& layer, const CacheLayer& cache, const Step& step, cudaStream_t stream) const {
@@ -158,7 +159,7 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     uint32_t* findings = work_.findings->as<uint32_t>();
     float* hidden = work_.hidden->as<float>();
     normalize(layer.attention_norm, hidden, nullptr, tokens, *layer.qkv, stream);
-    project(*layer.qkv, tokens, work_.qkv->as<float>(), false, stream);
+    project(*layer.qkv, work_.floats->as<float>(), tokens, work_.qkv->as<float>(), false, stream);
 
     const Heads heads{work_.qkv->as<float>(), facts_.heads, facts_.kv_heads, facts_.head_dim};
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
@@ -183,21 +184,21 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     attend(layer, cache, step, stream);
     const LinearLayer& output = *layer.attention_output;
     float* mixed = work_.mixed->as<float>();
-    const Int8Rows codes = input_of(output).codes;
-    if (step.int4) check_cuda(launch_rotate_back({mixed, codes, output.columns()}, tokens, facts_.heads, facts_.head_dim, findings, stream), "rotate the heads back");
-    else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, output.columns(), tokens, output.cols(), codes, findings, stream), "quantize the heads");
-    if (output.is_int8()) output.multiply(codes, tokens, hidden, true, work_.products, stream);
-    else output.multiply(mixed, tokens, hidden, true, turned(), stream);
+    const LayerInput input = input_of(output, tokens), mixed_into{mixed, input.codes, input.groups, input.columns};
+    if (step.int4) check_cuda(launch_rotate_back(mixed_into, tokens, facts_.heads, facts_.head_dim, findings, stream), "rotate the heads back");
+    else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, input.columns, tokens, output.cols(), input.codes, findings, stream), "quantize the heads");
+    else if (output.is_int4()) check_cuda(launch_quantize_groups(mixed, input.columns, tokens, output.cols(), input.groups, findings, stream), "quantize the heads by groups");
+    project(output, mixed, tokens, hidden, true, stream);
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
     widen(layer, tokens, stream);
-    project(*layer.mlp_down, tokens, hidden, true, stream);
+    project(*layer.mlp_down, work_.floats->as<float>(), tokens, hidden, true, stream);
 }
 
 void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
     const LinearLayer &up = *layer.mlp_up, &down = *layer.mlp_down;
     uint32_t *findings = work_.findings->as<uint32_t>(), *largest = work_.largest->as<uint32_t>();  // zeros since the norm
-    const LayerInput codes = input_of(up), target = input_of(down);
+    const LayerInput codes = input_of(up, tokens), target = input_of(down, tokens);
     const bool swiglu = facts_.activation == Activation::kSwiglu && up.is_int8() && down.is_int8();
     if (swiglu && tokens <= kFewTokens) {
         const GatedRows gated{work_.wide->as<float>(), facts_.intermediate, largest};
@@ -206,7 +207,7 @@ void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
     }
     if (swiglu && suits_swiglu_sums(up.int8_weights()) && up.sum(codes.codes, tokens, work_.products, stream))
         return check_cuda(launch_swiglu_sums(up.int8_weights(), work_.products.sums->as<int32_t>(), codes.codes.scales, tokens, target, largest, findings, stream), "activate");
-    project(up, tokens, work_.wide->as<float>(), false, stream);
+    project(up, work_.floats->as<float>(), tokens, work_.wide->as<float>(), false, stream);
     check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, target, largest, findings, stream), "activate");
 }
 
@@ -222,7 +223,7 @@ void Decoder::launch(const Step& step, cudaStream_t stream) const {
     check_cuda(launch_embed(embedding, step.ids, step.table, work_.hidden->as<float>(), stream), "embed the tokens");
     for (int index = 0; index < layers(); ++index) launch_layer(index, step, stream);
     normalize(output_norm_, work_.hidden->as<float>(), step.rows, step.logit_rows, *output_, stream);
-    project(*output_, step.logit_rows, work_.logits->as<float>(), false, stream);
+    project(*output_, work_.floats->as<float>(), step.logit_rows, work_.logits->as<float>(), false, stream);
 }
 
 void Decoder::launch_alike(const Step& step, cudaStream_t stream) {

@@ -100,7 +100,7 @@ private:
         int tokens = 0, logit_rows = 0;
         size_t step_bytes = 0, sums = 0, states = 0, tickets = 0;  // what the memory below has room for
         int64_t revision = 0;  // of the buffers
-        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, largest, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn, turned;
+        std::shared_ptr<Buffer> step, findings, hidden, floats, codes, scales, largest, qkv, query_codes, query_scales, mixed, wide, append, sum_memory, state_memory, ticket_memory, logits, rules, drawn, layer_scratch;
         std::unique_ptr<Landing> answer;  // the findings, then the tokens drawn
         ProductMemory products;
     };
@@ -134,7 +134,7 @@ private:
     void reserve_rows(Stream& worker, int tokens);
     void reserve_products(Stream& worker, int tokens);
     void reserve_scratch(Stream& worker, const Step& step);
-    void reserve_turned(Stream& worker);
+    void reserve_layer_scratch(Stream& worker);
     /** Room on the host for what a step finds and that many tokens; before it is begun. */
     void reserve_answer(Stream& worker, size_t drawn);
     /** Everything between the upload of the tables and the download of the logits; allocates nothing and waits for nothing. */
@@ -144,11 +144,11 @@ private:
     void normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const;
     /** An MLP up to the input of its second layer. */
     void widen(const Layer& layer, int tokens, cudaStream_t stream) const;
-    void project(const LinearLayer& layer, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    void project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
     /** Launches such a step, from its third time on as a graph. */
     void launch_alike(const Step& step, cudaStream_t stream);
-    LayerInput input_of(const LinearLayer& layer) const;
-    float* turned() const { return work_.turned->as<float>(); }
+    LayerInput input_of(const LinearLayer& layer, int tokens) const;
+    float* layer_scratch() const { return work_.layer_scratch->as<float>(); }
 
     DecoderFacts facts_;
     int padded_, columns_;  // columns: of the widest layer input

@@ -32,7 +32,7 @@ void Decoder::reserve(Stream& worker, const Step& step) {
         work_.logits = worker.allocate(static_cast<size_t>(rows) * static_cast<size_t>(facts_.vocabulary) * sizeof(float));
         work_.logit_rows = rows;
     }
-    reserve_turned(worker);
+    reserve_layer_scratch(worker);
     if (step.short_rows > 0) reserve_scratch(worker, step);
 }
 
@@ -41,7 +41,7 @@ void Decoder::reserve_rows(Stream& worker, int tokens) {
     ++work_.revision;
     work_.tokens = 0;  // in case an allocation fails half-way
     // Given back first: old and new need not fit together, and where the new ones do not fit, those of a smaller step do afterwards.
-    for (auto* old : {&work_.hidden, &work_.floats, &work_.codes, &work_.scales, &work_.largest, &work_.qkv, &work_.query_codes, &work_.query_scales, &work_.mixed, &work_.wide, &work_.append})
+    for (auto* old : {&work_.hidden, &work_.floats, &work_.codes, &work_.scales, &work_.largest, &work_.qkv, &work_.query_codes, &work_.query_scales, &work_.mixed, &work_.wide, &work_.append, &work_.layer_scratch})
         old->reset();
     work_.products = ProductMemory{};
     const int64_t n = tokens, queries = n * facts_.heads;
@@ -93,15 +93,15 @@ void Decoder::reserve_scratch(Stream& worker, const Step& step) {
     }
 }
 
-void Decoder::reserve_turned(Stream& worker) {
-    int64_t most = output_->turned_floats(work_.logit_rows);
+void Decoder::reserve_layer_scratch(Stream& worker) {
+    int64_t most = output_->scratch_floats(work_.logit_rows);
     for (const Layer& layer : layers_)
-        for (const auto& linear : {layer.qkv, layer.attention_output, layer.mlp_up, layer.mlp_down}) most = std::max(most, linear->turned_floats(work_.tokens));
+        for (const auto& linear : {layer.qkv, layer.attention_output, layer.mlp_up, layer.mlp_down}) most = std::max(most, linear->scratch_floats(work_.tokens));
     const size_t bytes = static_cast<size_t>(most) * sizeof(float);
-    if (work_.turned && work_.turned->bytes() >= bytes) return;
+    if (work_.layer_scratch && work_.layer_scratch->bytes() >= bytes) return;
     ++work_.revision;
-    work_.turned.reset();
-    work_.turned = worker.allocate(bytes);
+    work_.layer_scratch.reset();
+    work_.layer_scratch = worker.allocate(bytes);
 }
 
 void Decoder::reserve_answer(Stream& worker, size_t drawn) {

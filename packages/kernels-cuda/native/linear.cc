@@ -107,12 +107,24 @@ void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool a
     check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
 }
 
-void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, float* turned, cudaStream_t stream) const {
-    if (group_ > 0) {
-        const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
-        return check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
-    }
-    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, turned, stream), "run a float32 linear layer");
+void LinearLayer::multiply(const GroupRows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+    const Int4Weights weights{codes_->as<uint8_t>(), scales_->as<float>(), bias_ ? bias_->as<float>() : nullptr, rows_, columns(), group_};
+    check_cuda(launch_linear_int4(weights, input, tokens, out, accumulate, stream), "run an INT4 linear layer");
+}
+
+void LinearLayer::multiply(const float* input, int tokens, float* out, bool accumulate, float* scratch, cudaStream_t stream) const {
+    check_cuda(launch_linear_float(float_weights(), input, tokens, out, accumulate, scratch, stream), "run a float32 linear layer");
+}
+
+GroupRows LinearLayer::group_rows(float* scratch, int tokens) const {
+    const int64_t code_floats = static_cast<int64_t>(tokens) * columns() / static_cast<int64_t>(sizeof(float));
+    return {reinterpret_cast<int8_t*>(scratch), scratch + code_floats, group_};
+}
+
+int64_t LinearLayer::scratch_floats(int tokens) const {
+    const int64_t numbers = static_cast<int64_t>(tokens) * columns();
+    if (group_ > 0) return numbers / static_cast<int64_t>(sizeof(float)) + numbers / group_;  // codes, then scales
+    return is_bfloat16_ ? turned_floats(tokens, columns()) : 0;
 }
 
 void LinearLayer::forward(Stream& worker, const float* input, int tokens, float* out) const {
@@ -124,25 +136,31 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
     const cudaStream_t stream = worker.handle();
     const size_t count = static_cast<size_t>(tokens), width = static_cast<size_t>(cols_) * sizeof(float), padded = static_cast<size_t>(columns()) * sizeof(float);
     const size_t out_bytes = count * static_cast<size_t>(rows_) * sizeof(float);
-    const auto floats = worker.allocate(count * (is_int8() ? width : padded)), result = worker.allocate(out_bytes);
-    std::shared_ptr<Buffer> codes, scales, finding;
+    const auto floats = worker.allocate(count * (is_float() ? padded : width)), result = worker.allocate(out_bytes);
+    const auto finding = worker.allocate(sizeof(uint32_t));
     const Landing nonfinite(worker.device(), sizeof(uint32_t));
-    *nonfinite.as<uint32_t>() = 0;
+    check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof(uint32_t), stream), "clear the findings");
+    std::shared_ptr<Buffer> codes, scales, scratch;
     if (is_int8()) {
         codes = worker.allocate(count * static_cast<size_t>(columns()));
         scales = worker.allocate(count * sizeof(float));
-        finding = worker.allocate(sizeof(uint32_t));
         const Int8Rows rows{codes->as<int8_t>(), scales->as<float>()};
-        check_cuda(cudaMemsetAsync(finding->as(), 0, sizeof(uint32_t), stream), "clear the findings");
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
         check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
         multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, stream);
-        check_cuda(cudaMemcpyAsync(nonfinite.as(), finding->as(), sizeof(uint32_t), cudaMemcpyDeviceToHost, stream), "read the findings");
     } else {
-        upload_rows(worker, floats->as(), padded, input, width, count);
-        const auto turned = worker.allocate(static_cast<size_t>(turned_floats(tokens)) * sizeof(float));
-        multiply(floats->as<float>(), tokens, result->as<float>(), false, turned->as<float>(), stream);
+        scratch = worker.allocate(static_cast<size_t>(scratch_floats(tokens)) * sizeof(float));
+        if (is_int4()) {
+            const GroupRows rows = group_rows(scratch->as<float>(), tokens);
+            check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
+            check_cuda(launch_quantize_groups(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input by groups");
+            multiply(rows, tokens, result->as<float>(), false, stream);
+        } else {
+            upload_rows(worker, floats->as(), padded, input, width, count);
+            multiply(floats->as<float>(), tokens, result->as<float>(), false, scratch->as<float>(), stream);
+        }
     }
+    check_cuda(cudaMemcpyAsync(nonfinite.as(), finding->as(), sizeof(uint32_t), cudaMemcpyDeviceToHost, stream), "read the findings");
     copy_to_host(worker, out, result->as(), out_bytes);
     if (*nonfinite.as<uint32_t>() != 0) {
         Failure failure("ERR_NONFINITE", "Expected input to hold finite numbers, got NaN or Infinity");

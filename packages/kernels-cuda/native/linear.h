@@ -35,9 +35,11 @@ public:
     int rows() const { return rows_; }
     int cols() const { return cols_; }
     int columns() const { return group_ > 0 ? padded_int4_columns(cols_) : padded_columns(cols_); }
-    /** Takes codes; otherwise floats. */
+    /** Takes codes. */
     bool is_int8() const { return codes_ != nullptr && group_ == 0; }
-    /** Of a float layer. */
+    /** Takes codes by groups. */
+    bool is_int4() const { return group_ > 0; }
+    /** Takes floats. */
     bool is_float() const { return weights_ != nullptr; }
     FloatWeights float_weights() const;
     /** Of an INT8 layer. */
@@ -49,9 +51,14 @@ public:
     void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
     /** Leaves the products' sums [tokens, rows] in `memory`, for launch_finish_int8 and the like, if the library does them. @returns whether it does */
     bool sum(const Int8Rows& input, int tokens, const ProductMemory& memory, cudaStream_t stream) const;
-    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; not an INT8 layer's. `turned`: memory of turned_floats() for it alone. */
-    void multiply(const float* input, int tokens, float* out, bool accumulate, float* turned, cudaStream_t stream) const;
-    int64_t turned_floats(int tokens) const { return is_bfloat16_ ? intflash::turned_floats(tokens, columns()) : 0; }
+    /** y of an INT4 layer. */
+    void multiply(const GroupRows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    /** y of floats with `columns()` elements between rows, zeros behind `cols()`; a float layer's only. `scratch`: memory of scratch_floats() for it alone. */
+    void multiply(const float* input, int tokens, float* out, bool accumulate, float* scratch, cudaStream_t stream) const;
+    /** What a float layer wants besides its input, and where an INT4 layer's input lies. */
+    int64_t scratch_floats(int tokens) const;
+    /** An INT4 layer's input in memory of scratch_floats(). */
+    GroupRows group_rows(float* scratch, int tokens) const;
     /** Host memory in, host memory out: [tokens, cols] → [tokens, rows]. Waits for the answer. @throws Failure */
     void forward(Stream& worker, const float* input, int tokens, float* out) const;
 

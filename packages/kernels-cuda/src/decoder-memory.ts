@@ -7,12 +7,14 @@ const PADDED_DIMS = [64, 128, MAX_HEAD_DIM] as const;
 const FACTOR_BYTES = 3 * 4;
 /** The largest value scale so far, in float32. */
 const STATE_BYTES = 4;
+/** Columns of a scale, at least, where weights are in INT4. */
+const LEAST_GROUP = 32;
 /** Channels that a layer's input is filled up to, at most (kernels/linear_int4.h: kInt4Columns). */
 const PADDED_COLUMNS = 128;
 
 /**
  * What pages of a cache take on a GPU: for each layer and KV head an image of 64 keys and 64 values, and what goes on behind them (kernels/cache_page.h: page_bytes);
- * and a step's tokens (native/decoder.cc: Decoder::reserve_rows).
+ * and a step's tokens (native/decoder_memory.cc: Decoder::reserve_rows, reserve_layer_scratch).
  *
  * @returns undefined for heads wider than 256, which the kernels do not hold.
  */
@@ -32,5 +34,6 @@ function tokenBytes({ heads, kvHeads, headDim, hiddenSize, intermediateSize }: D
   const widest = Math.max(2 * intermediateSize, hiddenSize);
   const floats = hiddenSize + 2 * columns + 2 + qkv + heads + widest + kvHeads;
   const sums = Math.max(widest, qkv); // of the library's products
-  return 4 * (floats + sums) + columns + heads * padded;
+  const groups = columns + 4 * Math.ceil(columns / LEAST_GROUP); // an INT4 layer's input
+  return 4 * (floats + sums) + columns + groups + heads * padded;
 }

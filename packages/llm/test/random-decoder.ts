@@ -1,5 +1,5 @@
 import { type Backend, fromFloat32, type Linear, type LinearWeights, toFloat32 } from '@int-flash/ops';
-import { quantizePerGroupInt4, widenInt4Linear } from '@int-flash/quant';
+import { quantizePerGroupInt4 } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { expect } from 'vitest';
 import { createLinear } from '../src/layers/linear.js';
@@ -120,12 +120,9 @@ export function randomWeights(
   };
 }
 
-/** A GPU computes with the floats that INT4 codes stand for, and so does fp32 elsewhere; the native CPU backend would take activations in INT8. */
 function int4Linear(backend: Backend, weights: LinearWeights & { type: 'fp32' }): Linear {
   const int4 = { ...weights, ...quantizePerGroupInt4(weights.weights, weights.cols, 32), type: 'int4' } as const;
-  return backend.name === 'cuda'
-    ? createLinear(backend, [int4], 'auto')
-    : createLinear(backend, [widenInt4Linear(int4)], 'fp32');
+  return createLinear(backend, [int4], 'auto');
 }
 
 export function tokenIds(count: number, vocabSize: number): number[] {
