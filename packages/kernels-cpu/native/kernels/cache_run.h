@@ -212,7 +212,7 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             const float sum = weights_of<true>(s->exponent[0], top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
             weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, ahead.products, s->products);
             ahead = {};  // the first query's passes have asked for all
-            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            const Rescale rescale = absorb(top, sum, &s->running_max[i], &s->row_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
             for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);
         }
@@ -246,7 +246,7 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
             const RowExponent row{s->key_scale, s->tau, 0.0f, args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent[0]) : plain_exponents<false>(scores, row, span, s->exponent[0]);
             const float sum = weights_of<false>(s->exponent[0], top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights[0]);
-            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            const Rescale rescale = absorb(top, sum, &s->running_max[i], &s->row_sum[i]);
             const float* p = reinterpret_cast<const float*>(s->weights[0]);
             float* product = reinterpret_cast<float*>(s->products);
             for (int d = 0; d < dim; d++) product[d] = 0.0f;
@@ -263,8 +263,8 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
 
 void cache_run(CacheRunArgs* args, Scratch* scratch) {
     for (int i = 0; i < args->rows; i++) {
-        args->partial_max[i] = -INFINITY;
-        args->partial_sum[i] = 0.0f;
+        scratch->running_max[i] = -INFINITY;
+        scratch->row_sum[i] = 0.0f;
         memset(args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width, 0, static_cast<size_t>(args->head_dim) * 4);
     }
     args->max_key_scale = 0.0f;
@@ -273,6 +273,9 @@ void cache_run(CacheRunArgs* args, Scratch* scratch) {
     } else {
         cache_run_int(args, scratch);
     }
+    // Only now: the same cache line holds other threads' rows, and every tile changes these.
+    memcpy(args->partial_max, scratch->running_max, static_cast<size_t>(args->rows) * sizeof(float));
+    memcpy(args->partial_sum, scratch->row_sum, static_cast<size_t>(args->rows) * sizeof(float));
 }
 
 }  // namespace
