@@ -10,6 +10,13 @@ namespace int_flash {
 // done. Each thread has a run of tasks of its own, works through it in order, and then helps the others.
 void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
 
+// Whether a thread's own run of tasks begins with this one, where parallel_for() has so many threads and tasks.
+inline bool begins_run(int threads, int64_t tasks, int64_t task) {
+    if (threads > tasks) threads = static_cast<int>(tasks);
+    const int64_t thread = (task * threads + tasks - 1) / tasks;
+    return tasks * thread / threads == task;
+}
+
 // How many of `most` threads to use for work that `threads` of them are worth waking for.
 inline int threads_worth(double threads, int most) { return threads < 2 ? 1 : threads < most ? static_cast<int>(threads) : most; }
 

@@ -6,7 +6,6 @@
 #include <stddef.h>
 
 #include "../../arithmetic.h"
-#include "../../kernel_table.h"
 
 namespace int_flash {
 namespace {
