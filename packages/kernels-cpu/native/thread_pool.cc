@@ -86,14 +86,14 @@ class Pool {
 public:
     void parallel_for(int threads, Batch* batch) {
         {
-            std::unique_lock<std::mutex> lock(mutex_);
+            std::unique_lock<std::mutex> lock = lock_soon();
             grow(threads - 1);
             batch->next_batch = batches_;
             batches_ = batch;
             wake(lock, batch->helpers_wanted);
         }
         batch->work(0);
-        std::unique_lock<std::mutex> lock(mutex_);
+        std::unique_lock<std::mutex> lock = lock_soon();
         for (Batch** link = &batches_; *link; link = &(*link)->next_batch) {
             if (*link != batch) continue;
             *link = batch->next_batch;
@@ -101,7 +101,10 @@ public:
         }
         if (batch->helpers_inside == 0) return;
         lock.unlock();
-        for (int i = 0; i < 2000 && batch->inside.load(std::memory_order_acquire) > 0; i++) relax();
+        for (int i = 0; i < 2000; i++) {
+            if (batch->inside.load(std::memory_order_acquire) == 0) return;  // the last that a helper touches of it, and none can join any more
+            relax();
+        }
         lock.lock();
         left_.wait(lock, [&] { return batch->helpers_inside == 0; });
     }
@@ -118,6 +121,17 @@ public:
     }
 
 private:
+    // Nobody holds the lock for long, and asking the system to wait for it takes longer than that.
+    std::unique_lock<std::mutex> lock_soon() {
+        std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        for (int i = 0; i < 100 && !lock.owns_lock(); i++) {
+            relax();
+            (void)lock.try_lock();
+        }
+        if (!lock.owns_lock()) lock.lock();
+        return lock;
+    }
+
     void wake(std::unique_lock<std::mutex>&, int wanted) {
         epoch_.fetch_add(1, std::memory_order_release);
         if (sleeping_ == 0) return;
@@ -155,10 +169,10 @@ private:
                 batch->inside.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
                 batch->work(thread);
-                lock.lock();
+                lock = lock_soon();
                 batch->helpers_inside--;
                 if (batch->helpers_inside == 0) left_.notify_all();
-                batch->inside.fetch_sub(1, std::memory_order_release);  // under the lock: the owner frees the batch only after taking it
+                batch->inside.fetch_sub(1, std::memory_order_release);  // last: the owner may free the batch now. Under the lock: one that waits sees both
                 continue;
             }
             if (Detached* job = detached_) {
