@@ -1,6 +1,9 @@
 #include "thread_pool.h"
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -20,6 +23,21 @@ void relax() {
     _mm_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
+#endif
+}
+
+// The CPU that this thread runs on, -1 where nobody says.
+int current_cpu() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+void give_way() {
+#if defined(__linux__)
+    sched_yield();
 #endif
 }
 
@@ -87,6 +105,7 @@ public:
     void parallel_for(int threads, Batch* batch) {
         {
             std::unique_lock<std::mutex> lock = lock_soon();
+            caller_cpu_.store(current_cpu(), std::memory_order_relaxed);
             grow(threads - 1);
             batch->next_batch = batches_;
             batches_ = batch;
@@ -192,6 +211,9 @@ private:
                     relax();
                     fresh = epoch_.load(std::memory_order_acquire) != seen;
                 }
+                // Where other processes keep the other cores busy, it would wait for the very thread that it keeps from running.
+                const int cpu = current_cpu();
+                if (!fresh && cpu >= 0 && cpu == caller_cpu_.load(std::memory_order_relaxed)) give_way();
             }
             lock.lock();
             if (fresh || epoch_.load(std::memory_order_relaxed) != seen) continue;
@@ -211,6 +233,7 @@ private:
     std::mutex mutex_;
     std::condition_variable work_, left_;
     std::atomic<uint64_t> epoch_{0};
+    std::atomic<int> caller_cpu_{-1};  // of the last batch
     Batch* batches_ = nullptr;
     Detached* detached_ = nullptr;
     int size_ = 0, serving_ = 0, sleeping_ = 0;
