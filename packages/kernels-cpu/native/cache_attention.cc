@@ -216,7 +216,7 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         args.first = args.begin = (first_run + run) * kRunKeys;
         args.end = std::min<int64_t>(spec.length, args.begin + kRunKeys);
         args.readable = args.end;
-        const bool next_head = h + 1 < spec.kv_heads && !begins_run(threads, tasks, (h + 1) * runs * parts);
+        const bool next_head = h + 1 < spec.kv_heads && !is_first_task(threads, tasks, (h + 1) * runs * parts);
         if (!place_run(spec, h, next_head, first_run * kRunKeys, &args)) {
             out_of_memory = true;
             return;

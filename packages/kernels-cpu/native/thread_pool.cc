@@ -270,7 +270,7 @@ void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void*
     batch.context = context;
     batch.shares = threads < kMostShares ? threads : kMostShares;
     batch.helpers_wanted = threads - 1;
-    for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(tasks * i / batch.shares), static_cast<uint64_t>(tasks * (i + 1) / batch.shares));
+    for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(first_task(tasks, batch.shares, i)), static_cast<uint64_t>(first_task(tasks, batch.shares, i + 1)));
     pool().parallel_for(threads, &batch);
 }
 

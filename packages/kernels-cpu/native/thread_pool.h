@@ -10,11 +10,12 @@ namespace int_flash {
 // done. Each thread has a run of tasks of its own, works through it in order, and then helps the others.
 void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
 
-// Whether a thread's own run of tasks begins with this one, where parallel_for() has so many threads and tasks.
-inline bool begins_run(int threads, int64_t tasks, int64_t task) {
+// First task of thread i of so many.
+inline int64_t first_task(int64_t tasks, int threads, int i) { return tasks * i / threads; }
+// Whether it is the first of some thread's, where parallel_for() has so many threads and tasks.
+inline bool is_first_task(int threads, int64_t tasks, int64_t task) {
     if (threads > tasks) threads = static_cast<int>(tasks);
-    const int64_t thread = (task * threads + tasks - 1) / tasks;
-    return tasks * thread / threads == task;
+    return first_task(tasks, threads, static_cast<int>((task * threads + tasks - 1) / tasks)) == task;
 }
 
 // How many of `most` threads to use for work that `threads` of them are worth waking for.
