@@ -87,8 +87,19 @@ void copy_scales(const CacheSpec& spec, const float* scales, int64_t head, int64
 
 thread_local Workspace run_copy;  // a run's rows, where they do not lie as the kernel reads them
 
-// Points the kernel at a run's rows: where they lie, or at a copy. False: no memory for one.
-bool place_run(const CacheSpec& spec, int64_t head, CacheRunArgs* args) {
+// Up to which token rows follow those before `end`; no further than is worth knowing.
+int64_t contiguous_end(const CacheSpec& spec, int64_t end) {
+    if (!spec.pages) return spec.length;
+    constexpr int64_t kPagesWorthKnowing = 16;
+    const int64_t last = std::min((spec.length + kPageTokens - 1) / kPageTokens, end / kPageTokens + kPagesWorthKnowing);
+    int64_t page = (end + kPageTokens - 1) / kPageTokens;
+    while (page < last && spec.pages[page] == spec.pages[page - 1] + 1) page++;
+    return std::min(spec.length, page * kPageTokens);
+}
+
+// Points the kernel at a run's rows: where they lie, or at a copy. False: no memory for one. next_head: the thread goes on with the next head's
+// `first_token`.
+bool place_run(const CacheSpec& spec, int64_t head, bool next_head, int64_t first_token, CacheRunArgs* args) {
     const bool coded = spec.key_scales != nullptr;
     const int64_t tokens = args->end - args->begin;
     if (is_contiguous(spec, args->begin, args->end) && spec.type != ElementType::kFloat16) {
@@ -97,7 +108,8 @@ bool place_run(const CacheSpec& spec, int64_t head, CacheRunArgs* args) {
         args->keys = static_cast<const char*>(spec.keys) + byte;
         args->values = static_cast<const char*>(spec.values) + byte;
         if (coded) args->key_scale = spec.key_scales + row, args->value_scale = spec.value_scales + row;
-        if (!spec.pages) args->readable = spec.length;
+        args->readable = contiguous_end(spec, args->end);
+        if (next_head) args->next = spec.capacity + row_of(spec, first_token) - row_of(spec, args->begin);
         return true;
     }
     const size_t bytes = static_cast<size_t>(tokens) * (spec.type == ElementType::kFloat16 ? static_cast<size_t>(spec.head_dim) * 4 : row_bytes(spec));
@@ -187,6 +199,8 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
             p.begin[row] = spec.window_left < 0 ? 0 : std::max<int64_t>(0, position - spec.window_left);
         }
     }
+    const double work = static_cast<double>(spec.length - first_visible) * static_cast<double>(all_rows) * dim;
+    const int threads = work < 400e3 ? 1 : spec.threads;
     std::atomic<bool> out_of_memory{false};
     auto run_task = [&](int64_t task) {
         Scratch* own = thread_scratch();
@@ -202,7 +216,8 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         args.first = args.begin = (first_run + run) * kRunKeys;
         args.end = std::min<int64_t>(spec.length, args.begin + kRunKeys);
         args.readable = args.end;
-        if (!place_run(spec, h, &args)) {
+        const bool next_head = h + 1 < spec.kv_heads && !is_first_task(threads, tasks, (h + 1) * runs * parts);
+        if (!place_run(spec, h, next_head, first_run * kRunKeys, &args)) {
             out_of_memory = true;
             return;
         }
@@ -221,8 +236,6 @@ bool attend_few(const CacheSpec& spec, Failure* failure) {
         kernels.cache_run(&args, own);
         p.max_key_scale[task] = args.max_key_scale;
     };
-    const double work = static_cast<double>(spec.length - first_visible) * static_cast<double>(all_rows) * dim;
-    const int threads = work < 400e3 ? 1 : spec.threads;
     parallel_for(threads, tasks, run_task);
     if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread and more for a run, got none", sizeof(Scratch));
     float max_key_scale = 0.0f;

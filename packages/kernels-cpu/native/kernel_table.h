@@ -100,6 +100,7 @@ struct CacheRunArgs {
     int64_t first;       // key whose row and scales come first
     int64_t begin, end;  // keys of this run
     int64_t readable;    // rows up to this key lie behind one another, end or later: worth fetching ahead
+    int64_t next;        // rows from `first` to those that this thread most likely reads after them; 0: none
     int rows;
     const uint32_t* query;  // prepared rows, query_words apart
     const float* row_scale;    // r (integer scores) or unused

@@ -1,6 +1,9 @@
 #include "thread_pool.h"
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -20,6 +23,21 @@ void relax() {
     _mm_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
+#endif
+}
+
+// The CPU that this thread runs on, -1 where nobody says.
+int current_cpu() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+void give_way() {
+#if defined(__linux__)
+    sched_yield();
 #endif
 }
 
@@ -86,14 +104,15 @@ class Pool {
 public:
     void parallel_for(int threads, Batch* batch) {
         {
-            std::unique_lock<std::mutex> lock(mutex_);
+            std::unique_lock<std::mutex> lock = lock_soon();
+            caller_cpu_.store(current_cpu(), std::memory_order_relaxed);
             grow(threads - 1);
             batch->next_batch = batches_;
             batches_ = batch;
             wake(lock, batch->helpers_wanted);
         }
         batch->work(0);
-        std::unique_lock<std::mutex> lock(mutex_);
+        std::unique_lock<std::mutex> lock = lock_soon();
         for (Batch** link = &batches_; *link; link = &(*link)->next_batch) {
             if (*link != batch) continue;
             *link = batch->next_batch;
@@ -101,7 +120,10 @@ public:
         }
         if (batch->helpers_inside == 0) return;
         lock.unlock();
-        for (int i = 0; i < 2000 && batch->inside.load(std::memory_order_acquire) > 0; i++) relax();
+        for (int i = 0; i < 2000; i++) {
+            if (batch->inside.load(std::memory_order_acquire) == 0) return;  // the last that a helper touches of it, and none can join any more
+            relax();
+        }
         lock.lock();
         left_.wait(lock, [&] { return batch->helpers_inside == 0; });
     }
@@ -118,6 +140,17 @@ public:
     }
 
 private:
+    // Nobody holds the lock for long, and asking the system to wait for it takes longer than that.
+    std::unique_lock<std::mutex> lock_soon() {
+        std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        for (int i = 0; i < 100 && !lock.owns_lock(); i++) {
+            relax();
+            (void)lock.try_lock();
+        }
+        if (!lock.owns_lock()) lock.lock();
+        return lock;
+    }
+
     void wake(std::unique_lock<std::mutex>&, int wanted) {
         epoch_.fetch_add(1, std::memory_order_release);
         if (sleeping_ == 0) return;
@@ -155,10 +188,10 @@ private:
                 batch->inside.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
                 batch->work(thread);
-                lock.lock();
+                lock = lock_soon();
                 batch->helpers_inside--;
                 if (batch->helpers_inside == 0) left_.notify_all();
-                batch->inside.fetch_sub(1, std::memory_order_release);  // under the lock: the owner frees the batch only after taking it
+                batch->inside.fetch_sub(1, std::memory_order_release);  // last: the owner may free the batch now. Under the lock: one that waits sees both
                 continue;
             }
             if (Detached* job = detached_) {
@@ -178,6 +211,9 @@ private:
                     relax();
                     fresh = epoch_.load(std::memory_order_acquire) != seen;
                 }
+                // Where other processes keep the other cores busy, it would wait for the very thread that it keeps from running.
+                const int cpu = current_cpu();
+                if (!fresh && cpu >= 0 && cpu == caller_cpu_.load(std::memory_order_relaxed)) give_way();
             }
             lock.lock();
             if (fresh || epoch_.load(std::memory_order_relaxed) != seen) continue;
@@ -197,6 +233,7 @@ private:
     std::mutex mutex_;
     std::condition_variable work_, left_;
     std::atomic<uint64_t> epoch_{0};
+    std::atomic<int> caller_cpu_{-1};  // of the last batch
     Batch* batches_ = nullptr;
     Detached* detached_ = nullptr;
     int size_ = 0, serving_ = 0, sleeping_ = 0;
@@ -233,7 +270,7 @@ void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void*
     batch.context = context;
     batch.shares = threads < kMostShares ? threads : kMostShares;
     batch.helpers_wanted = threads - 1;
-    for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(tasks * i / batch.shares), static_cast<uint64_t>(tasks * (i + 1) / batch.shares));
+    for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(first_task(tasks, batch.shares, i)), static_cast<uint64_t>(first_task(tasks, batch.shares, i + 1)));
     pool().parallel_for(threads, &batch);
 }
 

@@ -10,6 +10,14 @@ namespace int_flash {
 // done. Each thread has a run of tasks of its own, works through it in order, and then helps the others.
 void parallel_for(int threads, int64_t tasks, void (*run)(void* context, int64_t task), void* context);
 
+// First task of thread i of so many.
+inline int64_t first_task(int64_t tasks, int threads, int i) { return tasks * i / threads; }
+// Whether it is the first of some thread's, where parallel_for() has so many threads and tasks.
+inline bool is_first_task(int threads, int64_t tasks, int64_t task) {
+    if (threads > tasks) threads = static_cast<int>(tasks);
+    return first_task(tasks, threads, static_cast<int>((task * threads + tasks - 1) / tasks)) == task;
+}
+
 // How many of `most` threads to use for work that `threads` of them are worth waking for.
 inline int threads_worth(double threads, int most) { return threads < 2 ? 1 : threads < most ? static_cast<int>(threads) : most; }
 

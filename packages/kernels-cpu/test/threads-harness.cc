@@ -123,9 +123,23 @@ void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLaye
     }
 }
 
+// is_first_task() against the first tasks themselves.
+void check_first_tasks() {
+    for (int threads = 1; threads <= 9; threads++) {
+        for (int64_t tasks = 1; tasks <= 70; tasks++) {
+            const int runs = threads < tasks ? threads : static_cast<int>(tasks);
+            std::vector<bool> first(static_cast<size_t>(tasks), false);
+            for (int i = 0; i < runs; i++) first[static_cast<size_t>(first_task(tasks, runs, i))] = true;
+            for (int64_t task = 0; task < tasks; task++)
+                if (is_first_task(threads, tasks, task) != first[static_cast<size_t>(task)]) failures++;
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
+    check_first_tasks();
     const KernelTable* tables[kMaxIsas];
     supported_kernels(tables);
     const KernelTable* kernels = tables[0];  // the best one here

@@ -19,9 +19,8 @@ struct Found {
     int64_t weights = 0, differ = 0, unsure = 0;  // batches that differ
 };
 
-void note_unsure(const uint32_t* bits, Found& found) {
-    for (int i = 0; i < kAtOnce; i += 8)
-        found.unsure += __builtin_popcount(Avx512Weights::log2_of_8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + i))).unsure);
+void note_unsure(const float* given, Found& found) {
+    for (int i = 0; i < kAtOnce; i += 8) found.unsure += __builtin_popcount(Avx512Weights::log2_of_8(Avx512Weights::read_8(given + i)).unsure);
 }
 
 template <class Weights, bool kUnsure>
@@ -37,7 +36,7 @@ Found try_bits(uint32_t from, uint32_t to) {
         for (int i = 0; i < kAtOnce; i++) expected_tau[i] = log2_weight(given[i]), expected_inverse[i] = 1.0f / given[i];
         found.weights += kAtOnce;
         if (memcmp(tau, expected_tau, sizeof tau) != 0 || memcmp(inverse, expected_inverse, sizeof inverse) != 0) found.differ++;
-        if (kUnsure) note_unsure(bits, found);
+        if (kUnsure) note_unsure(given, found);
     }
     return found;
 }

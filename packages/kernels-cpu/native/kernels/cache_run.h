@@ -155,21 +155,35 @@ struct TileAhead {
 };
 
 // Where two tiles fit the first-level cache, the next tile's rows, shared out by how long the passes take: one that asks for more than the memory gives
-// waits for it, and one that asks for nothing leaves it idle. Else the values of this tile and the keys of the next. `more`: there are 128 keys after
-// this tile.
-INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& values, bool more) {
+// waits for it, and one that asks for nothing leaves it idle. Else the values of this tile and the keys of the next. `next`: how many bytes of rows
+// behind this tile's the next one's lie; 0: nowhere.
+INT_FLASH_INLINE TileAhead tile_ahead(const CodeRows& keys, const CodeRows& values, ptrdiff_t next) {
     const ptrdiff_t row = keys.row_bytes, tile = kTileKeys * row;
     TileAhead ahead;
     if (2 * tile > kSmallTile) {
         ahead.scores = {values.data, row};
-        if (more) ahead.products = {keys.data + tile, row};
-    } else if (more) {
-        const char *next_keys = keys.data + tile, *next_values = values.data + tile;
+        if (next != 0) ahead.products = {keys.data + next, row};
+    } else if (next != 0) {
+        const char *next_keys = keys.data + next, *next_values = values.data + next;
         const ptrdiff_t first = Simd::kSlowScales ? row / 2 : 0, second = Simd::kSlowScales ? row / 4 : 0;
         ahead.scales = {next_keys, first}, ahead.scores = {next_keys + kTileKeys * first, row - first};
         ahead.weights = {next_values, second}, ahead.products = {next_values + kTileKeys * second, row - second};
     }
     return ahead;
+}
+
+constexpr ptrdiff_t kPageBytes = 4096, kPagesAhead = 8;
+
+// Asks for one line of each page of keys and values that comes kPagesAhead after this tile's: where memory is not in huge pages, finding a page takes
+// longer than reading it, and a CPU's own prefetching stops at its end. `left` bytes of keys lie from this tile on, then come those `next` bytes on.
+INT_FLASH_INLINE void touch_pages(const CodeRows& keys, const CodeRows& values, ptrdiff_t left, ptrdiff_t next) {
+    constexpr ptrdiff_t kFirst = kPagesAhead * kPageBytes;
+    for (ptrdiff_t at = kFirst; at < kFirst + kTileKeys * keys.row_bytes; at += kPageBytes) {
+        if (at >= left && next == 0) return;
+        const ptrdiff_t there = at < left ? at : next + at - left;
+        fetch_ahead(keys.data + there, 1);
+        fetch_ahead(values.data + there, 1);
+    }
 }
 
 void cache_run_int(CacheRunArgs* args, Scratch* s) {
@@ -191,14 +205,17 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
         const int64_t tile_row = tile_start - args->first;
         const CodeRows cached_keys = CodeRows::at(args->keys, tile_row, dim, packed4), cached_values = CodeRows::at(args->values, tile_row, dim, packed4);
         const CodeRows keys = cached_keys.unpacked(n, s->tile_keys), values = cached_values.unpacked(n, s->tile_values);
-        // Past the run's end too: the head's next run is most likely this thread's next task.
-        const bool more = tile_start + 2 * kTileKeys <= args->readable;
-        TileAhead ahead = tile_ahead(cached_keys, cached_values, more);
+        // Past the run's end too: the head's next run is most likely this thread's next task, or the next head.
+        const ptrdiff_t row_bytes = cached_keys.row_bytes, next_rows = args->next == 0 ? 0 : args->next - tile_row;
+        const bool more = tile_start + 2 * kTileKeys <= args->readable, last = tile_start + kTileKeys >= args->readable;
+        const ptrdiff_t next_tile = more ? kTileKeys : last ? next_rows : 0;
+        TileAhead ahead = tile_ahead(cached_keys, cached_values, next_tile * row_bytes);
+        touch_pages(cached_keys, cached_values, (args->readable - tile_start) * row_bytes, next_rows * row_bytes);
         const float largest = read_scales(args->key_scale + tile_row, args->value_scale + tile_row, n, ahead.scales, s);
         args->max_key_scale = largest > args->max_key_scale ? largest : args->max_key_scale;
-        if (more) {
-            fetch_ahead(args->key_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
-            fetch_ahead(args->value_scale + tile_row + kTileKeys, sizeof(float) * kTileKeys);
+        if (next_tile != 0) {
+            fetch_ahead(args->key_scale + tile_row + next_tile, sizeof(float) * kTileKeys);
+            fetch_ahead(args->value_scale + tile_row + next_tile, sizeof(float) * kTileKeys);
         }
         for (int i = 0; i < args->rows; i++) {
             const TileSpan span = run_span(*args, i, tile_start, n);
@@ -212,7 +229,7 @@ void cache_run_int(CacheRunArgs* args, Scratch* s) {
             const float sum = weights_of<true>(s->exponent[0], top, capped, span, from, padded_end, 255.0f, s->inverse_weight, s->weights[0]);
             weigh_values(values, from, to - from, weight_words<true>(s->weights[0], from), dim, ahead.products, s->products);
             ahead = {};  // the first query's passes have asked for all
-            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            const Rescale rescale = absorb(top, sum, &s->running_max[i], &s->row_sum[i]);
             float* out = args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width;
             for (int d = 0; d < dim; d++) out[d] = fmaf(static_cast<float>(s->products[d]), rescale.beta, out[d] * rescale.alpha);
         }
@@ -246,7 +263,7 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
             const RowExponent row{s->key_scale, s->tau, 0.0f, args->natural_scale[i], args->softcap};
             const float top = capped ? masked_exponents<false>(scores, row, no_mask, span, s->exponent[0]) : plain_exponents<false>(scores, row, span, s->exponent[0]);
             const float sum = weights_of<false>(s->exponent[0], top, capped, span, from, to, 1.0f, s->inverse_weight, s->weights[0]);
-            const Rescale rescale = absorb(top, sum, &args->partial_max[i], &args->partial_sum[i]);
+            const Rescale rescale = absorb(top, sum, &s->running_max[i], &s->row_sum[i]);
             const float* p = reinterpret_cast<const float*>(s->weights[0]);
             float* product = reinterpret_cast<float*>(s->products);
             for (int d = 0; d < dim; d++) product[d] = 0.0f;
@@ -263,8 +280,8 @@ void cache_run_float(CacheRunArgs* args, Scratch* s) {
 
 void cache_run(CacheRunArgs* args, Scratch* scratch) {
     for (int i = 0; i < args->rows; i++) {
-        args->partial_max[i] = -INFINITY;
-        args->partial_sum[i] = 0.0f;
+        scratch->running_max[i] = -INFINITY;
+        scratch->row_sum[i] = 0.0f;
         memset(args->partial_out + static_cast<ptrdiff_t>(i) * args->out_width, 0, static_cast<size_t>(args->head_dim) * 4);
     }
     args->max_key_scale = 0.0f;
@@ -273,6 +290,9 @@ void cache_run(CacheRunArgs* args, Scratch* scratch) {
     } else {
         cache_run_int(args, scratch);
     }
+    // Only now: the same cache line holds other threads' rows, and every tile changes these.
+    memcpy(args->partial_max, scratch->running_max, static_cast<size_t>(args->rows) * sizeof(float));
+    memcpy(args->partial_sum, scratch->row_sum, static_cast<size_t>(args->rows) * sizeof(float));
 }
 
 }  // namespace

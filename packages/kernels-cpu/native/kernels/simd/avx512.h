@@ -144,15 +144,6 @@ struct Simd : QuadX86, Avx512Rows, Avx512Weights, Avx512Exponents, Avx512Beside 
         memcpy(&word, p, 4);
         return _mm512_set1_epi32(word);
     }
-    // sum += u · s. In assembler for g++, which gives the intrinsic another register for its result and copies all sums every step.
-    INT_FLASH_INLINE Ints dot(Ints sum, Ints u, Ints s) {
-#if defined(__GNUC__) && !defined(__clang__)
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
-        return sum;
-#else
-        return _mm512_dpbusd_epi32(sum, u, s);
-#endif
-    }
     INT_FLASH_INLINE Ints dot_scores(Ints sum, Ints keys, Ints query) { return dot(sum, keys, query); }
     INT_FLASH_INLINE Ints dot_products(Ints sum, Ints values, Ints weights) { return dot(sum, weights, values); }
 

@@ -14,6 +14,24 @@ struct Avx512Rows {
     static constexpr bool kChannelsOfRows = true;
     static constexpr bool kInt4Rows = true;  // score_int4_rows and weigh_int4_rows exist
 
+    // sum += u · s. In assembler for g++, which gives the intrinsic another register for its result and copies all sums every step.
+    INT_FLASH_INLINE __m512i dot(__m512i sum, __m512i u, __m512i s) {
+#if defined(__GNUC__) && !defined(__clang__)
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
+        return sum;
+#else
+        return _mm512_dpbusd_epi32(sum, u, s);
+#endif
+    }
+
+    // Keeps a compiler from loading x again for every instruction that takes it: a line and a half of memory each time, where rows are not aligned.
+    INT_FLASH_INLINE __m512i in_register(__m512i x) {
+#if defined(__GNUC__)
+        __asm__("" : "+v"(x));
+#endif
+        return x;
+    }
+
     // Row i of the 16 at hand; past the last one that is there, the last one again.
     template <bool kWhole>
     INT_FLASH_INLINE const char* row_at(const char* rows, ptrdiff_t stride, int i, int last) {
@@ -44,10 +62,10 @@ struct Avx512Rows {
         for (int d = 0; d < width; d += 64) {
             const __m512i q = _mm512_loadu_si512(query + d);
             const __mmask16 mask = kChunks > 0 ? static_cast<__mmask16>(0xffff) : words_of(dim - d);
-            s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k0 + d), flip), q);
-            s1 = _mm512_dpbusd_epi32(s1, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k1 + d), flip), q);
-            s2 = _mm512_dpbusd_epi32(s2, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k2 + d), flip), q);
-            s3 = _mm512_dpbusd_epi32(s3, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k3 + d), flip), q);
+            s0 = dot(s0, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k0 + d), flip), q);
+            s1 = dot(s1, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k1 + d), flip), q);
+            s2 = dot(s2, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k2 + d), flip), q);
+            s3 = dot(s3, _mm512_xor_si512(_mm512_maskz_loadu_epi32(mask, k3 + d), flip), q);
         }
         return sum_quads(sum_pairs(s0, s1), sum_pairs(s2, s3));
     }
@@ -110,39 +128,46 @@ struct Avx512Rows {
     // products[d] = Σ p_j · row j [d]; weights past n are 0.
     INT_FLASH_INLINE void weigh_rows(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int dim, const Ahead& soon,
                                      int32_t* products) {
-        for (int d = 0; d < dim; d += 64) {
-            const __mmask16 mask = words_of(dim - d);
-            const __m512i zero = _mm512_setzero_si512();
-            __m512i c0 = zero, c1 = zero, c2 = zero, c3 = zero;
-            const auto add = [&](const int8_t* v0, const int8_t* v1, const int8_t* v2, const int8_t* v3, const uint32_t* word) INT_FLASH_LAMBDA {
-                const __m512i r0 = _mm512_maskz_loadu_epi32(mask, v0), r1 = _mm512_maskz_loadu_epi32(mask, v1);
-                const __m512i r2 = _mm512_maskz_loadu_epi32(mask, v2), r3 = _mm512_maskz_loadu_epi32(mask, v3);
-                int32_t bits;
-                memcpy(&bits, word, 4);
-                const __m512i p = _mm512_set1_epi32(bits);
-                const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
-                const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
-                c0 = _mm512_dpbusd_epi32(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
-                c1 = _mm512_dpbusd_epi32(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
-                c2 = _mm512_dpbusd_epi32(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
-                c3 = _mm512_dpbusd_epi32(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
-            };
-            int j = 0;
-            for (; j + 4 <= n; j += 4) {
-                if (d == 0) soon.fetch(j, 4);
-                const int8_t* v = values + j * stride + d;
-                add(v, v + stride, v + 2 * stride, v + 3 * stride, weights + j / 4);
-            }
-            if (j < n) {
-                const int8_t* v = values + j * stride + d;
-                add(v, j + 1 < n ? v + stride : v, j + 2 < n ? v + 2 * stride : v, v, weights + j / 4);
-            }
-            // Quarter h of c_i holds channels d + 16 h + 4 i onwards.
-            store_quarters(products + d, 16, c0);
-            store_quarters(products + d + 4, 16, c1);
-            store_quarters(products + d + 8, 16, c2);
-            store_quarters(products + d + 12, 16, c3);
+        const Ahead none{};
+        int d = 0;
+        for (; d + 64 <= dim; d += 64) weigh_channels<true>(values + d, stride, n, weights, 64, d == 0 ? soon : none, products + d);
+        if (d < dim) weigh_channels<false>(values + d, stride, n, weights, dim - d, d == 0 ? soon : none, products + d);
+    }
+    // Up to 64 channels. Masked loads take a unit that multiplies, so whole ones have none.
+    template <bool kWhole>
+    INT_FLASH_INLINE void weigh_channels(const int8_t* values, ptrdiff_t stride, int n, const uint32_t* weights, int channels, const Ahead& soon,
+                                         int32_t* products) {
+        const __mmask16 mask = words_of(channels);
+        const auto load = [mask](const int8_t* row) INT_FLASH_LAMBDA { return kWhole ? in_register(_mm512_loadu_si512(row)) : _mm512_maskz_loadu_epi32(mask, row); };
+        const __m512i zero = _mm512_setzero_si512();
+        __m512i c0 = zero, c1 = zero, c2 = zero, c3 = zero;
+        const auto add = [&](const int8_t* v0, const int8_t* v1, const int8_t* v2, const int8_t* v3, const uint32_t* word) INT_FLASH_LAMBDA {
+            const __m512i r0 = load(v0), r1 = load(v1), r2 = load(v2), r3 = load(v3);
+            int32_t bits;
+            memcpy(&bits, word, 4);
+            const __m512i p = _mm512_set1_epi32(bits);
+            const __m512i lo01 = _mm512_unpacklo_epi8(r0, r1), hi01 = _mm512_unpackhi_epi8(r0, r1);
+            const __m512i lo23 = _mm512_unpacklo_epi8(r2, r3), hi23 = _mm512_unpackhi_epi8(r2, r3);
+            c0 = dot(c0, p, _mm512_unpacklo_epi16(lo01, lo23));
+            c1 = dot(c1, p, _mm512_unpackhi_epi16(lo01, lo23));
+            c2 = dot(c2, p, _mm512_unpacklo_epi16(hi01, hi23));
+            c3 = dot(c3, p, _mm512_unpackhi_epi16(hi01, hi23));
+        };
+        int j = 0;
+        for (; j + 4 <= n; j += 4) {
+            soon.fetch(j, 4);
+            const int8_t* v = values + j * stride;
+            add(v, v + stride, v + 2 * stride, v + 3 * stride, weights + j / 4);
         }
+        if (j < n) {
+            const int8_t* v = values + j * stride;
+            add(v, j + 1 < n ? v + stride : v, j + 2 < n ? v + 2 * stride : v, v, weights + j / 4);
+        }
+        // Quarter h of c_i holds channels 16 h + 4 i onwards.
+        store_quarters(products, 16, c0);
+        store_quarters(products + 4, 16, c1);
+        store_quarters(products + 8, 16, c2);
+        store_quarters(products + 12, 16, c3);
     }
 
     // Bytes that split_query writes.
@@ -163,8 +188,8 @@ struct Avx512Rows {
         return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8(static_cast<char>(0x88)), _mm512_set1_epi8(0x0f), 0x28);
     }
     INT_FLASH_INLINE __m512i dot_nibbles(__m512i sum, __m512i bytes, __m512i even, __m512i odd) {
-        sum = _mm512_dpbusd_epi32(sum, low_codes(bytes), even);
-        return _mm512_dpbusd_epi32(sum, low_codes(_mm512_srli_epi16(bytes, 4)), odd);
+        sum = dot(sum, low_codes(bytes), even);
+        return dot(sum, low_codes(_mm512_srli_epi16(bytes, 4)), odd);
     }
     // Head dimension 64: a row is 32 bytes, so a register holds two.
     template <bool kWhole>
@@ -227,8 +252,8 @@ struct Avx512Rows {
         __m512i low, both;
         INT_FLASH_LAMBDA void add(__m512i p, __m512i words) {
             const __m512i flipped = _mm512_xor_si512(words, _mm512_set1_epi8(0x08));
-            low = _mm512_dpbusd_epi32(low, p, _mm512_and_si512(flipped, _mm512_set1_epi8(0x0f)));
-            both = _mm512_dpbusd_epi32(both, p, flipped);
+            low = dot(low, p, _mm512_and_si512(flipped, _mm512_set1_epi8(0x0f)));
+            both = dot(both, p, flipped);
         }
         INT_FLASH_LAMBDA __m512i high() const { return _mm512_srai_epi32(_mm512_sub_epi32(both, low), 4); }
         INT_FLASH_LAMBDA __m512i low_less(__m512i offset) const { return _mm512_sub_epi32(low, offset); }
@@ -255,7 +280,7 @@ struct Avx512Rows {
         const uint8_t* codes = reinterpret_cast<const uint8_t*>(weights);
         const __m512i zero = _mm512_setzero_si512();
         __m512i sums = zero;
-        for (int j = 0; j < n; j += 64) sums = _mm512_dpbusd_epi32(sums, _mm512_maskz_loadu_epi32(words_of((n - j + 15) / 16 * 16), codes + j), _mm512_set1_epi8(1));
+        for (int j = 0; j < n; j += 64) sums = dot(sums, _mm512_maskz_loadu_epi32(words_of((n - j + 15) / 16 * 16), codes + j), _mm512_set1_epi8(1));
         const __m512i offset = _mm512_set1_epi32(8 * _mm512_reduce_add_epi32(sums));
         if (dim == 64) return weigh_int4_halves(values, n, codes, offset, soon, products);
         for (int d = 0; d < dim; d += 128) {
