@@ -17,6 +17,7 @@ int first_pthread_key_delete(pthread_key_t);
 void* first_pthread_getspecific(pthread_key_t);
 int first_pthread_setspecific(pthread_key_t, const void*);
 int first_pthread_attr_setstacksize(pthread_attr_t*, size_t);
+int first_pthread_mutex_trylock(pthread_mutex_t*);
 double first_log2(double);
 INT_FLASH_FIRST_VERSION(pthread_create);
 INT_FLASH_FIRST_VERSION(pthread_once);
@@ -25,6 +26,7 @@ INT_FLASH_FIRST_VERSION(pthread_key_delete);
 INT_FLASH_FIRST_VERSION(pthread_getspecific);
 INT_FLASH_FIRST_VERSION(pthread_setspecific);
 INT_FLASH_FIRST_VERSION(pthread_attr_setstacksize);
+INT_FLASH_FIRST_VERSION(pthread_mutex_trylock);
 INT_FLASH_FIRST_VERSION(log2);
 
 int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*), void* argument) {
@@ -39,6 +41,7 @@ int __wrap_pthread_setspecific(pthread_key_t key, const void* value) { return fi
 int __wrap_pthread_attr_setstacksize(pthread_attr_t* attributes, size_t size) {
   return first_pthread_attr_setstacksize(attributes, size);
 }
+int __wrap_pthread_mutex_trylock(pthread_mutex_t* mutex) { return first_pthread_mutex_trylock(mutex); }
 double __wrap_log2(double x) { return first_log2(x); }
 
 // Part of libstdc++'s std::random_device, which this addon does not use; failing is an answer that its callers know.
