@@ -37,6 +37,15 @@ INT_FLASH_INLINE void unpack_panel(const uint8_t* nibbles, int words, uint8_t* p
     }
 }
 
+INT_FLASH_INLINE void finish_int4_row(const LinearArgs& args, int block, int token, const float* total) {
+    const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
+    float* out = args.out + static_cast<ptrdiff_t>(token) * args.out_stride + (block - args.first_row);
+    for (int i = 0; i < width; i++) {
+        const float y = args.bias ? total[i] + args.bias[block + i] : total[i];
+        out[i] = args.accumulate ? out[i] + y : y;
+    }
+}
+
 // kTiles times kRows tokens; a group's weights are unpacked once for them all.
 template <int kRows, int kTiles>
 INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int token, Scratch* scratch) {
@@ -46,7 +55,6 @@ INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int t
     const uint32_t* input = static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
     uint8_t* panel = reinterpret_cast<uint8_t*>(scratch->tile_keys);
     float* total = scratch->out;
-    int32_t* sums = scratch->scores;
     static_assert(kTiles * kRows <= kMaxBlockRows && kBlock <= kMaxHeadDim, "totals fit Scratch::out");
     for (int i = 0; i < kTiles * kRows * kBlock; i++) total[i] = 0.0f;
     for (int g = 0; g < groups; g++) {
@@ -54,25 +62,60 @@ INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int t
         const float* w = weight_scale + g * kBlock;
         for (int first = 0; first < kTiles * kRows; first += kRows) {
             const int32_t* start = args.starts + static_cast<ptrdiff_t>(token + first) * groups + g;
+            const float* x = args.input_scale + static_cast<ptrdiff_t>(token + first) * groups + g;
+            float* to = total + first * kBlock;
             register_tile<LinearOp, kRows, Simd::kVectors>(
                 panel, input + static_cast<ptrdiff_t>(first) * args.input_words + g * words, args.input_words, words,
                 [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r * groups]) : Simd::zero_ints(); },
-                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA { Simd::store_ints(sums + r * kBlock + v * Simd::kLanes, sum); });
-            for (int r = 0; r < kRows; r++) {
-                const float x = args.input_scale[static_cast<ptrdiff_t>(token + first + r) * groups + g];
-                float* to = total + (first + r) * kBlock;
-                for (int i = 0; i < kBlock; i++) to[i] += static_cast<float>(sums[r * kBlock + i]) * (x * w[i]);
-            }
+                [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
+                    const int i = v * Simd::kLanes;
+                    const Simd::Partial scale = Simd::multiply(Simd::spread_float(x + static_cast<ptrdiff_t>(r) * groups), Simd::load_floats(w + i));
+                    Simd::store_floats(to + r * kBlock + i, Simd::plus(Simd::load_floats(to + r * kBlock + i), Simd::multiply(Simd::to_floats(sum), scale)));
+                });
         }
     }
-    const int width = args.last_row - block < kBlock ? args.last_row - block : kBlock;
-    for (int r = 0; r < kTiles * kRows; r++) {
-        float* out = args.out + static_cast<ptrdiff_t>(token + r) * args.out_stride + (block - args.first_row);
-        for (int i = 0; i < width; i++) {
-            const float y = args.bias ? total[r * kBlock + i] + args.bias[block + i] : total[r * kBlock + i];
-            out[i] = args.accumulate ? out[i] + y : y;
+    for (int r = 0; r < kTiles * kRows; r++) finish_int4_row(args, block, token + r, total + r * kBlock);
+}
+
+// One token: codes become bytes in registers, since no other wants them; as code + 8, for which sums start at a sixteenth of what code + 128 has. Even and odd
+// words' sums are apart, so that twice as many dot products are under way. `S`: Simd, where codes are stored with an offset.
+template <class S>
+INT_FLASH_INLINE void linear_int4_token(const LinearArgs& args, int block, int token, float* total) {
+    using Ints = typename S::Ints;
+    using Partial = typename S::Partial;
+    constexpr int V = S::kVectors;
+    const int words = args.group / kGranule, groups = args.cols / args.group;
+    const uint8_t* nibbles = static_cast<const uint8_t*>(args.weights) + static_cast<ptrdiff_t>(block) * args.cols / 2;
+    const float* weight_scale = args.scales + static_cast<ptrdiff_t>(block) * groups;
+    const uint32_t* input = static_cast<const uint32_t*>(args.input) + static_cast<ptrdiff_t>(token) * args.input_words;
+    const ptrdiff_t first = static_cast<ptrdiff_t>(token) * groups;
+    Partial t0 = S::zero_floats(), t1 = t0, t2 = t0, t3 = t0;
+    for (int g = 0; g < groups; g++, weight_scale += kBlock) {
+        Ints e0 = S::splat_int(args.starts[first + g] / 16), e1 = e0, e2 = e0, e3 = e0, o0 = S::zero_ints(), o1 = o0, o2 = o0, o3 = o0;
+        for (int w = 0; w < words; w += 2, input += 2, nibbles += kBlock * kGranule) {
+            const Ints even = S::spread(input), odd = S::spread(input + 1);
+            const auto dot = [&](int v, Ints& e, Ints& o) INT_FLASH_LAMBDA {
+                const Ints packed = S::load_linear(nibbles, v);
+                e = S::dot_scores(e, S::low_nibbles(packed), even);
+                o = S::dot_scores(o, S::high_nibbles(packed), odd);
+            };
+            dot(0, e0, o0);
+            if constexpr (V > 1) dot(1, e1, o1);
+            if constexpr (V > 2) dot(2, e2, o2);
+            if constexpr (V > 3) dot(3, e3, o3);
         }
+        const Partial x = S::spread_float(args.input_scale + first + g);
+        const auto add = [&](int v, Partial& t, Ints sum) INT_FLASH_LAMBDA { t = S::plus(t, S::multiply(S::to_floats(sum), S::multiply(x, S::load_floats(weight_scale + v * S::kLanes)))); };
+        add(0, t0, S::plus(e0, o0));
+        if constexpr (V > 1) add(1, t1, S::plus(e1, o1));
+        if constexpr (V > 2) add(2, t2, S::plus(e2, o2));
+        if constexpr (V > 3) add(3, t3, S::plus(e3, o3));
     }
+    S::store_floats(total, t0);
+    if constexpr (V > 1) S::store_floats(total + S::kLanes, t1);
+    if constexpr (V > 2) S::store_floats(total + 2 * S::kLanes, t2);
+    if constexpr (V > 3) S::store_floats(total + 3 * S::kLanes, t3);
+    finish_int4_row(args, block, token, total);
 }
 
 void linear_int4(const LinearArgs& args, Scratch* scratch) {
@@ -81,7 +124,10 @@ void linear_int4(const LinearArgs& args, Scratch* scratch) {
         int token = 0;
         for (; token + kTiles * kRowGroup <= args.tokens; token += kTiles * kRowGroup) linear_int4_tiles<kRowGroup, kTiles>(args, block, token, scratch);
         for (; token + kRowGroup <= args.tokens; token += kRowGroup) linear_int4_tiles<kRowGroup, 1>(args, block, token, scratch);
-        for (; token < args.tokens; token++) linear_int4_tiles<1, 1>(args, block, token, scratch);
+        for (; token < args.tokens; token++) {
+            if constexpr (Simd::kOffsetScores) linear_int4_token<Simd>(args, block, token, scratch->out);
+            else linear_int4_tiles<1, 1>(args, block, token, scratch);
+        }
     }
 }
 

@@ -175,6 +175,7 @@ struct Simd : QuadX86, Avx2Weights {
     INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
     INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm256_fmadd_ps(a, b, c); }
     INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm256_mul_ps(a, b); }
+    INT_FLASH_INLINE Partial plus(Partial a, Partial b) { return _mm256_add_ps(a, b); }
     INT_FLASH_INLINE Partial larger(Partial a, Partial b) { return _mm256_max_ps(a, b); }
     INT_FLASH_INLINE Partial excluded() { return _mm256_set1_ps(-__builtin_inff()); }
     INT_FLASH_INLINE void largest_of_four(Partial a, Partial b, Partial c, Partial d, float* out) {
@@ -257,6 +258,10 @@ struct Simd : QuadX86, Avx2Weights {
         }
     }
     static constexpr int kLinearCodeBytes = 1;
+    // Of bytes with two codes each: the low ones, the high ones.
+    INT_FLASH_INLINE Ints low_nibbles(Ints a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+    INT_FLASH_INLINE Ints high_nibbles(Ints a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+    INT_FLASH_INLINE Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
     INT_FLASH_INLINE Ints load_linear(const void* p, int vector) { return load_words(static_cast<const uint32_t*>(p) + vector * 8); }
 #else
     INT_FLASH_INLINE __m256i load_16_codes(const int8_t* p) {

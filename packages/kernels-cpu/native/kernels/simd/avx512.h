@@ -154,6 +154,7 @@ struct Simd : QuadX86, Avx512Rows, Avx512Weights, Avx512Exponents, Avx512Beside 
     INT_FLASH_INLINE Partial to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
     INT_FLASH_INLINE Partial multiply_add(Partial a, Partial b, Partial c) { return _mm512_fmadd_ps(a, b, c); }
     INT_FLASH_INLINE Partial multiply(Partial a, Partial b) { return _mm512_mul_ps(a, b); }
+    INT_FLASH_INLINE Partial plus(Partial a, Partial b) { return _mm512_add_ps(a, b); }
     INT_FLASH_INLINE Partial larger(Partial a, Partial b) { return _mm512_max_ps(a, b); }
     INT_FLASH_INLINE Partial excluded() { return _mm512_set1_ps(-__builtin_inff()); }
 
@@ -175,6 +176,10 @@ struct Simd : QuadX86, Avx512Rows, Avx512Weights, Avx512Exponents, Avx512Beside 
         reduce_four(a, b, c, d, out, [](Floats x, Floats y) INT_FLASH_LAMBDA { return _mm512_add_ps(x, y); });
     }
 
+    // Of bytes with two codes each: the low ones, the high ones.
+    INT_FLASH_INLINE Ints low_nibbles(Ints a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+    INT_FLASH_INLINE Ints high_nibbles(Ints a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+    INT_FLASH_INLINE Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
     INT_FLASH_INLINE Ints load_linear(const void* p, int vector) { return load_words(static_cast<const uint32_t*>(p) + vector * 16); }
 
     // 16 keys side by side, four rows and four columns at a time.

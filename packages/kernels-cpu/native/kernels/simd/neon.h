@@ -209,6 +209,7 @@ struct Simd : PlainRows {
         return {vfmaq_f32(z.lo, x.lo, y.lo), vfmaq_f32(z.hi, x.hi, y.hi)};
     }
     INT_FLASH_INLINE Partial multiply(Partial x, Partial y) { return {vmulq_f32(x.lo, y.lo), vmulq_f32(x.hi, y.hi)}; }
+    INT_FLASH_INLINE Partial plus(Partial x, Partial y) { return {vaddq_f32(x.lo, y.lo), vaddq_f32(x.hi, y.hi)}; }
     INT_FLASH_INLINE Partial larger(Partial x, Partial y) { return {vmaxq_f32(x.lo, y.lo), vmaxq_f32(x.hi, y.hi)}; }
     INT_FLASH_INLINE Partial excluded() { return {vdupq_n_f32(-__builtin_inff()), vdupq_n_f32(-__builtin_inff())}; }
     INT_FLASH_INLINE float largest_lane(Partial x) { return vmaxvq_f32(vmaxq_f32(x.lo, x.hi)); }

@@ -166,6 +166,10 @@ struct Simd : PlainRows {
         for (int i = 0; i < 8; i++) a.lane[i] *= b.lane[i];
         return a;
     }
+    INT_FLASH_INLINE Partial plus(Partial a, Partial b) {
+        for (int i = 0; i < 8; i++) a.lane[i] += b.lane[i];
+        return a;
+    }
     INT_FLASH_INLINE Partial larger(Partial a, Partial b) {
         for (int i = 0; i < 8; i++) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
         return a;
