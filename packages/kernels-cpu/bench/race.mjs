@@ -1,4 +1,4 @@
-// Candidates timed in turns, round by round: on a shared machine the clock drifts, and only what ran side by side compares.
+// Candidates timed in turns, round by round, in another order each round: on a shared machine the clock drifts, and only what ran side by side compares.
 
 const REPEAT_MS = 4; // a candidate's turn lasts about so long, in as many calls as fit
 const MOST_REPEATS = 400;
@@ -21,13 +21,13 @@ export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled
       for (const start = performance.now(); performance.now() - start < WARM_MS; ) await milliseconds(run, 1, 0);
   }
   for (const [name, run] of entries) {
-    const once = await milliseconds(run, 1, 1);
+    const once = Math.min(await milliseconds(run, 1, 1), await milliseconds(run, 1, 2), await milliseconds(run, 1, 3)); // the first wakes threads
     repeats.set(name, Math.max(1, Math.min(MOST_REPEATS, Math.round(REPEAT_MS / once))));
   }
   const times = new Map(entries.map(([name]) => [name, []]));
   const start = performance.now();
   for (let round = 0; round < rounds && (round < 3 || performance.now() - start < seconds * 1000); round++) {
-    for (const [name, run] of entries) {
+    for (const [name, run] of shuffled(entries)) {
       settled?.();
       await run(0); // wakes threads, as a call before it would have
       times.get(name).push(await milliseconds(run, repeats.get(name), 1));
@@ -36,6 +36,18 @@ export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled
   return Object.fromEntries(
     [...times].map(([name, values]) => [name, { ms: median(values), bestMs: Math.min(...values), rounds: values }]),
   );
+}
+
+let state = 1;
+/** Another order each time, the same ones in each process: whoever always came behind a peer whose threads had just stopped would pay for what those left behind. */
+function shuffled(entries) {
+  const order = [...entries];
+  for (let i = order.length - 1; i > 0; i--) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    const other = Math.floor((state / 2 ** 32) * (i + 1));
+    [order[i], order[other]] = [order[other], order[i]];
+  }
+  return order;
 }
 
 async function milliseconds(run, count, first) {
