@@ -1,4 +1,5 @@
 // Candidates timed in turns, round by round, in another order each round: on a shared machine the clock drifts, and only what ran side by side compares.
+import { seededUniform } from '@int-flash/reference';
 
 const REPEAT_MS = 4; // a candidate's turn lasts about so long, in as many calls as fit
 const MOST_REPEATS = 400;
@@ -38,13 +39,12 @@ export async function race(candidates, { rounds = 9, seconds = 4 } = {}, settled
   );
 }
 
-let state = 1;
+const uniform = seededUniform(1);
 /** Another order each time, the same ones in each process: whoever always came behind a peer whose threads had just stopped would pay for what those left behind. */
 function shuffled(entries) {
   const order = [...entries];
   for (let i = order.length - 1; i > 0; i--) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    const other = Math.floor((state / 2 ** 32) * (i + 1));
+    const other = Math.floor(uniform() * (i + 1));
     [order[i], order[other]] = [order[other], order[i]];
   }
   return order;
