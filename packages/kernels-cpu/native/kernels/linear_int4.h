@@ -46,6 +46,11 @@ INT_FLASH_INLINE void finish_int4_row(const LinearArgs& args, int block, int tok
     }
 }
 
+// A group's part of a total: its sum in float32, times the scales of the input and of the rows.
+INT_FLASH_INLINE Simd::Partial with_group(Simd::Partial total, Simd::Ints sum, Simd::Partial input_scale, const float* weight_scale) {
+    return Simd::plus(total, Simd::multiply(Simd::to_floats(sum), Simd::multiply(input_scale, Simd::load_floats(weight_scale))));
+}
+
 // kTiles times kRows tokens; a group's weights are unpacked once for them all.
 template <int kRows, int kTiles>
 INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int token, Scratch* scratch) {
@@ -68,9 +73,8 @@ INT_FLASH_INLINE void linear_int4_tiles(const LinearArgs& args, int block, int t
                 panel, input + static_cast<ptrdiff_t>(first) * args.input_words + g * words, args.input_words, words,
                 [=](int r, int) INT_FLASH_LAMBDA { return Simd::kOffsetScores ? Simd::splat_int(start[r * groups]) : Simd::zero_ints(); },
                 [=](int r, int v, Simd::Ints sum) INT_FLASH_LAMBDA {
-                    const int i = v * Simd::kLanes;
-                    const Simd::Partial scale = Simd::multiply(Simd::spread_float(x + static_cast<ptrdiff_t>(r) * groups), Simd::load_floats(w + i));
-                    Simd::store_floats(to + r * kBlock + i, Simd::plus(Simd::load_floats(to + r * kBlock + i), Simd::multiply(Simd::to_floats(sum), scale)));
+                    float* at = to + r * kBlock + v * Simd::kLanes;
+                    Simd::store_floats(at, with_group(Simd::load_floats(at), sum, Simd::spread_float(x + static_cast<ptrdiff_t>(r) * groups), w + v * Simd::kLanes));
                 });
         }
     }
@@ -105,11 +109,10 @@ INT_FLASH_INLINE void linear_int4_token(const LinearArgs& args, int block, int t
             if constexpr (V > 3) dot(3, e3, o3);
         }
         const Partial x = S::spread_float(args.input_scale + first + g);
-        const auto add = [&](int v, Partial& t, Ints sum) INT_FLASH_LAMBDA { t = S::plus(t, S::multiply(S::to_floats(sum), S::multiply(x, S::load_floats(weight_scale + v * S::kLanes)))); };
-        add(0, t0, S::plus(e0, o0));
-        if constexpr (V > 1) add(1, t1, S::plus(e1, o1));
-        if constexpr (V > 2) add(2, t2, S::plus(e2, o2));
-        if constexpr (V > 3) add(3, t3, S::plus(e3, o3));
+        t0 = with_group(t0, S::plus(e0, o0), x, weight_scale);
+        if constexpr (V > 1) t1 = with_group(t1, S::plus(e1, o1), x, weight_scale + S::kLanes);
+        if constexpr (V > 2) t2 = with_group(t2, S::plus(e2, o2), x, weight_scale + 2 * S::kLanes);
+        if constexpr (V > 3) t3 = with_group(t3, S::plus(e3, o3), x, weight_scale + 3 * S::kLanes);
     }
     S::store_floats(total, t0);
     if constexpr (V > 1) S::store_floats(total + S::kLanes, t1);
