@@ -14,9 +14,9 @@ struct CodeRows {
     int32_t heads, tokens, dim;
 };
 
-/** Codes of a byte each into `packed`, row after row; Given::kInt4Codes where one is not in [-8, 7]. */
+/** Codes of a byte each into `packed`, on 16 bytes, row after row; Given::kInt4Codes where one is not in [-8, 7]. */
 cudaError_t launch_pack_int4(const CodeRows& from, uint32_t* packed, Findings* findings, cudaStream_t stream);
-/** Packed rows into `codes`, a byte each, row after row. */
+/** Packed rows into `codes`, on 16 bytes, a byte each, row after row. */
 cudaError_t launch_unpack_int4(const CodeRows& from, uint2* codes, cudaStream_t stream);
 
 }  // namespace intflash

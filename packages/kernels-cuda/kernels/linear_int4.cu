@@ -151,7 +151,7 @@ template <int kGroup> __global__ void __launch_bounds__(kSomeWarps * 32, 2) line
                 }
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    const float w_scale = block < blocks ? __ldg(weights.scales + rows[k / 2] * blocks * kScales + block * kScales + g) : 0.f;
+                    const float found = __ldg(weights.scales + rows[k / 2] * blocks * kScales + there * kScales + g), w_scale = block < blocks ? found : 0.f;
                     to[warp * kScales + g][2 * c + k % 2][r + k / 2 * 8] = group_term(sums[k], x_scales[k % 2][there * kScales + g], w_scale);
                 }
             }
