@@ -1,4 +1,4 @@
-// See int4_packing.h. A word is eight codes. Rows that lie without gaps, 32 codes a thread and step; others, and what is left of those, a word a step.
+// See int4_packing.h. A word is eight codes. Rows that lie without gaps, 16 or 32 codes a thread and step; others, and what is left of those, a word a step.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -69,27 +69,27 @@ __global__ void __launch_bounds__(kThreads) pack_dense(const uint4* codes, int64
     report(found, bad);
 }
 
-__global__ void __launch_bounds__(kThreads) unpack_dense(const uint4* packed, int64_t count, uint4* codes) {
+/** 16 codes a thread and step: what a warp writes at once are whole lines. */
+__global__ void __launch_bounds__(kThreads) unpack_dense(const uint2* packed, int64_t count, uint4* codes) {
     const int64_t step = int64_t{gridDim.x} * kThreads;
-#pragma unroll 2
+#pragma unroll 4
     for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-        const uint4 words = packed[i];
-        const uint2 a = unpack_int4(words.x), b = unpack_int4(words.y), c = unpack_int4(words.z), d = unpack_int4(words.w);
-        codes[2 * i] = make_uint4(a.x, a.y, b.x, b.y);
-        codes[2 * i + 1] = make_uint4(c.x, c.y, d.x, d.y);
+        const uint2 words = packed[i];
+        const uint2 low = unpack_int4(words.x), high = unpack_int4(words.y);
+        codes[i] = make_uint4(low.x, low.y, high.x, high.y);
     }
 }
 
-constexpr int kDenseWords = 4;
+constexpr int kPackedWords = 4, kUnpackedWords = 2;  // of a thread's step
 
 int64_t words_of(const CodeRows& rows) { return rows.rows * (rows.dim / kCodes); }
 unsigned blocks_of(int64_t threads) { return static_cast<unsigned>(std::min<int64_t>((threads + kThreads - 1) / kThreads, kMaxBlocks)); }
 
-/** Of rows of `bytes`: how many groups of kDenseWords lie one after the other on 16 bytes. Where there is one row, head or batch, its stride does not count. */
-int64_t dense_groups(const CodeRows& rows, int64_t bytes) {
+/** Of rows of `bytes`: how many groups of `words` lie one after the other on 16 bytes. Where there is one row, head or batch, its stride does not count. */
+int64_t dense_groups(const CodeRows& rows, int64_t bytes, int words) {
     const int64_t head = bytes * rows.tokens, batch = head * rows.heads, batches = rows.rows / (int64_t{rows.tokens} * rows.heads);
     const bool is_dense = (rows.tokens == 1 || rows.strides.token == bytes) && (rows.heads == 1 || rows.strides.head == head) && (batches == 1 || rows.strides.batch == batch);
-    return is_dense && reinterpret_cast<uintptr_t>(rows.data) % sizeof(uint4) == 0 ? words_of(rows) / kDenseWords : 0;
+    return is_dense && reinterpret_cast<uintptr_t>(rows.data) % sizeof(uint4) == 0 ? words_of(rows) / words : 0;
 }
 
 }  // namespace
@@ -97,7 +97,7 @@ int64_t dense_groups(const CodeRows& rows, int64_t bytes) {
 cudaError_t launch_pack_int4(const CodeRows& from, uint32_t* packed, Findings* findings, cudaStream_t stream) {
     const int64_t words = words_of(from);
     if (words == 0) return cudaSuccess;
-    const int64_t groups = dense_groups(from, from.dim), left = words - groups * kDenseWords;
+    const int64_t groups = dense_groups(from, from.dim, kPackedWords), left = words - groups * kPackedWords;
     if (groups > 0) pack_dense<<<blocks_of(groups), kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(from.data), groups, reinterpret_cast<uint4*>(packed), &findings->bad_given);
     if (left > 0) pack_codes<<<blocks_of(left), kThreads, 0, stream>>>(from, words - left, words, packed, &findings->bad_given);
     return cudaGetLastError();
@@ -106,8 +106,8 @@ cudaError_t launch_pack_int4(const CodeRows& from, uint32_t* packed, Findings* f
 cudaError_t launch_unpack_int4(const CodeRows& from, uint2* codes, cudaStream_t stream) {
     const int64_t words = words_of(from);
     if (words == 0) return cudaSuccess;
-    const int64_t groups = dense_groups(from, from.dim / 2), left = words - groups * kDenseWords;
-    if (groups > 0) unpack_dense<<<blocks_of(groups), kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(from.data), groups, reinterpret_cast<uint4*>(codes));
+    const int64_t groups = dense_groups(from, from.dim / 2, kUnpackedWords), left = words - groups * kUnpackedWords;
+    if (groups > 0) unpack_dense<<<blocks_of(groups), kThreads, 0, stream>>>(reinterpret_cast<const uint2*>(from.data), groups, reinterpret_cast<uint4*>(codes));
     if (left > 0) unpack_codes<<<blocks_of(left), kThreads, 0, stream>>>(from, words - left, words, codes);
     return cudaGetLastError();
 }
