@@ -2,6 +2,7 @@
 //   §1 the first append: keys' shifts   §2 rows of 64 tokens a block, then one block a KV head and sequence for scales
 #include <cuda_runtime.h>
 
+#include "grid_limits.h"
 #include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "settle_scales.cuh"
@@ -9,7 +10,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kMaxGridZ = 65535;  // CUDA's limit
 constexpr int kOffsetTokens = 64;  // a key offset is the mean of this many tokens at most
 constexpr int kMostChannelBits = 30;  // a channel's scale is 2^30 at most: queries times it stay far inside float32
 

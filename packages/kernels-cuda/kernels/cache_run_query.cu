@@ -7,6 +7,7 @@
 
 #include "cache_run_sums.cuh"
 #include "ceil_div.h"
+#include "grid_limits.h"
 #include "launch_early.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/ticket.cuh"

@@ -5,6 +5,7 @@
 #pragma once
 #include "cache_span.cuh"
 #include "exact_math.cuh"
+#include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/load_once.cuh"
@@ -145,9 +146,6 @@ template <class S> __device__ __forceinline__ void load_query(const int8_t* row,
     }
 }
 
-__device__ __forceinline__ uint32_t low_codes(uint32_t packed) { return packed << 4 & 0xf0f0f0f0u; }
-__device__ __forceinline__ uint32_t high_codes(uint32_t packed) { return packed & 0xf0f0f0f0u; }
-
 /** The lane's place in the ring: a matrix is eight keys' chunk of one number, and two chunks of 16 keys come at once. */
 template <class S> __device__ __forceinline__ uint32_t key_place(uint32_t ring) {
     const int row = threadIdx.x % 16, chunk = threadIdx.x % 32 / 16;
@@ -165,8 +163,8 @@ template <class S> __device__ __forceinline__ void multiply_keys(const uint32_t 
             else mma_s8(sums, {a0, a1, a2, a3}, q[k][0], q[k][1]);
         };
         if constexpr (S::kInt4) {
-            multiply(chunk, low_codes(m[0]), low_codes(m[1]), high_codes(m[0]), high_codes(m[1]));
-            multiply(chunk + 1, low_codes(m[2]), low_codes(m[3]), high_codes(m[2]), high_codes(m[3]));
+            multiply(chunk, even_codes(m[0]), even_codes(m[1]), odd_codes(m[0]), odd_codes(m[1]));
+            multiply(chunk + 1, even_codes(m[2]), even_codes(m[3]), odd_codes(m[2]), odd_codes(m[3]));
         } else {
             multiply(chunk / 2, m[0], m[1], m[2], m[3]);
         }
@@ -286,8 +284,8 @@ template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, co
         const uint32_t even = __byte_perm(m[0], m[kSecond], 0x6240), odd = __byte_perm(m[0], m[kSecond], 0x7351);
         const uint32_t next_even = __byte_perm(m[kThird], m[3], 0x6240), next_odd = __byte_perm(m[kThird], m[3], 0x7351);
         if constexpr (S::kInt4) {
-            multiply(sums[2 * chunk], low_codes(even), high_codes(even), low_codes(next_even), high_codes(next_even));
-            multiply(sums[2 * chunk + 1], low_codes(odd), high_codes(odd), low_codes(next_odd), high_codes(next_odd));
+            multiply(sums[2 * chunk], even_codes(even), odd_codes(even), even_codes(next_even), odd_codes(next_even));
+            multiply(sums[2 * chunk + 1], even_codes(odd), odd_codes(odd), even_codes(next_odd), odd_codes(next_odd));
         } else {
             multiply(sums[chunk], even, odd, next_even, next_odd);
         }

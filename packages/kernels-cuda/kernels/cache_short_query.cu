@@ -8,6 +8,7 @@
 #include "byte_transpose.cuh"
 #include "cache_span.cuh"
 #include "exact_math.cuh"
+#include "grid_limits.h"
 #include "int4_codes.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/dot_bytes.cuh"

@@ -7,7 +7,6 @@
 
 namespace intflash {
 
-constexpr unsigned kMaxGridZ = 65535;  // CUDA's limit
 
 /** blockIdx.y: the KV head; blockIdx.z: the sequence and the part of its rows. */
 struct Span {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "decoder_steps.h"
+#include "grid_limits.h"
 #include "hadamard.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "row_blocks.cuh"
@@ -13,7 +14,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
 __global__ void __launch_bounds__(kMostRowThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
@@ -110,9 +110,7 @@ __global__ void __launch_bounds__(kMostRowThreads) norm_short_rows(const Norm no
 #pragma unroll
     for (int i = 0; i < kHeld; ++i)
         if (column(i) < columns) out.codes[token * columns + column(i)] = static_cast<int8_t>(encoder.code(x[i]));
-    if (threadIdx.x > 0) return;
-    out.scales[token] = encoder.scale;
-    if (!(largest <= FLT_MAX)) atomicOr(findings, kNonfinite);
+    if (threadIdx.x == 0) note_scale(largest, encoder.scale, out.scales + token, findings);
 }
 
 // ── §2 ──

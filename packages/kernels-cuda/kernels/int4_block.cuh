@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "int4_codes.cuh"
 #include "linear_int4.h"
 
 namespace intflash {
@@ -12,10 +13,6 @@ constexpr int kBlockCodeBytes = kInt4Columns / 2, kLaneCodeBytes = kBlockCodeByt
 
 /** Scales of a block. */
 template <int kGroup> constexpr int kScalesOf = kInt4Columns / kGroup;
-
-/** Sixteen times the codes of even columns, or of odd ones, as bytes. */
-__device__ __forceinline__ uint32_t even_codes(uint32_t packed) { return packed << 4 & 0xf0f0f0f0u; }
-__device__ __forceinline__ uint32_t odd_codes(uint32_t packed) { return packed & 0xf0f0f0f0u; }
 
 /** A lane's codes of a block's four parts, eight columns a word. */
 __device__ __forceinline__ uint32_t part_of(const int4& codes, int part) { return static_cast<uint32_t>(part == 0 ? codes.x : part == 1 ? codes.y : part == 2 ? codes.z : codes.w); }

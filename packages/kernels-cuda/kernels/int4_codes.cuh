@@ -4,6 +4,10 @@
 
 namespace intflash {
 
+/** Sixteen times a word's even codes, or its odd ones, as bytes. */
+__device__ __forceinline__ uint32_t even_codes(uint32_t packed) { return packed << 4 & 0xf0f0f0f0u; }
+__device__ __forceinline__ uint32_t odd_codes(uint32_t packed) { return packed & 0xf0f0f0f0u; }
+
 /** Eight codes of a word to eight bytes. */
 __device__ __forceinline__ uint2 unpack_int4(uint32_t packed) {
     const uint32_t even = __vsub4((packed & 0x0f0f0f0fu) ^ 0x08080808u, 0x08080808u);

@@ -8,6 +8,7 @@
 
 #include "few_tokens.h"
 #include "float_sums.cuh"
+#include "grid_limits.h"
 #include "linear_float.h"
 #include "ptx/copy_async.cuh"
 #include "ptx/mma.cuh"
@@ -16,7 +17,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
 constexpr int kFewThreads = 128;

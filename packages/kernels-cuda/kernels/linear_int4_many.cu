@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "float_sums.cuh"
+#include "grid_limits.h"
 #include "int4_block.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/mma.cuh"
@@ -11,7 +12,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 constexpr int kThreads = 128;
 

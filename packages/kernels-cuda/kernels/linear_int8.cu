@@ -3,6 +3,7 @@
 //   §2 quantizing the input, and the launches
 #include <cuda_runtime.h>
 
+#include "grid_limits.h"
 #include "launch_early.h"
 #include "linear_finish.cuh"
 #include "linear_int8.h"
@@ -15,7 +16,6 @@
 namespace intflash {
 namespace {
 
-constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ── §1 ──
 /** `kRows_` of weights by 64 tokens. */
@@ -133,9 +133,7 @@ __global__ void __launch_bounds__(kMostRowThreads) quantize_short_input(const fl
     const float largest = block_largest(larger(larger(x.x, x.y), larger(x.z, x.w)), scratch);
     const Encoder encoder(symmetric_scale(largest));
     if (c < columns) *reinterpret_cast<uint32_t*>(target.codes + token * columns + c) = pack_codes(encoder.code(x.x), encoder.code(x.y), encoder.code(x.z), encoder.code(x.w));
-    if (threadIdx.x > 0) return;
-    target.scales[token] = encoder.scale;
-    if (!(largest <= FLT_MAX)) atomicOr(nonfinite, 1u);
+    if (threadIdx.x == 0) note_scale(largest, encoder.scale, target.scales + token, nonfinite);
 }
 
 /** The same of rows whose largest magnitudes are known, as bits. */
@@ -146,9 +144,7 @@ __global__ void __launch_bounds__(kEncoders) encode_input(const float* input, in
     const float top = __uint_as_float(largest[token]), scale = symmetric_scale(top);
     encode_columns(input + token * stride, cols, columns, scale, target.codes + token * columns, c, gridDim.x * kEncoders * 4);
     launch_dependents();
-    if (c > 0) return;
-    target.scales[token] = scale;
-    if (!(top <= FLT_MAX)) atomicOr(nonfinite, 1u);
+    if (c == 0) note_scale(top, scale, target.scales + token, nonfinite);
 }
 
 template <class T> cudaError_t launch_many(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {

@@ -77,13 +77,17 @@ __device__ __forceinline__ void encode_columns(const float* row, int cols, int c
     }
 }
 
+/** A row's scale, and whether its numbers are finite, by one thread. */
+__device__ __forceinline__ void note_scale(float largest, float scale, float* scale_at, uint32_t* nonfinite) {
+    *scale_at = scale;
+    if (!(largest <= FLT_MAX)) atomicOr(nonfinite, 1u);
+}
+
 /** The same of a whole row whose largest magnitude is known, and the row's scale. All threads of the block call it. */
 __device__ __forceinline__ void encode_row(const float* row, int cols, int columns, float largest, int8_t* codes, float* scale_at, uint32_t* nonfinite) {
     const float scale = symmetric_scale(largest);
     encode_columns(row, cols, columns, scale, codes, threadIdx.x * 4, blockDim.x * 4);
-    if (threadIdx.x > 0) return;
-    *scale_at = scale;
-    if (!(largest <= FLT_MAX)) atomicOr(nonfinite, 1u);
+    if (threadIdx.x == 0) note_scale(largest, scale, scale_at, nonfinite);
 }
 
 }  // namespace intflash

@@ -1,5 +1,5 @@
 import { fromFloat32, type Int4Group, type LinearWeights, toFloat32 } from '@int-flash/ops';
-import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, widenInt4Linear } from '@int-flash/quant';
+import { fma32, quantizePerGroupInt4, quantizePerTokenInt8, unpackInt4, widenInt4Linear } from '@int-flash/quant';
 import { seededNormal, seededUniform } from '@int-flash/reference';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createCudaBackend } from '../src/cuda-backend.js';
@@ -20,34 +20,19 @@ function int8Weights(rows: number, cols: number, withBias: boolean) {
   return { type: 'int8', rows, cols, codes, scales, bias: withBias ? normals(rows, 2) : undefined } as const;
 }
 
-/** docs/arithmetic.md, operation by operation. */
-function int8Oracle({ rows, cols, codes, scales, bias }: ReturnType<typeof int8Weights>, input: Float32Array) {
-  const x = quantizePerTokenInt8(input, cols);
-  const out = new Float32Array(x.scales.length * rows);
-  for (let token = 0; token < x.scales.length; token++) {
-    for (let row = 0; row < rows; row++) {
-      let sum = 0;
-      for (let c = 0; c < cols; c++) sum += x.values[token * cols + c]! * codes[row * cols + c]!;
-      const y = Math.fround(Math.fround(sum) * Math.fround(x.scales[token]! * scales[row]!));
-      out[token * rows + row] = bias ? y + bias[row]! : y;
-    }
-  }
-  return out;
-}
+type Int8Weights = Extract<LinearWeights, { type: 'int8' }>;
 
-/** The same with a scale for each group of columns, whose sums are added up in order. */
-function int4Oracle(weights: Extract<LinearWeights, { type: 'int4' }>, input: Float32Array) {
-  const { rows, cols, packed, scales, bias, group } = weights;
+/** docs/arithmetic.md, operation by operation: a scale for each group of columns, whose sums are added up in order. */
+function groupOracle({ rows, cols, codes, scales, bias }: Int8Weights, group: number, input: Float32Array) {
   const groups = cols / group;
   const x = quantizePerTokenInt8(input, group); // a group as a token
   const out = new Float32Array((input.length / cols) * rows);
-  const code = (index: number) => ((packed[index >> 1]! >> (4 * (index % 2))) << 28) >> 28;
   for (let token = 0; token < input.length / cols; token++) {
     for (let row = 0; row < rows; row++) {
       let y = 0;
       for (let g = 0; g < groups; g++) {
         let sum = 0;
-        for (let c = g * group; c < (g + 1) * group; c++) sum += x.values[token * cols + c]! * code(row * cols + c);
+        for (let c = g * group; c < (g + 1) * group; c++) sum += x.values[token * cols + c]! * codes[row * cols + c]!;
         const scale = Math.fround(x.scales[token * groups + g]! * scales[row * groups + g]!);
         y = Math.fround(y + Math.fround(Math.fround(sum) * scale));
       }
@@ -55,6 +40,15 @@ function int4Oracle(weights: Extract<LinearWeights, { type: 'int4' }>, input: Fl
     }
   }
   return out;
+}
+
+function int8Oracle(weights: Int8Weights, input: Float32Array) {
+  return groupOracle(weights, weights.cols, input);
+}
+
+function int4Oracle(weights: Extract<LinearWeights, { type: 'int4' }>, input: Float32Array) {
+  const codes = unpackInt4(weights.packed, weights.rows * weights.cols);
+  return groupOracle({ ...weights, type: 'int8', codes }, weights.group, input);
 }
 
 /** Sixteen partial sums by fma, column c into sum c mod 16, folded 8, 4, 2, 1. */
