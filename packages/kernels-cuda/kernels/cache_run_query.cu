@@ -46,7 +46,10 @@ template <class S> __device__ __forceinline__ void begin_tile(const Span& s, con
     const bool is_old = (tile + 1) * kCacheTile <= s.length - s.tokens;
     if (!is_old) wait_for_launch_before();
     start_tile<S>(source, warp_memory);
-    if (is_old) wait_for_launch_before();
+    if (is_old) {
+        KeyFacts::prefetch<S>(source);
+        wait_for_launch_before();
+    }
     KeyFacts::of<S>(source).place(warp_memory + S::kRingBytes);
 }
 
@@ -164,13 +167,13 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
         if (shared.last) *ticket = 0;
     }
     __syncthreads();
-    if (shared.last) merge_runs<S>(args, s, shared, scratch, first_run, runs, launch.most_rows, place_of(0));
+    if (shared.last) merge_runs<S>(args, s, shared, warps, scratch, first_run, runs, launch.most_rows, place_of(0));
 }
 
 // ── §4 ──
 /**
- * From so many runs on, for several sequences, the next launch begins while these are still at work, which keeps loads under way. A lone sequence's step
- * takes longer then: the weights that the next layer asks for are in the way (docs/results/h200/log.md).
+ * From so many runs on the next launch begins while these are still at work, which keeps loads under way. With fewer a step takes longer then: the weights
+ * that the next layer asks for are in the way (docs/results/h200/log.md).
  */
 constexpr int64_t kManyRuns = 64;
 
@@ -185,7 +188,7 @@ template <class S> cudaError_t launch(const CacheAttention& args, const ShortQue
     const int64_t parts = parts_of<S>(args, rows);
     if (parts > kMaxGridZ) return cudaErrorInvalidConfiguration;
     const dim3 grid(ceil_div(runs, each), args.kv_heads, static_cast<unsigned>(parts));
-    const bool early = args.step.count > 1 && runs * args.kv_heads * parts >= kManyRuns;
+    const bool early = runs * args.kv_heads * parts >= kManyRuns;
     return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, RunLaunch{rows, runs, each, early});
 }
 

@@ -19,10 +19,12 @@ struct alignas(256) BlockMemory {
 
 // ── §2 ──
 /**
- * Step 6 of docs/arithmetic.md for up to kParts parts, lane i the i-th: how each is rescaled. Maximum and row sum, the same in all lanes, go on
+ * Step 6 of docs/arithmetic.md for `count` parts, kParts at most, lane i the i-th: how each is rescaled. Maximum and row sum, the same in all lanes, go on
  * from what they were. Only the row sum needs order: the larger of two numbers does not depend on it.
  */
-template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const RowState& part, RowState& state) {
+template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const RowState& part, int count, RowState& state) {
+    constexpr int kTogether = 4;  // little code, since a launch waits for code that it comes to for the first time
+    static_assert(kParts % kTogether == 0);
     const int lane = threadIdx.x % 32;
     float after = part.m;
 #pragma unroll
@@ -35,9 +37,11 @@ template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const R
     if (lane == 0) before = state.m;
     Rescale by{1.f, 0.f};
     if (part.m != -INFINITY) by = {before == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(before, after)), exp2_polynomial(__fsub_rn(part.m, after))};
+#pragma unroll 1
+    for (int first = 0; first < count; first += kTogether)  // parts behind the last change nothing
 #pragma unroll
-    for (int i = 0; i < kParts; ++i)
-        state.l = __fmaf_rn(__shfl_sync(~0u, part.l, i), __shfl_sync(~0u, by.beta, i), __fmul_rn(state.l, __shfl_sync(~0u, by.alpha, i)));
+        for (int i = first; i < first + kTogether; ++i)
+            state.l = __fmaf_rn(__shfl_sync(~0u, part.l, i), __shfl_sync(~0u, by.beta, i), __fmul_rn(state.l, __shfl_sync(~0u, by.alpha, i)));
     state.m = __shfl_sync(~0u, after, kParts - 1);
     return by;
 }
@@ -59,21 +63,6 @@ template <int kWidth> __device__ __forceinline__ void add_part(Pack<float, kWidt
     for (int i = 0; i < kWidth; ++i) sum.at[i] = __fmaf_rn(part.at[i], by.beta, __fmul_rn(sum.at[i], by.alpha));
 }
 
-/** What another block wrote. */
-template <int kWidth> __device__ __forceinline__ Pack<float, kWidth> load_pack(const int32_t* from) {
-    Pack<float, kWidth> pack;
-    if constexpr (kWidth == 1) {
-        pack.at[0] = __int_as_float(__ldcg(from));
-    } else if constexpr (kWidth == 2) {
-        const int2 both = __ldcg(reinterpret_cast<const int2*>(from));
-        pack = {__int_as_float(both.x), __int_as_float(both.y)};
-    } else {
-        const int4 all = __ldcg(reinterpret_cast<const int4*>(from));
-        pack = {__int_as_float(all.x), __int_as_float(all.y), __int_as_float(all.z), __int_as_float(all.w)};
-    }
-    return pack;
-}
-
 template <class S> __device__ __forceinline__ void write_answer(const CacheAttention& args, const Span& s, const BlockMemory& shared, const Answer<S>& total) {
 #pragma unroll
     for (int e = 0; e < Share<S>::kPacks; ++e) {
@@ -91,7 +80,7 @@ template <class S> __device__ __forceinline__ RowState add_tiles(BlockMemory& sh
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     RowState state{-INFINITY, 0.f};
     if (warp < S::kRows) {
-        const Rescale by = absorb_in_order<kWarps>(lane >= from && lane < to ? shared.states[warp][lane] : RowState{-INFINITY, 0.f}, state);
+        const Rescale by = absorb_in_order<kWarps>(lane >= from && lane < to ? shared.states[warp][lane] : RowState{-INFINITY, 0.f}, to, state);
         if (lane < kWarps) shared.rescale[warp][lane] = by;
     }
     __syncthreads();
@@ -112,36 +101,46 @@ template <class S> __device__ __forceinline__ RowState add_tiles(BlockMemory& sh
 }
 
 // ── §4 ──
-/** By the block that finishes last: runs into the answer, in order. `base`: the place of row 0 of run 0. */
-template <class S> __device__ void merge_runs(const CacheAttention& args, const Span& s, BlockMemory& shared, const ShortQueryScratch& scratch, int first_run, int runs, int64_t run_stride, int64_t base) {
+/** How many at once: as many as find room in the warps' memory, which is free by then. */
+template <class S> constexpr int kTogetherOf = kAtOnce * S::kRows * S::kD * 4 <= kWarps * S::kBytes ? kAtOnce : kAtOnce / 2;
+
+/** By the block that finishes last: runs into the answer, in order. `base`: the place of row 0 of run 0. Each thread fetches its own numbers through `memory`. */
+template <class S> __device__ void merge_runs(const CacheAttention& args, const Span& s, BlockMemory& shared, uint8_t* memory, const ShortQueryScratch& scratch, int first_run, int runs, int64_t run_stride, int64_t base) {
+    constexpr int kRunFloats = S::kRows * S::kD, kTogether = kTogetherOf<S>;
+    static_assert(kTogether * kRunFloats * 4 <= kWarps * S::kBytes, "runs find room");
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Answer<S> total = {};
     RowState state{-INFINITY, 0.f};  // of row `warp`
-    for (int first = first_run; first < runs; first += kAtOnce) {
-        const int count = min(kAtOnce, runs - first);
+    for (int first = first_run; first < runs; first += kTogether) {
+        const int count = min(kTogether, runs - first);
         const int64_t place = base + first * run_stride;
         RowState part{-INFINITY, 0.f};
         if (warp < s.row_count && lane < count) {
             const float2 both = __ldcg(reinterpret_cast<const float2*>(scratch.states) + place + lane * run_stride + warp);
             part = {both.x, both.y};
         }
-        Answer<S> parts[kAtOnce];  // on their way while the states are dealt with
 #pragma unroll
-        for (int run = 0; run < kAtOnce; ++run)
-#pragma unroll
-            for (int e = 0; e < Share<S>::kPacks; ++e)
-                if (run < count && Share<S>::at(e) / S::kD < s.row_count) parts[run][e] = load_pack<Share<S>::kWidth>(scratch.sums + (place + run * run_stride) * S::kD + Share<S>::at(e));
+        for (int e = 0; e < Share<S>::kPacks; ++e) {
+            const int i = Share<S>::at(e);
+            if (i / S::kD < s.row_count)
+#pragma unroll 4
+                for (int run = 0; run < count; ++run) copy_async<Share<S>::kWidth * 4>(shared_address_of(memory) + (run * kRunFloats + i) * 4, scratch.sums + (place + run * run_stride) * S::kD + i);
+        }
+        commit_copies();
         __syncthreads();  // the factors before these have been read
         if (warp < s.row_count) {
-            const Rescale by = absorb_in_order<kAtOnce>(part, state);
+            const Rescale by = absorb_in_order<kAtOnce>(part, count, state);
             if (lane < kAtOnce) shared.rescale[warp][lane] = by;
         }
+        wait_for_copies<0>();
         __syncthreads();
 #pragma unroll
-        for (int run = 0; run < kAtOnce; ++run)
-#pragma unroll
-            for (int e = 0; e < Share<S>::kPacks; ++e)
-                if (run < count) add_part(total[e], parts[run][e], shared.rescale[Share<S>::at(e) / S::kD][run]);
+        for (int e = 0; e < Share<S>::kPacks; ++e) {
+            const int i = Share<S>::at(e);
+#pragma unroll 4
+            for (int run = 0; run < count; ++run)
+                add_part(total[e], *reinterpret_cast<const typename Share<S>::Floats*>(memory + (run * kRunFloats + i) * 4), shared.rescale[i / S::kD][run]);
+        }
     }
     if (warp < s.row_count && lane == 0) shared.factors[warp] = final_factor(state);
     __syncthreads();

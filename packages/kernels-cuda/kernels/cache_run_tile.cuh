@@ -103,6 +103,14 @@ struct KeyFacts {
         for (int i = 0; i < 3; ++i) facts.found[i] = __ldcg(reinterpret_cast<const float4*>(from + i * kPageTokens * 4));
         return facts;
     }
+    /** Asks for them before they may be read, so that they are in L2 then. */
+    template <class S> static __device__ __forceinline__ void prefetch(const TileSource& source) {
+        if constexpr (S::kInt4 && S::kD == 64) return;  // no registers left
+        constexpr int kLine = 128, kLines = kPageTokens * 3 * 4 / kLine;
+        const int lane = threadIdx.x % 32;
+        const uint8_t* const page = lane < kLines ? source.first : source.second;
+        if (lane < 2 * kLines && page != nullptr) prefetch_line(page + 2 * kPageTokens * S::kRow + lane % kLines * kLine);
+    }
     /** To the warp's memory; zeros past the end. */
     __device__ __forceinline__ void place(uint8_t* memory) const {
 #pragma unroll
@@ -348,6 +356,8 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
         else if (goes_on) load_slot<S>(task.next, step + S::kDepth - kTileSteps, place);
         commit_copies();
     };
+    constexpr int kBegins = S::kInt4 && S::kD == 64 ? -1 : kTileSlots - 2;  // after this step
+    if (kBegins < 0 && task.early) launch_dependents();
     uint32_t q[S::kD / 32][2];
     load_query<S>(query, q);
     float x[S::kScores];
@@ -357,8 +367,8 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
         if (step == 0) judge_scales(args, facts, rows, task.begin, task.end);
         score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
+        if (step == kBegins && task.early) launch_dependents();
     }
-    if (task.early) launch_dependents();
     KeyFacts next_facts;
     if (goes_on) next_facts = KeyFacts::of<S>(task.next);
     uint32_t codes[S::kCodeWords];

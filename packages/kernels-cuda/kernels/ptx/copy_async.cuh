@@ -21,6 +21,12 @@ __device__ __forceinline__ void copy_async_4(uint32_t target, const void* source
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(inside ? 4 : 0) : "memory");
 }
 
+/** 4, 8 or 16 bytes, aligned to as many. */
+template <int kBytes> __device__ __forceinline__ void copy_async(uint32_t target, const void* source) {
+    if constexpr (kBytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(source), "n"(kBytes) : "memory");
+}
+
 /** Ends a group; an empty one is fine. */
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
