@@ -205,6 +205,8 @@ struct KernelTable {
     void (*linear_int4)(const LinearArgs& args, Scratch* scratch);
     void (*linear_float)(const LinearArgs& args, Scratch* scratch);
     int linear_row_step;  // task boundaries fall on multiples of it
+    // Multiply-adds of codes that one core does while a helper wakes: from there on a layer is shared.
+    double macs_alone;
 
     void (*rms_norm_row)(const float* x, const float* gain, double epsilon, int dim, float* out);
     void (*rotate_heads)(const RotaryArgs& args);

@@ -124,8 +124,8 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     if (coded && words % 256 == 0) words += 16;  // else many rows at one column lie in one set of the fastest cache
     const auto count = static_cast<size_t>(tokens);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
-    // Waking a helper takes about as long as these many multiply-adds on one core.
-    const int threads = macs < (coded ? 500e3 : 150e3) ? 1 : threads_;
+    constexpr double kFloatMacsAlone = 150e3;
+    const int threads = macs < (coded ? kernels_->macs_alone : kFloatMacsAlone) ? 1 : threads_;
     const int step = kernels_->linear_row_step, width = steps.swiglu ? rows_ / 2 : rows_;
     // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
     int chunk = std::max(step, width / (threads * 4) / step * step);
