@@ -2,15 +2,18 @@ import { eventLoopRest } from '@int-flash/ops';
 
 const SLICE_MS = 8;
 
+/** A signal, as far as it is looked at here. */
+export type Abortable = Pick<AbortSignal, 'throwIfAborted'>;
+
 /**
  * Keeps long computations on the event loop's thread from holding it up: after a slice of about 8 ms it lets timers, I/O and
  * signals have their turn. Signals are looked at there, so an abort is seen within a slice and one backend call.
  */
 export class Pace {
-  readonly #signals: readonly AbortSignal[];
+  readonly #signals: readonly Abortable[];
   #sliceStart = performance.now();
 
-  constructor(...signals: (AbortSignal | undefined)[]) {
+  constructor(...signals: (Abortable | undefined)[]) {
     this.#signals = signals.filter((signal) => signal !== undefined);
   }
 

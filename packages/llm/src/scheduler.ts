@@ -152,7 +152,7 @@ export class Scheduler {
 
   async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<PartOutcome>[]> {
     const step = new Step(jobs.length);
-    const pace = new Pace(step.signal);
+    const pace = new Pace(step);
     for (const job of jobs) job.step = step;
     const parts = jobs.map((job) => job.part);
     const [only] = jobs;
@@ -161,7 +161,7 @@ export class Scheduler {
       const outcomes = await this.#transformer.forwardBatch(parts, pace);
       return outcomes.map((value) => ({ status: 'fulfilled', value }));
     } catch (reason) {
-      if (parts.length === 1 || step.signal.aborted) return parts.map(() => ({ status: 'rejected', reason }));
+      if (parts.length === 1 || step.aborted) return parts.map(() => ({ status: 'rejected', reason }));
       if (isOutOfMemory(reason) && isLong(jobs)) this.#takesLong = false;
     }
     // One of them is at fault. By itself each ends as it would have without the others.
