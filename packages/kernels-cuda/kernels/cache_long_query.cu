@@ -36,8 +36,7 @@ template <int kD_, bool kInt4_, int kStages_> struct LongTile {
         alignas(128) uint8_t queries[kBlockRows * kD];
     };
 
-    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
-    static __device__ __forceinline__ constexpr int swizzle(int row) { return row / (kD < 128 ? 128 / kD : 1) % (kChunks < 8 ? kChunks : 8); }
+    static __device__ __forceinline__ constexpr int swizzle(int row) { return row_swizzle(row, kD); }
     static __device__ __forceinline__ constexpr int place(int row, int chunk) { return row * kD + (chunk ^ swizzle(row)) * 16; }
 };
 
@@ -62,7 +61,7 @@ template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& 
     for (int i = 0; i < kCacheTile / kPageTokens; ++i) {
         const int page = tile * (kCacheTile / kPageTokens) + i;
         const bool inside = page * kPageTokens < length;
-        const uint8_t* from = cache.image(inside ? page : 0, blockIdx.y) + threadIdx.x * 16;
+        const uint8_t* from = cache.image(inside ? page : 0, blockIdx.y) + row * kRow + (chunk ^ row_swizzle(row, kRow)) * 16;
         fetch_rows(from, stage.keys + i * kPageTokens * T::kD, inside);
         fetch_rows(from + kPageTokens * kRow, stage.values + i * kPageTokens * T::kD, inside);
     }
