@@ -27,10 +27,11 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false>
     static constexpr bool kInt4 = kInt4_, kSeveral = kSeveral_;
     static constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kSlotBytes = kSlotKeys * kRow, kRingBytes = kDepth * kSlotBytes;
     static constexpr int kProductStride = kD + 4;  // 4: eight bytes from each of 16 lanes lie in different banks
-    static constexpr int kLandedAt = kRingBytes + kCacheTile * 3 * 4, kLandedEnd = kLandedAt + 128;  // a barrier a slot
+    static constexpr int kLandedAt = kRingBytes + kCacheTile * 3 * 4, kLandedEnd = kLandedAt + (kRow > 128 ? kRow : 128);  // a barrier a slot
     static constexpr int kProductBytes = 8 * kProductStride * 4, kProductsAt = kSeveral ? kLandedEnd : 0;
     static constexpr int kBytes = kLandedEnd + (kSeveral ? kProductBytes : 0);
     static_assert(kDepth * 8 <= kLandedEnd - kLandedAt, "the slots' barriers find room");
+    static_assert(kBytes % kRow == 0 && kBytes % 128 == 0, "every warp's rows begin where chunks are exchanged by XOR on addresses");
     static_assert(kSeveral || kProductBytes <= kLandedAt, "the products of a tile find room");
     static_assert(!kSeveral || kTileSteps % (2 * kDepth) == 0, "the next tile's slots follow this one's, and their barriers' phases are the same");
     static constexpr int kScores = kRows * kCacheTile / 32, kCodeWords = kScores / 4;  // of a lane

@@ -148,8 +148,8 @@ template <int n, class Visible> __device__ __forceinline__ void pack_group(int (
 constexpr float kSoftwareBias = 512.f + 127.f;
 
 /**
- * 2^x without the unit that exponentials come from, which is busy for eight clocks with each: 0 below 2^-127, relative error 0.0034 or, where kClosely,
- * 0.000075. `biased`: x + kSoftwareBias, x < 127.
+ * 2^x without the unit that exponentials come from, which is busy for eight clocks with each: 0 below 2^-127, relative error 0.0035 or, where kClosely,
+ * 0.0001. `biased`: x + kSoftwareBias, x < 127.
  */
 template <bool kClosely> __device__ __forceinline__ float exp2_in_software(float biased) {
     const uint32_t bits = __float_as_uint(fmaxf(biased, 512.f)) << 9;  // of (1 + f) · 2^e, where x = e + f
@@ -158,8 +158,11 @@ template <bool kClosely> __device__ __forceinline__ float exp2_in_software(float
     return __uint_as_float(bits) * fmaf(fmaf(0.2337f, m, -0.69421164f), m, 1.45706747f);  // (1 + f) · 2^e · (2^f / (1 + f))
 }
 
-/** Which of a group's eight exponentials are among the kSoftware that are computed so: of both rows. */
-template <int kSoftware> __device__ __forceinline__ constexpr bool is_software(int i) { return i % 2 == 0 && i / 2 < kSoftware; }
+/** Which of a group's eight exponentials are among the kSoftware that are computed so: as many of either row, at the same columns, so that a row's bits do not depend on its place. */
+template <int kSoftware> __device__ __forceinline__ constexpr bool is_software(int i) {
+    static_assert(kSoftware % 2 == 0 && kSoftware <= 8);
+    return column_of(i) < kSoftware / 2;
+}
 
 /**
  * A tile whose keys share two key scales and, but for the last group where kOutliers, one value weight. Of every eight exponentials kSoftware take no turn at their unit. `header` is the address of its
