@@ -1,13 +1,16 @@
 // A KV cache in pages of 64 tokens. A page holds all layers; for one layer and KV head it holds an image:
 //   [64 keys] rows of codes, [64 values] rows of codes, then [64] each of a key's scale, log2 and inverse of a value's weight.
 // Behind the images lie [layers, kv_heads] floats: the largest value scale from the sequence's first token to the page's last.
-// A row is `padded` codes, a byte each or, in INT4, two a byte, low nibble first. It lies as shared memory wants it, so that whole runs of rows are copied
-// as they are: chunk c of 16 bytes in place c ^ row_swizzle(row). What attention needs of a value's scale w is τ = log2 w and
+// A row is `padded` codes, a byte each or, in INT4, two a byte, low nibble first. What attention needs of a value's scale w is τ = log2 w and
 // 1 / w (docs/arithmetic.md), so these are stored and not w.
 #pragma once
 #include <cstdint>
 
-#include "row_swizzle.h"
+#ifdef __CUDACC__
+#define INT_FLASH_BOTH __host__ __device__ __forceinline__
+#else
+#define INT_FLASH_BOTH inline
+#endif
 
 namespace intflash {
 
@@ -80,8 +83,8 @@ struct CacheView {
 INT_FLASH_BOTH CacheView view_of(const StepSequence& sequence, const CacheLayer& layer) { return {sequence.pages, layer.offset, layer.padded, layer.int4}; }
 
 /** Places inside an image; `row` is code_bytes(). */
-INT_FLASH_BOTH uint8_t* keys_of(uint8_t* image) { return image; }
-INT_FLASH_BOTH uint8_t* values_of(uint8_t* image, int row) { return image + kPageTokens * row; }
+INT_FLASH_BOTH uint8_t* key_row(uint8_t* image, int token, int row) { return image + int64_t{token} * row; }
+INT_FLASH_BOTH uint8_t* value_row(uint8_t* image, int token, int row) { return key_row(image, kPageTokens + token, row); }
 INT_FLASH_BOTH float* key_scales(uint8_t* image, int row) { return reinterpret_cast<float*>(image + 2 * kPageTokens * row); }
 INT_FLASH_BOTH float* value_taus(uint8_t* image, int row) { return key_scales(image, row) + kPageTokens; }
 INT_FLASH_BOTH float* value_inverses(uint8_t* image, int row) { return key_scales(image, row) + 2 * kPageTokens; }

@@ -46,16 +46,7 @@ template <bool kInt4> __device__ __forceinline__ Int4Grid fit(const float* row, 
     else return {symmetric_scale(largest), false};
 }
 
-/** A row of a page. */
-struct CodeRow {
-    uint8_t* at;
-    int flip;  // by which places are exchanged: 16 · row_swizzle
-};
-
-/** Of keys or values, `codes` the first row of them in a page. */
-__device__ __forceinline__ CodeRow code_row(uint8_t* codes, int row, int row_bytes) { return {codes + row * row_bytes, row_swizzle(row, row_bytes) * 16}; }
-
-__device__ __forceinline__ void write_int4_codes(const float* row, int dim, int padded, const Int4Grid& grid, const CodeRow& to) {
+__device__ __forceinline__ void write_int4_codes(const float* row, int dim, int padded, const Int4Grid& grid, uint8_t* to) {
     const bool is_usual = grid.scale >= kTinyDivisor && grid.scale <= kHugeDivisor;
     const Divisor by = divisor(is_usual ? grid.scale : 1.f);
     const auto quotient_code = [&](float x) { return min(max(__float2int_rn(divide(x, by)), -kMaxInt4), kMaxInt4); };
@@ -69,22 +60,22 @@ __device__ __forceinline__ void write_int4_codes(const float* row, int dim, int 
 #pragma unroll 1
                 for (int i = 0; i < 4; ++i) codes |= (grid.quotient_code(row[c + i]) & 15u) << (4 * i);
         }
-        *reinterpret_cast<uint16_t*>(to.at + (c / 2 ^ to.flip)) = static_cast<uint16_t>(codes);
+        *reinterpret_cast<uint16_t*>(to + c / 2) = static_cast<uint16_t>(codes);
     });
 }
 
 /** Codes of a row in shared memory under its own scale, which is returned, or under `floor`. */
-template <bool kInt4> __device__ __forceinline__ float encode_row_of(float* row, int dim, int padded, const float* floor, const CodeRow& to, uint32_t* findings) {
+template <bool kInt4> __device__ __forceinline__ float encode_row_of(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
     if constexpr (kInt4) rotate_row(row, row, dim);
     const Int4Grid grid = floor == nullptr ? fit<kInt4>(row, dim, findings) : Int4Grid{*floor, false};
     if constexpr (kInt4) write_int4_codes(row, dim, padded, grid, to);
-    else encode_columns(row, dim, padded, grid.scale, reinterpret_cast<int8_t*>(to.at), threadIdx.x % 32 * 4, 128, to.flip);
+    else encode_columns(row, dim, padded, grid.scale, reinterpret_cast<int8_t*>(to), threadIdx.x % 32 * 4, 128);
     __syncwarp();  // the row's memory is free again
     return grid.scale;
 }
 
 /** One copy of it serves keys and values alike. */
-template <bool kInt4> __device__ __noinline__ float encode_head(float* row, int dim, int padded, const float* floor, CodeRow to, uint32_t* findings) {
+template <bool kInt4> __device__ __noinline__ float encode_head(float* row, int dim, int padded, const float* floor, uint8_t* to, uint32_t* findings) {
     __builtin_assume(__isShared(row));
     return encode_row_of<kInt4>(row, dim, padded, floor, to, findings);
 }
@@ -111,16 +102,15 @@ template <bool kInt4> __device__ __forceinline__ void write_key(const Place& at,
     shift_key(memory.row, at.dim, offsets, channels);
     const int row_bytes = code_bytes(at.cache.padded, kInt4), slot = (at.start + token) % kPageTokens;
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
-    const float scale = encode_head<kInt4>(memory.row, at.dim, at.cache.padded, nullptr, code_row(keys_of(image), slot, row_bytes), findings);
+    const float scale = encode_head<kInt4>(memory.row, at.dim, at.cache.padded, nullptr, key_row(image, slot, row_bytes), findings);
     if (threadIdx.x % 32 == 0) key_scales(image, row_bytes)[slot] = scale;
 }
 
 /** Codes of a value row under its own scale, which is returned, or under `floor` where its own is smaller. */
 template <bool kInt4> __device__ __forceinline__ float write_value(const Place& at, int token, const float* floor, HeadMemory& memory, uint32_t* findings) {
     load_head(memory.row, at.values + token * at.stride, at.dim);
-    const int row_bytes = code_bytes(at.cache.padded, kInt4);
     uint8_t* image = at.cache.image((at.start + token) / kPageTokens, at.head);
-    return encode_head<kInt4>(memory.row, at.dim, at.cache.padded, floor, code_row(values_of(image, row_bytes), (at.start + token) % kPageTokens, row_bytes), findings);
+    return encode_head<kInt4>(memory.row, at.dim, at.cache.padded, floor, value_row(image, (at.start + token) % kPageTokens, code_bytes(at.cache.padded, kInt4)), findings);
 }
 
 template <bool kInt4> __device__ __forceinline__ void store_weight(const Place& at, int token, float scale) {

@@ -17,8 +17,6 @@ struct alignas(256) BlockMemory {
     bool last;
 };
 
-static_assert(sizeof(BlockMemory) % 256 == 0, "the warps' memory, behind it, begins where the longest row may");
-
 // ── §2 ──
 /**
  * Step 6 of docs/arithmetic.md for `count` parts, kParts at most, lane i the i-th: how each is rescaled. Maximum and row sum, the same in all lanes, go on

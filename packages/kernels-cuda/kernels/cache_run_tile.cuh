@@ -10,7 +10,6 @@
 #include "ptx/grid_dependency.cuh"
 #include "ptx/load_once.cuh"
 #include "ptx/mma.cuh"
-#include "ptx/tile_copy.cuh"
 
 namespace intflash {
 
@@ -27,13 +26,10 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false>
     static constexpr bool kInt4 = kInt4_, kSeveral = kSeveral_;
     static constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kSlotBytes = kSlotKeys * kRow, kRingBytes = kDepth * kSlotBytes;
     static constexpr int kProductStride = kD + 4;  // 4: eight bytes from each of 16 lanes lie in different banks
-    static constexpr int kLandedAt = kRingBytes + kCacheTile * 3 * 4, kLandedEnd = kLandedAt + (kRow > 128 ? kRow : 128);  // a barrier a slot
-    static constexpr int kProductBytes = 8 * kProductStride * 4, kProductsAt = kSeveral ? kLandedEnd : 0;
-    static constexpr int kBytes = kLandedEnd + (kSeveral ? kProductBytes : 0);
-    static_assert(kDepth * 8 <= kLandedEnd - kLandedAt, "the slots' barriers find room");
-    static_assert(kBytes % kRow == 0 && kBytes % 128 == 0, "every warp's rows begin where chunks are exchanged by XOR on addresses");
-    static_assert(kSeveral || kProductBytes <= kLandedAt, "the products of a tile find room");
-    static_assert(!kSeveral || kTileSteps % (2 * kDepth) == 0, "the next tile's slots follow this one's, and their barriers' phases are the same");
+    static constexpr int kProductBytes = 8 * kProductStride * 4, kFactsEnd = kRingBytes + kCacheTile * 3 * 4, kProductsAt = kSeveral ? kFactsEnd : 0;
+    static constexpr int kBytes = kFactsEnd + (kSeveral ? kProductBytes : 0);
+    static_assert(kProductsAt + kProductBytes <= kBytes, "the products of a tile find room");
+    static_assert(!kSeveral || kTileSteps % kDepth == 0, "the next tile's first slot follows the last");
     static constexpr int kScores = kRows * kCacheTile / 32, kCodeWords = kScores / 4;  // of a lane
     static constexpr int kSums = kD / 16;                                             // accumulators of P·V
     // A product is at most 127 · 127 · 256 or 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times what it is and at
@@ -41,8 +37,8 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false>
     static constexpr int kBiasBits = kInt4 ? 0x49400000 : 0x4b400000;
     static constexpr float kBias = kInt4 ? 786432.f : 12582912.f;
 
-    /** The barrier of a slot of the ring at `ring`, an address in shared memory. */
-    static __device__ __forceinline__ uint32_t landed(uint32_t ring, int slot) { return ring + kLandedAt + slot * 8; }
+    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
+    INT_FLASH_BOTH static constexpr int swizzle(int row) { return row / (kRow < 128 ? 128 / kRow : 1) % (kChunks < 8 ? kChunks : 8); }
 };
 
 /** Where a warp's keys come from. */
@@ -72,30 +68,26 @@ struct RowState {
 };
 
 // ── §2 ──
-// From Hopper on a lane hands a slot's rows to the bulk-copy engine, which is in nobody's way; before that all lanes copy, in groups that complete in order.
-/** Starts slot `step` of the tile: 32 rows of keys, from the fifth step on of values. Slots of a page that is not there stay as they are: no result depends on them. */
-template <class S> __device__ __forceinline__ void load_slot(const TileSource& source, int step, uint32_t ring) {
-    const int first = step % kTileSlots * kSlotKeys, slot = step % S::kDepth, lane = threadIdx.x % 32;
-    const bool is_there = first < kPageTokens || source.keys > kPageTokens;
-    const uint8_t* from = (first < kPageTokens ? source.first : source.second) + (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
-    const uint32_t to = ring + slot * S::kSlotBytes;
-    if constexpr (kBulkCopy) {
-        if (lane > 0) return;
-        if (is_there) copy_bulk_once(to, from, S::kSlotBytes, S::landed(ring, slot), read_once_policy());
-        else barrier_arrive(S::landed(ring, slot));
-    } else {
-        if (is_there)
+/**
+ * Starts slot `step` of the tile: 32 rows of keys, from the fifth step on of values. Slots of a page that is not there stay as they are: no
+ * result depends on them. `to`: the lane's place in the ring, see slot_place.
+ */
+template <class S> __device__ __forceinline__ void load_slot(const TileSource& source, int step, uint32_t to) {
+    constexpr int kAtOnce = 32 / S::kChunks;  // rows
+    const int first = step % kTileSlots * kSlotKeys, slot = step % S::kDepth;
+    if (first >= kPageTokens && source.keys <= kPageTokens) return;
+    const uint8_t* from = (first < kPageTokens ? source.first : source.second) + threadIdx.x % 32 * 16;
+    const int offset = (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
 #pragma unroll
-            for (int i = 0; i < S::kSlotBytes / 512; ++i) copy_async_16_once(to + i * 512 + lane * 16, from + i * 512 + lane * 16, read_once_policy());
-        commit_copies();
+    for (int i = 0; i < S::kSlotBytes / 512; ++i) {
+        const uint32_t place = (to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512);
+        if constexpr (S::kInt4 && S::kD == 64) copy_async_16(place, from + (offset + i * 512));  // no registers left for more
+        else copy_async_16_once(place, from + (offset + i * 512), read_once_policy());
     }
 }
-
-/** Waits until slot `step` has landed, for the whole warp. */
-template <class S> __device__ __forceinline__ void wait_for_slot([[maybe_unused]] uint32_t ring, [[maybe_unused]] int step) {
-    if constexpr (kBulkCopy) barrier_wait(S::landed(ring, step % S::kDepth), step / S::kDepth % 2);
-    else wait_for_copies<S::kDepth - 1>();
-    __syncwarp();
+template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring) {
+    const int lane = threadIdx.x % 32, row = lane / S::kChunks, chunk = lane % S::kChunks;
+    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
 }
 
 /** Scales of four keys, log2 and inverses of their values' weights, on their way. By loads, so that they need not come in the order of slots. */
@@ -113,6 +105,7 @@ struct KeyFacts {
     }
     /** Asks for them before they may be read, so that they are in L2 then. */
     template <class S> static __device__ __forceinline__ void prefetch(const TileSource& source) {
+        if constexpr (S::kInt4 && S::kD == 64) return;  // no registers left
         constexpr int kLine = 128, kLines = kPageTokens * 3 * 4 / kLine;
         const int lane = threadIdx.x % 32;
         const uint8_t* const page = lane < kLines ? source.first : source.second;
@@ -127,6 +120,12 @@ struct KeyFacts {
         }
     }
 };
+
+/** Waits until the oldest slot under way has landed, for the whole warp. */
+template <class S> __device__ __forceinline__ void wait_for_slot() {
+    wait_for_copies<S::kDepth - 1>();
+    __syncwarp();
+}
 
 // ── §3 ──
 // Keys are rows of the first operand, query rows columns of the second: a lane r · 4 + c gets the scores of keys r and r + 8 of each 16 with rows 2c
@@ -158,7 +157,7 @@ template <class S> __device__ __forceinline__ void load_query(const int8_t* row,
 /** The lane's place in the ring: a matrix is eight keys' chunk of one number, and two chunks of 16 keys come at once. */
 template <class S> __device__ __forceinline__ uint32_t key_place(uint32_t ring) {
     const int row = threadIdx.x % 16, chunk = threadIdx.x % 32 / 16;
-    return ring + row * S::kRow + (chunk ^ row_swizzle(row, S::kRow)) * 16;
+    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
 }
 
 /** Biased products of 16 keys with all rows; `at`: the lane's place among them. */
@@ -275,7 +274,7 @@ template <class S, bool kWhole> __device__ __forceinline__ RowState weigh(const 
 // Transposed: channels are rows of the first operand, which comes from ldmatrix with pairs of bytes turned; query rows are columns of the second.
 // With four rows, columns 4 to 7 take the keys of the upper lanes, and tile_product adds up both halves.
 /** The lane's place in the ring: row `lane` of a slot. */
-template <class S> __device__ __forceinline__ uint32_t value_place(uint32_t ring) { return ring + threadIdx.x % 32 * S::kRow + row_swizzle(threadIdx.x % 32, S::kRow) * 16; }
+template <class S> __device__ __forceinline__ uint32_t value_place(uint32_t ring) { return ring + threadIdx.x % 32 * S::kRow + S::swizzle(threadIdx.x % 32) * 16; }
 
 template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, const uint32_t (&codes)[S::kCodeWords], int step, int (&sums)[S::kSums][4]) {
     const int group = step % kTileSlots;
@@ -331,17 +330,14 @@ template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> ti
 }
 
 // ── §6 ──
-/** The first slots of a warp's first tile, as many as there is room for. */
+/** The first slots of a tile, as many as there is room for. */
 template <class S> __device__ __forceinline__ void start_tile(const TileSource& source, const uint8_t* memory) {
-    const uint32_t ring = shared_address_of(memory);
-    if (kBulkCopy && threadIdx.x % 32 == 0) {
+    const uint32_t place = slot_place<S>(shared_address_of(memory));
 #pragma unroll
-        for (int slot = 0; slot < S::kDepth; ++slot) barrier_init(S::landed(ring, slot), 1);
-        publish_writes();
+    for (int step = 0; step < S::kDepth; ++step) {
+        load_slot<S>(source, step, place);
+        commit_copies();
     }
-    __syncwarp();
-#pragma unroll
-    for (int step = 0; step < S::kDepth; ++step) load_slot<S>(source, step, ring);
 }
 
 /**
@@ -350,15 +346,15 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
  */
 template <class S>
 __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileTask& task, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], int (&sums)[S::kSums][4]) {
-    const uint32_t ring = shared_address_of(memory), keys = key_place<S>(ring), values = value_place<S>(ring);
+    const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
     uint8_t* const own_facts = memory + S::kRingBytes;
     const float* facts = reinterpret_cast<const float*>(own_facts);
     const bool goes_on = S::kSeveral && task.next.keys > 0;
     const auto refill = [&](int step) {
         __syncwarp();  // all lanes have read the slot
-        if (step + S::kDepth < kTileSteps) load_slot<S>(task.source, step + S::kDepth, ring);
-        else if (goes_on) load_slot<S>(task.next, step + S::kDepth - kTileSteps, ring);
-        else if constexpr (!kBulkCopy) commit_copies();
+        if (step + S::kDepth < kTileSteps) load_slot<S>(task.source, step + S::kDepth, place);
+        else if (goes_on) load_slot<S>(task.next, step + S::kDepth - kTileSteps, place);
+        commit_copies();
     };
     constexpr int kBegins = S::kInt4 && S::kD == 64 ? -1 : kTileSlots - 2;  // after this step
     if (kBegins < 0 && task.early) launch_dependents();
@@ -367,7 +363,7 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
     float x[S::kScores];
 #pragma unroll
     for (int step = 0; step < kTileSlots; ++step) {
-        wait_for_slot<S>(ring, step);
+        wait_for_slot<S>();
         if (step == 0) judge_scales(args, facts, rows, task.begin, task.end);
         score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
@@ -384,7 +380,7 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
     }
 #pragma unroll
     for (int step = kTileSlots; step < kTileSteps; ++step) {
-        wait_for_slot<S>(ring, step);
+        wait_for_slot<S>();
         multiply_slot<S>(values, codes, step, sums);
         refill(step);
     }

@@ -45,7 +45,7 @@ template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const Sp
         const int row = item / kChunks, chunk = item % kChunks, page = tile * (kCacheTile / kPageTokens) + row / kPageTokens;
         const bool inside = page * kPageTokens < s.length;
         uint8_t* image = s.cache.image(inside ? page : 0, blockIdx.y);
-        const uint8_t* from = (values ? values_of(image, kRow) : keys_of(image)) + row % kPageTokens * kRow + (chunk ^ row_swizzle(row, kRow)) * 16;
+        const uint8_t* from = (values ? value_row(image, row % kPageTokens, kRow) : key_row(image, row % kPageTokens, kRow)) + chunk * 16;
         uint8_t* to = target + row * Shared<kD>::kStride + chunk * (kInt4 ? 32 : 16);
         if constexpr (kInt4) {
             const uint4 packed = inside ? *reinterpret_cast<const uint4*>(from) : uint4{};

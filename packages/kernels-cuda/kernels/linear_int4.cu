@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kEncoders) quantize_groups(const float* input,
 }
 
 // ── §2 ──
-constexpr int kOneWarps = 4, kOneBlocks = 12, kOneAhead = 3, kWarpBlocks = 8;  // a warp's lanes have four a block
+constexpr int kOneWarps = 4, kOneAhead = 4, kWarpBlocks = 8;  // a warp's lanes have four a block
 
 /** Of the four lanes of a block: lane c gets the sum of group c · scales / 4. */
 template <int kScales> __device__ __forceinline__ int group_sum(const int (&sums)[kInt4Parts]) {
@@ -62,7 +62,7 @@ template <int kScales> __device__ __forceinline__ int group_sum(const int (&sums
     }
 }
 
-template <int kGroup> __global__ void __launch_bounds__(kOneWarps * 32, kOneBlocks) linear_int4_one(const Int4Weights weights, const GroupRows input, float* out, bool accumulate) {
+template <int kGroup> __global__ void __launch_bounds__(kOneWarps * 32) linear_int4_one(const Int4Weights weights, const GroupRows input, float* out, bool accumulate) {
     constexpr int kScales = kScalesOf<kGroup>;
     const int lane = threadIdx.x % 32, quad = lane / 4, c = lane % 4, row = blockIdx.x * kOneWarps + threadIdx.x / 32;
     const int blocks = weights.columns / kInt4Columns, group = c * kScales / 4;  // of a block's, the one that this lane finishes

@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(32 * kTokenWarps) place_token(const Heads head
         if constexpr (kInt4)
             if (!is_query) grid = fit_int4(row, dim, largest);
         if (again) grid = {floor, false};
-        const CodeRow codes = is_query ? CodeRow{reinterpret_cast<uint8_t*>(target.codes) + query * layer.padded, 0} : code_row(is_value ? values_of(image, row_bytes) : keys_of(image), slot, row_bytes);
-        if (is_int8) encode_columns(row, dim, layer.padded, grid.scale, reinterpret_cast<int8_t*>(codes.at), threadIdx.x % 32 * 4, 128, codes.flip);
+        uint8_t* const codes = is_query ? reinterpret_cast<uint8_t*>(target.codes) + query * layer.padded : is_value ? value_row(image, slot, row_bytes) : key_row(image, slot, row_bytes);
+        if (is_int8) encode_columns(row, dim, layer.padded, grid.scale, reinterpret_cast<int8_t*>(codes), threadIdx.x % 32 * 4, 128);
         else write_int4_codes(row, dim, layer.padded, grid, codes);
         if (!is_value) {
             if (threadIdx.x % 32 == 0) *(is_query ? target.scales + query : key_scales(image, row_bytes) + slot) = grid.scale;

@@ -56,10 +56,10 @@ __device__ __forceinline__ uint32_t encode_one_by_one(const float* row, int coun
 }
 
 /**
- * Writes columns `first`, `first` + `step`, … (multiples of 4) of `cols` floats in shared or global memory as codes, zeros up to `columns`; the code of
- * column c to place c ^ `flip`, a multiple of 16. One copy of the code, since most rows are short: then it is fetched for longer than it runs.
+ * Writes columns `first`, `first` + `step`, … (multiples of 4) of `cols` floats in shared or global memory as codes, zeros up to `columns`. One copy of the code,
+ * since most rows are short: then it is fetched for longer than it runs.
  */
-__device__ __forceinline__ void encode_columns(const float* row, int cols, int columns, float scale, int8_t* codes, int first, int step, int flip = 0) {
+__device__ __forceinline__ void encode_columns(const float* row, int cols, int columns, float scale, int8_t* codes, int first, int step) {
     uint32_t* const to = reinterpret_cast<uint32_t*>(codes);
     const bool is_usual = scale >= kTinyDivisor && scale <= kHugeDivisor && reinterpret_cast<uintptr_t>(row) % sizeof(float4) == 0;
     const Divisor by = divisor(is_usual ? scale : 1.f);
@@ -73,7 +73,7 @@ __device__ __forceinline__ void encode_columns(const float* row, int cols, int c
         } else {
             four = encode_one_by_one(row + c, cols - c, scale);
         }
-        to[(c ^ flip) / 4] = four;
+        to[c / 4] = four;
     }
 }
 

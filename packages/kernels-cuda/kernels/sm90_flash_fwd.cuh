@@ -187,7 +187,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
         const auto attend_plain = [&](auto scores, auto outliers, uint32_t meta, const auto& visible) {
             constexpr int kEarly = decltype(scores)::value == T::kScores ? T::kEarlySteps : 0;
             attend(scores, std::integral_constant<int, kEarly>{}, [&](auto& s, auto& p, const auto& before_group) {
-                return weigh_plain<outliers.value, T::kSoftware>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
+                return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
             });
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
@@ -251,7 +251,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             const auto weigh_panel = [&](auto panel) {
                 constexpr int kPanel = decltype(panel)::value;
                 if constexpr (kGeneral) weigh_half_general<4 * kPanel>(s, p[kPanel], rows, after_group);
-                else weigh_half_plain<T::kKeys, 4 * kPanel, T::kSoftware>(s, p[kPanel], rows, meta + T::kColumnBytes, columns(meta), visible, after_group);
+                else weigh_half_plain<T::kKeys, 4 * kPanel>(s, p[kPanel], rows, meta + T::kColumnBytes, columns(meta), visible, after_group);
                 multiply(p[kPanel], kPanel);
             };
             weigh_panel(std::integral_constant<int, 0>{});

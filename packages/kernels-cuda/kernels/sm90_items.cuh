@@ -27,8 +27,6 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     static constexpr int kKeys = sorted_tile_keys(kD, kHalf), kScores = kKeys / 2;  // of a tile; registers a thread
     // Of a tile's products P·V, 32 keys each, so many begin while the other keys are still weighed, where registers allow it.
     static constexpr int kEarlySteps = kKeys > 128 ? 4 : 0;
-    // Of every eight exponentials of a tile. With 64 channels there are twice as many for the same products.
-    static constexpr int kSoftware = kHalf ? 0 : kD == 64 ? 2 : 0;
     static constexpr int kKeyBytes = kKeys * kD, kValueBytes = kKeyBytes * (kHalf ? 2 : 1), kColumnBytes = sorted_column_bytes(kKeys), kMetaBytes = sorted_meta_bytes(kKeys);
     static constexpr int kTileBytes = sorted_tile_bytes(kD, kHalf);
     // half-int8: V in panels of 64 keys; below the channels of each eight of ones, so that the products add up the rows' weights as well.

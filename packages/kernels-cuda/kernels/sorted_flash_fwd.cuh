@@ -207,7 +207,7 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) sorte
             multiply_values<T, kScores / 16>(out, p, sums.beta, base + value_at);
         };
         const auto attend_plain = [&](auto scores, auto outliers, const auto& visible) {
-            attend(scores, [&](auto& s, auto& p) { return weigh_plain<outliers.value, 0>(s, p, rows, header, columns, visible, turn, scale_out, [](int) {}); });
+            attend(scores, [&](auto& s, auto& p) { return weigh_plain<outliers.value>(s, p, rows, header, columns, visible, turn, scale_out, [](int) {}); });
         };
         constexpr std::integral_constant<int, T::kKeys / 2> kWhole{};
         const bool is_clear = tile >= own.clear_begin && tile < own.clear_end;  // every row sees all of it

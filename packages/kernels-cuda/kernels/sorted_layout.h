@@ -32,14 +32,14 @@ enum class TileKind : int32_t {
 };
 
 /** Keys of a tile. More of them share what a tile costs beside its scores; with 64 channels the registers are there. With 256 of float16 shared memory has room for 64. */
-INT_FLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 ? 192 : padded == 256 && half ? 64 : 128; }
+INTFLASH_BOTH constexpr int sorted_tile_keys(int padded, bool half) { return padded == 64 ? 192 : padded == 256 && half ? 64 : 128; }
 /** Slots that an entry of TileFacts::part_scale is for: with half-int8 an eighth of the tile, which has a scale to itself; else a group. */
-INT_FLASH_BOTH constexpr int sorted_scale_slots(int keys, bool half) { return half ? keys / 8 : kSlotGroup; }
+INTFLASH_BOTH constexpr int sorted_scale_slots(int keys, bool half) { return half ? keys / 8 : kSlotGroup; }
 /** Slots that share TileHeader::k_scale[0]; the others share k_scale[1]. */
-INT_FLASH_BOTH constexpr int sorted_low_slots(int keys) { return keys / 4 * 3; }
+INTFLASH_BOTH constexpr int sorted_low_slots(int keys) { return keys / 4 * 3; }
 
 /** Of a tile of `keys` keys the slots in use: a sequence's last tile, if plain, ends after 64 or 128 where that takes all of its keys. */
-INT_FLASH_BOTH constexpr int sorted_span(int keys, int tile_keys) { return keys <= 64 && tile_keys > 128 ? 64 : keys <= 128 && tile_keys > 128 ? 128 : tile_keys; }
+INTFLASH_BOTH constexpr int sorted_span(int keys, int tile_keys) { return keys <= 64 && tile_keys > 128 ? 64 : keys <= 128 && tile_keys > 128 ? 128 : tile_keys; }
 
 /** With half-int8 the key scales of the slots' eighths lie here instead: 8 floats. */
 struct TileHeader {
@@ -49,16 +49,16 @@ struct TileHeader {
 };
 
 /** Where a slot lies along the axis that P·V sums over: accumulator registers, packed to bytes in place, are then its A operand. */
-INT_FLASH_BOTH int slot_position(int slot) { return key_position(slot); }
+INTFLASH_BOTH int slot_position(int slot) { return key_position(slot); }
 
-INT_FLASH_BOTH constexpr int sorted_column_bytes(int keys) { return keys * (3 * 4 + 2); }
-INT_FLASH_BOTH constexpr int sorted_meta_bytes(int keys) { return sorted_column_bytes(keys) + static_cast<int>(sizeof(TileHeader)); }
-INT_FLASH_BOTH constexpr int sorted_columns_offset(int padded, bool half) { return sorted_tile_keys(padded, half) * padded * (half ? 3 : 2); }
-INT_FLASH_BOTH constexpr int sorted_tile_bytes(int padded, bool half) { return sorted_columns_offset(padded, half) + sorted_meta_bytes(sorted_tile_keys(padded, half)); }
+INTFLASH_BOTH constexpr int sorted_column_bytes(int keys) { return keys * (3 * 4 + 2); }
+INTFLASH_BOTH constexpr int sorted_meta_bytes(int keys) { return sorted_column_bytes(keys) + static_cast<int>(sizeof(TileHeader)); }
+INTFLASH_BOTH constexpr int sorted_columns_offset(int padded, bool half) { return sorted_tile_keys(padded, half) * padded * (half ? 3 : 2); }
+INTFLASH_BOTH constexpr int sorted_tile_bytes(int padded, bool half) { return sorted_columns_offset(padded, half) + sorted_meta_bytes(sorted_tile_keys(padded, half)); }
 
-INT_FLASH_BOTH constexpr int sorted_panel_bytes(int row_bytes) { return row_bytes % 128 == 0 ? 128 : 64; }
+INTFLASH_BOTH constexpr int sorted_panel_bytes(int row_bytes) { return row_bytes % 128 == 0 ? 128 : 64; }
 /** Byte offset of (row, byte) in an image of `rows` rows of `row_bytes`. */
-INT_FLASH_BOTH int panel_offset(int row, int byte, int rows, int row_bytes) {
+INTFLASH_BOTH int panel_offset(int row, int byte, int rows, int row_bytes) {
     const int width = sorted_panel_bytes(row_bytes);
     return byte / width * (rows * width) + swizzled(row, byte % width, width);
 }

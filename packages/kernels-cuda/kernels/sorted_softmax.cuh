@@ -144,32 +144,12 @@ template <int n, class Visible> __device__ __forceinline__ void pack_group(int (
     }
 }
 
-/** Added to x, leaves its whole part above 14 bits of its fraction, as many of both as a float shifted left by nine wants. */
-constexpr float kSoftwareBias = 512.f + 127.f;
-
 /**
- * 2^x without the unit that exponentials come from, which is busy for eight clocks with each: 0 below 2^-127, relative error 0.0035 or, where kClosely,
- * 0.0001. `biased`: x + kSoftwareBias, x < 127.
- */
-template <bool kClosely> __device__ __forceinline__ float exp2_in_software(float biased) {
-    const uint32_t bits = __float_as_uint(fmaxf(biased, 512.f)) << 9;  // of (1 + f) · 2^e, where x = e + f
-    const float m = __uint_as_float((bits & 0x007fffffu) | 0x3f800000u);
-    if constexpr (kClosely) return __uint_as_float(bits & 0xff800000u) * fmaf(fmaf(fmaf(0.07802452f, m, -0.00800641f), m, 0.4777728f), m, 0.45213431f);  // 2^e · 2^f
-    return __uint_as_float(bits) * fmaf(fmaf(0.2337f, m, -0.69421164f), m, 1.45706747f);  // (1 + f) · 2^e · (2^f / (1 + f))
-}
-
-/** Which of a group's eight exponentials are among the kSoftware that are computed so: as many of either row, at the same columns, so that a row's bits do not depend on its place. */
-template <int kSoftware> __device__ __forceinline__ constexpr bool is_software(int i) {
-    static_assert(kSoftware % 2 == 0 && kSoftware <= 8);
-    return column_of(i) < kSoftware / 2;
-}
-
-/**
- * A tile whose keys share two key scales and, but for the last group where kOutliers, one value weight. Of every eight exponentials kSoftware take no turn at their unit. `header` is the address of its
+ * A tile whose keys share two key scales and, but for the last group where kOutliers, one value weight. `header` is the address of its
  * TileHeader; the exponentials take `turn`. `before_group(g)` is called when the groups before g are weighed.
  * Maxima are found on the integers; the row sum takes the codes (ADR 0001 allows it where no token stands out).
  */
-template <bool kOutliers, int kSoftware, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut, class BeforeGroup>
+template <bool kOutliers, int kScores, int n, class Visible, class Columns, class Turn, class ScaleOut, class BeforeGroup>
 __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, Turn& turn, const ScaleOut& scale_out, const BeforeGroup& before_group) {
     constexpr int kGroups = kScores / 8, kLowGroups = sorted_low_slots(kGroups), kPlainGroups = kOutliers ? kGroups - 1 : kGroups, kSpecial = 8 * (kGroups - 1);
     float factor[2][2], top[2], offset[2], special[8];
@@ -213,17 +193,13 @@ __device__ __forceinline__ TileSums weigh_plain(int (&s)[kScores], int (&p)[n], 
     follow(rows, top, scale_out);
     tile.beta[0] = exp2_fast(top[0] - rows.reference[0]), tile.beta[1] = exp2_fast(top[1] - rows.reference[1]);
     turn.wait(offset);
-    const float biased[2] = {offset[0] + kSoftwareBias, offset[1] + kSoftwareBias};
 #pragma unroll
     for (int group = 0; group < kPlainGroups; ++group) {
         if (group == pass_before(kGroups)) turn.pass(tile.codes[0] | tile.codes[1]);
         before_group(group);
         float e[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const float score = __int2float_rn(s[8 * group + i]), by = factor[group >= kLowGroups][row_of(i)];
-            e[i] = is_software<kSoftware>(i) ? exp2_in_software<false>(fmaf(score, by, biased[row_of(i)])) : exp2_fast(fmaf(score, by, offset[row_of(i)]));
-        }
+        for (int i = 0; i < 8; ++i) e[i] = exp2_fast(fmaf(__int2float_rn(s[8 * group + i]), factor[group >= kLowGroups][row_of(i)], offset[row_of(i)]));
         pack_group(p, group, e, tile.codes, visible, keys_left(group));
     }
 #pragma unroll
@@ -320,14 +296,14 @@ __device__ __forceinline__ void maxima_of_eighths(int (&s)[kScores], float (&top
 }
 
 /** P of 64 keys from group `first` on as float16 in units of 2^(reference - 7); `p` is the A operand of four products of 16 keys. `exponent(group, index)` is a score's; `clearing(group)(i, pair)` is what remains of its weights i, two of a row; `after_group(g, known)` follows each group. */
-template <int first, int kSoftware, class Exponent, class Clearing, class AfterGroup>
+template <int first, class Exponent, class Clearing, class AfterGroup>
 __device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponent, const Clearing& clearing, const AfterGroup& after_group) {
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
         const auto clear = clearing(first + group);
         float e[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) e[i] = is_software<kSoftware>(i) ? exp2_in_software<true>(exponent(first + group, i) + kSoftwareBias) : exp2_fast(exponent(first + group, i));
+        for (int i = 0; i < 8; ++i) e[i] = exp2_fast(exponent(first + group, i));
 #pragma unroll
         for (int i = 0; i < 4; ++i) p[4 * group + i] = static_cast<int>(clear(i, pack_f16(e[2 * i], e[2 * i + 1])));
         after_group(first + group, static_cast<unsigned>(p[4 * group + 3]));
@@ -338,11 +314,11 @@ __device__ __forceinline__ void weigh_half(int (&p)[16], const Exponent& exponen
 template <int first, int kScores, class AfterGroup> __device__ __forceinline__ void weigh_half_general(const int (&s)[kScores], int (&p)[16], const RowPair& rows, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
     const auto exponent = [&](int group, int i) { return __int_as_float(s[8 * group + i]) + offset[row_of(i)]; };
-    weigh_half<first, 0>(p, exponent, [](int) { return [](int, uint32_t pair) { return pair; }; }, after_group);
+    weigh_half<first>(p, exponent, [](int) { return [](int, uint32_t pair) { return pair; }; }, after_group);
 }
 
 /** From integers, by eighths. */
-template <int kKeys, int first, int kSoftware, int kScores, class Columns, class Visible, class AfterGroup>
+template <int kKeys, int first, int kScores, class Columns, class Visible, class AfterGroup>
 __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&p)[16], const RowPair& rows, uint32_t header, const Columns& columns, const Visible& visible, const AfterGroup& after_group) {
     const float offset[2] = {kHalfLevelBits - rows.reference[0], kHalfLevelBits - rows.reference[1]};
     constexpr int kHalves = kKeys / 64;  // half groups (8 slots) in an eighth of the slots
@@ -358,7 +334,7 @@ __device__ __forceinline__ void weigh_half_plain(const int (&s)[kScores], int (&
         const uint2 left = Visible::kAll ? uint2{} : columns.keys_left(group);
         return [&visible, left](int i, uint32_t pair) { return visible.clear_halves(pair, i & 1, i < 2 ? left.x : left.y); };
     };
-    weigh_half<first, kSoftware>(p, exponent, clearing, after_group);
+    weigh_half<first>(p, exponent, clearing, after_group);
 }
 
 }  // namespace intflash

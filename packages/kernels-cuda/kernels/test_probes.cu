@@ -19,7 +19,7 @@ __global__ void poison_page(uint8_t* page, int padded, bool int4, int from) {
     const int row = code_bytes(padded, int4);
     const int64_t bytes = image_bytes(padded, int4);
     uint8_t* image = page + blockIdx.x * bytes;
-    for (int i = threadIdx.x; i < (kPageTokens - from) * row; i += blockDim.x) keys_of(image)[from * row + i] = values_of(image, row)[from * row + i] = kCode;
+    for (int i = threadIdx.x; i < (kPageTokens - from) * row; i += blockDim.x) key_row(image, from, row)[i] = value_row(image, from, row)[i] = kCode;
     for (int token = from + static_cast<int>(threadIdx.x); token < kPageTokens; token += blockDim.x)
         key_scales(image, row)[token] = value_taus(image, row)[token] = value_inverses(image, row)[token] = nan;
     if (threadIdx.x == 0) reinterpret_cast<float*>(page + gridDim.x * bytes)[blockIdx.x] = nan;

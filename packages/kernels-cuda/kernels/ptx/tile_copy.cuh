@@ -70,14 +70,4 @@ __device__ __forceinline__ void copy_tile(uint32_t target, const uint8_t* source
 #endif
 }
 
-/** The same by this thread alone, of what a launch reads once: L2 gives its lines up first. `policy`: read_once_policy() of load_once.cuh. Nothing before sm_90. */
-__device__ __forceinline__ void copy_bulk_once([[maybe_unused]] uint32_t target, [[maybe_unused]] const uint8_t* source, [[maybe_unused]] uint32_t bytes, [[maybe_unused]] uint32_t full,
-                                               [[maybe_unused]] uint64_t policy) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-                 ::"r"(target), "l"(source), "r"(bytes), "r"(full), "l"(policy) : "memory");
-#endif
-}
-
 }  // namespace intflash
