@@ -124,7 +124,7 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     if (coded && words % 256 == 0) words += 16;  // else many rows at one column lie in one set of the fastest cache
     const auto count = static_cast<size_t>(tokens);
     const double macs = static_cast<double>(tokens) * rows_ * cols_;
-    constexpr double kFloatMacsAlone = 150e3;
+    constexpr double kFloatMacsAlone = 150e3;  // as macs_alone, of floats
     const int threads = macs < (coded ? kernels_->macs_alone : kFloatMacsAlone) ? 1 : threads_;
     const int step = kernels_->linear_row_step, width = steps.swiglu ? rows_ / 2 : rows_;
     // Rows a task takes: small enough to share out evenly and to stay in L2 while the tokens pass.
