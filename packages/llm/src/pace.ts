@@ -3,7 +3,7 @@ import { eventLoopRest } from '@int-flash/ops';
 const SLICE_MS = 8;
 
 /** A signal, as far as it is looked at here. */
-export type Abortable = Pick<AbortSignal, 'throwIfAborted'>;
+type Abortable = Pick<AbortSignal, 'throwIfAborted'>;
 
 /**
  * Keeps long computations on the event loop's thread from holding it up: after a slice of about 8 ms it lets timers, I/O and
