@@ -54,7 +54,7 @@ template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& 
                 *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk) + i * kAtOnce * T::kD) = make_uint4(a.x, a.y, b.x, b.y);
                 *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk + 1) + i * kAtOnce * T::kD) = make_uint4(c.x, c.y, d.x, d.y);
             } else {
-                copy_async_16(shared_address_of(to + T::place(row, chunk)) + i * kAtOnce * T::kD, from + i * kAtOnce * kRow, inside);
+                copy_async<16>(shared_address_of(to + T::place(row, chunk)) + i * kAtOnce * T::kD, from + i * kAtOnce * kRow, inside);
             }
         }
     };
@@ -77,7 +77,7 @@ template <class T> __device__ __forceinline__ void fetch_facts(const CacheView& 
     const float* from = key_scales(image, kRow) + key % kPageTokens;  // taus and inverses lie a page's tokens further on
     const uint32_t to = shared_address_of(stage.key_scales + threadIdx.x);
 #pragma unroll
-    for (int i = 0; i < 3; ++i) copy_async_4(to + i * kCacheTile * 4, from + i * kPageTokens, inside);
+    for (int i = 0; i < 3; ++i) copy_async<4>(to + i * kCacheTile * 4, from + i * kPageTokens, inside);
 }
 
 /** One of the two query rows that a lane shares: of a product's four elements, 0 and 1 or 2 and 3. */
@@ -277,7 +277,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
     }
     for (int item = threadIdx.x; item < kBlockRows * T::kChunks; item += kThreads) {
         const int r = item / T::kChunks, chunk = item % T::kChunks;
-        copy_async_16(shared_address_of(shared.queries + T::place(r, chunk)), args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD + chunk * 16);
+        copy_async<16>(shared_address_of(shared.queries + T::place(r, chunk)), args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD + chunk * 16);
     }
     __shared__ float largest_scale;
     if (threadIdx.x < 32) {

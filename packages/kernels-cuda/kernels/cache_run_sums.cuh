@@ -23,8 +23,8 @@ struct alignas(256) BlockMemory {
  * from what they were. Only the row sum needs order: the larger of two numbers does not depend on it.
  */
 template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const RowState& part, int count, RowState& state) {
-    constexpr int kTogether = 4;  // little code, since a launch waits for code that it comes to for the first time
-    static_assert(kParts % kTogether == 0);
+    constexpr int kUnrolled = 4;  // little code, since a launch waits for code that it comes to for the first time
+    static_assert(kParts % kUnrolled == 0);
     const int lane = threadIdx.x % 32;
     float after = part.m;
 #pragma unroll
@@ -38,9 +38,9 @@ template <int kParts> __device__ __forceinline__ Rescale absorb_in_order(const R
     Rescale by{1.f, 0.f};
     if (part.m != -INFINITY) by = {before == -INFINITY ? 0.f : exp2_polynomial(__fsub_rn(before, after)), exp2_polynomial(__fsub_rn(part.m, after))};
 #pragma unroll 1
-    for (int first = 0; first < count; first += kTogether)  // parts behind the last change nothing
+    for (int first = 0; first < count; first += kUnrolled)  // parts behind the last change nothing
 #pragma unroll
-        for (int i = first; i < first + kTogether; ++i)
+        for (int i = first; i < first + kUnrolled; ++i)
             state.l = __fmaf_rn(__shfl_sync(~0u, part.l, i), __shfl_sync(~0u, by.beta, i), __fmul_rn(state.l, __shfl_sync(~0u, by.alpha, i)));
     state.m = __shfl_sync(~0u, after, kParts - 1);
     return by;

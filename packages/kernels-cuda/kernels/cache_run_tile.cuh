@@ -81,7 +81,7 @@ template <class S> __device__ __forceinline__ void load_slot(const TileSource& s
 #pragma unroll
     for (int i = 0; i < S::kSlotBytes / 512; ++i) {
         const uint32_t place = (to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512);
-        if constexpr (S::kInt4 && S::kD == 64) copy_async_16(place, from + (offset + i * 512));  // no registers left for more
+        if constexpr (S::kInt4 && S::kD == 64) copy_async<16>(place, from + (offset + i * 512));  // no registers left for more
         else copy_async_16_once(place, from + (offset + i * 512), read_once_policy());
     }
 }

@@ -53,7 +53,7 @@ template <int kD, bool kInt4> __device__ __forceinline__ void load_rows(const Sp
             reinterpret_cast<uint4*>(to)[0] = make_uint4(a.x, a.y, b.x, b.y);
             reinterpret_cast<uint4*>(to)[1] = make_uint4(c.x, c.y, d.x, d.y);
         } else {
-            copy_async_16(shared_address_of(to), from, inside);
+            copy_async<16>(shared_address_of(to), from, inside);
         }
     }
     commit_copies();

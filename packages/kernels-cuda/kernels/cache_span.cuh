@@ -7,7 +7,6 @@
 
 namespace intflash {
 
-
 /** blockIdx.y: the KV head; blockIdx.z: the sequence and the part of its rows. */
 struct Span {
     CacheView cache;

@@ -14,7 +14,6 @@
 namespace intflash {
 namespace {
 
-
 // ── §1 ──
 __global__ void __launch_bounds__(kMostRowThreads) embed(const Embedding embedding, const int32_t* ids, const StepTable step, float* hidden) {
     const int64_t token = blockIdx.x;

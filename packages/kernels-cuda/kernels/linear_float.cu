@@ -17,7 +17,6 @@
 namespace intflash {
 namespace {
 
-
 // ── §1 ──
 constexpr int kFewThreads = 128;
 
@@ -70,7 +69,7 @@ template <class T, int kCount> __device__ __forceinline__ void fetch_rows(float 
 #pragma unroll
     for (int i = threadIdx.x; i < kCount * kChunks; i += T::kThreads) {
         const int row = i / kChunks, at = i % kChunks * 4;
-        copy_async_16(shared_address_of(&to[at / 16][row][at % 16]), from + static_cast<int64_t>(min(first + row, last)) * columns + column + at);
+        copy_async<16>(shared_address_of(&to[at / 16][row][at % 16]), from + static_cast<int64_t>(min(first + row, last)) * columns + column + at);
     }
 }
 
@@ -173,11 +172,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocks) linear_float_columns(
         if (is_there) {
 #pragma unroll
             for (int i = 0; i < kFetches; ++i) {
-                copy_async_16(w_to + fetching + i * kRowsApart * T::kRowBytes, w_next[i]);
+                copy_async<16>(w_to + fetching + i * kRowsApart * T::kRowBytes, w_next[i]);
                 w_next[i] += T::kDepth;
             }
 #pragma unroll
-            for (int i = 0; i < T::kInputBytes / 16 / T::kThreads; ++i) copy_async_16(x_to + fetching + i * T::kThreads * 16, x_next + i * T::kThreads * 4);
+            for (int i = 0; i < T::kInputBytes / 16 / T::kThreads; ++i) copy_async<16>(x_to + fetching + i * T::kThreads * 16, x_next + i * T::kThreads * 4);
             x_next += T::kInputBytes / 4;
         }
         commit_copies();

@@ -12,7 +12,6 @@
 namespace intflash {
 namespace {
 
-
 constexpr int kThreads = 128;
 
 /** Four warps, two by two, each some products' rows of sixteen by some products' tokens of eight; kBlocksAtOnce find room on a processor. */
@@ -41,25 +40,25 @@ template <class T, int kGroup> __global__ void __launch_bounds__(kThreads, T::kB
             for (int i = threadIdx.x; i < kRows * kCodeChunks; i += kThreads) {
                 const int row = i / kCodeChunks, chunk = i % kCodeChunks;
                 const bool inside = first_row + row < weights.rows;
-                copy_async_16(shared_address_of(&stage.weights[row][chunk * 16]), weights.codes + static_cast<int64_t>(inside ? first_row + row : 0) * (weights.columns / 2) + block * kBlockCodeBytes + chunk * 16, inside);
+                copy_async<16>(shared_address_of(&stage.weights[row][chunk * 16]), weights.codes + static_cast<int64_t>(inside ? first_row + row : 0) * (weights.columns / 2) + block * kBlockCodeBytes + chunk * 16, inside);
             }
 #pragma unroll
             for (int i = threadIdx.x; i < kTokens * kInputChunks; i += kThreads) {
                 const int token = i / kInputChunks, chunk = i % kInputChunks;
                 const bool inside = first_token + token < tokens;
-                copy_async_16(shared_address_of(&stage.input[token][(chunk ^ token % 2) * 16]), input.codes + static_cast<int64_t>(inside ? first_token + token : 0) * weights.columns + block * kInt4Columns + chunk * 16, inside);
+                copy_async<16>(shared_address_of(&stage.input[token][(chunk ^ token % 2) * 16]), input.codes + static_cast<int64_t>(inside ? first_token + token : 0) * weights.columns + block * kInt4Columns + chunk * 16, inside);
             }
 #pragma unroll
             for (int i = threadIdx.x; i < kRows * kScales; i += kThreads) {
                 const int row = i / kScales, g = i % kScales;
                 const bool inside = first_row + row < weights.rows;
-                copy_async_4(shared_address_of(&stage.w_scales[row][g]), weights.scales + (static_cast<int64_t>(inside ? first_row + row : 0) * blocks + block) * kScales + g, inside);
+                copy_async<4>(shared_address_of(&stage.w_scales[row][g]), weights.scales + (static_cast<int64_t>(inside ? first_row + row : 0) * blocks + block) * kScales + g, inside);
             }
 #pragma unroll
             for (int i = threadIdx.x; i < kTokens * kScales; i += kThreads) {
                 const int token = i / kScales, g = i % kScales;
                 const bool inside = first_token + token < tokens;
-                copy_async_4(shared_address_of(&stage.x_scales[token][g]), input.scales + (static_cast<int64_t>(inside ? first_token + token : 0) * blocks + block) * kScales + g, inside);
+                copy_async<4>(shared_address_of(&stage.x_scales[token][g]), input.scales + (static_cast<int64_t>(inside ? first_token + token : 0) * blocks + block) * kScales + g, inside);
             }
         }
         commit_copies();

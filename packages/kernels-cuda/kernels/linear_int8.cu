@@ -16,7 +16,6 @@
 namespace intflash {
 namespace {
 
-
 // ── §1 ──
 /** `kRows_` of weights by 64 tokens. */
 template <int kRows_> struct GemmTile {
@@ -36,7 +35,7 @@ template <int kBytes, int kThreads> __device__ __forceinline__ void copy_rows(ui
     for (int i = 0; i < kBytes / 16 / kThreads; ++i) {
         const int item = threadIdx.x + i * kThreads, row = item / 4, chunk = item % 4;
         const bool inside = first + row < count;
-        copy_async_16(target + chunk_offset(row, chunk), from + static_cast<int64_t>(inside ? first + row : 0) * stride + depth + chunk * 16, inside);
+        copy_async<16>(target + chunk_offset(row, chunk), from + static_cast<int64_t>(inside ? first + row : 0) * stride + depth + chunk * 16, inside);
     }
 }
 

@@ -134,7 +134,7 @@ template <class P, int kRows> __device__ __forceinline__ void fetch_rows(uint8_t
         const char* source = rows.address(first, channel);
         const int64_t step = kStep * rows.operand.strides.token * Blocks<P>::kSize;
 #pragma unroll
-        for (int i = 0; i < kRows / kStep; ++i, source += step) copy_async_16(own + i * kStep * kRowBytes, source);
+        for (int i = 0; i < kRows / kStep; ++i, source += step) copy_async<16>(own + i * kStep * kRowBytes, source);
         return;
     }
 #pragma unroll 1

@@ -1,4 +1,4 @@
-// cp.async: 16 bytes global → shared without a register in between, in groups that complete in order.
+// cp.async: up to 16 bytes global → shared without a register in between, in groups that complete in order.
 #pragma once
 #include <cstdint>
 
@@ -6,25 +6,16 @@ namespace intflash {
 
 __device__ __forceinline__ uint32_t shared_address_of(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
-/** Both ends 16-byte aligned. Not `inside`: zeros are written, and `source` (any valid address) is not read. */
-__device__ __forceinline__ void copy_async_16(uint32_t target, const void* source, bool inside = true) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0) : "memory");
+/** 4, 8 or 16 bytes, both ends aligned to as many. Not `inside`: zeros are written, and `source` (any valid address) is not read. */
+template <int kBytes> __device__ __forceinline__ void copy_async(uint32_t target, const void* source, bool inside = true) {
+    const int bytes = inside ? kBytes : 0;
+    if constexpr (kBytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(source), "n"(kBytes), "r"(bytes) : "memory");
 }
 
-/** The same of what a launch reads once: L2 gives its lines up first. `policy`: read_once_policy() of load_once.cuh. */
+/** 16 bytes of what a launch reads once: L2 gives its lines up first. `policy`: read_once_policy() of load_once.cuh. */
 __device__ __forceinline__ void copy_async_16_once(uint32_t target, const void* source, uint64_t policy) {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "l"(policy) : "memory");
-}
-
-/** The same of 4 bytes. */
-__device__ __forceinline__ void copy_async_4(uint32_t target, const void* source, bool inside) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(inside ? 4 : 0) : "memory");
-}
-
-/** 4, 8 or 16 bytes, aligned to as many. */
-template <int kBytes> __device__ __forceinline__ void copy_async(uint32_t target, const void* source) {
-    if constexpr (kBytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(source), "n"(kBytes) : "memory");
 }
 
 /** Ends a group; an empty one is fine. */
