@@ -21,14 +21,21 @@ constexpr int kWarps = 4, kThreads = kWarps * 32, kBlockRows = kWarps * 16;
 constexpr int kScoreTiles = kCacheTile / 8;
 static_assert(kThreads == kCacheTile, "a thread a key's facts");
 
+/** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
+__device__ __forceinline__ constexpr int swizzle(int row, int row_bytes) { return row / (row_bytes < 128 ? 128 / row_bytes : 1) % (row_bytes < 128 ? row_bytes / 16 : 8); }
+
 template <int kD_, bool kInt4_, int kStages_> struct LongTile {
-    static constexpr int kD = kD_, kStages = kStages_, kChunks = kD / 16;
+    static constexpr int kD = kD_, kStages = kStages_, kRow = code_bytes(kD_, kInt4_);
     static constexpr bool kInt4 = kInt4_;
+    // Sums are below 2^22 (127 · 127 · 256, 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times 127 · 7 · 256, 255 · 7 · 128): added to
+    // the bits of a power of two and a half they are a float's mantissa, one subtraction away.
+    static constexpr int kBiasBits = kInt4 ? 0x49400000 : 0x4b400000;
+    static constexpr float kBias = kInt4 ? 786432.f : 12582912.f;
     /** Blocks on a processor of Hopper, by registers and shared memory. */
     static constexpr int kBlocks = kD <= 64 ? 3 : kD <= 128 ? 2 : 1;
 
     struct alignas(128) Stage {
-        uint8_t keys[kCacheTile * kD], values[kCacheTile * kD];
+        uint8_t keys[kCacheTile * kRow], values[kCacheTile * kRow];
         float key_scales[kCacheTile], taus[kCacheTile], inverses[kCacheTile];
     };
     struct Shared {
@@ -36,35 +43,26 @@ template <int kD_, bool kInt4_, int kStages_> struct LongTile {
         alignas(128) uint8_t queries[kBlockRows * kD];
     };
 
-    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
-    static __device__ __forceinline__ constexpr int swizzle(int row) { return row / (kD < 128 ? 128 / kD : 1) % (kChunks < 8 ? kChunks : 8); }
-    static __device__ __forceinline__ constexpr int place(int row, int chunk) { return row * kD + (chunk ^ swizzle(row)) * 16; }
+    static __device__ __forceinline__ constexpr int query_place(int row, int chunk) { return row * kD + (chunk ^ swizzle(row, kD)) * 16; }
+    static __device__ __forceinline__ float unbiased(int sum) { return __fsub_rn(__int_as_float(sum), kBias); }
 };
 
+/** Keys and values of two pages; zeros for a page that is not there. */
 template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& cache, int tile, int length, typename T::Stage& stage) {
-    constexpr int kRow = code_bytes(T::kD, T::kInt4), kChunks = kRow / 16, kAtOnce = kThreads / kChunks;  // rows
+    constexpr int kChunks = T::kRow / 16, kAtOnce = kThreads / kChunks;  // rows
     static_assert(kPageTokens % kAtOnce == 0 && kAtOnce % 8 == 0, "a thread's rows lie alike");
-    const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
-    const auto fetch_rows = [&](const uint8_t* from, uint8_t* to, bool inside) {
-#pragma unroll
-        for (int i = 0; i < kPageTokens / kAtOnce; ++i) {
-            if constexpr (T::kInt4) {
-                const uint4 packed = inside ? *reinterpret_cast<const uint4*>(from + i * kAtOnce * kRow) : uint4{};
-                const uint2 a = unpack_int4(packed.x), b = unpack_int4(packed.y), c = unpack_int4(packed.z), d = unpack_int4(packed.w);
-                *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk) + i * kAtOnce * T::kD) = make_uint4(a.x, a.y, b.x, b.y);
-                *reinterpret_cast<uint4*>(to + T::place(row, 2 * chunk + 1) + i * kAtOnce * T::kD) = make_uint4(c.x, c.y, d.x, d.y);
-            } else {
-                copy_async<16>(shared_address_of(to + T::place(row, chunk)) + i * kAtOnce * T::kD, from + i * kAtOnce * kRow, inside);
-            }
-        }
-    };
+    const int row = threadIdx.x / kChunks, place = row * T::kRow + (threadIdx.x % kChunks ^ swizzle(row, T::kRow)) * 16;
 #pragma unroll
     for (int i = 0; i < kCacheTile / kPageTokens; ++i) {
         const int page = tile * (kCacheTile / kPageTokens) + i;
         const bool inside = page * kPageTokens < length;
-        const uint8_t* from = cache.image(inside ? page : 0, blockIdx.y) + threadIdx.x * 16;
-        fetch_rows(from, stage.keys + i * kPageTokens * T::kD, inside);
-        fetch_rows(from + kPageTokens * kRow, stage.values + i * kPageTokens * T::kD, inside);
+        const uint8_t* image = cache.image(inside ? page : 0, blockIdx.y) + threadIdx.x * 16;
+        const uint32_t keys = shared_address_of(stage.keys + i * kPageTokens * T::kRow) + place, values = shared_address_of(stage.values + i * kPageTokens * T::kRow) + place;
+#pragma unroll
+        for (int n = 0; n < kPageTokens * T::kRow; n += kAtOnce * T::kRow) {
+            copy_async<16>(keys + n, image + n, inside);
+            copy_async<16>(values + n, image + kPageTokens * T::kRow + n, inside);
+        }
     }
 }
 
@@ -104,29 +102,46 @@ struct BlockRows {
     }
 };
 
-// Sums are below 2^22 (127 · 127 · 256, 255 · 127 · 128): added to the bits of 1.5 · 2^23 they are a float's mantissa, one subtraction away.
-constexpr int kBiasBits = 0x4b400000;
-__device__ __forceinline__ float unbiased(int sum) { return __fsub_rn(__int_as_float(sum), 12582912.f); }
+/** Sixteen bytes of a query row, the chunk'th, to shared memory; of INT4, whose keys come apart so, the even codes of each 32 in the first of two chunks, the odd ones in the other. */
+template <class T> __device__ __forceinline__ void place_query(const int8_t* row, int chunk, uint8_t* queries, int r) {
+    if constexpr (T::kInt4) {
+        const uint4* pair = reinterpret_cast<const uint4*>(row) + chunk / 2 * 2;
+        const uint4 a = pair[0], b = pair[1];
+        const uint32_t which = chunk % 2 == 0 ? 0x6420 : 0x7531;
+        *reinterpret_cast<uint4*>(queries + T::query_place(r, chunk)) = make_uint4(__byte_perm(a.x, a.y, which), __byte_perm(a.z, a.w, which), __byte_perm(b.x, b.y, which), __byte_perm(b.z, b.w, which));
+    } else {
+        copy_async<16>(shared_address_of(queries + T::query_place(r, chunk)), row + chunk * 16);
+    }
+}
 
 // ── §2 ──
 template <class T> __device__ __forceinline__ void score_keys(const typename T::Shared& shared, const typename T::Stage& stage, int (&scores)[kScoreTiles][4]) {
+    constexpr int kSteps = T::kInt4 ? 2 : 1;  // of 32 channels, that two chunks of a key hold
     const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, warp_row = threadIdx.x / 32 * 16 + lane % 16;
-    const uint32_t keys = shared_address_of(stage.keys) + row * T::kD, queries = shared_address_of(shared.queries) + warp_row * T::kD;
+    const uint32_t keys = shared_address_of(stage.keys) + row * T::kRow, queries = shared_address_of(shared.queries) + warp_row * T::kD;
+    const auto multiply = [&](bool is_first, int (&sums)[4], const uint32_t (&q)[4], uint32_t b0, uint32_t b1) {
+        if (is_first) mma_s8_onto(sums, q, b0, b1, T::kBiasBits);
+        else mma_s8(sums, q, b0, b1);
+    };
 #pragma unroll
-    for (int k = 0; k < T::kD / 32; ++k) {
-        uint32_t q[4];  // rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
-        ldmatrix_x4(q, queries + ((k * 2 + lane / 16) ^ T::swizzle(warp_row)) * 16);
-        const uint32_t at = keys + ((k * 2 + lane / 8 % 2) ^ T::swizzle(row)) * 16;
+    for (int k = 0; k < T::kRow / 32; ++k) {
+        uint32_t q[kSteps][4];  // rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) ldmatrix_x4(q[i], queries + (((k * kSteps + i) * 2 + lane / 16) ^ swizzle(warp_row, T::kD)) * 16);
+        const uint32_t at = keys + ((k * 2 + lane / 8 % 2) ^ swizzle(row, T::kRow)) * 16;
 #pragma unroll
         for (int t = 0; t < kScoreTiles; t += 2) {
-            uint32_t b[4];  // bytes 0-15 and 16-31 of eight keys, then of the next eight
-            ldmatrix_x4(b, at + t * 8 * T::kD);
-            if (k == 0) {
-                mma_s8_onto(scores[t], q, b[0], b[1], kBiasBits);
-                mma_s8_onto(scores[t + 1], q, b[2], b[3], kBiasBits);
-            } else {
-                mma_s8(scores[t], q, b[0], b[1]);
-                mma_s8(scores[t + 1], q, b[2], b[3]);
+            uint32_t b[4];  // two chunks of eight keys, then of the next eight
+            ldmatrix_x4(b, at + t * 8 * T::kRow);
+#pragma unroll
+            for (int next = 0; next < 2; ++next) {
+                const uint32_t first = b[2 * next], second = b[2 * next + 1];
+                if constexpr (T::kInt4) {
+                    multiply(k == 0, scores[t + next], q[0], even_codes(first), odd_codes(first));
+                    multiply(false, scores[t + next], q[1], even_codes(second), odd_codes(second));
+                } else {
+                    multiply(k == 0, scores[t + next], q[0], first, second);
+                }
             }
         }
     }
@@ -158,7 +173,7 @@ __device__ __forceinline__ void weigh_rows(const typename T::Stage& stage, int (
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             const int half = e / 2, i = e % 2;
-            float x = __fmaf_rn(__fmul_rn(unbiased(scores[t][e]), i == 0 ? key_scale.x : key_scale.y), rows[half].factor, i == 0 ? tau.x : tau.y);
+            float x = __fmaf_rn(__fmul_rn(T::unbiased(scores[t][e]), i == 0 ? key_scale.x : key_scale.y), rows[half].factor, i == 0 ? tau.x : tau.y);
             if constexpr (kMasked) {
                 const int key = t * 8 + first + i;
                 if (key < seen[half].begin || key >= seen[half].end) x = -INFINITY;
@@ -208,42 +223,54 @@ __device__ __forceinline__ void weigh_rows(const typename T::Stage& stage, int (
 
 // ── §3 ──
 /**
- * Registers of `out[g]`: channels 16g + 4c, + 2 of row r, the same of row r + 8; then channels + 1, + 3. A matrix of pairs of bytes, turned, gives a
- * lane two channels of its two keys; taken apart they are the second operand of two products, of even and of odd channels.
+ * Channels of a lane's sums, in accumulators of a product: number j of chunk g has, at element i, channel 16g + 4c + 2(i % 2) + j of row r or (i above 1) r + 8; in
+ * INT4 32g + 8c + 4(i % 2) + j. A matrix of pairs of bytes, turned, gives a lane two bytes of its two keys; taken apart they are the second operand
+ * of products of even and of odd bytes, and these of even and of odd codes.
  */
-template <class T>
-__device__ __forceinline__ void accumulate_values(const typename T::Stage& stage, const uint32_t (&p)[kCacheTile / 32][4], const Rescale (&by)[2], float (&out)[T::kD / 16][8]) {
+template <class T> struct Sums {
+    static constexpr int kEach = T::kInt4 ? 4 : 2, kChunks = T::kRow / 16;
+    float at[kChunks][kEach][4];
+};
+
+template <class T> __device__ __forceinline__ void accumulate_values(const typename T::Stage& stage, const uint32_t (&p)[kCacheTile / 32][4], const Rescale (&by)[2], Sums<T>& out) {
+    constexpr int kEach = Sums<T>::kEach;
     const int lane = threadIdx.x % 32;
-    const uint32_t values = shared_address_of(stage.values) + lane * T::kD;
+    const uint32_t values = shared_address_of(stage.values) + lane * T::kRow;
     if (__any_sync(~0u, by[0].alpha != 1.f || by[1].alpha != 1.f)) {
 #pragma unroll
-        for (int g = 0; g < T::kD / 16; ++g)
+        for (int g = 0; g < Sums<T>::kChunks; ++g)
 #pragma unroll
-            for (int i = 0; i < 8; ++i) out[g][i] = __fmul_rn(out[g][i], by[i / 2 % 2].alpha);
+            for (int i = 0; i < kEach * 4; ++i) out.at[g][i / 4][i % 4] = __fmul_rn(out.at[g][i / 4][i % 4], by[i / 2 % 2].alpha);
     }
 #pragma unroll
-    for (int g = 0; g < T::kD / 16; ++g) {
-        int even[4], odd[4];
+    for (int g = 0; g < Sums<T>::kChunks; ++g) {
+        int sums[kEach][4];
 #pragma unroll
         for (int k = 0; k < kCacheTile / 32; ++k) {
             uint32_t m[4];
-            ldmatrix_x4_transposed(m, values + k * 32 * T::kD + (g ^ T::swizzle(lane)) * 16);
-            const uint32_t e0 = __byte_perm(m[0], m[1], 0x6420), e1 = __byte_perm(m[2], m[3], 0x6420), o0 = __byte_perm(m[0], m[1], 0x7531), o1 = __byte_perm(m[2], m[3], 0x7531);
-            if (k == 0) {
-                mma_u8_s8_onto(even, p[k], e0, e1, kBiasBits);
-                mma_u8_s8_onto(odd, p[k], o0, o1, kBiasBits);
-            } else {
-                mma_u8_s8(even, p[k], e0, e1);
-                mma_u8_s8(odd, p[k], o0, o1);
+            ldmatrix_x4_transposed(m, values + k * 32 * T::kRow + (g ^ swizzle(lane, T::kRow)) * 16);
+            const auto multiply = [&](int (&sum)[4], uint32_t b0, uint32_t b1) {
+                if (k == 0) mma_u8_s8_onto(sum, p[k], b0, b1, T::kBiasBits);
+                else mma_u8_s8(sum, p[k], b0, b1);
+            };
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd) {
+                const uint32_t which = odd == 0 ? 0x6420 : 0x7531, first = __byte_perm(m[0], m[1], which), second = __byte_perm(m[2], m[3], which);
+                if constexpr (T::kInt4) {
+                    multiply(sums[2 * odd], even_codes(first), even_codes(second));
+                    multiply(sums[2 * odd + 1], odd_codes(first), odd_codes(second));
+                } else {
+                    multiply(sums[odd], first, second);
+                }
             }
         }
 #pragma unroll
-        for (int i = 0; i < 8; ++i) out[g][i] = __fmaf_rn(unbiased(i < 4 ? even[i] : odd[i - 4]), by[i / 2 % 2].beta, out[g][i]);
+        for (int i = 0; i < kEach * 4; ++i) out.at[g][i / 4][i % 4] = __fmaf_rn(T::unbiased(sums[i / 4][i % 4]), by[i / 2 % 2].beta, out.at[g][i / 4][i % 4]);
     }
 }
 
 template <class T, bool kMasked>
-__device__ __forceinline__ void take_tile(const typename T::Shared& shared, const typename T::Stage& stage, int first_key, Row (&rows)[2], float (&out)[T::kD / 16][8]) {
+__device__ __forceinline__ void take_tile(const typename T::Shared& shared, const typename T::Stage& stage, int first_key, Row (&rows)[2], Sums<T>& out) {
     int scores[kScoreTiles][4];
     score_keys<T>(shared, stage, scores);
     uint32_t p[kCacheTile / 32][4];
@@ -275,9 +302,10 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
         const Visible seen = block.visible(block.row(half));
         row[half] = {__fmul_rn(__fmul_rn(q_scale_of(half), args.scale), kLog2E), -INFINITY, 0.f, seen.begin, seen.end};
     }
-    for (int item = threadIdx.x; item < kBlockRows * T::kChunks; item += kThreads) {
-        const int r = item / T::kChunks, chunk = item % T::kChunks;
-        copy_async<16>(shared_address_of(shared.queries + T::place(r, chunk)), args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD + chunk * 16);
+    constexpr int kQueryChunks = T::kD / 16;
+    for (int item = threadIdx.x; item < kBlockRows * kQueryChunks; item += kThreads) {
+        const int r = item / kQueryChunks;
+        place_query<T>(args.query.codes + (head_rows + min(first_row + r, rows - 1)) * T::kD, item % kQueryChunks, shared.queries, r);
     }
     __shared__ float largest_scale;
     if (threadIdx.x < 32) {
@@ -291,7 +319,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
     // What the warp's rows see: [first_seen, end_seen) some of them, [all_begin, all_end) all.
     const int end_seen = block.visible(min(block.warp_row + 15, rows - 1)).end, all_end = block.visible(min(block.warp_row, rows - 1)).end;
     const int all_begin = block.visible(min(block.warp_row + 15, rows - 1)).begin, first_seen = block.visible(min(block.warp_row, rows - 1)).begin;
-    float out[T::kD / 16][8] = {};
+    Sums<T> out = {};
     int tile = block.visible(first_row).begin / kCacheTile, stage = 0;
     const int last_tile = (block.visible(min(first_row + kBlockRows, rows) - 1).end - 1) / kCacheTile;
     const auto fetch = [&](int which, int into) {
@@ -330,11 +358,11 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
         const float factor = row[half].m == -INFINITY ? 0.f : __fdiv_rn(1.f / 255.f, row[half].l);
         float* target = args.out + (sequence.first + i / group) * args.out_stride + (blockIdx.y * group + i % group) * args.head_dim;
 #pragma unroll
-        for (int g = 0; g < T::kD / 16; ++g)
+        for (int g = 0; g < Sums<T>::kChunks; ++g)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const int d = g * 16 + lane % 4 * 4 + e;
-                if (d < args.head_dim) target[d] = __fmul_rn(out[g][e % 2 * 4 + half * 2 + e / 2], factor);
+            for (int e = 0; e < 2 * Sums<T>::kEach; ++e) {
+                const int i = e / Sums<T>::kEach, j = e % Sums<T>::kEach, d = (g * 4 + lane % 4) * 2 * Sums<T>::kEach + e;
+                if (d < args.head_dim) target[d] = __fmul_rn(out.at[g][j][half * 2 + i], factor);
             }
     }
 }
