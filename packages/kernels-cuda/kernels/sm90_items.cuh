@@ -76,17 +76,23 @@ template <int size> struct RingSlot {
 };
 
 /**
- * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows, and before
- * the shortest third of its items, or else last, those that warpgroups share. @returns false past a short sequence's end.
+ * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows. Items that warpgroups share are short, so all
+ * sections' come in the end and fill the processors' last minutes; under a causal mask a section's own come before the shortest third of its items.
+ * @returns false past a short sequence's end.
  */
 template <class T> __device__ __forceinline__ bool find_item(const SortedArgs& args, int index, SortedSequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
-    const int per_section = args.section_heads * args.max_items, section = index / per_section, within = index - section * per_section;
-    const int heads = min(args.section_heads, args.heads * args.sequence_count - section * args.section_heads);
-    const int turn = within / heads, flat_head = section * args.section_heads + (within - turn * heads), batch = flat_head / args.heads;
+    const bool apart = args.window_right != 0;
+    const int all_heads = args.heads * args.sequence_count, full_items = apart ? all_heads * args.max_full_items : 0;
+    const bool late = apart && index >= full_items;
+    const int each = !apart ? args.max_full_items + args.max_shared_items : late ? args.max_shared_items : args.max_full_items;
+    if (late) index -= full_items;
+    const int per_section = args.section_heads * each, section = index / per_section, within = index - section * per_section;
+    const int heads = min(args.section_heads, all_heads - section * args.section_heads);
+    const int in_turn = within / heads, flat_head = section * args.section_heads + (within - in_turn * heads), batch = flat_head / args.heads;
     head = flat_head - batch * args.heads;
     sequence = args.sequences[batch];
-    if (turn >= sequence.items) return false;
-    const int full = sequence.full_items, shared = sequence.items - full, ahead = args.window_right == 0 ? full - full / 3 : full;
+    const int full = sequence.full_items, shared = sequence.items - full, ahead = apart ? full : full - full / 3, turn = late ? full + in_turn : in_turn;
+    if (turn >= (apart && !late ? full : sequence.items)) return false;
     item.shared = turn >= ahead && turn < ahead + shared;
     item.first_row = item.shared ? full * T::kRows + (shared - 1 - (turn - ahead)) * kQueryBlock : (full - 1 - (turn < ahead ? turn : turn - shared)) * T::kRows;
     item.rows = sequence.q_len - item.first_row;

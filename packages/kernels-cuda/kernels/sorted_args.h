@@ -16,11 +16,12 @@ struct SortedArgs {
     float* lse;                  // null: not wanted
     RowStrides out_strides, lse_strides;
     int64_t window_left, window_right;
-    int32_t sequence_count, heads, kv_heads, head_dim_v, max_items, max_q_blocks, max_k_len;  // max_items: of a head, Hopper
+    int32_t sequence_count, heads, kv_heads, head_dim_v, max_q_blocks, max_k_len;
+    int32_t max_full_items, max_shared_items;  // of a head, Hopper: see sm90_items.cuh
     int32_t bottom_right;
     int32_t out_type;            // ElementType of `out`: float32, float16 or bfloat16
     float scale;
-    // Filled in by Hopper's launch: items = max_items · heads · sequences, in sections of heads whose keys and values fit in L2 together.
+    // Filled in by Hopper's launch: items = (max_full_items + max_shared_items) · heads · sequences, in sections of heads whose keys and values fit in L2 together.
     int32_t section_heads, items;
 };
 

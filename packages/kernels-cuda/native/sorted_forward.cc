@@ -58,7 +58,8 @@ void SortedForward::lay_out(Stream& stream, const std::vector<Sequence>& sequenc
         const int32_t q_blocks = (each.q_len + kQueryBlock - 1) / kQueryBlock, keys = sorted_tile_keys(request_.padded, is_half()), tiles = (each.k_len + keys - 1) / keys;
         const Items items = share_out(each.q_len, tiles);
         own.push_back({each.q_start, each.k_start, q_blocks_, tiles_, each.tile_base, each.q_len, each.k_len, q_blocks, tiles, each.tiles, 0, items.full, items.full + items.shared});
-        args_.max_items = std::max(args_.max_items, items.full + items.shared);
+        args_.max_full_items = std::max(args_.max_full_items, items.full);
+        args_.max_shared_items = std::max(args_.max_shared_items, items.shared);
         q_blocks_ += int64_t{q_blocks} * request_.query.heads;
         tiles_ += int64_t{tiles} * request_.key.heads;
         table_.max_q_blocks = std::max(table_.max_q_blocks, q_blocks);
