@@ -22,7 +22,6 @@
 #include "sm90_items.cuh"
 #include "sm90_turns.cuh"
 #include "sorted_softmax.cuh"
-#include "sorted_store.cuh"
 
 namespace intflash {
 
@@ -299,9 +298,21 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 continue;
             }
         }
-        const int row = row_in_item(), c = static_cast<int>(thread_index() & 3), present = row + 8 < item.rows ? 2 : row < item.rows ? 1 : 0;
-        finish_rows<T>(out, rows, T::kHalf ? kHalfLevelBits : kLevelBits, args, item.out_at + row * args.out_strides.token, item.lse_at + row * args.lse_strides.token, present, c,
-                       base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD));
+        const int lane = static_cast<int>(thread_index() & 31), row = row_in_item(), c = lane & 3;
+        const int first_row = row - (lane >> 2), block = sharing ? 0 : self;
+        const uint32_t channels = base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD);
+        const int present = row + 8 < item.rows ? 2 : row < item.rows ? 1 : 0;
+        finish_rows(rows, T::kHalf ? kHalfLevelBits : kLevelBits, args, item.lse_at + row * args.lse_strides.token, present, c, [&](auto* target, const auto& inverse, const auto& offset) {
+            if constexpr (sizeof(*target) == 2) {
+                // Through what held the warpgroup's queries, which none of its warps needs any more.
+                named_barrier_sync(kFinishBarrier + self, 128);
+                const uint32_t room = base + static_cast<uint32_t>(offsetof(Memory, query)) + buffer.index * T::kQueryBytes + block * T::kBlockBytes + warp * (16 * T::kD);
+                store_rows_through<T>(room, target, out, inverse, offset, args, item.out_at + first_row * args.out_strides.token, item.rows - first_row, lane, channels);
+                publish_writes();  // before queries are copied there again
+            } else {
+                store_rows<T>(target, out, inverse, offset, args, item.out_at + row * args.out_strides.token, present, c, channels);
+            }
+        });
         leave(barrier(offsetof(Memory, query_empty), buffer.index));
     }
     if (self == 0) turn.wait();  // the last pass

@@ -239,8 +239,10 @@ template <class T> __global__ void __launch_bounds__(T::kMaxWarps * 32, 1) sorte
 
     const int first_row = warp_row + r, present = first_row + 8 < sequence.q_len ? 2 : first_row < sequence.q_len ? 1 : 0;
     const int64_t token = sequence.q_start + first_row;
-    finish_rows<T>(out, rows, kLevelBits, args, batch * args.out_strides.batch + head * args.out_strides.head + token * args.out_strides.token,
-                   batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token, present, c, shared_address(shared.channel_scale));
+    const int64_t out_at = batch * args.out_strides.batch + head * args.out_strides.head + token * args.out_strides.token;
+    finish_rows(rows, kLevelBits, args, batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token, present, c, [&](auto* target, const auto& inverse, const auto& offset) {
+        store_rows<T>(target, out, inverse, offset, args, out_at, present, c, shared_address(shared.channel_scale));
+    });
 }
 
 // ── §4 ──

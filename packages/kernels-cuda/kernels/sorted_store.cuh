@@ -37,16 +37,21 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4], int c) {
     }
 }
 
+/**
+ * Columns 8 · block + 2c and the next one of a thread's row `i`, as they go to memory. `o` of a thread: columns 8j + 2c of two rows in registers 4j .. 4j + 3; for INT8
+ * values in units of 2^-49, with V's offset still in it.
+ */
+template <class T> __device__ __forceinline__ float2 scaled_pair(const float (&o)[T::kOut], int block, int i, const float2& factor, const float (&inverse)[2], const float (&offset)[2]) {
+    float a = o[4 * block + 2 * i], b = o[4 * block + 2 * i + 1];
+    if constexpr (!T::kHalf) a = fmaf(a, 0x1p49f, offset[i]), b = fmaf(b, 0x1p49f, offset[i]);
+    return make_float2(a * (factor.x * inverse[i]), b * (factor.y * inverse[i]));
+}
+
 /** Two rows of a thread, the second eight tokens on, times `inverse` each; of them `present` are there. `out_at` is the first one's place in `out`, `channels` the shared address of V's channel scales. */
 template <class T, class Element>
 __device__ __forceinline__ void store_rows(Element* out, const float (&o)[T::kOut], const float (&inverse)[2], const float (&offset)[2], const SortedArgs& args, int64_t out_at, int present, int c, uint32_t channels) {
     const int64_t token = args.out_strides.token;
-    const auto scaled = [&](int block, int i) {
-        const float2 factor = read_pair(channels + 32 * block + 8 * c);
-        float a = o[4 * block + 2 * i], b = o[4 * block + 2 * i + 1];
-        if constexpr (!T::kHalf) a = fmaf(a, 0x1p49f, offset[i]), b = fmaf(b, 0x1p49f, offset[i]);
-        return make_float2(a * (factor.x * inverse[i]), b * (factor.y * inverse[i]));
-    };
+    const auto scaled = [&](int block, int i) { return scaled_pair<T>(o, block, i, read_pair(channels + 32 * block + 8 * c), inverse, offset); };
 #pragma unroll
     for (int first = 0; first < T::kD / 8; first += 4) {
 #pragma unroll
@@ -74,22 +79,28 @@ __device__ __forceinline__ void store_rows(Element* out, const float (&o)[T::kOu
     }
 }
 
+/** What O's row is multiplied with, to a unit in the last place; zeros where no key was visible. */
+__device__ __forceinline__ float reciprocal_or_zero(float sum) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(sum));
+    return sum > 0.f ? inverse : 0.f;
+}
+
 /**
- * The end of a row of queries: O over its sum to memory, and the log-sum-exp. `o` of a thread: columns 8j + 2c of two rows in registers 4j .. 4j + 3;
- * for INT8 values in units of 2^-49, with V's offset still in it. `level` is log2 of P's largest code.
+ * The end of a thread's two rows of queries: their sums' reciprocals and what takes V's offset out again, which `store(out, inverse, offset)` needs to bring O to memory, `out`
+ * being a pointer to its elements; and the log-sum-exp. `level` is log2 of P's largest code.
  */
-template <class T> __device__ __forceinline__ void finish_rows(const float (&o)[T::kOut], const RowPair& rows, float level, const SortedArgs& args, int64_t out_at, int64_t lse_at, int present, int c, uint32_t channels) {
-    float inverse[2], offset[2];
+template <class Store> __device__ __forceinline__ void finish_rows(const RowPair& rows, float level, const SortedArgs& args, int64_t lse_at, int present, int c, const Store& store) {
+    float sum[2], inverse[2], offset[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const float sum = quad_sum(rows.sum[i]);
-        inverse[i] = sum > 0.f ? 1.f / sum : 0.f;  // no visible key: zeros
-        offset[i] = -128.f * quad_sum(rows.codes[i]);
-        if (args.lse != nullptr && c == 0 && i < present) args.lse[lse_at + 8 * i * args.lse_strides.token] = sum > 0.f ? (rows.reference[i] - level + log2f(sum)) * 0.693147181f : -INFINITY;
-    }
-    if (args.out_type == static_cast<int32_t>(ElementType::kFloat32)) store_rows<T>(static_cast<float*>(args.out), o, inverse, offset, args, out_at, present, c, channels);
-    else if (args.out_type == static_cast<int32_t>(ElementType::kFloat16)) store_rows<T>(static_cast<__half*>(args.out), o, inverse, offset, args, out_at, present, c, channels);
-    else store_rows<T>(static_cast<__nv_bfloat16*>(args.out), o, inverse, offset, args, out_at, present, c, channels);
+    for (int i = 0; i < 2; ++i) sum[i] = quad_sum(rows.sum[i]), inverse[i] = reciprocal_or_zero(sum[i]), offset[i] = -128.f * quad_sum(rows.codes[i]);
+    if (args.out_type == static_cast<int32_t>(ElementType::kFloat32)) store(static_cast<float*>(args.out), inverse, offset);
+    else if (args.out_type == static_cast<int32_t>(ElementType::kFloat16)) store(static_cast<__half*>(args.out), inverse, offset);
+    else store(static_cast<__nv_bfloat16*>(args.out), inverse, offset);
+    if (args.lse == nullptr || c != 0) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        if (i < present) args.lse[lse_at + 8 * i * args.lse_strides.token] = sum[i] > 0.f ? (rows.reference[i] - level + log2f(sum[i])) * 0.693147181f : -INFINITY;
 }
 
 }  // namespace intflash

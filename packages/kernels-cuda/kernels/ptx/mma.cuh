@@ -82,6 +82,13 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&m)[4], uint32_
                  : "r"(address));
 }
 
+/** The other way: lane 4r + c of matrix m gives elements 2c and 2c + 1 of its row r. */
+__device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t (&m)[4]) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3]) : "memory");
+#endif
+}
+
 /** An 8x8 matrix of 16-bit elements, rows and columns exchanged; lane 4r + c holds elements 2c and 2c + 1 of row r. */
 __device__ __forceinline__ uint32_t transpose_matrix(uint32_t elements) {
     uint32_t turned;
