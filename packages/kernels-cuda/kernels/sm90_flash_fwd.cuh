@@ -155,19 +155,19 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             for (int i = 0; i < 32; ++i) out[first / 2 + i] = fmaf(__int_as_float(t[i]), scaled[(i >> 1) & 1], out[first / 2 + i]);
         };
         const auto load_factors = [&] { rows.factor[0] = load_shared_float(factors) * log2_scale, rows.factor[1] = load_shared_float(factors + 32) * log2_scale; };  // anew for each tile: registers are dearer
-        const auto start = [&](auto& s) {
+        const auto start = [&](auto& s, const auto& meanwhile) {
             turn.wait();
             multiply_keys(s);
             load_factors();
+            meanwhile();
             wgmma_wait();
             turn.pass();
             pin(s);
         };
-        // The first 2 * kScores slots of a tile; `weigh(s, p, before_group)` makes scores into codes, and the first `early` products begin before it ends.
-        const auto attend = [&](auto scores, auto early, const auto& weigh) {
-            constexpr int kScores = decltype(scores)::value, kSteps = kScores / 16, kEarly = decltype(early)::value;
-            int s[kScores], p[kScores / 4], t[2][32];
-            start(s);
+        // The slots of a tile whose scores are there; `weigh(s, p, before_group)` makes them into codes, and the first `early` products begin before it ends.
+        const auto attend = [&](auto& s, auto early, const auto& weigh) {
+            constexpr int kScores = sizeof(s) / 4, kSteps = kScores / 16, kEarly = decltype(early)::value;
+            int p[kScores / 4], t[2][32];
             const TileSums sums = weigh(s, p, [&](int group) {
                 if (kEarly > 0 && group == 2 * kEarly) multiply_values(t[0], p, 0, 0, kEarly);
             });
@@ -183,11 +183,16 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 add_products(t[part & 1], sums, 64 * part);
             }
         };
-        const auto attend_plain = [&](auto scores, auto outliers, uint32_t meta, const auto& visible) {
-            constexpr int kEarly = decltype(scores)::value == T::kScores ? T::kEarlySteps : 0;
+        const auto attend_plain = [&](auto& scores, auto outliers, uint32_t meta, const auto& visible) {
+            constexpr int kEarly = sizeof(scores) / 4 == T::kScores ? T::kEarlySteps : 0;
             attend(scores, std::integral_constant<int, kEarly>{}, [&](auto& s, auto& p, const auto& before_group) {
                 return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
             });
+        };
+        const auto start_plain = [&](auto count, auto outliers, uint32_t meta, const auto& visible) {
+            int scores[decltype(count)::value];
+            start(scores, [] {});
+            attend_plain(scores, outliers, meta, visible);
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
         // Calls run(scores), scores / 2 being what a thread has of a row: of all slots, or of the first 64 or 128 where a sequence's last tile has no more keys.
@@ -203,7 +208,9 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
         };
         const auto attend_any = [&](uint32_t meta, auto kind) {
             if (tile < own.clear_begin || kind == TileKind::kColumns) {
-                attend(kWhole, std::integral_constant<int, 0>{}, [&](auto& s, auto& p, const auto&) {
+                int scores[T::kScores];
+                start(scores, [] {});
+                attend(scores, std::integral_constant<int, 0>{}, [&](auto& s, auto& p, const auto&) {
                     float top[2];
                     score(s, top, std::true_type{}, meta);
                     follow(rows, top, scale_out);
@@ -211,17 +218,17 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 });
                 return;
             }
-            if (is_clear() && kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, AllKeys{});
+            if (is_clear() && kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, AllKeys{});
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            if (kind == TileKind::kOutliers) return attend_plain(kWhole, std::true_type{}, meta, visible);
-            with_span([&](auto scores) { attend_plain(scores, std::false_type{}, meta, visible); });
+            if (kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, visible);
+            with_span([&](auto count) { start_plain(count, std::false_type{}, meta, visible); });
         };
         // `visible`: AllKeys, VisibleKeys, or nullptr where a row may not see keys at the tile's beginning either.
         const auto attend_half = [&](auto scores, uint32_t meta, const auto& visible) {
             constexpr int kScores = decltype(scores)::value, kPanels = kScores / 32;
             constexpr bool kGeneral = std::is_same_v<decltype(visible), const std::nullptr_t&>;
             int s[kScores], p[kPanels][16];
-            start(s);
+            start(s, [] {});
             float top[2];
             if constexpr (kGeneral) score(s, top, std::false_type{}, meta);
             else maxima_of_eighths<T::kKeys>(s, top, rows, meta + T::kColumnBytes, columns(meta), visible);
@@ -266,26 +273,53 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
         };
         const int step = sharing ? T::kConsumers : 1;
         int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;
-#pragma unroll 1
-        for (; tile < tile_end; ++tile, stage.next()) {
-            barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
-            const uint32_t meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
-            const bool is_own = tile == next_own;
-            if (is_own) next_own += step;
-            const auto kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind)));
-            if (is_own && is_clear() && (T::kHalf || kind == TileKind::kPlain)) {
-                // Nearly all tiles are like this. In a branch of their own from the products to the products their code lies together.
-                if constexpr (T::kHalf) attend_half(kWhole, meta, AllKeys{});
-                else attend_plain(kWhole, std::false_type{}, meta, AllKeys{});
-            } else if (!is_own || tile < own.begin || tile >= own.end) {
-                // A tile of another warpgroup, or one that none of this one's rows sees: then its turn passes.
-                if (is_own) let_turn_pass();
-            } else if constexpr (T::kHalf) {
-                attend_half_masked(meta);
-            } else {
-                attend_any(meta, kind);
-            }
+        // The tile has been read. @returns whether another one follows
+        const auto go_on = [&] {
             leave(barrier(offsetof(Memory, tile_empty), stage.index));
+            ++tile, stage.next();
+            return tile < tile_end;
+        };
+        bool more = tile < tile_end, is_plain = true;  // the tile before, and so perhaps this one
+        while (more) {
+            uint32_t meta;
+            TileKind kind;
+            const auto look = [&] { kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind))); };
+            // Nearly all tiles are like these, or another warpgroup's. In a loop of their own their code lies together: a jump far away costs a tile 150 clocks.
+#pragma unroll 1
+            for (;;) {
+                barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
+                meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
+                if constexpr (!T::kHalf && !T::kScoresFirst) look();
+                if (tile == next_own) {
+                    if (!is_clear()) break;
+                    if constexpr (T::kHalf) {
+                        next_own += step;
+                        attend_half(kWhole, meta, AllKeys{});
+                    } else if constexpr (T::kScoresFirst) {
+                        // Of another kind its scores will be computed again, but not twice in a row.
+                        if (!is_plain) break;
+                        int scores[T::kScores];
+                        start(scores, look);
+                        is_plain = kind == TileKind::kPlain;
+                        if (!is_plain) break;
+                        attend_plain(scores, std::false_type{}, meta, AllKeys{});
+                        next_own += step;
+                    } else {
+                        if (kind != TileKind::kPlain) break;
+                        next_own += step;
+                        start_plain(kWhole, std::false_type{}, meta, AllKeys{});
+                    }
+                }
+                more = go_on();
+                if (!more) break;
+            }
+            if (!more) break;
+            next_own += step;
+            if constexpr (T::kScoresFirst) look(), is_plain = kind == TileKind::kPlain;
+            if (tile < own.begin || tile >= own.end) let_turn_pass();  // none of this warpgroup's rows sees it
+            else if constexpr (T::kHalf) attend_half_masked(meta);
+            else attend_any(meta, kind);
+            more = go_on();
         }
         if constexpr (T::kHalf)
 #pragma unroll

@@ -20,6 +20,8 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     // What warpgroups take turns at: half-int8 with 128 channels and more at the products, whose sums it waits for twice as long; INT8, and half-int8 with 64
     // channels, at the exponentials (docs/results/h200/log.md).
     static constexpr bool kProductTurns = kHalf && kD >= 128, kExponentialTurns = !kProductTurns;
+    // What kind a tile is gets looked at while its scores are computed. With 64 channels that is slower, for no reason found.
+    static constexpr bool kScoresFirst = !kHalf && kD >= 128;
     static constexpr int kRows = kQueryBlock * kConsumers;
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
     static constexpr int kStages = kHalf ? 3 : kD == 256 ? 2 : 4;
