@@ -67,18 +67,13 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSo
     bfloat16_ = source.floats && are_bfloat16(source.floats, count * static_cast<size_t>(cols_));
     const int step = kernels->linear_row_step;
     const size_t int4_scales = is_int4_ ? static_cast<size_t>(round_up(rows_, step)) * static_cast<size_t>(cols_ / group_) : 0;
+    weight_bytes_ = is_int8_   ? kernels->linear_int8_bytes(rows_, cols_)
+                    : is_int4_ ? kernels->linear_int4_bytes(rows_, cols_)
+                               : float_rows * padded_cols * (bfloat16_ ? sizeof(uint16_t) : sizeof(float));
     const auto take = [&](Arena arena) {
-        if (is_int8_) {
-            weights_ = arena.take<char>(kernels->linear_int8_bytes(rows_, cols_));
-            scales_ = arena.take<float>(count);
-        } else if (is_int4_) {
-            weights_ = arena.take<char>(kernels->linear_int4_bytes(rows_, cols_));
-            scales_ = arena.take<float>(int4_scales);
-        } else if (bfloat16_) {
-            weights_ = arena.take<uint16_t>(float_rows * padded_cols);
-        } else {
-            weights_ = arena.take<float>(float_rows * padded_cols);
-        }
+        weights_ = arena.take<char>(weight_bytes_);
+        if (is_int8_) scales_ = arena.take<float>(count);
+        if (is_int4_) scales_ = arena.take<float>(int4_scales);
         bias_ = source.bias ? arena.take<float>(count) : nullptr;
         return arena.used();
     };
@@ -110,6 +105,7 @@ bool LinearLayer::create(const KernelTable* kernels, int threads, const LinearSo
 }
 
 void LinearLayer::dispose() {
+    for (int run = 0; run < Reading::kRuns; run++) reading_.set(run, nullptr, 0);
     memory_.release();
     disposed_ = true;
 }
@@ -234,7 +230,14 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
                 kernels_->swiglu_row(gate + t * held, up + t * held + (width + first - from), last - first, out + (token + t) * width + first);
         }
     };
-    parallel_for(threads, tasks, compute);
+    constexpr int64_t kFewTokens = 8;  // with more, reading the weights is not what takes long
+    const bool few = tokens <= kFewTokens;
+    if (few) {
+        const size_t first = weight_bytes_ / (steps.swiglu ? 2 : 1);
+        reading_.set(0, weights_, first);
+        reading_.set(1, static_cast<const char*>(weights_) + first, weight_bytes_ - first);
+    }
+    parallel_for(threads, tasks, compute, few ? &reading_ : nullptr);
     if (out_of_memory) return failure->set("ERR_OOM", "Expected %zu bytes of scratch memory a thread, got none", sizeof(Scratch));
     return true;
 }

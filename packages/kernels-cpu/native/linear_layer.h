@@ -3,6 +3,7 @@
 #include "failure.h"
 #include "kernel_table.h"
 #include "owned_memory.h"
+#include "thread_pool.h"
 
 namespace int_flash {
 
@@ -41,7 +42,9 @@ private:
     int group_ = 0;  // columns that share a scale of the input: all of them for INT8, 0 for floats
     bool is_int8_ = false, is_int4_ = false, bfloat16_ = false, disposed_ = false;
     OwnedMemory memory_;
+    Reading reading_;
     void* weights_ = nullptr;
+    size_t weight_bytes_ = 0;
     float *scales_ = nullptr, *bias_ = nullptr;
 };
 

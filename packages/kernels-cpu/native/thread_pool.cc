@@ -4,6 +4,7 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -41,6 +42,83 @@ void give_way() {
 #endif
 }
 
+constexpr int kPlaces = 4096, kNowhere = -1;
+
+struct Place {
+    std::atomic<uintptr_t> from[Reading::kRuns];
+    std::atomic<size_t> bytes[Reading::kRuns];
+    std::atomic<int> next;  // the one that was read after it the last time
+    std::atomic<bool> is_taken;
+};
+Place places[kPlaces];
+
+// Into the core's own cache, not the fastest one. An address that is not there is no fault.
+void fetch_line(uintptr_t line) {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+#else
+    __builtin_prefetch(reinterpret_cast<const char*>(line), 0, 2);
+#endif
+}
+
+// How much a helper asks for: half of its core's own cache.
+size_t ahead_bytes() {
+    static const size_t bytes = [] {
+        long size = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+        size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        return size > 0 ? static_cast<size_t>(size) / 2 : size_t{256} << 10;  // many a core has 512 KB
+    }();
+    return bytes;
+}
+
+// A helper's way through what it will read.
+class LookAhead {
+public:
+    // Behind a batch that thread `thread` of `threads` had its part in.
+    void begin(int place, int thread, int threads) {
+        place_ = places[place].next.load(std::memory_order_relaxed);
+        thread_ = static_cast<size_t>(thread), threads_ = static_cast<size_t>(threads);
+        left_ = ahead_bytes();
+        run_ = 0, at_ = end_ = 0;
+    }
+
+    // Asks for some lines. False when it has nothing to ask for.
+    bool step() {
+        if (left_ == 0 || (at_ == end_ && !find())) return false;
+        for (int i = 0; i < kLines && at_ < end_; i++, at_ += kLineBytes) fetch_line(at_);
+        spend(kLines * kLineBytes);
+        return true;
+    }
+
+private:
+    static constexpr size_t kLineBytes = 64, kLines = 8;
+
+    // Its part of the next run of memory.
+    bool find() {
+        if (run_ == Reading::kRuns) {
+            if (place_ != kNowhere) place_ = places[place_].next.load(std::memory_order_relaxed);
+            run_ = 0;
+        }
+        if (place_ == kNowhere) return false;
+        const Place& place = places[place_];
+        const uintptr_t from = place.from[run_].load(std::memory_order_relaxed);
+        const size_t lines = place.bytes[run_].load(std::memory_order_relaxed) / kLineBytes;
+        at_ = from + lines * thread_ / threads_ * kLineBytes;
+        end_ = from + lines * (thread_ + 1) / threads_ * kLineBytes;
+        run_++;
+        spend(kLineBytes);  // a circle of places without memory comes to an end, too
+        return true;
+    }
+
+    void spend(size_t bytes) { left_ -= left_ < bytes ? left_ : bytes; }
+
+    int place_ = kNowhere, run_ = 0;
+    size_t thread_ = 0, threads_ = 1, left_ = 0;
+    uintptr_t at_ = 0, end_ = 0;
+};
+
 // Tasks [next, end) that one thread works through, as next * 2^32 + end.
 struct alignas(64) Share {
     std::atomic<uint64_t> tasks{0};
@@ -70,6 +148,7 @@ struct Batch {
     void (*run)(void*, int64_t);
     void* context;
     int shares;
+    int place;                     // of what it reads, or kNowhere
     int helpers_wanted;            // guarded by the pool's mutex, like the next two
     int helpers_inside = 0;
     Batch* next_batch = nullptr;
@@ -109,6 +188,10 @@ public:
             grow(threads - 1);
             batch->next_batch = batches_;
             batches_ = batch;
+            if (batch->place != kNowhere) {
+                if (last_place_ != kNowhere) places[last_place_].next.store(batch->place, std::memory_order_relaxed);
+                last_place_ = batch->place;
+            }
             wake(lock, batch->helpers_wanted);
         }
         batch->work(0);
@@ -181,6 +264,7 @@ private:
     void serve() {
         std::unique_lock<std::mutex> lock(mutex_);
         const int thread = ++serving_;  // 0 is whoever calls
+        LookAhead ahead;
         for (;;) {
             if (Batch* batch = joinable()) {
                 batch->helpers_wanted--;
@@ -188,6 +272,7 @@ private:
                 batch->inside.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
                 batch->work(thread);
+                if (batch->place != kNowhere) ahead.begin(batch->place, thread % batch->shares, batch->shares);
                 lock = lock_soon();
                 batch->helpers_inside--;
                 if (batch->helpers_inside == 0) left_.notify_all();
@@ -208,7 +293,7 @@ private:
             bool fresh = false;
             while (!fresh && std::chrono::steady_clock::now() < deadline) {
                 for (int i = 0; i < 16 && !fresh; i++) {
-                    relax();
+                    if (!ahead.step()) relax();
                     fresh = epoch_.load(std::memory_order_acquire) != seen;
                 }
                 // Where other processes keep the other cores busy, it would wait for the very thread that it keeps from running.
@@ -236,6 +321,7 @@ private:
     std::atomic<int> caller_cpu_{-1};  // of the last batch
     Batch* batches_ = nullptr;
     Detached* detached_ = nullptr;
+    int last_place_ = kNowhere;  // of the last batch that had one
     int size_ = 0, serving_ = 0, sleeping_ = 0;
 };
 
@@ -246,7 +332,26 @@ Pool& pool() {
 
 }  // namespace
 
-void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void* context) {
+Reading::Reading() : place_(kNowhere) {
+    for (int i = 0; i < kPlaces && place_ == kNowhere; i++) {
+        if (!places[i].is_taken.exchange(true, std::memory_order_acq_rel)) place_ = i;
+    }
+    if (place_ != kNowhere) places[place_].next.store(kNowhere, std::memory_order_relaxed);
+}
+
+Reading::~Reading() {
+    if (place_ == kNowhere) return;
+    for (int run = 0; run < kRuns; run++) set(run, nullptr, 0);
+    places[place_].is_taken.store(false, std::memory_order_release);
+}
+
+void Reading::set(int run, const void* from, size_t bytes) const {
+    if (place_ == kNowhere) return;
+    places[place_].from[run].store(reinterpret_cast<uintptr_t>(from), std::memory_order_relaxed);
+    places[place_].bytes[run].store(bytes, std::memory_order_relaxed);
+}
+
+void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void* context, const Reading* reading) {
     if (threads > tasks) threads = static_cast<int>(tasks);
     constexpr int64_t kMostTasks = 0x7fffffff;  // a share's numbers have 32 bits
     if (tasks > kMostTasks) {
@@ -268,6 +373,7 @@ void parallel_for(int threads, int64_t tasks, void (*run)(void*, int64_t), void*
     Batch batch;
     batch.run = run;
     batch.context = context;
+    batch.place = reading ? reading->place() : kNowhere;
     batch.shares = threads < kMostShares ? threads : kMostShares;
     batch.helpers_wanted = threads - 1;
     for (int i = 0; i < batch.shares; i++) batch.share[i].set(static_cast<uint64_t>(first_task(tasks, batch.shares, i)), static_cast<uint64_t>(first_task(tasks, batch.shares, i + 1)));

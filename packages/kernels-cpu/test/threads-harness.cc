@@ -109,7 +109,30 @@ std::vector<float> whole_calls(const KernelTable* kernels, const LinearLayer& la
     return out;
 }
 
+// One token through layers that are gone afterwards, large enough for several threads: helpers look ahead to what the next call reads, which may be gone as well.
+std::vector<float> short_lived(const KernelTable* kernels, int threads) {
+    constexpr int kRows = 1024, kCols = 512;
+    std::vector<int8_t> codes(static_cast<size_t>(kRows) * kCols);
+    for (size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<int8_t>(i * 31 % 255 - 127);
+    const std::vector<float> scales(kRows, 0.01f), input = numbers(kCols, 5);
+    LinearSource source{kRows, kCols};
+    source.codes = codes.data();
+    source.scales = scales.data();
+    LinearSteps gated;
+    gated.swiglu = true;
+    std::vector<float> out(kRows + kRows / 2);
+    LinearLayer first, second;
+    Failure failure;
+    if (!first.create(kernels, threads, source, &live, &failure) || !second.create(kernels, threads, source, &live, &failure)) failures++;
+    for (int token = 0; token < 2; token++) {
+        if (!first.forward(input.data(), 1, out.data(), {}, &failure) || !second.forward(input.data(), 1, out.data() + kRows, gated, &failure)) failures++;
+    }
+    first.dispose();
+    return out;
+}
+
 void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLayer& floats, const std::vector<float>& expected, int thread) {
+    const std::vector<float> alone = short_lived(kernels, 1);
     for (int call = 0; call < kCalls; call++) {
         const int tasks = 1 + (call * 7 + thread) % 20;
         std::vector<int> done(static_cast<size_t>(tasks), 0);
@@ -118,6 +141,7 @@ void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLaye
         for (const int times : done)
             if (times != 1) failures++;
         if (call % kWholeEvery != 0) continue;
+        if (short_lived(kernels, 1 + (call / kWholeEvery + thread) % 4) != alone) failures++;
         const std::vector<float> out = whole_calls(kernels, layer, floats);
         if (std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) != 0) failures++;
     }
