@@ -1,5 +1,18 @@
-import { chmod, mkdir, mkdtemp, open, readdir, readFile, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
+import { basename, dirname, join, resolve, sep } from 'node:path';
 import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlashError } from '@int-flash/ops';
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
@@ -17,7 +30,7 @@ export interface QuantizeOptions {
   readonly signal?: AbortSignal;
   /** Bytes of the input read so far, and all of them. */
   readonly onProgress?: (progress: { readonly loadedBytes: number; readonly totalBytes: number }) => void;
-  /** Replace `outFolder` if it holds files; default false. */
+  /** Replace `outFolder` if it holds a model, and nothing else; default false. */
   readonly overwrite?: boolean;
 }
 
@@ -34,6 +47,7 @@ export interface QuantizeSummary {
 /** Copied as they are, when there: what a model is used with and what its licence asks to keep with it. */
 const COMPANIONS =
   /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|generation_config\.json|chat_template\.(jinja|json)|vocab\.json|merges\.txt|(model_card|readme|licen[cs]e|notice|attribution|use_policy)[\w.-]*)$/i;
+const MODEL_FILES = /^(config\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json)$/;
 const MAX_COMPANION_BYTES = 2 ** 26;
 const WEIGHTS_FILE = 'model.safetensors';
 const LAYER_LINEAR = /\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
@@ -44,7 +58,7 @@ const OUTPUT = 'lm_head';
  * "int-quantized" and "pack-quantized"). Every other tensor becomes BF16.
  *
  * The output appears as a whole or not at all: it is written beside `outFolder` and renamed.
- * @throws {IntFlashError} `ERR_ARG_RANGE` (`outFolder` is not empty, or is `inFolder`), `ERR_UNSUPPORTED` (GPT-2, whose Conv1D layers the
+ * @throws {IntFlashError} `ERR_ARG_RANGE` (`outFolder` is not empty, holds what is no model's, or is `inFolder` or a folder around it), `ERR_UNSUPPORTED` (GPT-2, whose Conv1D layers the
  *   layout does not cover; a model that is quantized already), and what `openCheckpoint` throws. Rejects with `signal.reason`.
  */
 export async function quantizeCheckpoint(
@@ -62,9 +76,12 @@ export async function quantizeCheckpoint(
   const checkpoint = await openCheckpoint(inFolder, { signal, onProgress: options?.onProgress });
   try {
     checkConvertible(checkpoint);
-    const target = resolve(outFolder);
-    if (target === resolve(inFolder))
-      throw new IntFlashError('ERR_ARG_RANGE', 'Expected another output folder than the input folder');
+    const target = await realTarget(outFolder);
+    if (`${await realpath(inFolder)}${sep}`.startsWith(target.endsWith(sep) ? target : `${target}${sep}`))
+      throw new IntFlashError(
+        'ERR_ARG_RANGE',
+        'Expected another output folder than the input folder, and none that it lies in',
+      );
     const isFull = await holdsFiles(target);
     if (isFull && !overwrite) {
       throw new IntFlashError(
@@ -75,6 +92,7 @@ export async function quantizeCheckpoint(
         },
       );
     }
+    if (isFull) await expectModelAlone(target);
     await mkdir(dirname(target), { recursive: true });
     const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
     try {
@@ -192,6 +210,30 @@ async function copyCompanions(from: string, to: string): Promise<void> {
     const facts = await stat(join(from, name));
     if (facts.isFile() && facts.size <= MAX_COMPANION_BYTES)
       await writeFile(join(to, name), await readFile(join(from, name)));
+  }
+}
+
+/** Where a folder lies that may not be there yet, whatever links lead to it. */
+async function realTarget(folder: string): Promise<string> {
+  const target = resolve(folder);
+  try {
+    return await realpath(target);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(target) === target) return target;
+    return join(await realTarget(dirname(target)), basename(target));
+  }
+}
+
+/** Replacing a folder takes everything in it away. */
+async function expectModelAlone(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const isModels = MODEL_FILES.test(entry.name) || COMPANIONS.test(entry.name);
+    if (isModels && !entry.isDirectory()) continue;
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected an output folder that holds a model and nothing else, got one with ${JSON.stringify(entry.name.slice(0, 80))}`,
+      { hint: 'Name another folder.' },
+    );
   }
 }
 
