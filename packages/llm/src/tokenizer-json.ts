@@ -1,4 +1,4 @@
-import { IntFlashError } from '@int-flash/ops';
+import { describe, IntFlashError } from '@int-flash/ops';
 import type { JsonFileRules, JsonObject } from './json-file.js';
 import { quote } from './json-text.js';
 import { findNestedRepetition } from './regex-repetition.js';
@@ -55,7 +55,7 @@ export function judgeTokenizerJson(json: JsonObject): JudgedTokenizerJson {
       throw limit(field, `Expected tokens of at most ${MAX_TOKEN_LENGTH} characters`);
     const name = `${field} ${quote(token)}`;
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0) {
-      throw fault(field, `Expected the id of ${name} to be an integer of at least 0, got ${String(id).slice(0, 40)}`);
+      throw fault(field, `Expected the id of ${name} to be an integer of at least 0, got ${describe(id)}`);
     }
     if (id >= MAX_IDS) throw limit(field, `Expected the id of ${name} to be below ${MAX_IDS}, got ${id}`);
     if (tokens[id] !== undefined && tokens[id] !== token) {

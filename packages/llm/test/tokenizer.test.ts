@@ -181,6 +181,11 @@ describe('Tokenizer refuses', () => {
     ['an id of 2^53', small({ model: { vocab: { ...vocab, d: 2 ** 53 } } }), 'ERR_TOKENIZER_LIMIT'],
     ['an id twice', small({ model: { vocab: { ...vocab, d: 1 } } }), 'ERR_TOKENIZER'],
     ['an added token with a taken id', small({ top: { added_tokens: [{ id: 1, content: 'x' }] } }), 'ERR_TOKENIZER'],
+    [
+      'an added token whose id is no number',
+      small({ top: { added_tokens: [{ id: { toString: '' }, content: 'x' }] } }),
+      'ERR_TOKENIZER',
+    ],
     ['an added token with two ids', small({ top: { added_tokens: [{ id: 9, content: 'a' }] } }), 'ERR_TOKENIZER'],
     ['an added token of no text', small({ top: { added_tokens: [{ id: 9, content: '' }] } }), 'ERR_TOKENIZER'],
     ['an added token that is a string', small({ top: { added_tokens: ['x'] } }), 'ERR_TOKENIZER'],
