@@ -56,9 +56,13 @@ export function describe(value: unknown): string {
   if (typeof value === 'number' || typeof value === 'boolean') return String(value);
   if (typeof value === 'bigint') return `the bigint ${value}`;
   if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
-  if (Array.isArray(value)) return `an array of ${value.length}`;
-  const tag = Object.prototype.toString.call(value).slice(8, -1);
-  return /^[AEIOU]/.test(tag) ? `an ${tag}` : `a ${tag}`;
+  try {
+    if (Array.isArray(value)) return `an array of ${value.length}`;
+    const tag = Object.prototype.toString.call(value).slice(8, -1).slice(0, 40); // a value may name itself
+    return /^[AEIOU]/.test(tag) ? `an ${tag}` : `a ${tag}`;
+  } catch {
+    return 'an object that cannot be read'; // a Proxy that throws, or a revoked one
+  }
 }
 
 /** Makes a contiguous tensor; checks that `data` holds exactly the product of `dims`. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { contiguousStrides, judgeAttention, judgeTensor, tensor } from '../src/index.js';
+import { contiguousStrides, IntFlashError, judgeAttention, judgeTensor, tensor } from '../src/index.js';
 
 const tensorOf = (dims: number[]) => ({
   type: 'float32',
@@ -110,6 +110,17 @@ describe('judgeAttention', () => {
 });
 
 describe('judgeTensor', () => {
+  it('says what it was given, be it a Proxy that throws or a value that names itself at length', () => {
+    const { proxy, revoke } = Proxy.revocable([], {});
+    revoke();
+    const named = { [Symbol.toStringTag]: 'x'.repeat(1e6) };
+    for (const data of [proxy, named]) {
+      const judge = () => judgeTensor({ type: 'float32', data, dims: [1] }, 'query');
+      expect(judge).toThrow(IntFlashError);
+      expect(judge).toThrow(/^Expected .{1,200}$/);
+    }
+  });
+
   it('says where a tensor lies that is not in host memory, without reading it', () => {
     const elsewhere = (location: string) => ({
       type: 'float32',
