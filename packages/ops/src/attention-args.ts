@@ -147,22 +147,73 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
     );
   }
   const channel = fields.vChannelScale;
+  const codes = { data: operands.value.data as Int8Array, strides: strides.value };
+  const scores = codedScores(operands, fields, judged, judge);
+  const scale = scaleOperand(vScale, 'vScale', tokenLevel ? perKey : perHead, batched, tokenLevel ? 1 : 0);
+  const channelScale =
+    channel === undefined
+      ? undefined
+      : scaleOperand(
+          judge(channel, 'vChannelScale', ['float32']),
+          'vChannelScale',
+          [...perHead, geometry.headDimV],
+          batched,
+          0,
+        );
+  const largestChannel = channelScale?.data.reduce((most, value) => Math.max(most, value), 0) || 1;
+  const largest = scale.data.reduce((most, value) => Math.max(most, value), 0);
+  if (largest * largestChannel > LARGEST_VALUE / 127) {
+    throw new IntFlashError(
+      'ERR_OVERFLOW',
+      `Expected values of at most 2^100 in magnitude, got scales up to ${(largest * largestChannel).toExponential(2)} of codes`,
+    );
+  }
+  const rows = { heads: geometry.kvHeads, keys, width: geometry.headDimV };
   return Object.assign(geometry, {
     precision,
-    value: { data: operands.value.data as Int8Array, strides: strides.value },
-    ...codedScores(operands, fields, judged, judge),
-    valueScale: scaleOperand(vScale, 'vScale', tokenLevel ? perKey : perHead, batched, tokenLevel ? 1 : 0),
-    valueChannelScale:
-      channel === undefined
-        ? undefined
-        : scaleOperand(
-            judge(channel, 'vChannelScale', ['float32']),
-            'vChannelScale',
-            [...perHead, geometry.headDimV],
-            batched,
-            0,
-          ),
+    value: codes,
+    ...scores,
+    valueScale: tokenLevel ? { ...scale, data: judgeTokenScales(scale.data, largest, codes, rows) } : scale,
+    valueChannelScale: channelScale,
   });
+}
+
+const LARGEST_VALUE = 2 ** 100;
+const SMALLEST_TOKEN_SCALE = 2 ** -100;
+const WIDEST_TOKEN_SCALES = 2 ** 100;
+/** What a quantizer says of a row of zeros. */
+const SCALE_OF_ZEROS = 2 ** -126;
+
+/**
+ * A token's value scale is a weight that softmax takes into its exponents: too small a one beside others would swamp the row sum. Rows of zeros
+ * count for nothing with any scale, so they take the largest.
+ *
+ * @param scales [batch, kvHeads, keys]
+ * @returns `scales`, or a copy.
+ */
+function judgeTokenScales(
+  scales: Float32Array,
+  largest: number,
+  { data, strides }: { readonly data: Int8Array; readonly strides: RowStrides },
+  { heads, keys, width }: { readonly heads: number; readonly keys: number; readonly width: number },
+): Float32Array {
+  const least = Math.max(SMALLEST_TOKEN_SCALE, largest / WIDEST_TOKEN_SCALES);
+  let filled: Float32Array | undefined;
+  for (let i = 0; i < scales.length; i++) {
+    const scale = scales[i]!;
+    if (scale >= least) continue;
+    const head = Math.floor(i / keys);
+    const row = Math.floor(head / heads) * strides.batch + (head % heads) * strides.head + (i % keys) * strides.token;
+    if (scale !== SCALE_OF_ZEROS || data.subarray(row, row + width).some((code) => code !== 0)) {
+      throw new IntFlashError(
+        'ERR_ARG_RANGE',
+        `Expected vScale to hold scales of at least ${least.toExponential(2)}, 2^-100 and 2^100 below the largest, got ${scale} at element ${i}`,
+      );
+    }
+    filled ??= scales.slice();
+    filled[i] = largest > SCALE_OF_ZEROS ? largest : 1;
+  }
+  return filled ?? scales;
 }
 
 /** Q and K as codes, and their scales. */

@@ -29,7 +29,7 @@ export function addQuantize(program: Command, app: App): void {
     .addOption(
       new Option('--group <n>', 'columns that share a scale, with --bits 4 (default: 32)').choices(['32', '64', '128']),
     )
-    .option('--overwrite', 'replace the folder when it holds files');
+    .option('--overwrite', 'replace the folder when it holds a model (and nothing else)');
   withOutputOptions(command).action((from: string, to: string, options: QuantizeOptions) =>
     stoppable(app.terminal, (signal) => quantize(app, from, to, options, signal)),
   );
