@@ -88,4 +88,5 @@ export {
   type TensorJudge,
   type TensorLike,
   tensor,
+  typedArrayKind,
 } from './tensor.js';

@@ -1,4 +1,4 @@
-import { checkChoice, checkNumber, checkOptions, IntFlashError } from '@int-flash/ops';
+import { checkChoice, checkNumber, checkOptions, IntFlashError, readArguments } from '@int-flash/ops';
 import { type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { roundHalfEven } from './round-half-even.js';
 import { MAX_INT8_CODE, symmetricScale } from './symmetric-scale.js';
@@ -42,10 +42,10 @@ const OPTIONS = ['method', 'percentile', 'alpha'];
  * For `mse` and `magnitude-aware` the maximum is among the candidates, so neither is worse than `max` in its own measure.
  * Within the range `|x - code · scale| <= scale / 2`, beyond it `|x| - range`.
  * @param input Any shape, finite, at least one element.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` (no elements), `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` (no elements), `ERR_BUFFER_*`, `ERR_NONFINITE`.
  */
 export function calibrateInt8(input: FloatInput, options?: CalibrationOptions): Calibration {
-  const given = checkOptions(options, OPTIONS, 'options');
+  const given = readArguments(() => checkOptions(options, OPTIONS, 'options'));
   const method = checkChoice(given.method, 'method', CALIBRATION_METHODS, 'max');
   const percentile = checkNumber(given.percentile, 'percentile', 99.9, Number.MIN_VALUE, 100);
   const alpha = checkNumber(given.alpha, 'alpha', 5, 0, 50);

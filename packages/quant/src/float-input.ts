@@ -1,4 +1,13 @@
-import { describe, type FloatType, IntFlashError, toFloat32 } from '@int-flash/ops';
+import {
+  checkBuffer,
+  type FloatType,
+  hostArray,
+  IntFlashError,
+  readArguments,
+  toFloat32,
+  typedArrayKind,
+} from '@int-flash/ops';
+import { wrongType } from './argument-check.js';
 
 /** What every quantizer takes: float32 values, or the bits of 16-bit floats with their type. */
 export type FloatInput = Float32Array | { readonly type: FloatType; readonly data: Float32Array | Uint16Array };
@@ -6,31 +15,43 @@ export type FloatInput = Float32Array | { readonly type: FloatType; readonly dat
 /**
  * Float32 values of `input`; the array itself where it is float32 already.
  *
- * @throws {IntFlashError} `ERR_ARG_TYPE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`, `ERR_BUFFER_SHARED`, `ERR_BUFFER_RESIZABLE`, `ERR_OOM`.
  */
 export function readFloatInput(input: FloatInput): Float32Array {
-  if (input instanceof Float32Array) return input;
-  if (typeof input === 'object' && input !== null) {
-    const { type, data } = input;
-    if (type === 'float32' && data instanceof Float32Array) return data;
-    if ((type === 'float16' || type === 'bfloat16') && data instanceof Uint16Array) return toFloat32(data, type);
+  if (typedArrayKind(input) === 'Float32Array') {
+    checkBuffer(input as Float32Array, 'input');
+    return input as Float32Array;
   }
-  throw new IntFlashError(
-    'ERR_ARG_TYPE',
-    `Expected input to be a Float32Array or {type, data} of float32, float16 or bfloat16, got ${describe(input)}`,
-  );
+  const { type, data } = readArguments(() => readTyped(input));
+  checkBuffer(data, 'input', '.data');
+  if (type === 'float32') return data as Float32Array;
+  return toFloat32(data, type, hostArray(Float32Array, data.length, 'the input in float32'));
+}
+
+function readTyped(input: unknown): { type: FloatType; data: Float32Array | Uint16Array } {
+  if (typeof input === 'object' && input !== null) {
+    const { type, data } = input as { type: FloatType; data: Float32Array | Uint16Array };
+    const kind = typedArrayKind(data);
+    if (type === 'float32' && kind === 'Float32Array') return { type, data };
+    if ((type === 'float16' || type === 'bfloat16') && kind === 'Uint16Array') return { type, data };
+  }
+  throw wrongType('input to be a Float32Array or {type, data} of float32, float16 or bfloat16', input);
 }
 
 /**
  * Rows of `dim` elements.
  *
- * @throws {IntFlashError} `ERR_SHAPE` unless dim is a positive integer that divides the length.
+ * @param what Whose length it is, in messages.
+ * @throws {IntFlashError} `ERR_ARG_TYPE` unless dim is a number, `ERR_SHAPE` unless it is a positive integer that divides the length.
  */
-export function countRows(length: number, dim: number): number {
-  if (!Number.isInteger(dim) || dim < 1 || length % dim !== 0) {
+export function countRows(length: number, dim: number, what = 'input'): number {
+  if (typeof dim !== 'number') throw wrongType('dim to be a number', dim);
+  if (!Number.isSafeInteger(dim) || dim < 1)
+    throw new IntFlashError('ERR_SHAPE', `Expected dim to be a positive integer below 2^53, got ${dim}`);
+  if (length % dim !== 0) {
     throw new IntFlashError(
       'ERR_SHAPE',
-      `Expected input length to be a multiple of dim, got length ${length} and dim ${dim}`,
+      `Expected ${what} length to be a multiple of dim, got length ${length} and dim ${dim}`,
     );
   }
   return length / dim;

@@ -1,8 +1,17 @@
+import { hostArray } from '@int-flash/ops';
+import { checkCount } from './argument-check.js';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 
-/** The block a head dimension is rotated in: the largest power of two that divides it (80 → 16, 96 → 32, 128 → 128). */
+/**
+ * The block a head dimension is rotated in: the largest power of two that divides it (80 → 16, 96 → 32, 128 → 128).
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` unless dim is a positive integer.
+ */
 export function hadamardBlock(dim: number): number {
-  return dim & -dim;
+  checkCount(dim, 'dim');
+  let block = 1;
+  while (dim % (2 * block) === 0) block *= 2; // not `dim & -dim`, which knows 32 bits
+  return block;
 }
 
 /**
@@ -14,7 +23,7 @@ export function hadamardBlock(dim: number): number {
  *
  * Float64 inside; each result is rounded to float32 once, so `|H(H(x)) - x| <= 2^-23 · (‖row‖₂ + |x|)`.
  * @param input [tokens, dim], row-major, finite. A row whose 2-norm exceeds FLT_MAX may overflow to Infinity.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  */
 export function hadamardRotate(input: FloatInput, dim: number): Float32Array {
   const data = readFloatInput(input);
@@ -22,8 +31,9 @@ export function hadamardRotate(input: FloatInput, dim: number): Float32Array {
   maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
   const block = hadamardBlock(dim);
   const norm = 1 / Math.sqrt(block);
-  const out = new Float32Array(data.length);
-  const work = new Float64Array(block);
+  const out = hostArray(Float32Array, data.length, 'turned rows');
+  if (data.length === 0) return out;
+  const work = hostArray(Float64Array, block, 'a block of a row');
   for (let from = 0; from < data.length; from += block) {
     for (let i = 0; i < block; i++) work[i] = data[from + i]!;
     butterflies(work);

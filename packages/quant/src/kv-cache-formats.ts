@@ -1,4 +1,5 @@
 import { checkChoice, IntFlashError } from '@int-flash/ops';
+import { checkLength, type FieldReaders, readFields, wrongType } from './argument-check.js';
 import { type AsymmetricGroups, dequantizeAsymmetricGroups, quantizeAsymmetricGroups } from './asymmetric-groups.js';
 import { countRows, type FloatInput, readFloatInput } from './float-input.js';
 import { dequantizePerChannelInt8, type PerChannelInt8, quantizePerChannelInt8 } from './per-channel-int8.js';
@@ -61,10 +62,10 @@ export type QuantizedKv =
  *
  * @param keys `[tokens, dim]`, as `values`, row-major, finite, equally long. For KIVI the number of tokens may be anything (the last group of K
  *   is shorter); so may `dim`.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  */
 export function quantizeKv(format: KvCacheFormat, keys: FloatInput, values: FloatInput, dim: number): QuantizedKv {
-  const chosen = checkChoice(format, 'format', KV_CACHE_FORMATS, 'int8-per-token');
+  const chosen = checkFormat(format, 'format');
   const [k, v] = [readFloatInput(keys), readFloatInput(values)];
   countRows(k.length, dim);
   if (v.length !== k.length)
@@ -88,19 +89,48 @@ export function quantizeKv(format: KvCacheFormat, keys: FloatInput, values: Floa
   }
 }
 
-/** The keys and values that the codes stand for, rounded to float32; [tokens, dim] each. */
+/**
+ * The keys and values that the codes stand for, rounded to float32; [tokens, dim] each.
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` when codes, scales and `dim` do not fit each other or there are not as
+ *   many values as keys, `ERR_BUFFER_*`, `ERR_OOM`.
+ */
 export function dequantizeKv(kv: QuantizedKv): { keys: Float32Array; values: Float32Array } {
+  const given = readFields<QuantizedKv>(kv, FIELDS);
+  const [keys, values] = dequantizeBoth(given);
+  countRows(keys.length, given.dim, 'keys');
+  checkLength(values, 'values', keys.length, 'as many keys');
+  return { keys, values };
+}
+
+function dequantizeBoth(kv: QuantizedKv): [Float32Array, Float32Array] {
   switch (kv.format) {
     case 'int8-per-token':
-      return { keys: dequantizePerTokenInt8(kv.keys, kv.dim), values: dequantizePerTokenInt8(kv.values, kv.dim) };
+      return [dequantizePerTokenInt8(kv.keys, kv.dim), dequantizePerTokenInt8(kv.values, kv.dim)];
     case 'int4-per-token':
-      return { keys: dequantizePerTokenInt4(kv.keys, kv.dim), values: dequantizePerTokenInt4(kv.values, kv.dim) };
+      return [dequantizePerTokenInt4(kv.keys, kv.dim), dequantizePerTokenInt4(kv.values, kv.dim)];
     case 'int8-per-channel':
-      return { keys: dequantizePerChannelInt8(kv.keys), values: dequantizePerChannelInt8(kv.values) };
+      return [dequantizePerChannelInt8(kv.keys), dequantizePerChannelInt8(kv.values)];
     default:
-      return {
-        keys: dequantizeAsymmetricGroups(kv.keys, kv.dim),
-        values: dequantizeAsymmetricGroups(kv.values, kv.dim),
-      };
+      return [dequantizeAsymmetricGroups(kv.keys, kv.dim), dequantizeAsymmetricGroups(kv.values, kv.dim)];
   }
+}
+
+// What the fields hold is judged by the format's own functions.
+const FIELDS = { format: checkFormat, dim: anyNumber, keys: anyObject, values: anyObject } as FieldReaders<QuantizedKv>;
+
+function checkFormat(value: unknown, name: string): KvCacheFormat {
+  if (typeof value !== 'string') throw wrongType(`${name} to be a string`, value);
+  return checkChoice(value, name, KV_CACHE_FORMATS, 'int8-per-token');
+}
+
+function anyNumber(value: unknown, name: string): number {
+  if (typeof value !== 'number') throw wrongType(`${name} to be a number`, value);
+  return value;
+}
+
+function anyObject(value: unknown, name: string): object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw wrongType(`${name} to be an object of codes and scales`, value);
+  return value;
 }

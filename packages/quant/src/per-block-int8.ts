@@ -1,4 +1,5 @@
-import { IntFlashError } from '@int-flash/ops';
+import { hostArray } from '@int-flash/ops';
+import { checkCount, checkLength, float32Array, int8Array, readFields } from './argument-check.js';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { encode } from './per-token-int8.js';
 import { dequantizeRuns, MAX_INT8_CODE, symmetricScale } from './symmetric-scale.js';
@@ -18,16 +19,14 @@ export interface PerBlockInt8 {
  * Guarantees `|x - code * scale| <= scale / 2` (up to float32 rounding).
  * @param input       [tokens, dim], row-major, finite.
  * @param blockTokens Tokens a scale, >= 1; SageAttention (arXiv:2410.02367) takes 64 for K and 128 for Q.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  */
 export function quantizePerBlockInt8(input: FloatInput, dim: number, blockTokens = 64): PerBlockInt8 {
-  if (!Number.isInteger(blockTokens) || blockTokens < 1) {
-    throw new IntFlashError('ERR_ARG_RANGE', `Expected blockTokens to be a positive integer, got ${blockTokens}`);
-  }
+  checkCount(blockTokens, 'blockTokens');
   const data = readFloatInput(input);
   const tokens = countRows(data.length, dim);
-  const values = new Int8Array(data.length);
-  const scales = new Float32Array(Math.ceil(tokens / blockTokens));
+  const values = hostArray(Int8Array, data.length, 'codes');
+  const scales = hostArray(Float32Array, Math.ceil(tokens / blockTokens), 'scales');
   for (let block = 0; block < scales.length; block++) {
     const from = block * blockTokens * dim;
     const to = Math.min(from + blockTokens * dim, data.length);
@@ -37,7 +36,18 @@ export function quantizePerBlockInt8(input: FloatInput, dim: number, blockTokens
   return { values, scales, blockTokens };
 }
 
-/** The numbers the codes stand for, rounded to float32. */
-export function dequantizePerBlockInt8({ values, scales, blockTokens }: PerBlockInt8, dim: number): Float32Array {
+/**
+ * The numbers the codes stand for, rounded to float32.
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` when codes and scales do not fit each other, `ERR_BUFFER_*`, `ERR_OOM`.
+ */
+export function dequantizePerBlockInt8(codes: PerBlockInt8, dim: number): Float32Array {
+  const { values, scales, blockTokens } = readFields<PerBlockInt8>(codes, {
+    values: int8Array,
+    scales: float32Array,
+    blockTokens: checkCount,
+  });
+  const tokens = countRows(values.length, dim, 'values');
+  checkLength(scales, 'scales', Math.ceil(tokens / blockTokens), 'as many blocks');
   return dequantizeRuns(values, scales, dim * blockTokens);
 }

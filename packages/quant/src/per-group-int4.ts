@@ -1,4 +1,12 @@
-import { type Int4Group, IntFlashError } from '@int-flash/ops';
+import { hostArray, type Int4Group, IntFlashError } from '@int-flash/ops';
+import {
+  checkArray,
+  checkNumberChoice,
+  type FieldReaders,
+  float32Array,
+  readFields,
+  uint8Array,
+} from './argument-check.js';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { checkPacked, packInt4 } from './int4-packing.js';
 import { encode } from './per-token-int8.js';
@@ -23,18 +31,16 @@ export interface PerGroupInt4 {
  *
  * @param input [tokens, dim], row-major, finite.
  * @param dim   Row length, a multiple of `group`.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  */
 export function quantizePerGroupInt4(input: FloatInput, dim: number, group: Int4Group): PerGroupInt4 {
-  if (!INT4_GROUPS.includes(group)) {
-    throw new IntFlashError('ERR_ARG_RANGE', `Expected group to be one of ${INT4_GROUPS.join(', ')}, got ${group}`);
-  }
+  checkNumberChoice(group, 'group', INT4_GROUPS);
   const data = readFloatInput(input);
   countRows(data.length, dim);
   if (dim % group !== 0)
     throw new IntFlashError('ERR_SHAPE', `Expected dim to be a multiple of group ${group}, got ${dim}`);
-  const codes = new Int8Array(data.length);
-  const scales = new Float32Array(data.length / group);
+  const codes = hostArray(Int8Array, data.length, 'codes');
+  const scales = hostArray(Float32Array, data.length / group, 'scales');
   for (let g = 0; g < scales.length; g++) {
     scales[g] = symmetricScale(maxAbs(data, g * group, (g + 1) * group), MAX_INT4_CODE);
     encode(data, codes, g * group, (g + 1) * group, scales[g]!);
@@ -47,18 +53,34 @@ export function quantizePerGroupInt4(input: FloatInput, dim: number, group: Int4
  *
  * @param out Written from its start, as long as the codes or longer; new where absent.
  * @returns `out`.
- * @throws {IntFlashError} `ERR_SHAPE` when codes and scales do not fit each other.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` when codes, scales and `out` do not fit each other, `ERR_BUFFER_*`,
+ *   `ERR_OOM`.
  */
-export function dequantizePerGroupInt4(
-  { packed, scales, group }: PerGroupInt4,
-  out: Float32Array = new Float32Array(scales.length * group),
-): Float32Array {
-  checkPacked(packed, scales.length * group);
-  for (let run = 0; run < scales.length; run++) {
+export function dequantizePerGroupInt4(codes: PerGroupInt4, out?: Float32Array): Float32Array {
+  const { packed, scales, group } = readFields<PerGroupInt4>(codes, GROUP_READERS);
+  const count = scales.length * group;
+  checkPacked(packed, count);
+  if (out === undefined)
+    return widen(packed, scales, group, hostArray(Float32Array, count, 'the numbers that codes stand for'));
+  checkArray(out, 'out', Float32Array);
+  if (out.length < count)
+    throw new IntFlashError('ERR_SHAPE', `Expected out to have room for ${count} numbers, got ${out.length}`);
+  return widen(packed, scales, group, out);
+}
+
+/** How the fields of {@link PerGroupInt4} are judged. */
+export const GROUP_READERS: FieldReaders<PerGroupInt4> = {
+  packed: uint8Array,
+  scales: float32Array,
+  group: (value, name) => checkNumberChoice(value, name, INT4_GROUPS),
+};
+
+function widen(packed: Uint8Array, scales: Float32Array, group: Int4Group, out: Float32Array): Float32Array {
+  for (let run = 0, byte = 0; run < scales.length; run++) {
     const scale = scales[run]!;
     const to = (run + 1) * group;
-    for (let i = to - group; i < to; i += 2) {
-      const codes = packed[i >> 1]!;
+    for (let i = to - group; i < to; i += 2, byte++) {
+      const codes = packed[byte]!;
       out[i] = ((codes << 28) >> 28) * scale; // the shift back copies the sign
       out[i + 1] = ((codes << 24) >> 28) * scale;
     }

@@ -1,3 +1,4 @@
+import { hostArray } from '@int-flash/ops';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 
 /** Tokens that are summed before their sum joins the others: a tile of the attention, so that tiles can be summed side by side. */
@@ -18,23 +19,23 @@ export interface SmoothedK {
  * `values = f32(k - mean)`.
  * Not exact under a softcap, which is not blind to a shift: leave K as it is there.
  * @param input [tokens, dim]: one sequence of one KV head, finite.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  * @see SageAttention, arXiv:2410.02367.
  */
 export function smoothK(input: FloatInput, dim: number): SmoothedK {
   const data = readFloatInput(input);
   const tokens = countRows(data.length, dim);
   maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
-  const sums = new Float64Array(dim);
+  const sums = hostArray(Float64Array, dim, 'sums of channels');
   for (let start = 0, i = 0; start < tokens; start += RUN) {
-    const run = new Float64Array(dim);
+    const run = hostArray(Float64Array, dim, 'sums of channels');
     for (let token = start; token < Math.min(start + RUN, tokens); token++)
       for (let d = 0; d < dim; d++, i++) run[d]! += data[i]!;
     for (let d = 0; d < dim; d++) sums[d]! += run[d]!;
   }
-  const mean = new Float32Array(dim);
+  const mean = hostArray(Float32Array, dim, 'means of channels');
   if (tokens > 0) for (let d = 0; d < dim; d++) mean[d] = sums[d]! / tokens;
-  const values = new Float32Array(data.length);
+  const values = hostArray(Float32Array, data.length, 'smoothed keys');
   for (let token = 0, i = 0; token < tokens; token++)
     for (let d = 0; d < dim; d++, i++) values[i] = data[i]! - mean[d]!;
   return { values, mean };

@@ -1,3 +1,5 @@
+import { hostArray } from '@int-flash/ops';
+
 /** Largest INT8 code. -128 is never produced: with a symmetric grid, negating a row negates its codes. */
 export const MAX_INT8_CODE = 127;
 /** Largest INT4 code; -8 is never produced. */
@@ -10,7 +12,8 @@ export function symmetricScale(maximum: number, maxCode: number): number {
   return Math.max(Math.fround(maximum / maxCode), MIN_SCALE);
 }
 
-const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
+/** The largest finite float32. */
+export const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
 
 /** Cuts to ±FLT_MAX: the code of FLT_MAX times its rounded scale can lie just beyond, and would come back as Infinity. */
 export function saturate(x: number): number {
@@ -22,7 +25,7 @@ export const LARGE_SCALE = MAX_FLOAT32 / 256;
 
 /** What codes stand for of which `run` neighbours share a scale: `f32(code · scale)`. A loop, since TypedArray.from is tens of times slower. */
 export function dequantizeRuns(codes: Int8Array, scales: Float32Array, run: number): Float32Array {
-  const out = new Float32Array(codes.length);
+  const out = hostArray(Float32Array, codes.length, 'the numbers that codes stand for');
   for (let i = 0; i < codes.length; i++) out[i] = saturate(codes[i]! * scales[Math.floor(i / run)]!);
   return out;
 }

@@ -1,3 +1,5 @@
+import { hostArray } from '@int-flash/ops';
+import { checkLength, float32Array, int8Array, readFields } from './argument-check.js';
 import { countRows, type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { roundHalfEven } from './round-half-even.js';
 import { MAX_INT8_CODE, saturate } from './symmetric-scale.js';
@@ -21,25 +23,25 @@ const MIN_WEIGHT = 2 ** -20;
  * Guarantees `|v - channel·weight·code| <= channel·weight / 2` up to float32 rounding (at most 2^-21 of the channel's maximum
  * for a token below the floor).
  * @param input [tokens, dim]: one sequence of one KV head.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_NONFINITE`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE`, `ERR_BUFFER_*`, `ERR_OOM`, `ERR_NONFINITE`.
  */
 export function quantizeTokenLevelV(input: FloatInput, dim: number): TokenLevelV {
   const data = readFloatInput(input);
   const tokens = countRows(data.length, dim);
   maxAbs(data, 0, data.length); // throws on NaN and ±Infinity
-  const maxima = new Float32Array(dim);
+  const maxima = hostArray(Float32Array, dim, 'maxima of channels');
   for (let i = 0, d = 0; i < data.length; i++, d = d + 1 === dim ? 0 : d + 1) {
     const magnitude = Math.abs(data[i]!);
     if (magnitude > maxima[d]!) maxima[d] = magnitude;
   }
-  const channelScales = new Float32Array(dim);
+  const channelScales = hostArray(Float32Array, dim, 'scales of channels');
   for (let d = 0; d < dim; d++) {
     if (maxima[d] === 0) maxima[d] = 1;
     channelScales[d] = maxima[d]! / MAX_INT8_CODE;
   }
-  const values = new Int8Array(data.length);
-  const tokenWeights = new Float32Array(tokens);
-  const row = new Float32Array(dim);
+  const values = hostArray(Int8Array, data.length, 'codes');
+  const tokenWeights = hostArray(Float32Array, tokens, 'weights of tokens');
+  const row = hostArray(Float32Array, dim, 'a row');
   for (let token = 0; token < tokens; token++) {
     let weight = MIN_WEIGHT;
     for (let d = 0; d < dim; d++) {
@@ -54,10 +56,21 @@ export function quantizeTokenLevelV(input: FloatInput, dim: number): TokenLevelV
   return { values, tokenWeights, channelScales };
 }
 
-/** The numbers the codes stand for, rounded to float32. */
-export function dequantizeTokenLevelV({ values, tokenWeights, channelScales }: TokenLevelV): Float32Array {
+/**
+ * The numbers the codes stand for, rounded to float32.
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE` when codes and scales do not fit each other, `ERR_BUFFER_*`, `ERR_OOM`.
+ */
+export function dequantizeTokenLevelV(codes: TokenLevelV): Float32Array {
+  const { values, tokenWeights, channelScales } = readFields<TokenLevelV>(codes, {
+    values: int8Array,
+    tokenWeights: float32Array,
+    channelScales: float32Array,
+  });
   const dim = channelScales.length;
-  return Float32Array.from(values, (code, i) =>
-    saturate(channelScales[i % dim]! * tokenWeights[Math.floor(i / dim)]! * code),
-  );
+  checkLength(tokenWeights, 'tokenWeights', countRows(values.length, dim, 'values'), 'as many rows');
+  const out = hostArray(Float32Array, values.length, 'the numbers that codes stand for');
+  for (let i = 0; i < values.length; i++)
+    out[i] = saturate(channelScales[i % dim]! * tokenWeights[Math.floor(i / dim)]! * values[i]!);
+  return out;
 }
