@@ -46,37 +46,62 @@ bool AttentionJob::smoothing() const {
            spec_.precision != Precision::kPaperInt8;
 }
 
-void AttentionJob::lay_out(Arena* arena) {
-    const bool measuring = head_ == nullptr;
+// Room for the packed keys and values of one head.
+void AttentionJob::take_room(Arena* arena, int64_t tokens, HeadRoom* room) const {
     const bool float_scores = spec_.precision == Precision::kFp32;
     const bool float_values = float_scores || spec_.precision == Precision::kHalfInt8;
-    const int granule = spec_.kernels->granule;
-    const int64_t key_words = float_scores ? spec_.head_dim : spec_.head_dim / granule;
-    const int64_t width = round_up(spec_.head_dim_v, spec_.kernels->channel_lanes);
-    for (int64_t s = 0; s < spec_.sequences; s++) {
-        const int64_t tokens = sequence_[s].k_len, padded = round_up(tokens, kTileKeys);
-        for (int h = 0; h < spec_.kv_heads; h++) {
-            Head unused;
-            Head& head = measuring ? unused : head_[s * spec_.kv_heads + h];
-            HeadPack& pack = head.pack;
-            const auto count = static_cast<size_t>(padded);
-            pack.tokens = tokens;
-            pack.padded = padded;
-            pack.keys = arena->take<uint32_t>(count * static_cast<size_t>(key_words));
-            pack.values = arena->take<uint32_t>((float_values ? count : count / static_cast<size_t>(granule)) * static_cast<size_t>(width));
-            pack.value_sums = arena->take<int32_t>(spec_.kernels->needs_value_sums ? count / kTileKeys * static_cast<size_t>(width) : 0);
-            pack.key_scale = arena->take<float>(count);
-            pack.tau = arena->take<float>(count);
-            pack.inverse_weight = arena->take<float>(count);
-            pack.channel = arena->take<float>(kMaxHeadDim);
-            pack.key_mean = arena->take<float>(kMaxHeadDim);
-            head.channel_max = arena->take<float>(kMaxHeadDim);
-        }
+    const auto granule = static_cast<size_t>(spec_.kernels->granule), count = static_cast<size_t>(round_up(tokens, kTileKeys));
+    const size_t key_words = static_cast<size_t>(spec_.head_dim) / (float_scores ? 1 : granule);
+    const auto width = static_cast<size_t>(round_up(spec_.head_dim_v, spec_.kernels->channel_lanes));
+    HeadPack& pack = room->pack;
+    pack.keys = arena->take<uint32_t>(count * key_words);
+    pack.values = arena->take<uint32_t>((float_values ? count : count / granule) * width);
+    pack.value_sums = arena->take<int32_t>(spec_.kernels->needs_value_sums ? count / kTileKeys * width : 0);
+    pack.key_scale = arena->take<float>(count);
+    pack.tau = arena->take<float>(count);
+    pack.inverse_weight = arena->take<float>(count);
+    pack.channel = arena->take<float>(kMaxHeadDim);
+    pack.key_mean = arena->take<float>(kMaxHeadDim);
+    room->channel_max = arena->take<float>(kMaxHeadDim);
+}
+
+void AttentionJob::lay_out(Arena* arena) {
+    const bool measuring = head_ == nullptr;
+    HeadRoom unused;
+    if (short_heads_) {
+        int64_t longest = 0;
+        for (int64_t s = 0; s < spec_.sequences; s++) longest = sequence_[s].k_len > longest ? sequence_[s].k_len : longest;
+        for (int i = 0; i < threads_; i++) take_room(arena, longest, measuring ? &unused : &lent_[i].room);
+        return;
     }
+    for (int64_t i = 0; i < spec_.sequences * spec_.kv_heads; i++) {
+        HeadRoom& room = measuring ? unused : head_[i].room;
+        room.pack.tokens = sequence_[i / spec_.kv_heads].k_len;
+        room.pack.padded = round_up(room.pack.tokens, kTileKeys);
+        take_room(arena, room.pack.tokens, &room);
+    }
+}
+
+// How many threads are worth it, and whether each does whole heads.
+void AttentionJob::plan(const Sequence* sequences) {
+    // In multiply-adds, of a key/value head of the longest sequence and of all. Reading, quantizing and writing a number takes as long as
+    // about 150 of them.
+    double most = 0, work = 0;
+    const double group = static_cast<double>(spec_.heads / spec_.kv_heads);
+    for (int64_t s = 0; s < spec_.sequences; s++) {
+        const auto queries = static_cast<double>(sequences[s].q_len), keys = static_cast<double>(sequences[s].k_len);
+        const double head = (queries * keys * group + (queries * group + keys) * 75) * (spec_.head_dim + spec_.head_dim_v);
+        most = std::fmax(most, head);
+        work += head * spec_.kv_heads;
+    }
+    constexpr double kWorthAThread = 1.2e6;  // about four microseconds, what handing work to a waiting thread costs
+    threads_ = threads_worth(work / kWorthAThread, spec_.threads);
+    short_heads_ = spec_.sequences * spec_.kv_heads >= threads_ && most < 8e6;  // handing out work three times would cost more than it saves
 }
 
 bool AttentionJob::prepare(const AttentionSpec& spec, const Sequence* sequences, LiveBytes* live, Failure* failure) {
     spec_ = spec;
+    plan(sequences);
     // Enough blocks to share out evenly, big enough that a tile of keys is read from memory rarely.
     int64_t queries = 0;
     for (int64_t s = 0; s < spec.sequences; s++) queries += sequences[s].q_len;
@@ -91,12 +116,13 @@ bool AttentionJob::prepare(const AttentionSpec& spec, const Sequence* sequences,
         int64_t* chunks = arena->take<int64_t>(count + 1);
         int64_t* blocks = arena->take<int64_t>(count + 1);
         Head* heads = arena->take<Head>(count * static_cast<size_t>(spec.kv_heads));
+        Lent* lent = arena->take<Lent>(short_heads_ ? static_cast<size_t>(threads_) : 0);
         if (!copy) return;
         std::memcpy(copy, sequences, count * sizeof(Sequence));
-        sequence_ = copy, first_chunk_ = chunks, first_block_ = blocks, head_ = heads;
+        sequence_ = copy, first_chunk_ = chunks, first_block_ = blocks, head_ = heads, lent_ = lent;
     };
-    double estimate = 0;
-    for (int64_t s = 0; s < spec.sequences; s++) {
+    double estimate = static_cast<double>(spec.sequences) * spec.kv_heads * static_cast<double>(sizeof(Head));
+    for (int64_t s = 0; s < spec.sequences && !short_heads_; s++) {
         estimate += static_cast<double>(spec.kv_heads) * static_cast<double>(sequences[s].k_len + kTileKeys) * 4.0 * (spec.head_dim + spec.head_dim_v + 16);
     }
     take_tables(&measure);
@@ -113,6 +139,7 @@ bool AttentionJob::prepare(const AttentionSpec& spec, const Sequence* sequences,
         first_block_[s + 1] = first_block_[s] + (sequence_[s].q_len + block_rows_ - 1) / block_rows_;
     }
     for (size_t i = 0; i < count * static_cast<size_t>(spec.kv_heads); i++) new (&head_[i]) Head{};
+    for (int i = 0; short_heads_ && i < threads_; i++) new (&lent_[i]) Lent{};
     lay_out(&arena);
     return true;
 }
@@ -125,14 +152,14 @@ void AttentionJob::gather_statistics(int64_t task) {
     Head& head = head_[index];
     HeadStats stats{0};
     if (!is_value) {
-        for (int64_t d = 0; d < round_up(spec_.head_dim, 16); d++) head.pack.key_mean[d] = 0.0f;
+        for (int64_t d = 0; d < round_up(spec_.head_dim, 16); d++) head.room.pack.key_mean[d] = 0.0f;
         if (!smoothing()) return;
         const RowSource rows = rows_at(spec_.key, s, h, sequence_[s].k_start, spec_.head_dim);
-        spec_.kernels->channel_stats(rows, sequence_[s].k_len, head.pack.key_mean, nullptr, &stats);
+        spec_.kernels->channel_stats(rows, sequence_[s].k_len, head.room.pack.key_mean, nullptr, &stats);
         raise(&head.key_bits, stats.max_bits);
         return;
     }
-    for (int64_t d = 0; d < round_up(spec_.head_dim_v, 16); d++) head.pack.channel[d] = head.channel_max[d] = 1.0f;
+    for (int64_t d = 0; d < round_up(spec_.head_dim_v, 16); d++) head.room.pack.channel[d] = head.room.channel_max[d] = 1.0f;
     if (spec_.value.type == ElementType::kInt8) {
         const float* scale = spec_.value_scale.data;
         const bool per_head = spec_.value_scale.strides.token == 0;
@@ -140,24 +167,24 @@ void AttentionJob::gather_statistics(int64_t task) {
         for (int d = 0; d < spec_.head_dim_v; d++) {
             float c = channel.data ? channel.data[channel.strides.at(s, h, 0) + d] : 1.0f;
             if (per_head) c = c * scale[spec_.value_scale.strides.at(s, h, 0)];
-            head.pack.channel[d] = c;
+            head.room.pack.channel[d] = c;
         }
         return;
     }
     if (spec_.precision == Precision::kHalfInt8 || spec_.precision == Precision::kFp32) return;
     const RowSource rows = rows_at(spec_.value, s, h, sequence_[s].k_start, spec_.head_dim_v);
-    spec_.kernels->channel_stats(rows, sequence_[s].k_len, nullptr, head.channel_max, &stats);
+    spec_.kernels->channel_stats(rows, sequence_[s].k_len, nullptr, head.room.channel_max, &stats);
     raise(&head.value_bits, stats.max_bits);
     if (spec_.precision == Precision::kPaperInt8) {
         const float largest = float_of(stats.max_bits);
         const float scale = largest / 127.0f;
-        for (int d = 0; d < spec_.head_dim_v; d++) head.pack.channel[d] = scale > 1.17549435e-38f ? scale : 1.17549435e-38f;
-        head.channel_max[0] = largest;
+        for (int d = 0; d < spec_.head_dim_v; d++) head.room.pack.channel[d] = scale > 1.17549435e-38f ? scale : 1.17549435e-38f;
+        head.room.channel_max[0] = largest;
         return;
     }
     for (int d = 0; d < spec_.head_dim_v; d++) {
-        if (head.channel_max[d] == 0.0f) head.channel_max[d] = 1.0f;
-        head.pack.channel[d] = head.channel_max[d] / 127.0f;
+        if (head.room.channel_max[d] == 0.0f) head.room.channel_max[d] = 1.0f;
+        head.room.pack.channel[d] = head.room.channel_max[d] / 127.0f;
     }
 }
 
@@ -183,12 +210,12 @@ void AttentionJob::pack_chunk(int64_t task) {
     const ScaleOperand& scale = is_value ? spec_.value_scale : spec_.key_scale;
     const float* scales = scale.data ? scale.data + scale.strides.at(s, h, sequence_[s].k_start) : nullptr;
     if (is_value) {
-        spec_.kernels->pack_values(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, head.channel_max, begin, end, &head.pack,
+        spec_.kernels->pack_values(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, head.room.channel_max, begin, end, &head.room.pack,
                                    scratch, &stats);
         raise(&head.value_bits, stats.max_bits);
     } else {
         float max_scale = 0.0f;
-        spec_.kernels->pack_keys(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, begin, end, &head.pack, scratch, &stats,
+        spec_.kernels->pack_keys(rows, scales, static_cast<ptrdiff_t>(scale.strides.token), spec_.precision, begin, end, &head.room.pack, scratch, &stats,
                                  &max_scale);
         raise(&head.key_bits, stats.max_bits);
         raise(&head.key_scale_bits, bits_of(max_scale));
@@ -233,7 +260,7 @@ void AttentionJob::compute_block(int64_t task) {
         args.query_scale = spec_.query_scale.data + spec_.query_scale.strides.at(s, h, sequence.q_start + first);
         args.query_scale_stride = static_cast<ptrdiff_t>(spec_.query_scale.strides.token);
     }
-    args.head = &head.pack;
+    args.head = &head.room.pack;
     args.mask.type = spec_.mask_type;
     if (spec_.mask_type != MaskType::kNone) {
         const int64_t element = s * spec_.mask_batch + h * spec_.mask_head + first * spec_.mask_query;
@@ -273,40 +300,33 @@ void AttentionJob::prepare_operand(int64_t task) {
     for (int64_t chunk = first_chunk; chunk < first_chunk + chunks; chunk++) pack_chunk(2 * chunk + task % 2);
 }
 
-// task: head of a sequence, from its statistics to its output.
+// task: head of a sequence, from its statistics to its output, in one of the rooms that are lent: there is one for each thread.
 void AttentionJob::compute_head(int64_t task) {
+    Lent* lent = lent_;
+    while (lent->taken.exchange(true, std::memory_order_acquire)) lent = lent + 1 == lent_ + threads_ ? lent_ : lent + 1;
+    head_[task].room = lent->room;
+    head_[task].room.pack.tokens = sequence_[task / spec_.kv_heads].k_len;
+    head_[task].room.pack.padded = round_up(head_[task].room.pack.tokens, kTileKeys);
     prepare_operand(2 * task);
     prepare_operand(2 * task + 1);
     const int64_t s = task / spec_.kv_heads, h = task % spec_.kv_heads;
     const int64_t group = spec_.heads / spec_.kv_heads;
     const int64_t blocks = first_block_[s + 1] - first_block_[s], first_block = first_block_[s] * spec_.heads + h * group * blocks;
     for (int64_t block = first_block; block < first_block + group * blocks; block++) compute_block(block);
+    lent->taken.store(false, std::memory_order_release);
 }
 
 bool AttentionJob::run(Failure* failure) {
     const int64_t heads = spec_.sequences * spec_.kv_heads;
     const int64_t chunks = first_chunk_[spec_.sequences] * spec_.kv_heads;
     const int64_t blocks = first_block_[spec_.sequences] * spec_.heads;
-    // In multiply-adds, of a key/value head of the longest sequence and of all. Reading, quantizing and writing a number takes as long as
-    // about 150 of them.
-    double most = 0, work = 0;
-    const double group = static_cast<double>(spec_.heads / spec_.kv_heads);
-    for (int64_t s = 0; s < spec_.sequences; s++) {
-        const auto queries = static_cast<double>(sequence_[s].q_len), keys = static_cast<double>(sequence_[s].k_len);
-        const double head = (queries * keys * group + (queries * group + keys) * 75) * (spec_.head_dim + spec_.head_dim_v);
-        most = std::fmax(most, head);
-        work += head * spec_.kv_heads;
-    }
-    constexpr double kWorthAThread = 1.2e6;  // about four microseconds, what handing work to a waiting thread costs
-    const int threads = threads_worth(work / kWorthAThread, spec_.threads);
-
+    const int threads = threads_;
     auto statistics = [this](int64_t task) { gather_statistics(task); };
     auto packing = [this](int64_t task) { pack_chunk(task); };
     auto operand = [this](int64_t task) { prepare_operand(task); };
     auto computing = [this](int64_t task) { compute_block(task); };
     auto whole_head = [this](int64_t head) { compute_head(head); };
-    const bool short_heads = heads >= threads && most < 8e6;  // handing out work three times would cost more than it saves
-    if (short_heads) {
+    if (short_heads_) {
         parallel_for(threads, heads, whole_head);
     } else if (heads * 2 >= threads * 4) {
         parallel_for(threads, heads * 2, operand);
@@ -330,7 +350,7 @@ bool AttentionJob::run(Failure* failure) {
     if (!nonfinite_ && static_cast<double>(float_of(key_bits)) > kMaxScore) {
         return failure->set("ERR_OVERFLOW", "Expected |key| of at most 2^100, got %g", static_cast<double>(float_of(key_bits)));
     }
-    if (!nonfinite_ && !aborted_ && !short_heads) parallel_for(threads, blocks, computing);
+    if (!nonfinite_ && !aborted_ && !short_heads_) parallel_for(threads, blocks, computing);
     if (aborted_) return failure->set("ERR_ABORTED", "Expected to finish, got aborted");
     if (out_of_memory_) {
         failure->bytes = sizeof(Scratch);

@@ -21,13 +21,23 @@ public:
     AttentionSpec& spec() { return spec_; }
 
 private:
-    struct Head {
+    struct HeadRoom {
         HeadPack pack;
         float* channel_max;
+    };
+    struct Head {
+        HeadRoom room;
         std::atomic<uint32_t> key_bits, value_bits;  // largest magnitudes
         std::atomic<uint32_t> key_scale_bits;
     };
+    // What a thread borrows for a head, where threads do whole heads: with many short sequences a room for each would take many times the inputs' memory.
+    struct Lent {
+        HeadRoom room;
+        std::atomic<bool> taken;
+    };
 
+    void plan(const Sequence* sequences);
+    void take_room(Arena* arena, int64_t tokens, HeadRoom* room) const;
     void lay_out(Arena* arena);
     void gather_statistics(int64_t task);
     void pack_chunk(int64_t task);
@@ -39,9 +49,11 @@ private:
     AttentionSpec spec_;
     Sequence* sequence_ = nullptr;
     Head* head_ = nullptr;  // [sequences][kv_heads]
+    Lent* lent_ = nullptr;  // [threads_], where threads do whole heads
     int64_t* first_chunk_ = nullptr;  // [sequences + 1], chunks of keys of one head
     int64_t* first_block_ = nullptr;  // [sequences + 1], blocks of queries of one head
-    int block_rows_ = kMaxBlockRows;
+    int block_rows_ = kMaxBlockRows, threads_ = 1;
+    bool short_heads_ = false;  // threads do whole heads
     CallMemory memory_;
     volatile bool aborted_ = false;
     std::atomic<bool> nonfinite_{false}, overflow_{false}, out_of_memory_{false};

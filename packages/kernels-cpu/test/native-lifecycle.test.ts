@@ -22,6 +22,13 @@ describe.skipIf(supportedIsas().length === 0)('the addon in a process of its own
     expect(calls).toBeGreaterThanOrEqual(300 * 4);
   });
 
+  it('attends many short sequences in a few times the memory of what it is given', () => {
+    const { status, stdout, stderr } = run('./native-many-sequences.mjs');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const { bytesGiven, mostBytes } = JSON.parse(stdout);
+    expect(mostBytes).toBeLessThan(6 * bytesGiven);
+  });
+
   it.each([
     ['100 workers terminated inside synchronous calls', ['terminate', 'sync', '100']],
     ['100 workers terminated with calls in flight', ['terminate', 'async', '100']],
