@@ -1,5 +1,5 @@
 import { Tokenizer as Library } from '@huggingface/tokenizers';
-import { checkBoolean, checkOptions, describe, IntFlashError } from '@int-flash/ops';
+import { checkBoolean, checkOptions, describe, IntFlashError, readArguments } from '@int-flash/ops';
 import { ByteLevelDetokenizer, byteLevelBytes, type Detokenizer, WindowDetokenizer } from './detokenizer.js';
 import { type JsonObject, readJsonFile, readSmallFile, requireJsonFile } from './json-file.js';
 import { decodeUtf8 } from './json-text.js';
@@ -74,10 +74,12 @@ export class Tokenizer {
    *   take too long.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[] {
-    const { addSpecialTokens } = checkOptions(options, ['addSpecialTokens'], 'options');
-    const add_special_tokens = checkBoolean(addSpecialTokens, 'addSpecialTokens', true);
-    if (typeof text !== 'string')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected text to be a string, got ${describe(text)}`);
+    const add_special_tokens = readArguments(() => {
+      const { addSpecialTokens } = checkOptions(options, ['addSpecialTokens'], 'options');
+      if (typeof text !== 'string')
+        throw new IntFlashError('ERR_ARG_TYPE', `Expected text to be a string, got ${describe(text)}`);
+      return checkBoolean(addSpecialTokens, 'addSpecialTokens', true);
+    });
     if (text.length > MAX_TEXT_LENGTH) {
       throw new IntFlashError(
         'ERR_TOKENIZER_LIMIT',
@@ -107,15 +109,11 @@ export class Tokenizer {
    * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` for an id without a token.
    */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string {
-    if (!Array.isArray(ids))
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected ids to be an array, got ${describe(ids)}`);
+    const known = readArguments(() => this.#knownIds(ids));
     const skip = readSkip(options);
-    if (!this.#isByteLevel) {
-      for (const id of ids) this.token(id);
-      return this.#decodeWith(skip, ids);
-    }
+    if (!this.#isByteLevel) return this.#decodeWith(skip, known);
     const detokenizer = this.#byteLevel(skip);
-    return ids.map((id) => detokenizer.push(id)).join('') + detokenizer.flush();
+    return known.map((id) => detokenizer.push(id)).join('') + detokenizer.flush();
   }
 
   /** Decodes a stream; the concatenation is `decode` of all its ids. */
@@ -143,11 +141,11 @@ export class Tokenizer {
    * @throws {IntFlashError} `ERR_ARG_RANGE` for an id without a token.
    */
   token(id: number): string {
-    const token = this.#tokens[id];
-    if (token === undefined) {
+    const token = typeof id === 'number' ? this.#tokens[id] : undefined;
+    if (token !== undefined) return token;
+    return readArguments(() => {
       throw new IntFlashError('ERR_ARG_RANGE', `Expected a token id below ${this.vocabSize}, got ${describe(id)}`);
-    }
-    return token;
+    });
   }
 
   /**
@@ -163,6 +161,19 @@ export class Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#added.get(id)?.special === true;
+  }
+
+  /** Up to the first that has no token: an array's length says nothing about what it holds. */
+  #knownIds(ids: unknown): number[] {
+    if (!Array.isArray(ids))
+      throw new IntFlashError('ERR_ARG_TYPE', `Expected ids to be an array, got ${describe(ids)}`);
+    const known: number[] = [];
+    for (let i = 0, { length } = ids; i < length; i++) {
+      const id = ids[i] as number;
+      this.token(id);
+      known.push(id);
+    }
+    return known;
   }
 
   #byteLevel(skip: boolean): ByteLevelDetokenizer {
@@ -211,8 +222,10 @@ function callLibrary<T>(work: () => T): T {
 }
 
 function readSkip(options: unknown): boolean {
-  const { skipSpecialTokens } = checkOptions(options, ['skipSpecialTokens'], 'options');
-  return checkBoolean(skipSpecialTokens, 'skipSpecialTokens', false);
+  return readArguments(() => {
+    const { skipSpecialTokens } = checkOptions(options, ['skipSpecialTokens'], 'options');
+    return checkBoolean(skipSpecialTokens, 'skipSpecialTokens', false);
+  });
 }
 
 /** What of tokenizer_config.json changes how the library splits text; the rest may be of any shape and stays out. */
