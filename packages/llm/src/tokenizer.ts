@@ -1,6 +1,7 @@
 import { Tokenizer as Library } from '@huggingface/tokenizers';
 import { checkBoolean, checkOptions, describe, IntFlashError, readArguments } from '@int-flash/ops';
 import { ByteLevelDetokenizer, byteLevelBytes, type Detokenizer, WindowDetokenizer } from './detokenizer.js';
+import { checkJsonObject, checkPath } from './file-arguments.js';
 import { type JsonObject, readJsonFile, readSmallFile, requireJsonFile } from './json-file.js';
 import { decodeUtf8 } from './json-text.js';
 import { runWithDeadline } from './run-with-deadline.js';
@@ -39,9 +40,11 @@ export class Tokenizer {
   /**
    * @param tokenizerJson The object in tokenizer.json.
    * @param tokenizerConfig The object in tokenizer_config.json.
-   * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`.
+   * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_TYPE`.
    */
   constructor(tokenizerJson: JsonObject, tokenizerConfig: JsonObject = {}) {
+    checkJsonObject(tokenizerJson, 'tokenizerJson');
+    checkJsonObject(tokenizerConfig, 'tokenizerConfig');
     const { json, tokens, addedTokens } = judgeTokenizerJson(tokenizerJson);
     this.#library = callLibrary(() => new Library(json, libraryConfig(tokenizerConfig)));
     this.#tokens = tokens;
@@ -201,9 +204,10 @@ export class Tokenizer {
 /**
  * Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` (the last two may be absent) of a model folder.
  *
- * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`.
+ * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_TYPE`.
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  checkPath(folder, 'the model folder');
   const json = await requireJsonFile(folder, 'tokenizer.json', TOKENIZER_JSON);
   const config = (await readJsonFile(folder, 'tokenizer_config.json', TOKENIZER_JSON)) ?? {};
   const file = { ...TOKENIZER_JSON, name: 'chat_template.jinja', maxBytes: 2 ** 20 };
