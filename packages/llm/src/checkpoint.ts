@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { IntFlashError, type LinearWeights, toFloat32 } from '@int-flash/ops';
+import { IntFlashError, type LinearWeights, readArguments, toFloat32 } from '@int-flash/ops';
 import { argumentError, checkPath, checkReadOptions } from './file-arguments.js';
 import { quote } from './json-text.js';
 import { type ModelConfig, readModelConfig } from './model-config.js';
@@ -37,6 +37,9 @@ export class Checkpoint implements WeightSource {
   #loadedBytes = 0;
 
   constructor(folder: string, config: ModelConfig, files: readonly SafetensorsFile[], options: CheckpointOptions) {
+    if (!readArguments(() => Array.isArray(files) && files.every((file) => file instanceof SafetensorsFile))) {
+      throw argumentError('files to be an array of SafetensorsFile', files);
+    }
     this.folder = folder;
     this.config = config;
     this.#files = files;

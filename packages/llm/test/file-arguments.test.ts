@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { IntFlashError } from '@int-flash/ops';
 import { afterAll, describe, expect, it } from 'vitest';
 import {
+  Checkpoint,
   isGgufPath,
   loadModel,
   loadRandomModel,
@@ -83,6 +84,7 @@ describe.each(WRONG)('%s', (name, value) => {
   it('is no object of a model’s files, and no options', async () => {
     await refusal(() => loadRandomModel(value as never));
     await refusal(() => new Tokenizer(value as never));
+    if (name !== 'an array') await refusal(() => new Checkpoint(folder, {} as never, value as never, {}));
     if (value === undefined) return;
     await refusal(() => openModel(folder, value as never));
     await refusal(() => openCheckpoint(folder, value as never));
