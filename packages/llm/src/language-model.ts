@@ -287,15 +287,17 @@ export class LanguageModel {
     return this.#model.transformer.contextLength(attention, kvCacheDtype);
   }
 
+  /** @param longest Of token ids: more are not read. */
   #encode(prompt: unknown, longest: number): number[] {
-    const ids = readArguments(() => this.#promptIds(prompt, longest));
-    // An empty text still needs something to follow.
-    return ids.length === 0 && typeof prompt === 'string' ? [this.#bosTokenId()] : ids;
+    if (typeof prompt !== 'string') {
+      return readArguments(() => this.#givenIds(prompt, longest)) ?? this.#encodeMessages(prompt as ChatMessage[]);
+    }
+    const ids = this.tokenizer.encode(prompt);
+    return ids.length > 0 ? ids : [this.#bosTokenId()]; // an empty text still needs something to follow
   }
 
-  /** @param longest Of token ids: more are not read. */
-  #promptIds(prompt: unknown, longest: number): number[] {
-    if (typeof prompt === 'string') return this.tokenizer.encode(prompt);
+  /** Undefined for messages. */
+  #givenIds(prompt: unknown, longest: number): number[] | undefined {
     if (!Array.isArray(prompt)) {
       throw new IntFlashError(
         'ERR_ARG_TYPE',
@@ -303,7 +305,10 @@ export class LanguageModel {
       );
     }
     if (prompt.length === 0) return [];
-    if (typeof prompt[0] === 'number') return this.#judgeIds(prompt, longest);
+    return typeof prompt[0] === 'number' ? this.#judgeIds(prompt, longest) : undefined;
+  }
+
+  #encodeMessages(messages: readonly ChatMessage[]): number[] {
     const { chatTemplate } = this.tokenizer;
     if (chatTemplate === undefined) {
       throw new IntFlashError('ERR_TEMPLATE', 'Expected a model with a chat template for messages, got one without', {
@@ -311,7 +316,7 @@ export class LanguageModel {
       });
     }
     const text = renderChatTemplate(chatTemplate, {
-      messages: prompt as ChatMessage[],
+      messages,
       ...this.#specialText('bosToken', this.tokenizer.bosTokenId),
       ...this.#specialText('eosToken', this.tokenizer.eosTokenId),
     });
