@@ -1,6 +1,6 @@
 import { IntFlashError } from '@int-flash/ops';
 import { CommanderError } from 'commander';
-import { type Terminal, withoutControls } from './terminal.js';
+import { onOneLine, type Terminal } from './terminal.js';
 
 export const EXIT = { ok: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
 
@@ -96,5 +96,5 @@ const SYSTEM_HINTS: Readonly<Record<string, string>> = {
 };
 
 function oneLine(text: string): string {
-  return withoutControls(text.trim().replace(/\s*\n\s*/g, ' '));
+  return onOneLine(text.trim().replace(/\s*\n\s*/g, ' '));
 }

@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { status } from '@int-flash/attention';
+import { BACKEND_VARIABLE, type Status, status } from '@int-flash/attention';
 import { supportedIsas } from '@int-flash/kernels-cpu';
 import {
   type LanguageModel,
@@ -9,12 +9,16 @@ import {
   openModel,
   quantizeCheckpoint,
 } from '@int-flash/llm';
+import { IntFlashError } from '@int-flash/ops';
 import { timeGeneration } from './bench/time-generation.js';
 import { describeModel, modelFacts } from './describe-model.js';
 import { countSequences, sequenceBytes } from './experiments/count-sequences.js';
 import { reproduce, reproduceKvCache } from './experiments/reproduction.js';
 import type { BackendReport, GenerationEvent, LoadSettings, Model, ModelFacts, Runtime } from './runtime.js';
 import { llmEngine } from './serve/llm-engine.js';
+
+/** What `status` reads, and throws for where it cannot. */
+const VARIABLES = [BACKEND_VARIABLE, 'INT_FLASH_THREADS'];
 
 /** The commands' view of the library. */
 export const llmRuntime: Runtime = {
@@ -30,8 +34,9 @@ export const llmRuntime: Runtime = {
   },
   describeModel,
   describeBackends: async (): Promise<BackendReport> => {
-    const { backends, chosen, why } = status();
-    return { backends, auto: { name: chosen ?? null, why }, supportedIsas: supportedIsas() };
+    const { backends, chosen, why, faults } = statusDespiteVariables();
+    const auto = faults.length > 0 ? { name: null, why: `${faults.join('; ')}.` } : { name: chosen ?? null, why };
+    return { backends, auto, supportedIsas: supportedIsas() };
   },
   reproduce: (part, settings, onProgress) =>
     part === 'all' ? reproduce(llmRuntime, settings, onProgress) : reproduceKvCache(llmRuntime, settings, onProgress),
@@ -41,6 +46,31 @@ export const llmRuntime: Runtime = {
       onProgress: ({ loadedBytes, totalBytes }) => onProgress(loadedBytes / totalBytes),
     }),
 };
+
+/** What the backends say where variables make no sense: those are set aside for as long as it takes, and what is wrong with each is told. */
+function statusDespiteVariables(): Status & { readonly faults: readonly string[] } {
+  const faults: string[] = [];
+  const aside: Record<string, string> = {};
+  try {
+    for (;;) {
+      try {
+        return { ...status(), faults };
+      } catch (error) {
+        const name = VARIABLES.find((variable) => process.env[variable] && messageOf(error).includes(variable));
+        if (name === undefined) throw error;
+        faults.push(messageOf(error));
+        aside[name] = process.env[name]!;
+        delete process.env[name];
+      }
+    }
+  } finally {
+    Object.assign(process.env, aside);
+  }
+}
+
+function messageOf(error: unknown): string {
+  return IntFlashError.isInstance(error) ? error.message : '';
+}
 
 function load(folder: string, { onProgress, signal, ...options }: LoadSettings): Promise<LanguageModel> {
   return loadModel(folder, { ...options, onLoadProgress: onProgress, loadSignal: signal });

@@ -90,3 +90,11 @@ export function withoutControls(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this looks for
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '\ufffd');
 }
+
+/**
+ * A name from a file, or what somebody else said, on a line of its own or in a table: neither a line feed or tab, nor a mark that turns the
+ * direction of writing, which could show it as another name, is left in it.
+ */
+export function onOneLine(text: string): string {
+  return withoutControls(text).replace(/[\n\t\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '\ufffd');
+}

@@ -16,10 +16,10 @@ function lab(of: Backend = backend) {
     return c.json(body, status as 400, headers);
   });
   mountAttentionLab(app, { backend: () => of });
-  return (body: unknown, signal?: AbortSignal) =>
+  return (body: unknown, { headers, signal }: Pick<RequestInit, 'headers' | 'signal'> = {}) =>
     app.request('/api/attention-lab', {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers: headers ?? { 'content-type': 'application/json' },
       body: typeof body === 'string' ? body : JSON.stringify(body),
       ...(signal && { signal }),
     });
@@ -77,7 +77,6 @@ describe('POST /api/attention-lab', () => {
   });
 
   it.each([
-    ['no JSON', '{', null],
     ['an array', [], null],
     ['an unknown family', { ...ASKED, family: 'cauchy' }, 'family'],
     ['no tokens', { ...ASKED, tokens: 0 }, 'tokens'],
@@ -89,13 +88,50 @@ describe('POST /api/attention-lab', () => {
     ['an unknown variant', { ...ASKED, variants: ['int2'] }, 'variants.0'],
     ['no variant', { ...ASKED, variants: [] }, 'variants'],
     ['a variant twice', { ...ASKED, variants: ['fp32', 'fp32'] }, 'variants'],
-    ['an unknown field', { ...ASKED, url: 'http://example.org/' }, null],
+    ['an unknown field', { ...ASKED, url: 'http://example.org/' }, 'url'],
   ])('refuses %s', async (_, body, param) => {
     const response = await lab()(body);
     expect(response.status).toBe(400);
     const { error } = (await response.json()) as { error: Record<string, unknown> };
     expect(error).toMatchObject({ type: 'invalid_request_error', code: 'invalid_lab_request', param });
     expect(error.message).toBeTypeOf('string');
+  });
+
+  it.each([
+    ['half a body', '{'],
+    ['none', ''],
+    ['a body nested without end', '['.repeat(100) + ']'.repeat(100)],
+  ])('refuses what is no JSON: %s', async (_, body) => {
+    const response = await lab()(body);
+    expect(response.status).toBe(400);
+    const { error } = (await response.json()) as { error: Record<string, unknown> };
+    expect(error).toMatchObject({
+      code: 'invalid_json',
+      message: expect.stringMatching(/^Expected (the body to be )?JSON/),
+    });
+  });
+
+  it('refuses other types of content', async () => {
+    for (const headers of [{ 'content-type': 'text/plain' }, { 'content-type': 'application/jsonp' }]) {
+      const response = await lab()(ASKED, { headers });
+      expect(response.status).toBe(415);
+      const { error } = (await response.json()) as { error: Record<string, unknown> };
+      expect(error).toMatchObject({ code: 'unsupported_media_type', message: expect.stringContaining('content-type') });
+    }
+  });
+
+  it.each([
+    [[], 'Expected the request to be of type object.'],
+    [{ ...ASKED, tokens: 0 }, 'Expected tokens to be at least 1.'],
+    [{ ...ASKED, tokens: 4097 }, 'Expected tokens to be at most 4096.'],
+    [{ ...ASKED, tokens: 'many' }, 'Expected tokens to be of type number.'],
+    [{ ...ASKED, variants: [] }, 'Expected variants to have at least 1 elements.'],
+    [{ ...ASKED, url: 'x' }, 'This server does not know the parameter url.'],
+    [{ ...ASKED, headDim: 20 }, 'Expected headDim to be a multiple of 8.'],
+  ])('says what it expects instead of %j', async (body, message) => {
+    const response = await lab()(body);
+    const { error } = (await response.json()) as { error: Record<string, unknown> };
+    expect(error.message).toBe(message);
   });
 
   it('takes one run at a time, stops one whose client went away, and then takes the next', async () => {

@@ -180,6 +180,18 @@ describe('int-flash doctor', () => {
     if (cpu.available) expect(cpu.threads).toBe(1);
   });
 
+  it('diagnoses variables that make no sense', async () => {
+    const env = { INT_FLASH_BACKEND: 'zzz', INT_FLASH_THREADS: 'many' };
+    const { code, stdout, stderr } = await runCommand(['doctor', '--json'], { env });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const { auto, backends, environment } = JSON.parse(stdout);
+    expect(environment).toMatchObject(env);
+    expect(backends.find(({ name }: { name: string }) => name === 'portable').available).toBe(true);
+    expect(auto.name).toBe(null);
+    expect(auto.why).toMatch(/INT_FLASH_THREADS to be an integer from 1 to 256, got the string "many"/);
+    expect(auto.why).toMatch(/INT_FLASH_BACKEND to be one of auto, .*, got the string "zzz"/);
+  });
+
   it('says it in words too', async () => {
     const run = await runCommand(['doctor']);
     expect(run.code).toBe(0);

@@ -85,6 +85,16 @@ describe('the command', () => {
     const { code, stdout, stderr } = await runCommand(['inspect', path]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toMatch(/token_embd\.weight +F32 +\[4, 32\] +512 B/);
+    const wicked = { name: 'a\nb\t\u001b[31mc\u202ed\u2066e', shape: [4, 32], type: 0, bytes: 512 } as const;
+    const embeddings = { name: 'token_embd.weight', shape: [4, 32], type: 0, bytes: 512 } as const;
+    writeFileSync(
+      path,
+      tinyGguf({ ...METADATA, 'tokenizer.ggml.tokens': ['a', 'b', 'ab', '<e\n\u202end>'] }, [embeddings, wicked]),
+    );
+    const harmless = await runCommand(['inspect', path]);
+    expect(harmless.code).toBe(0);
+    expect(harmless.stdout).toMatch(/^a\ufffdb\ufffd\ufffd\[31mc\ufffdd\ufffde +F32 /m);
+    expect(harmless.stdout).toMatch(/<e\ufffd\ufffdnd> 3 \(eos\)/);
     const broken = join(folder, 'broken.gguf');
     writeFileSync(broken, 'GGUF and no more');
     const refused = await runCommand(['inspect', broken]);

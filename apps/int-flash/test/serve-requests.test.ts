@@ -138,6 +138,9 @@ describe('bad requests', () => {
   it.each([
     [{ stop: ['a', 'b', 'c', 'd', 'e'] }, 'Expected stop to have at most 4 elements.'],
     [{ stop: 5 }, 'Expected stop to be of type string.'],
+    [{ top_p: 0 }, 'Expected top_p to be above 0.'],
+    [{ top_p: 1.5 }, 'Expected top_p to be at most 1.'],
+    [{ temperature: -1 }, 'Expected temperature to be at least 0.'],
     [{ n: 9 }, 'Expected n to be at most 8.'],
     [{ foo: 1 }, 'This server does not know the parameter foo.'],
     [{ response_format: { type: 'json_object' } }, 'Expected response_format.type to be "text".'],

@@ -1,5 +1,5 @@
 import { Environment, parse, tokenize } from '@huggingface/jinja';
-import { describe, IntFlashError } from '@int-flash/ops';
+import { describe, IntFlashError, readArguments } from '@int-flash/ops';
 import { MeteredInterpreter, over, TEMPLATE_LIMITS } from './metered-interpreter.js';
 import { runWithDeadline } from './run-with-deadline.js';
 
@@ -21,6 +21,8 @@ export interface ChatTemplateInput {
 
 const MAX_TEMPLATE_LENGTH = 2 ** 17; // the longest of known models have about 20,000 characters
 const MAX_INPUT_DEPTH = 64;
+/** As many as a template's own lists may have. */
+const MAX_MESSAGES = TEMPLATE_LIMITS.listLength;
 // For parsing and rendering together. A thousand messages take 50 ms on an idle core, several times that on a busy one.
 const DEADLINE_MS = 250;
 const DEADLINE_MS_A_MESSAGE = 1;
@@ -41,23 +43,25 @@ const RESERVED = new Set([
  * Templates come with models and are programs: this runs one with a step counter, limits on texts, lists and nesting
  * (`TEMPLATE_LIMITS`), no host objects in reach, and behind it all a deadline of 250 ms and 1 ms a message.
  * @throws {IntFlashError} `ERR_TEMPLATE` (does not parse or render, or refuses the messages with `raise_exception`),
- *   `ERR_TEMPLATE_LIMIT`, `ERR_ARG_TYPE` for messages and variables that are not plain values.
+ *   `ERR_TEMPLATE_LIMIT`, also for more than 10,000 messages; `ERR_ARG_TYPE` for messages and variables that are not plain values.
  */
 export function renderChatTemplate(template: string, input: ChatTemplateInput): string {
-  if (typeof template !== 'string') {
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected the chat template to be a string, got ${describe(template)}`);
-  }
-  if (template.length > MAX_TEMPLATE_LENGTH) throw over('characters of its own', MAX_TEMPLATE_LENGTH);
-  const variables = judgeInput(input);
-  const deadline = DEADLINE_MS + DEADLINE_MS_A_MESSAGE * input.messages.length;
+  const { messages, variables } = readArguments(() => {
+    if (typeof template !== 'string') {
+      throw new IntFlashError('ERR_ARG_TYPE', `Expected the chat template to be a string, got ${describe(template)}`);
+    }
+    if (template.length > MAX_TEMPLATE_LENGTH) throw over('characters of its own', MAX_TEMPLATE_LENGTH);
+    return judgeInput(input);
+  });
+  const deadline = DEADLINE_MS + DEADLINE_MS_A_MESSAGE * messages.length;
   try {
     return runWithDeadline(
-      () => render(template, variables),
+      () => render(template, { ...variables, messages }),
       deadline,
       () => over('ms', deadline),
     );
   } catch (error) {
-    throw asTemplateError(error);
+    throw blameMessages(asTemplateError(error), messages);
   }
 }
 
@@ -122,22 +126,20 @@ function formatDate(date: Date, format: string): string {
   return format.slice(0, 256).replace(/%([YmdbBHMS%])/g, (_, code: string) => codes[code]!());
 }
 
-function judgeInput(input: unknown): Record<string, unknown> {
+interface JudgedInput {
+  readonly messages: readonly ChatMessage[];
+  readonly variables: Readonly<Record<string, unknown>>;
+}
+
+/** Copies all of the input, so that nothing of the caller's is read twice. */
+function judgeInput(input: unknown): JudgedInput {
   const given = plainObject(input, 'the chat template input');
   const unknown = Object.keys(given).find((key) => !INPUT_KEYS.includes(key));
   if (unknown !== undefined) {
     throw new IntFlashError('ERR_ARG_RANGE', `Expected only ${INPUT_KEYS.join(', ')}, got "${unknown.slice(0, 60)}"`);
   }
   const { messages, addGenerationPrompt = true, bosToken = '', eosToken = '', variables = {} } = given;
-  if (!Array.isArray(messages)) {
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected messages to be an array, got ${describe(messages)}`);
-  }
-  messages.forEach((message: unknown, i) => {
-    const { role, content } = plainObject(message, `messages[${i}]`);
-    if (typeof role !== 'string' || typeof content !== 'string') {
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected messages[${i}] to have a role and a content, both strings`);
-    }
-  });
+  const judgedMessages = judgeMessages(messages);
   const extra = plainObject(variables, 'variables');
   const reserved = Object.keys(extra).find((name) => RESERVED.has(name) || Object.hasOwn(CONSTANTS, name));
   if (reserved !== undefined) {
@@ -147,12 +149,32 @@ function judgeInput(input: unknown): Record<string, unknown> {
     );
   }
   return {
-    ...(plainCopy(extra, 'variables') as Record<string, unknown>),
-    messages: plainCopy(messages, 'messages'),
-    add_generation_prompt: plainCopy(addGenerationPrompt, 'addGenerationPrompt'),
-    bos_token: plainCopy(bosToken, 'bosToken'),
-    eos_token: plainCopy(eosToken, 'eosToken'),
+    messages: judgedMessages,
+    variables: {
+      ...(plainCopy(extra, 'variables') as Record<string, unknown>),
+      add_generation_prompt: plainCopy(addGenerationPrompt, 'addGenerationPrompt'),
+      bos_token: plainCopy(bosToken, 'bosToken'),
+      eos_token: plainCopy(eosToken, 'eosToken'),
+    },
   };
+}
+
+/** One by one, up to the first that is none: an array's length says nothing about what it holds. */
+function judgeMessages(messages: unknown): ChatMessage[] {
+  if (!Array.isArray(messages)) {
+    throw new IntFlashError('ERR_ARG_TYPE', `Expected messages to be an array, got ${describe(messages)}`);
+  }
+  const { length } = messages;
+  if (length > MAX_MESSAGES) {
+    throw new IntFlashError('ERR_TEMPLATE_LIMIT', `Expected at most ${MAX_MESSAGES} messages, got ${length}`);
+  }
+  return Array.from({ length }, (_, i) => {
+    const message = plainCopy(plainObject(messages[i], `messages[${i}]`), 'messages', 1) as Record<string, unknown>;
+    if (typeof message.role !== 'string' || typeof message.content !== 'string') {
+      throw new IntFlashError('ERR_ARG_TYPE', `Expected messages[${i}] to have a role and a content, both strings`);
+    }
+    return message as unknown as ChatMessage;
+  });
 }
 
 function plainObject(value: unknown, name: string): Record<string, unknown> {
@@ -167,7 +189,11 @@ function plainCopy(value: unknown, name: string, depth = 0): unknown {
   if (depth > MAX_INPUT_DEPTH) throw over(`levels in ${name}`, MAX_INPUT_DEPTH);
   if (value === null || typeof value === 'string' || typeof value === 'boolean') return value;
   if (typeof value === 'number' && Number.isFinite(value)) return value;
-  if (Array.isArray(value)) return value.map((entry) => plainCopy(entry, name, depth + 1));
+  if (Array.isArray(value)) {
+    const copy: unknown[] = []; // not by `map`, which passes over holes
+    for (let i = 0, { length } = value; i < length; i++) copy.push(plainCopy(value[i], name, depth + 1));
+    return copy;
+  }
   const prototype = typeof value === 'object' ? Object.getPrototypeOf(value) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to hold plain JSON values, got ${describe(value)}`);
@@ -192,6 +218,18 @@ function asTemplateError(error: unknown): unknown {
   return new IntFlashError('ERR_TEMPLATE', `Expected a chat template that renders, got an error: ${shorten(said)}`, {
     cause: error,
   });
+}
+
+/** A template that fits may still be given more text than fits: then the text is what is too long. */
+function blameMessages(error: unknown, messages: readonly ChatMessage[]): unknown {
+  if (!IntFlashError.isInstance(error) || error.code !== 'ERR_TEMPLATE_LIMIT') return error;
+  const length = messages.reduce((sum, { content }) => sum + content.length, 0);
+  if (length <= TEMPLATE_LIMITS.textLength) return error;
+  return new IntFlashError(
+    'ERR_TEMPLATE_LIMIT',
+    `Expected messages of at most ${TEMPLATE_LIMITS.textLength} characters together, got ${length}`,
+    { hint: 'Shorten the messages: the chat template writes all of them into one text.', cause: error },
+  );
 }
 
 function shorten(message: unknown): string {

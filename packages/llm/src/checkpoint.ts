@@ -1,5 +1,6 @@
 import { join } from 'node:path';
-import { describe, IntFlashError, type LinearWeights, toFloat32 } from '@int-flash/ops';
+import { IntFlashError, type LinearWeights, readArguments, toFloat32 } from '@int-flash/ops';
+import { argumentError, checkPath, checkReadOptions } from './file-arguments.js';
 import { quote } from './json-text.js';
 import { type ModelConfig, readModelConfig } from './model-config.js';
 import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
@@ -36,6 +37,9 @@ export class Checkpoint implements WeightSource {
   #loadedBytes = 0;
 
   constructor(folder: string, config: ModelConfig, files: readonly SafetensorsFile[], options: CheckpointOptions) {
+    if (!readArguments(() => Array.isArray(files) && files.every((file) => file instanceof SafetensorsFile))) {
+      throw argumentError('files to be an array of SafetensorsFile', files);
+    }
     this.folder = folder;
     this.config = config;
     this.#files = files;
@@ -179,6 +183,7 @@ export class Checkpoint implements WeightSource {
   }
 
   #find(name: string): { file: SafetensorsFile; name: string } | undefined {
+    if (typeof name !== 'string') throw argumentError('the name of a tensor', name);
     const root = ROOT_MODULES.find((module) => name.startsWith(module));
     const names = root ? [name, name.slice(root.length)] : [name];
     for (const candidate of names) {
@@ -193,22 +198,21 @@ export class Checkpoint implements WeightSource {
  * Opens a model folder in Hugging Face format: `config.json` and `model.safetensors`, or its shards and their index.
  *
  * Reads and judges the headers, no weights. Close it, or declare it with `await using`.
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_UNSUPPORTED`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_*`.
  */
 export async function openCheckpoint(folder: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
-  if (typeof folder !== 'string') {
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected the model folder to be a path, got ${describe(folder)}`);
-  }
-  options.signal?.throwIfAborted();
+  checkPath(folder, 'the model folder');
+  const given: CheckpointOptions = checkReadOptions(options, 'onProgress');
+  given.signal?.throwIfAborted();
   const config = await readModelConfig(folder);
   const index = await readShardedIndex(folder);
   const files: SafetensorsFile[] = [];
   try {
     for (const name of index?.shards ?? [SINGLE_FILE]) {
-      files.push(await SafetensorsFile.open(join(folder, name), { signal: options.signal }));
+      files.push(await SafetensorsFile.open(join(folder, name), { signal: given.signal }));
     }
     if (index) checkIndex(index.weightMap, files);
-    return new Checkpoint(folder, config, files, options);
+    return new Checkpoint(folder, config, files, given);
   } catch (error) {
     await Promise.all(files.map((file) => file.close()));
     throw error;

@@ -5,13 +5,14 @@ import {
   checkInteger,
   checkNumber,
   checkOptions,
-  checkSignal,
   describe,
   IntFlashError,
+  readArguments,
 } from '@int-flash/ops';
 import type { GenerationConfig } from './generation-config.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
+import { checkLiveSignal } from './live-signal.js';
 import { FEW_QUERIES } from './replay.js';
 import type { SamplingRules } from './sampler.js';
 
@@ -111,17 +112,32 @@ export interface SequenceDefaults {
   readonly kvCacheDtype: KvCacheDtype | undefined;
 }
 
-/** @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`. */
+/**
+ * @param more Names of further options, which the caller judges: they come back as they were given.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`.
+ */
 export function judgeSequenceOptions(
   options: unknown,
   defaults: SequenceDefaults,
   more: readonly string[] = [],
-): JudgedSequence {
-  return judgeSequence(checkOptions(options, [...SEQUENCE_KEYS, ...more], 'options'), defaults);
+): { readonly judged: JudgedSequence; readonly more: Readonly<Record<string, unknown>> } {
+  return readArguments(() => {
+    const given = checkOptions(options, [...SEQUENCE_KEYS, ...more], 'options');
+    return { judged: judgeSequence(given, defaults), more: given };
+  });
 }
 
 /** @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`. */
 export function judgeGenerateOptions(
+  options: unknown,
+  defaults: SequenceDefaults,
+  model: GenerationConfig,
+  vocabSize: number,
+): JudgedGeneration {
+  return readArguments(() => judgeGeneration(options, defaults, model, vocabSize));
+}
+
+function judgeGeneration(
   options: unknown,
   defaults: SequenceDefaults,
   model: GenerationConfig,
@@ -175,7 +191,7 @@ function judgeSequence(given: Record<string, unknown>, defaults: SequenceDefault
   return {
     attention,
     kvCacheDtype: checkChoice(given.kvCacheDtype, 'kvCacheDtype', KV_CACHE_DTYPES, fallback),
-    signal: checkSignal(given.signal),
+    signal: checkLiveSignal(given.signal),
     chunk: given.prefillChunk === undefined ? undefined : checkInteger(given.prefillChunk, 'prefillChunk', 64, 1, 4096),
   };
 }
@@ -203,7 +219,9 @@ function judgeStops(value: unknown): string[] {
   const stops: unknown[] = value === undefined ? [] : Array.isArray(value) ? value : [value];
   if (stops.length > MAX_STOPS)
     throw new IntFlashError('ERR_ARG_RANGE', `Expected at most ${MAX_STOPS} stop strings, got ${stops.length}`);
-  return stops.map((stop) => {
+  // Not by `map`, which passes over holes.
+  return Array.from({ length: stops.length }, (_, i) => {
+    const stop = stops[i];
     if (typeof stop !== 'string')
       throw new IntFlashError('ERR_ARG_TYPE', `Expected stop to hold strings, got ${describe(stop)}`);
     if (stop.length < 1 || stop.length > MAX_STOP_LENGTH) {

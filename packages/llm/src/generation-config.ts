@@ -1,4 +1,6 @@
+import { checkInteger, readArguments } from '@int-flash/ops';
 import { ConfigFields } from './config-fields.js';
+import { checkPath } from './file-arguments.js';
 import { type JsonObject, MODEL_JSON, readJsonFile } from './json-file.js';
 
 /** How a model's makers sample from it; what is absent they left open. */
@@ -19,9 +21,11 @@ export interface GenerationConfig {
  * Reads `generation_config.json`; an absent file leaves everything open.
  *
  * @param vocabSize Token ids must lie below it.
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT` with `field`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT` with `field`; `ERR_ARG_*`.
  */
 export async function readGenerationConfig(folder: string, vocabSize: number): Promise<GenerationConfig> {
+  checkPath(folder, 'the model folder');
+  readArguments(() => checkInteger(vocabSize ?? null, 'vocabSize', 0, 1, Number.MAX_SAFE_INTEGER));
   const json = await readJsonFile(folder, 'generation_config.json', MODEL_JSON);
   return json ? parseGenerationConfig(json, vocabSize) : {};
 }

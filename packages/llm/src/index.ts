@@ -8,7 +8,6 @@ export { type GenerationConfig, readGenerationConfig } from './generation-config
 export { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 export {
   type LanguageModel,
-  type LoadOptions,
   type LogitsOptions,
   loadModel,
   loadRandomModel,
@@ -19,6 +18,7 @@ export {
 export { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 export { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
 export type { RotaryScaling, RotaryShape } from './layers/rotary.js';
+export type { LoadOptions } from './load-options.js';
 export {
   type Activation,
   ARCHITECTURES,

@@ -1,15 +1,12 @@
-import { type BackendChoice, selectBackend } from '@int-flash/attention';
+import { selectBackend } from '@int-flash/attention';
 import {
   type Backend,
   type BackendStatus,
-  checkBoolean,
-  checkChoice,
   checkInteger,
-  checkOptions,
-  checkSignal,
   describe,
   IntFlashError,
   type KeyScales,
+  readArguments,
 } from '@int-flash/ops';
 import { type ChatMessage, renderChatTemplate } from './chat-template.js';
 import type { CheckpointOptions } from './checkpoint.js';
@@ -24,10 +21,11 @@ import {
 } from './generate-options.js';
 import type { GenerationConfig } from './generation-config.js';
 import type { JsonObject } from './json-file.js';
-import { judgeKeyScales, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
+import type { KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches } from './kv-caches.js';
-import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
-import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
+import type { AttentionChoice } from './layers/attention.js';
+import type { LinearChoice } from './layers/linear.js';
+import { checkFunction, judgeLoadOptions, type LoadOptions } from './load-options.js';
 import type { ModelConfig } from './model-config.js';
 import { loadWeights, type ModelWeights } from './model-weights.js';
 import { type ModelFiles, openModel } from './open-model.js';
@@ -38,36 +36,6 @@ import { Scheduler } from './scheduler.js';
 import { Session } from './session.js';
 import type { Tokenizer } from './tokenizer.js';
 import { Transformer } from './transformer.js';
-
-export interface LoadOptions {
-  /** `auto`: the fastest that runs here. A named one runs or `loadModel` throws. */
-  readonly backend?: BackendChoice | undefined;
-  /** Threads of the `cpu` backend; all cores by default. */
-  readonly threads?: number | undefined;
-  /** `int8` by default. */
-  readonly attention?: AttentionChoice | undefined;
-  /** By default `int8` with INT8 attention and `fp32` with fp32 attention. */
-  readonly kvCacheDtype?: KvCacheDtype | undefined;
-  /**
-   * Of caches in INT8 and INT4: `token` by default; `channel` where a few channels of a model's keys are far larger than the others. It changes
-   * answers a little. Floats have no scales: `channel` is refused where `kvCacheDtype` is one of those, and makes no difference to a call that asks for one.
-   */
-  readonly kvKeyScales?: KeyScales | undefined;
-  /** Arithmetic of the linear layers: `auto` (as stored; quantized GGUF but Q4_0 in `int8`) by default. The output layer is always fp32. */
-  readonly linear?: LinearChoice | undefined;
-  /**
-   * Memory for all sequences' keys and values; by default enough for 64 of full length, but no more than a quarter of the machine's, or three
-   * quarters of what the weights leave of a GPU's. When it runs out, the sequence that came last waits, and what it had is computed again.
-   * More than the machine can reserve is refused with `ERR_OOM` when the first sequence wants pages.
-   */
-  readonly kvCacheBytes?: number | undefined;
-  /** Keep what was computed for prompts to come that begin alike, as those of a conversation do; true by default. Changes no answer. */
-  readonly prefixCache?: boolean | undefined;
-  /** Told the part of the weights read so far, in [0, 1]. */
-  readonly onLoadProgress?: ((fraction: number) => void) | undefined;
-  /** Aborts loading; rejects with its reason. */
-  readonly loadSignal?: AbortSignal | undefined;
-}
 
 export interface LogitsOptions extends SequenceOptions {}
 
@@ -98,19 +66,6 @@ export interface ModelStatus {
 /** Text, a conversation (put into the model's chat format), or token ids as they are. */
 export type Prompt = string | readonly ChatMessage[] | readonly number[];
 
-const LOAD_KEYS = [
-  'backend',
-  'threads',
-  'attention',
-  'kvCacheDtype',
-  'kvKeyScales',
-  'linear',
-  'kvCacheBytes',
-  'prefixCache',
-  'onLoadProgress',
-  'loadSignal',
-] as const;
-
 /**
  * Loads a model: a folder in Hugging Face format (Llama, Mistral, Qwen2, Qwen3 or GPT-2, float or INT8 weights), or a GGUF file (Llama,
  * Mistral, Qwen2, Qwen3 in F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 or Q4_0).
@@ -134,23 +89,9 @@ async function loadFiles(
   open: (options: CheckpointOptions) => Promise<ModelFiles>,
   options: LoadOptions,
 ): Promise<LanguageModel> {
-  const given = checkOptions(options, LOAD_KEYS, 'options');
-  const signal = checkSignal(given.loadSignal, 'loadSignal');
-  const onLoadProgress = checkFunction(given.onLoadProgress, 'onLoadProgress');
-  const linear = checkChoice(given.linear, 'linear', LINEAR_CHOICES, 'auto');
-  const attention = checkChoice(given.attention, 'attention', ATTENTION_CHOICES, 'int8');
-  const kvCacheDtype = checkChoice(given.kvCacheDtype, 'kvCacheDtype', KV_CACHE_DTYPES, attention);
-  const bytes =
-    given.kvCacheBytes === undefined
-      ? undefined
-      : checkInteger(given.kvCacheBytes, 'kvCacheBytes', 0, 1, Number.MAX_SAFE_INTEGER);
-  const cacheSettings = {
-    bytes,
-    keepsPrefixes: checkBoolean(given.prefixCache, 'prefixCache', true),
-    keyScales: judgeKeyScales(given.kvKeyScales, kvCacheDtype),
-  };
-  const threads = given.threads === undefined ? {} : { threads: given.threads as number };
-  const backend = selectBackend(given.backend as BackendChoice | undefined, threads);
+  const judged = judgeLoadOptions(options);
+  const { bytes, signal, onLoadProgress, linear, attention, kvCacheDtype, cacheSettings } = judged;
+  const backend = selectBackend(judged.backend.choice, judged.backend.options);
   signal?.throwIfAborted();
   onLoadProgress?.(0);
   const files = await open({
@@ -253,9 +194,7 @@ export class LanguageModel {
    * @throws {IntFlashError} `ERR_TEMPLATE` for messages when the model has no chat template; `ERR_ARG_*`.
    */
   encode(prompt: Prompt): number[] {
-    const ids = this.#promptIds(prompt);
-    // An empty text still needs something to follow.
-    return ids.length === 0 && typeof prompt === 'string' ? [this.#bosTokenId()] : ids;
+    return this.#encode(prompt, Number.MAX_SAFE_INTEGER);
   }
 
   /** Whether a drawn token ends an answer. */
@@ -271,7 +210,10 @@ export class LanguageModel {
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
     this.#expectLive();
     const judged = judgeGenerateOptions(options, this.#parts, this.generationConfig, this.config.vocabSize);
-    return new Generation(this.#model, this.#judgeIds(this.encode(prompt), this.#contextLength(judged) - 1), judged);
+    const longest = this.#contextLength(judged) - 1;
+    const ids = this.#encode(prompt, longest);
+    this.#checkLength(ids.length, longest);
+    return new Generation(this.#model, ids, judged);
   }
 
   /**
@@ -280,8 +222,9 @@ export class LanguageModel {
    */
   async logits(ids: readonly number[], options: LogitsOptions = {}): Promise<Float32Array> {
     this.#expectLive();
-    const judged = judgeSequenceOptions(options, this.#parts);
-    const judgedIds = this.#judgeIds(ids, this.#contextLength(judged));
+    const { judged } = judgeSequenceOptions(options, this.#parts);
+    const longest = this.#contextLength(judged);
+    const judgedIds = readArguments(() => this.#judgeIds(ids, longest));
     const session = new Session(this.#model, judged);
     try {
       const out = new Float32Array(judgedIds.length * this.config.vocabSize);
@@ -300,13 +243,17 @@ export class LanguageModel {
    */
   async perplexity(ids: readonly number[], options: PerplexityOptions = {}): Promise<Perplexity> {
     this.#expectLive();
-    const judged = judgeSequenceOptions(options, this.#parts, ['window', 'onProgress']);
+    const { judged, more } = judgeSequenceOptions(options, this.#parts, ['window', 'onProgress']);
     const longest = this.#contextLength(judged);
-    const window = checkInteger(options.window, 'window', longest, 2, longest);
-    const onProgress = checkFunction(options.onProgress, 'onProgress');
-    if (Array.isArray(ids) && ids.length < 2)
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected at least 2 tokens, got ${ids.length}`);
-    const judgedIds = this.#judgeIds(ids, Number.MAX_SAFE_INTEGER);
+    const { window, onProgress } = readArguments(() => ({
+      window: checkInteger(more.window, 'window', longest, 2, longest),
+      onProgress: checkFunction(more.onProgress, 'onProgress'),
+    }));
+    const judgedIds = readArguments(() => {
+      if (Array.isArray(ids) && ids.length < 2)
+        throw new IntFlashError('ERR_ARG_RANGE', `Expected at least 2 tokens, got ${ids.length}`);
+      return this.#judgeIds(ids, Number.MAX_SAFE_INTEGER);
+    });
     return measurePerplexity(this.#model, judgedIds, window, judged, onProgress);
   }
 
@@ -340,15 +287,28 @@ export class LanguageModel {
     return this.#model.transformer.contextLength(attention, kvCacheDtype);
   }
 
-  #promptIds(prompt: unknown): number[] {
-    if (typeof prompt === 'string') return this.tokenizer.encode(prompt);
+  /** @param longest Of token ids: more are not read. */
+  #encode(prompt: unknown, longest: number): number[] {
+    if (typeof prompt !== 'string') {
+      return readArguments(() => this.#givenIds(prompt, longest)) ?? this.#encodeMessages(prompt as ChatMessage[]);
+    }
+    const ids = this.tokenizer.encode(prompt);
+    return ids.length > 0 ? ids : [this.#bosTokenId()]; // an empty text still needs something to follow
+  }
+
+  /** Undefined for messages. */
+  #givenIds(prompt: unknown, longest: number): number[] | undefined {
     if (!Array.isArray(prompt)) {
       throw new IntFlashError(
         'ERR_ARG_TYPE',
         `Expected the prompt to be text, messages or token ids, got ${describe(prompt)}`,
       );
     }
-    if (typeof prompt[0] === 'number' || prompt.length === 0) return prompt.slice();
+    if (prompt.length === 0) return [];
+    return typeof prompt[0] === 'number' ? this.#judgeIds(prompt, longest) : undefined;
+  }
+
+  #encodeMessages(messages: readonly ChatMessage[]): number[] {
     const { chatTemplate } = this.tokenizer;
     if (chatTemplate === undefined) {
       throw new IntFlashError('ERR_TEMPLATE', 'Expected a model with a chat template for messages, got one without', {
@@ -356,7 +316,7 @@ export class LanguageModel {
       });
     }
     const text = renderChatTemplate(chatTemplate, {
-      messages: prompt as ChatMessage[],
+      messages,
       ...this.#specialText('bosToken', this.tokenizer.bosTokenId),
       ...this.#specialText('eosToken', this.tokenizer.eosTokenId),
     });
@@ -376,22 +336,27 @@ export class LanguageModel {
   #judgeIds(ids: unknown, longest: number): number[] {
     if (!Array.isArray(ids))
       throw new IntFlashError('ERR_ARG_TYPE', `Expected token ids to be an array, got ${describe(ids)}`);
-    if (ids.length < 1 || ids.length > longest) {
-      throw new IntFlashError('ERR_ARG_RANGE', `Expected 1 to ${longest} tokens, got ${ids.length}`, {
-        hint: `The context holds ${longest < this.config.maxPositions - 1 ? longest + 1 : this.config.maxPositions} tokens.`,
-      });
+    const { length } = ids;
+    this.#checkLength(length, longest);
+    const { vocabSize } = this.config;
+    const judged: number[] = [];
+    // One by one, up to the first that is none: an array's length says nothing about what it holds.
+    for (let i = 0; i < length; i++) {
+      const id: unknown = ids[i];
+      const isToken = typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < vocabSize;
+      judged.push(isToken ? id : checkInteger(id ?? null, `token ${i}`, 0, 0, vocabSize - 1));
     }
-    return Array.from(ids, (id: unknown, i) => checkInteger(id ?? null, `token ${i}`, 0, 0, this.config.vocabSize - 1));
+    return judged;
+  }
+
+  #checkLength(length: number, longest: number): void {
+    if (length >= 1 && length <= longest) return;
+    throw new IntFlashError('ERR_ARG_RANGE', `Expected 1 to ${longest} tokens, got ${length}`, {
+      hint: `The context holds ${longest < this.config.maxPositions - 1 ? longest + 1 : this.config.maxPositions} tokens.`,
+    });
   }
 }
 
 function disposedError(): IntFlashError {
   return new IntFlashError('ERR_DISPOSED', 'Expected a live model, got one that was disposed');
-}
-
-function checkFunction(value: unknown, name: string): ((fraction: number) => void) | undefined {
-  if (value === undefined) return undefined;
-  if (typeof value !== 'function')
-    throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be a function, got ${describe(value)}`);
-  return value as (fraction: number) => void;
 }

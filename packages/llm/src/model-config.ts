@@ -1,5 +1,6 @@
 import { IntFlashError } from '@int-flash/ops';
 import { ConfigFields } from './config-fields.js';
+import { checkPath } from './file-arguments.js';
 import { type JsonObject, MODEL_JSON, requireJsonFile } from './json-file.js';
 import type { RotaryShape } from './layers/rotary.js';
 import { type QuantizationConfig, readQuantizationConfig } from './quantization-config.js';
@@ -83,9 +84,10 @@ const ACTIVATIONS: Readonly<Record<string, Activation>> = {
 /**
  * Reads `config.json` of a model folder.
  *
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT` (with `field`), `ERR_UNSUPPORTED` (the message names what is).
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT` (with `field`), `ERR_UNSUPPORTED` (the message names what is), `ERR_ARG_TYPE`.
  */
 export async function readModelConfig(folder: string): Promise<ModelConfig> {
+  checkPath(folder, 'the model folder');
   return parseModelConfig(await requireJsonFile(folder, 'config.json', MODEL_JSON));
 }
 

@@ -1,4 +1,5 @@
 import { type CheckpointOptions, openCheckpoint } from './checkpoint.js';
+import { checkPath, checkReadOptions } from './file-arguments.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import { GgufCheckpoint } from './gguf-checkpoint.js';
 import { readGgufTokenizer } from './gguf-tokenizer.js';
@@ -16,11 +17,12 @@ export interface ModelFiles {
 
 /**
  * Opens a folder in Hugging Face format, or a GGUF file. Close `weights` afterwards.
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_TYPE`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_*`.
  */
 export async function openModel(path: string, options: CheckpointOptions = {}): Promise<ModelFiles> {
-  if (typeof path === 'string' && isGgufPath(path)) {
-    const weights = await GgufCheckpoint.open(path, options);
+  checkPath(path, 'the model');
+  if (isGgufPath(path)) {
+    const weights = await GgufCheckpoint.open(path, checkReadOptions(options, 'onProgress'));
     return {
       weights,
       format: 'gguf',
@@ -39,5 +41,5 @@ export async function openModel(path: string, options: CheckpointOptions = {}): 
 
 /** A file by its ending, as everybody names them. */
 export function isGgufPath(path: string): boolean {
-  return /\.gguf$/i.test(path);
+  return typeof path === 'string' && /\.gguf$/i.test(path);
 }

@@ -1,6 +1,7 @@
 import { createCipheriv, createHash } from 'node:crypto';
 import { eventLoopTurn, type LinearWeights } from '@int-flash/ops';
 import type { CheckpointOptions } from './checkpoint.js';
+import { checkJsonObject } from './file-arguments.js';
 import type { JsonObject } from './json-file.js';
 import { type ModelConfig, parseModelConfig } from './model-config.js';
 import type { ModelFiles } from './open-model.js';
@@ -18,7 +19,7 @@ const SLICE = 2 ** 20;
  * Its tokenizer names the tokens `t0`, `t1`, …, so that what is drawn can be written; it can encode no text.
  */
 export function randomModelFiles(config: JsonObject, options: CheckpointOptions = {}): ModelFiles {
-  const judged = parseModelConfig(config);
+  const judged = parseModelConfig(checkJsonObject(config, 'config'));
   return {
     weights: new RandomWeights(judged, options),
     format: 'safetensors',

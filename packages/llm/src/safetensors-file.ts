@@ -1,6 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { IntFlashError } from '@int-flash/ops';
+import { argumentError, checkPath, checkReadOptions } from './file-arguments.js';
 import { openForReading } from './json-file.js';
 import { quote } from './json-text.js';
 import { type ReadOptions, readExactly } from './read-exactly.js';
@@ -33,9 +34,11 @@ export class SafetensorsFile {
   /**
    * Opens read-only and judges the header.
    *
-   * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with the field and its byte offset.
+   * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with the field and its byte offset; `ERR_ARG_*`.
    */
-  static async open(path: string, { signal }: ReadOptions = {}): Promise<SafetensorsFile> {
+  static async open(path: string, options: ReadOptions = {}): Promise<SafetensorsFile> {
+    checkPath(path, 'the file');
+    const { signal } = checkReadOptions(options, 'onBytes');
     signal?.throwIfAborted();
     const name = basename(path);
     const file = await openForReading(path, name, 'ERR_MODEL_FORMAT');
@@ -65,11 +68,12 @@ export class SafetensorsFile {
    */
   async read(name: string, options: ReadOptions = {}): Promise<SafetensorsTensor> {
     const { dtype, shape, offset, byteLength } = this.entry(name);
-    const bytes = await readExactly(this.#file, this.name, offset, byteLength, options);
+    const bytes = await readExactly(this.#file, this.name, offset, byteLength, checkReadOptions(options, 'onBytes'));
     return { dtype, shape, data: viewElements(bytes, dtype) };
   }
 
   entry(name: string): SafetensorsEntry {
+    if (typeof name !== 'string') throw argumentError('the name of a tensor', name);
     const entry = this.header.entries.get(name);
     if (!entry) {
       throw new IntFlashError('ERR_MODEL_FORMAT', `Expected ${this.name} to hold ${quote(name)}, got no such tensor`, {

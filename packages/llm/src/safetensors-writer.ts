@@ -1,5 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
-import { IntFlashError } from '@int-flash/ops';
+import { checkBuffer, IntFlashError, readArguments } from '@int-flash/ops';
+import { argumentError, checkJsonObject } from './file-arguments.js';
 import { quote } from './json-text.js';
 import {
   MAX_HEADER_BYTES,
@@ -66,24 +67,54 @@ export function planSafetensors(
   return { prefix, order: sorted.map(({ name }) => name), byteLength };
 }
 
-/** Makes a whole file in memory. */
+/**
+ * Makes a whole file in memory.
+ *
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`: what a reader would refuse is not written; `ERR_SHAPE` where data has
+ *   another size than its shape; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
+ */
 export function writeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata?: Readonly<Record<string, string>>,
 ): Uint8Array {
+  const judged = readArguments(() => judgeTensors(tensors));
+  if (metadata !== undefined) checkJsonObject(metadata, 'metadata');
   const plan = planSafetensors(
-    [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
+    [...judged].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
     metadata,
   );
   const file = new Uint8Array(plan.byteLength);
   file.set(plan.prefix);
   let at = plan.prefix.length;
   for (const name of plan.order) {
-    const bytes = tensorBytes(name, tensors.get(name)!);
+    const bytes = tensorBytes(name, judged.get(name)!);
     file.set(bytes, at);
     at += bytes.length;
   }
   return file;
+}
+
+/** Types alone: sizes and names are the reader's to judge. */
+function judgeTensors(tensors: unknown): Map<string, SafetensorsTensor> {
+  const { get, [Symbol.iterator]: iterate } = (tensors ?? {}) as Partial<ReadonlyMap<string, unknown>>;
+  if (typeof get !== 'function' || typeof iterate !== 'function') {
+    throw argumentError('tensors to be a Map of tensors by name', tensors);
+  }
+  const judged = new Map<string, SafetensorsTensor>();
+  for (const [name, tensor] of tensors as ReadonlyMap<unknown, unknown>) {
+    if (typeof name !== 'string') throw argumentError('the names of tensors to be strings', name);
+    judged.set(name, judgeTensor(name, tensor));
+  }
+  return judged;
+}
+
+function judgeTensor(name: string, tensor: unknown): SafetensorsTensor {
+  const { dtype, shape, data } = checkJsonObject(tensor, `tensor ${quote(name)}`);
+  if (typeof dtype !== 'string') throw argumentError(`the dtype of ${quote(name)} to be a string`, dtype);
+  if (!Array.isArray(shape)) throw argumentError(`the shape of ${quote(name)} to be an array`, shape);
+  if (!ArrayBuffer.isView(data)) throw argumentError(`the data of ${quote(name)} to be a typed array`, data);
+  if (data.byteLength === 0) checkBuffer(data, quote(name)); // a detached one has no length
+  return { dtype, shape: [...shape], data } as unknown as SafetensorsTensor;
 }
 
 /** Writes tensor after tensor, so that only one is in memory at a time. */

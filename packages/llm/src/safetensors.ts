@@ -1,4 +1,5 @@
-import { IntFlashError } from '@int-flash/ops';
+import { checkBuffer, IntFlashError, readArguments } from '@int-flash/ops';
+import { argumentError } from './file-arguments.js';
 import { decodeUtf8, parseJsonText, quote } from './json-text.js';
 
 /** Element types of the format, with their size in bytes. */
@@ -131,8 +132,14 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number): Sa
   return { entries: new Map(entries.map((entry) => [entry.name, entry])), metadata, dataOffset };
 }
 
-/** Reads a whole file that is already in memory. The tensors are views of `bytes` where its alignment allows, else copies. */
+/**
+ * Reads a whole file that is already in memory. The tensors are views of `bytes` where its alignment allows, else copies.
+ *
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
+ */
 export function readSafetensors(bytes: Uint8Array): Map<string, SafetensorsTensor> {
+  if (!isBytes(bytes)) throw argumentError('bytes to be a Uint8Array', bytes);
+  if (bytes.length === 0) checkBuffer(bytes, 'bytes'); // a detached one has no length
   const headerLength = readHeaderLength(bytes.subarray(0, LENGTH_BYTES), bytes.length);
   const header = parseSafetensorsHeader(bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerLength), bytes.length);
   const tensors = new Map<string, SafetensorsTensor>();
@@ -140,6 +147,13 @@ export function readSafetensors(bytes: Uint8Array): Map<string, SafetensorsTenso
     tensors.set(name, { dtype, shape, data: viewElements(bytes.subarray(offset, offset + byteLength), dtype) });
   }
   return tensors;
+}
+
+/** From any realm; a Buffer is one. */
+function isBytes(value: unknown): value is Uint8Array {
+  return readArguments(
+    () => ArrayBuffer.isView(value) && Object.prototype.toString.call(value) === '[object Uint8Array]',
+  );
 }
 
 /** Views little-endian `bytes` as elements, copying them first if they lie at an odd address. */

@@ -1,6 +1,7 @@
 import { Tokenizer as Library } from '@huggingface/tokenizers';
-import { checkBoolean, checkOptions, describe, IntFlashError } from '@int-flash/ops';
+import { checkBoolean, checkOptions, describe, IntFlashError, readArguments } from '@int-flash/ops';
 import { ByteLevelDetokenizer, byteLevelBytes, type Detokenizer, WindowDetokenizer } from './detokenizer.js';
+import { checkJsonObject, checkPath } from './file-arguments.js';
 import { type JsonObject, readJsonFile, readSmallFile, requireJsonFile } from './json-file.js';
 import { decodeUtf8 } from './json-text.js';
 import { runWithDeadline } from './run-with-deadline.js';
@@ -39,9 +40,11 @@ export class Tokenizer {
   /**
    * @param tokenizerJson The object in tokenizer.json.
    * @param tokenizerConfig The object in tokenizer_config.json.
-   * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`.
+   * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_TYPE`.
    */
   constructor(tokenizerJson: JsonObject, tokenizerConfig: JsonObject = {}) {
+    checkJsonObject(tokenizerJson, 'tokenizerJson');
+    checkJsonObject(tokenizerConfig, 'tokenizerConfig');
     const { json, tokens, addedTokens } = judgeTokenizerJson(tokenizerJson);
     this.#library = callLibrary(() => new Library(json, libraryConfig(tokenizerConfig)));
     this.#tokens = tokens;
@@ -74,10 +77,12 @@ export class Tokenizer {
    *   take too long.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[] {
-    const { addSpecialTokens } = checkOptions(options, ['addSpecialTokens'], 'options');
-    const add_special_tokens = checkBoolean(addSpecialTokens, 'addSpecialTokens', true);
-    if (typeof text !== 'string')
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected text to be a string, got ${describe(text)}`);
+    const add_special_tokens = readArguments(() => {
+      const { addSpecialTokens } = checkOptions(options, ['addSpecialTokens'], 'options');
+      if (typeof text !== 'string')
+        throw new IntFlashError('ERR_ARG_TYPE', `Expected text to be a string, got ${describe(text)}`);
+      return checkBoolean(addSpecialTokens, 'addSpecialTokens', true);
+    });
     if (text.length > MAX_TEXT_LENGTH) {
       throw new IntFlashError(
         'ERR_TOKENIZER_LIMIT',
@@ -107,15 +112,11 @@ export class Tokenizer {
    * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` for an id without a token.
    */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string {
-    if (!Array.isArray(ids))
-      throw new IntFlashError('ERR_ARG_TYPE', `Expected ids to be an array, got ${describe(ids)}`);
+    const known = readArguments(() => this.#knownIds(ids));
     const skip = readSkip(options);
-    if (!this.#isByteLevel) {
-      for (const id of ids) this.token(id);
-      return this.#decodeWith(skip, ids);
-    }
+    if (!this.#isByteLevel) return this.#decodeWith(skip, known);
     const detokenizer = this.#byteLevel(skip);
-    return ids.map((id) => detokenizer.push(id)).join('') + detokenizer.flush();
+    return known.map((id) => detokenizer.push(id)).join('') + detokenizer.flush();
   }
 
   /** Decodes a stream; the concatenation is `decode` of all its ids. */
@@ -143,11 +144,11 @@ export class Tokenizer {
    * @throws {IntFlashError} `ERR_ARG_RANGE` for an id without a token.
    */
   token(id: number): string {
-    const token = this.#tokens[id];
-    if (token === undefined) {
+    const token = typeof id === 'number' ? this.#tokens[id] : undefined;
+    if (token !== undefined) return token;
+    return readArguments(() => {
       throw new IntFlashError('ERR_ARG_RANGE', `Expected a token id below ${this.vocabSize}, got ${describe(id)}`);
-    }
-    return token;
+    });
   }
 
   /**
@@ -163,6 +164,19 @@ export class Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#added.get(id)?.special === true;
+  }
+
+  /** Up to the first that has no token: an array's length says nothing about what it holds. */
+  #knownIds(ids: unknown): number[] {
+    if (!Array.isArray(ids))
+      throw new IntFlashError('ERR_ARG_TYPE', `Expected ids to be an array, got ${describe(ids)}`);
+    const known: number[] = [];
+    for (let i = 0, { length } = ids; i < length; i++) {
+      const id = ids[i] as number;
+      this.token(id);
+      known.push(id);
+    }
+    return known;
   }
 
   #byteLevel(skip: boolean): ByteLevelDetokenizer {
@@ -190,9 +204,10 @@ export class Tokenizer {
 /**
  * Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` (the last two may be absent) of a model folder.
  *
- * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`.
+ * @throws {IntFlashError} `ERR_TOKENIZER`, `ERR_TOKENIZER_LIMIT`, `ERR_UNSUPPORTED`, `ERR_ARG_TYPE`.
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  checkPath(folder, 'the model folder');
   const json = await requireJsonFile(folder, 'tokenizer.json', TOKENIZER_JSON);
   const config = (await readJsonFile(folder, 'tokenizer_config.json', TOKENIZER_JSON)) ?? {};
   const file = { ...TOKENIZER_JSON, name: 'chat_template.jinja', maxBytes: 2 ** 20 };
@@ -211,8 +226,10 @@ function callLibrary<T>(work: () => T): T {
 }
 
 function readSkip(options: unknown): boolean {
-  const { skipSpecialTokens } = checkOptions(options, ['skipSpecialTokens'], 'options');
-  return checkBoolean(skipSpecialTokens, 'skipSpecialTokens', false);
+  return readArguments(() => {
+    const { skipSpecialTokens } = checkOptions(options, ['skipSpecialTokens'], 'options');
+    return checkBoolean(skipSpecialTokens, 'skipSpecialTokens', false);
+  });
 }
 
 /** What of tokenizer_config.json changes how the library splits text; the rest may be of any shape and stays out. */

@@ -5,7 +5,7 @@ import { findModel } from '../model-folder.js';
 import { type OutputOptions, withOutputOptions } from '../options.js';
 import { KV_CACHE_CHOICES, type ModelDescription } from '../runtime.js';
 import { labelled, rule } from '../screen.js';
-import { type Paint, withoutControls } from '../terminal.js';
+import { onOneLine, type Paint } from '../terminal.js';
 import { formatBytes, formatCount } from '../units.js';
 
 export function addInspect(program: Command, app: App): void {
@@ -36,11 +36,11 @@ function cacheMemory(model: ModelDescription): Record<string, number> {
 }
 
 function inspectScreen(model: ModelDescription, columns: number, paint: Paint): string {
-  const row = (label: string, text: string) => labelled(label, withoutControls(text), columns, paint);
+  const row = (label: string, text: string) => labelled(label, onOneLine(text), columns, paint);
   const memory = Object.entries(cacheMemory(model)).map(([dtype, bytes]) => `${dtype} ${formatBytes(bytes)}`);
   const special = model.specialTokens.map(({ id, text, role }) => `${text} ${id}${role ? ` (${role})` : ''}`);
   return [
-    rule(withoutControls(model.name), columns, paint),
+    rule(onOneLine(model.name), columns, paint),
     row(
       'model',
       `${model.architecture}, ${formatCount(model.parameters)} parameters (${model.parameters.toLocaleString('en-US')}), ${formatBytes(model.bytes)}`,
@@ -69,6 +69,6 @@ function inspectScreen(model: ModelDescription, columns: number, paint: Paint): 
 function tensorTable({ tensors }: ModelDescription, columns: number): string[] {
   return tensors.map(({ name, dtype, shape, bytes }) => {
     const facts = `${dtype.padEnd(9)}${`[${shape.join(', ')}]`.padEnd(14)}${formatBytes(bytes).padStart(9)}`;
-    return `${withoutControls(name).padEnd(columns - facts.length - 1)} ${facts}`;
+    return `${onOneLine(name).padEnd(columns - facts.length - 1)} ${facts}`;
   });
 }

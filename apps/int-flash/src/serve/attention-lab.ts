@@ -4,6 +4,8 @@ import { streamSSE } from 'hono/streaming';
 import { ApiError, asApiError, invalid } from './api-error.js';
 import { LabRequest } from './lab-request.js';
 import { type LabEvent, runLab } from './lab-run.js';
+import { expectJsonType, parseJsonBody } from './request-body.js';
+import { complaintOf } from './request-complaint.js';
 
 /** Longer than any allowed shape takes on the native backend; on the portable one it ends the largest. */
 const MAX_RUN_MS = 60_000;
@@ -28,7 +30,8 @@ export function mountAttentionLab<E extends Env>(
   let running = false;
 
   app.post('/api/attention-lab', async (c) => {
-    const request = judge(await c.req.json().catch(() => undefined));
+    expectJsonType(c.req.header('content-type'), c.req.header('content-encoding'));
+    const request = judge(parseJsonBody(new Uint8Array(await c.req.arrayBuffer().catch(() => new ArrayBuffer()))));
     if (running) throw busy();
     running = true;
     const gone = new AbortController();
@@ -55,12 +58,12 @@ export function mountAttentionLab<E extends Env>(
   });
 }
 
-/** @throws {ApiError} 400, naming the field. */
+/** @throws {ApiError} 400, naming the field that is wrong. */
 function judge(body: unknown): LabRequest {
   const { data, error } = LabRequest.safeParse(body);
   if (data) return data;
-  const { message, path } = error.issues[0]!;
-  throw invalid(`${message}.`, path.length > 0 ? path.join('.') : undefined, 'invalid_lab_request');
+  const { message, param } = complaintOf(error);
+  throw invalid(message, param, 'invalid_lab_request');
 }
 
 function busy(): ApiError {

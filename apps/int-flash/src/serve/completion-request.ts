@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { invalid } from './api-error.js';
 import type { ChatTurn, EngineSettings } from './engine.js';
+import { complaintOf } from './request-complaint.js';
 
 const MAX_CHOICES = 8;
 const MAX_MESSAGES = 2048;
@@ -174,45 +175,6 @@ function shared(given: Shared, logprobs: number | undefined): Omit<CompletionReq
 function judge<T extends z.ZodType>(schema: T, body: unknown): z.infer<T> {
   const result = schema.safeParse(body);
   if (result.success) return result.data;
-  const issue = deepest(result.error.issues[0]!);
-  if (issue.code === 'unrecognized_keys') {
-    const name = [...issue.path, issue.keys[0]!].join('.').slice(0, 64);
-    const known = printable(name);
-    throw invalid(`This server does not know the parameter${known && ` ${known}`}.`, known, 'unknown_parameter');
-  }
-  const param = printable(issue.path.join('.').slice(0, 64)) || undefined;
-  throw invalid(complaint(issue, param ?? 'the request'), param);
-}
-
-const UNITS: Readonly<Record<string, string>> = { string: ' characters', array: ' elements' };
-
-/** What zod says, in the words of this project's other errors; a message of our own as it is. */
-function complaint(issue: z.core.$ZodIssue, name: string): string {
-  if (!/^(Invalid|Too)/.test(issue.message)) return issue.message;
-  if (issue.code === 'too_big') return bound(issue.origin, name, 'at most', issue.maximum);
-  if (issue.code === 'too_small') return bound(issue.origin, name, 'at least', issue.minimum);
-  if (issue.code === 'invalid_value')
-    return `Expected ${name} to be ${issue.values.map((value) => JSON.stringify(value)).join(' or ')}.`;
-  if (issue.code === 'invalid_type') return `Expected ${name} to be of type ${issue.expected}.`;
-  return `${name}: ${issue.message}.`;
-}
-
-function bound(origin: string, name: string, which: string, limit: number | bigint): string {
-  const units = UNITS[origin];
-  return `Expected ${name} to ${units ? 'have' : 'be'} ${which} ${limit}${units ?? ''}.`;
-}
-
-/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given has nothing to say. */
-function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
-  if (issue.code !== 'invalid_union') return issue;
-  const branches = issue.errors
-    .flatMap((branch) => branch.slice(0, 1))
-    .map((inner) => ({ ...deepest(inner), path: [...issue.path, ...deepest(inner).path] }));
-  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? 0 : 1);
-  return branches.sort((a, b) => reach(b) - reach(a))[0] ?? issue;
-}
-
-/** Names of parameters come from the client; only what could be one is repeated. */
-function printable(name: string): string {
-  return /^[\w.-]*$/.test(name) ? name : '';
+  const { message, param, isUnknown } = complaintOf(result.error);
+  throw invalid(message, param, isUnknown ? 'unknown_parameter' : undefined);
 }

@@ -29,15 +29,15 @@ export const LabRequest = z
   })
   .refine(({ tokens, headDim }) => tokens * headDim <= MAX_HEAD_ELEMENTS, {
     path: ['tokens'],
-    error: `Expected tokens × headDim of at most ${MAX_HEAD_ELEMENTS}`,
+    error: `Expected tokens × headDim of at most ${MAX_HEAD_ELEMENTS}.`,
   })
   .refine(({ tokens, heads, headDim }) => 2 * heads * tokens ** 2 * headDim <= MAX_PRODUCTS, {
     path: ['tokens'],
-    error: `Expected 2 × heads × tokens² × headDim of at most ${MAX_PRODUCTS}`,
+    error: `Expected 2 × heads × tokens² × headDim of at most ${MAX_PRODUCTS}.`,
   })
   .refine(({ variants }) => new Set(variants).size === variants.length, {
     path: ['variants'],
-    error: 'Expected each variant once',
+    error: 'Expected each variant once.',
   });
 
 export type LabRequest = z.infer<typeof LabRequest>;

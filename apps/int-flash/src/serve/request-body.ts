@@ -32,14 +32,24 @@ export class IncomingBodies {
  * @throws {ApiError} 413, 415, 429, 400.
  */
 export async function readJsonBody(request: IncomingMessage, bodies: IncomingBodies): Promise<unknown> {
+  expectJsonType(request.headers['content-type'], request.headers['content-encoding']);
+  return parseJsonBody(await readBody(request, bodies));
+}
+
+/** @throws {ApiError} 415. */
+export function expectJsonType(type = '', encoding = 'identity'): void {
   // Also what keeps web pages of other origins out: a browser asks before it sends this type, and is not answered.
-  if (!/^application\/json\s*(;|$)/i.test(request.headers['content-type'] ?? '')) {
+  if (!/^application\/json\s*(;|$)/i.test(type)) {
     throw invalid('Expected the header content-type: application/json.', undefined, 'unsupported_media_type', 415);
   }
-  if ((request.headers['content-encoding'] ?? 'identity') !== 'identity') {
+  if (encoding !== 'identity') {
     throw invalid('Expected a body without content-encoding.', undefined, 'unsupported_media_type', 415);
   }
-  const text = decodeUtf8(await readBody(request, bodies));
+}
+
+/** @throws {ApiError} 400. */
+export function parseJsonBody(bytes: Uint8Array): unknown {
+  const text = decodeUtf8(bytes);
   expectShallow(text);
   try {
     return JSON.parse(text);
@@ -77,7 +87,7 @@ async function readBody(request: IncomingMessage, bodies: IncomingBodies): Promi
   }
 }
 
-function decodeUtf8(bytes: Buffer): string {
+function decodeUtf8(bytes: Uint8Array): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch {

@@ -1,0 +1,126 @@
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { IntFlashError } from '@int-flash/ops';
+import { afterAll, describe, expect, it } from 'vitest';
+import {
+  Checkpoint,
+  isGgufPath,
+  loadModel,
+  loadRandomModel,
+  loadTokenizer,
+  openCheckpoint,
+  openModel,
+  readGenerationConfig,
+  readModelConfig,
+  readSafetensors,
+  SafetensorsFile,
+  Tokenizer,
+  writeSafetensors,
+} from '../src/index.js';
+
+const model = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
+// Only what `openCheckpoint` reads, in a folder of its own: so nothing of the model's is written by accident.
+const folder = mkdtempSync(join(tmpdir(), 'int-flash-arguments-'));
+for (const name of ['config.json', 'model.safetensors']) cpSync(join(model, name), join(folder, name));
+const file = join(folder, 'model.safetensors');
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const { proxy: revoked, revoke } = Proxy.revocable({}, {});
+revoke();
+const detached = new Uint8Array(16);
+structuredClone(detached.buffer, { transfer: [detached.buffer] });
+const fakeSignal = Object.create(AbortSignal.prototype);
+
+async function refusal(call: () => unknown, code = 'ERR_ARG_TYPE'): Promise<string> {
+  let error: unknown;
+  try {
+    await call();
+  } catch (caught) {
+    error = caught;
+  }
+  expect(error).toBeInstanceOf(IntFlashError);
+  expect((error as IntFlashError).code).toBe(code);
+  return (error as IntFlashError).message;
+}
+
+const WRONG: readonly (readonly [string, unknown])[] = [
+  ['undefined', undefined],
+  ['null', null],
+  ['a number', 5],
+  ['an array', []],
+  ['a function', () => {}],
+  ['a symbol', Symbol('x')],
+  ['a bigint', 1n],
+  ['a URL', new URL('file:///tmp')],
+  ['a revoked proxy', revoked],
+];
+
+describe.each(WRONG)('%s', (name, value) => {
+  it('is no path', async () => {
+    await refusal(() => loadTokenizer(value as never));
+    await refusal(() => readModelConfig(value as never));
+    await refusal(() => readGenerationConfig(value as never, 10));
+    await refusal(() => openModel(value as never));
+    await refusal(() => openCheckpoint(value as never));
+    await refusal(() => SafetensorsFile.open(value as never));
+    await refusal(() => loadModel(value as never));
+    expect(isGgufPath(value as never)).toBe(false);
+  });
+
+  it('holds no bytes or tensors', async () => {
+    await refusal(() => readSafetensors(value as never));
+    await refusal(() => writeSafetensors(value as never));
+    await refusal(() => writeSafetensors(new Map([['w', value as never]])));
+    const tensor = { dtype: 'F32', shape: [2], data: new Float32Array(2) };
+    for (const field of ['dtype', 'shape', 'data']) {
+      if (field === 'shape' && name === 'an array') continue; // a scalar's
+      await refusal(() => writeSafetensors(new Map([['w', { ...tensor, [field]: value } as never]])));
+    }
+    if (value !== undefined) await refusal(() => writeSafetensors(new Map(), value as never));
+  });
+
+  it('is no object of a model’s files, and no options', async () => {
+    await refusal(() => loadRandomModel(value as never));
+    await refusal(() => new Tokenizer(value as never));
+    if (name !== 'an array') await refusal(() => new Checkpoint(folder, {} as never, value as never, {}));
+    if (value === undefined) return;
+    await refusal(() => openModel(folder, value as never));
+    await refusal(() => openCheckpoint(folder, value as never));
+    await refusal(() => SafetensorsFile.open(file, value as never));
+    await using opened = await openCheckpoint(folder);
+    await refusal(() => opened.has(value as never));
+    await refusal(() => opened.readTensor(value as never));
+  });
+});
+
+it('options of opening are known ones of the right types', async () => {
+  for (const open of [openModel, openCheckpoint]) {
+    await refusal(() => open(folder, 'signal' as never));
+    await refusal(() => open(folder, { signal: fakeSignal }));
+    await refusal(() => open(folder, { onProgress: 5 as never }));
+    await refusal(() => open(folder, { progress: () => {} } as never), 'ERR_ARG_RANGE');
+  }
+  await refusal(() => SafetensorsFile.open(file, { signal: fakeSignal }));
+});
+
+it('the size of a vocabulary is a number', async () => {
+  for (const size of [null, '5', 1n, Symbol('x')]) await refusal(() => readGenerationConfig(model, size as never));
+  await refusal(() => readGenerationConfig(model, undefined as never));
+  await refusal(() => readGenerationConfig(model, -1), 'ERR_ARG_RANGE');
+});
+
+it('bytes that were transferred away are told as such', async () => {
+  await refusal(() => readSafetensors(detached), 'ERR_BUFFER_DETACHED');
+  const tensor = { dtype: 'U8', shape: [0], data: detached } as const;
+  await refusal(() => writeSafetensors(new Map([['w', tensor]])), 'ERR_BUFFER_DETACHED');
+  await refusal(() => readSafetensors(new Uint8Array(0)), 'ERR_MODEL_FORMAT');
+});
+
+it('what was taken is taken as before', () => {
+  const data = Float32Array.of(1, 2);
+  const bytes = writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data }]]), { format: 'pt' });
+  expect(readSafetensors(bytes).get('w')!.data).toEqual(data);
+  expect(readSafetensors(Buffer.from(bytes)).get('w')!.data).toEqual(data);
+});
