@@ -1,4 +1,4 @@
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -360,32 +360,6 @@ describe('quantizeCheckpoint', () => {
     await writeFile(join(model, 'README.md'), 'older');
     await quantizeCheckpoint(golden('llama'), model, { overwrite: true });
     expect((await readdir(model)).sort()).toEqual(['config.json', 'model.safetensors']);
-  });
-
-  it('overwrites no folder that holds something else, nor its input by another path', async () => {
-    const overwrite = (from: string, to: string) => quantizeCheckpoint(from, to, { overwrite: true });
-    const notes = await folder('notes', { 'notes.txt': 'mine' });
-    await expect(overwrite(golden('llama'), notes)).rejects.toMatchObject({
-      code: 'ERR_ARG_RANGE',
-      message: expect.stringContaining('"notes.txt"'),
-    });
-    expect(await readdir(notes)).toEqual(['notes.txt']);
-
-    const around = join(root, 'around');
-    const input = join(around, 'input');
-    await cp(golden('llama'), input, { recursive: true });
-    const link = join(root, 'link');
-    await symlink(input, link, 'junction');
-    const before = await readdir(input);
-    for (const [from, to] of [
-      [link, input],
-      [input, link],
-      [input, around],
-      [link, around],
-      [input, join(around, 'nowhere', '..', 'input')],
-    ] as const)
-      await expect(overwrite(from, to)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });
-    expect(await readdir(input)).toEqual(before);
   });
 
   it('leaves nothing behind when it is aborted', async () => {

@@ -14,6 +14,7 @@ import { IntFlashError } from './int-flash-error.js';
 import { checkBoolean, checkChoice, checkNumber, checkOptions, readArguments } from './option-check.js';
 import { judgeSequenceOffsets } from './sequence-offsets.js';
 import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorJudge } from './tensor.js';
+import { judgeValueScales } from './value-scales.js';
 import { judgeMask, judgeWindow } from './visibility-args.js';
 
 const FLOAT_TYPES: readonly DataType[] = ['float32', 'float16', 'bfloat16'];
@@ -160,60 +161,14 @@ function readQuantizedAttention(inputs: unknown, options: unknown, judge: Tensor
           batched,
           0,
         );
-  const largestChannel = channelScale?.data.reduce((most, value) => Math.max(most, value), 0) || 1;
-  const largest = scale.data.reduce((most, value) => Math.max(most, value), 0);
-  if (largest * largestChannel > LARGEST_VALUE / 127) {
-    throw new IntFlashError(
-      'ERR_OVERFLOW',
-      `Expected values of at most 2^100 in magnitude, got scales up to ${(largest * largestChannel).toExponential(2)} of codes`,
-    );
-  }
   const rows = { heads: geometry.kvHeads, keys, width: geometry.headDimV };
   return Object.assign(geometry, {
     precision,
     value: codes,
     ...scores,
-    valueScale: tokenLevel ? { ...scale, data: judgeTokenScales(scale.data, largest, codes, rows) } : scale,
+    valueScale: { ...scale, data: judgeValueScales(scale.data, channelScale?.data, tokenLevel, codes, rows) },
     valueChannelScale: channelScale,
   });
-}
-
-const LARGEST_VALUE = 2 ** 100;
-const SMALLEST_TOKEN_SCALE = 2 ** -100;
-const WIDEST_TOKEN_SCALES = 2 ** 100;
-/** What a quantizer says of a row of zeros. */
-const SCALE_OF_ZEROS = 2 ** -126;
-
-/**
- * A token's value scale is a weight that softmax takes into its exponents: too small a one beside others would swamp the row sum. Rows of zeros
- * count for nothing with any scale, so they take the largest.
- *
- * @param scales [batch, kvHeads, keys]
- * @returns `scales`, or a copy.
- */
-function judgeTokenScales(
-  scales: Float32Array,
-  largest: number,
-  { data, strides }: { readonly data: Int8Array; readonly strides: RowStrides },
-  { heads, keys, width }: { readonly heads: number; readonly keys: number; readonly width: number },
-): Float32Array {
-  const least = Math.max(SMALLEST_TOKEN_SCALE, largest / WIDEST_TOKEN_SCALES);
-  let filled: Float32Array | undefined;
-  for (let i = 0; i < scales.length; i++) {
-    const scale = scales[i]!;
-    if (scale >= least) continue;
-    const head = Math.floor(i / keys);
-    const row = Math.floor(head / heads) * strides.batch + (head % heads) * strides.head + (i % keys) * strides.token;
-    if (scale !== SCALE_OF_ZEROS || data.subarray(row, row + width).some((code) => code !== 0)) {
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        `Expected vScale to hold scales of at least ${least.toExponential(2)}, 2^-100 and 2^100 below the largest, got ${scale} at element ${i}`,
-      );
-    }
-    filled ??= scales.slice();
-    filled[i] = largest > SCALE_OF_ZEROS ? largest : 1;
-  }
-  return filled ?? scales;
 }
 
 /** Q and K as codes, and their scales. */
