@@ -8,6 +8,7 @@ import {
   judgeAttention,
   judgeQuantizedAttention,
   type Precision,
+  readArguments,
   type TensorLayout,
   type TensorLike,
 } from '@int-flash/ops';
@@ -145,7 +146,7 @@ export function intFlashAttentionQuantizedSync(
 
 /** Parts what says where (`backend`, `signal`) from what says what, which the judge reads. */
 function splitOptions(options: unknown, known: readonly string[]) {
-  const { backend, signal, ...judged } = checkOptions(options, known, 'options');
+  const { backend, signal, ...judged } = readArguments(() => ({ ...checkOptions(options, known, 'options') }));
   return { judged, signal: checkSignal(signal), backend: selectBackend(backend as BackendChoice | undefined) };
 }
 

@@ -7,6 +7,7 @@ import {
   checkInteger,
   checkOptions,
   IntFlashError,
+  readArguments,
   readIntegerVariable,
 } from '@int-flash/ops';
 import { BACKEND_PROVIDERS, type BackendOptions, type BackendProvider, unavailable } from './backend-providers.js';
@@ -47,7 +48,7 @@ const made = new Map<string, Backend>();
  */
 export function selectBackend(choice: BackendChoice = 'auto', options: BackendOptions = {}): Backend {
   const name = checkChoice(choice, 'backend', BACKEND_CHOICES, 'auto');
-  const given = checkOptions(options, ['threads'], 'options');
+  const given = readArguments(() => ({ ...checkOptions(options, ['threads'], 'options') }));
   readThreads(); // not left to the native backend: a mistyped number is no reason to do without it
   const threads = given.threads === undefined ? undefined : checkInteger(given.threads, 'threads', 1, 1, MAX_THREADS);
   const wanted = name === 'auto' ? readVariable() : name;

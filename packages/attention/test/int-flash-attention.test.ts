@@ -26,6 +26,18 @@ function resizable(bytes: number): ArrayBuffer {
   return new (ArrayBuffer as new (length: number, options: object) => ArrayBuffer)(bytes, { maxByteLength: 2 * bytes });
 }
 
+function revoked(): object {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
+
+const throwing = {
+  get backend(): string {
+    throw new Error('no answer');
+  },
+};
+
 type Row = readonly [what: string, code: string, inputs: unknown, options?: unknown];
 const t = { type: 'float32', dims: [1, 1, 2, 8], data: new Float32Array(16) };
 const rows: Row[] = [
@@ -171,6 +183,12 @@ describe('refuses', () => {
       name: 'IntFlashError',
     });
     expect(() => intFlashAttentionSync(inputs as never, mixed as never)).toThrow(expect.objectContaining({ code }));
+  });
+
+  it('options, a backend and a signal that throw when read', async () => {
+    const fake = Object.create(AbortSignal.prototype);
+    for (const options of [throwing, revoked(), { backend: revoked() }, { signal: fake }, { signal: revoked() }])
+      await expect(intFlashAttention(good(), options as never)).rejects.toMatchObject({ code: 'ERR_ARG_TYPE' });
   });
 
   it('a signal that is none, and any signal in a synchronous call', async () => {

@@ -24,6 +24,12 @@ describe('selectBackend', () => {
     expect(selectBackend('auto')).toBe(selectBackend('portable'));
   });
 
+  it('refuses options that throw when read', () => {
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    expect(() => selectBackend('portable', proxy)).toThrow(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+
   it('goes on to the next when one said it could and then could not', () => {
     pretend('cuda', true);
     pretend('cpu', false);

@@ -1,6 +1,5 @@
-import { checkOptions, describe, IntFlashError, readArguments } from '@int-flash/ops';
+import { checkOptions, checkSignal, describe, IntFlashError, readArguments } from '@int-flash/ops';
 import type { JsonObject } from './json-file.js';
-import { checkLiveSignal } from './live-signal.js';
 
 /** What functions that open a model's files are given: each check throws `ERR_ARG_TYPE` for what is of another type. */
 
@@ -23,7 +22,7 @@ export function checkReadOptions<T extends object>(options: T, callback: keyof T
     const given = checkOptions(options, ['signal', callback], 'options');
     const told = given[callback];
     if (told !== undefined && typeof told !== 'function') throw argumentError(`${callback} to be a function`, told);
-    return { signal: checkLiveSignal(given.signal), [callback]: told } as T;
+    return { signal: checkSignal(given.signal), [callback]: told } as T;
   });
 }
 

@@ -5,6 +5,7 @@ import {
   checkInteger,
   checkNumber,
   checkOptions,
+  checkSignal,
   describe,
   IntFlashError,
   readArguments,
@@ -12,7 +13,6 @@ import {
 import type { GenerationConfig } from './generation-config.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
-import { checkLiveSignal } from './live-signal.js';
 import { FEW_QUERIES } from './replay.js';
 import type { SamplingRules } from './sampler.js';
 
@@ -191,7 +191,7 @@ function judgeSequence(given: Record<string, unknown>, defaults: SequenceDefault
   return {
     attention,
     kvCacheDtype: checkChoice(given.kvCacheDtype, 'kvCacheDtype', KV_CACHE_DTYPES, fallback),
-    signal: checkLiveSignal(given.signal),
+    signal: checkSignal(given.signal),
     chunk: given.prefillChunk === undefined ? undefined : checkInteger(given.prefillChunk, 'prefillChunk', 64, 1, 4096),
   };
 }

@@ -4,6 +4,7 @@ import {
   checkChoice,
   checkInteger,
   checkOptions,
+  checkSignal,
   describe,
   IntFlashError,
   type KeyScales,
@@ -12,7 +13,6 @@ import {
 import { judgeKeyScales, KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
 import { ATTENTION_CHOICES, type AttentionChoice } from './layers/attention.js';
 import { LINEAR_CHOICES, type LinearChoice } from './layers/linear.js';
-import { checkLiveSignal } from './live-signal.js';
 
 export interface LoadOptions {
   /** `auto`: the fastest that runs here. A named one runs or `loadModel` throws. */
@@ -68,7 +68,7 @@ export function judgeLoadOptions(options: unknown) {
 
 function readLoadOptions(options: unknown) {
   const given = checkOptions(options, LOAD_KEYS, 'options');
-  const signal = checkLiveSignal(given.loadSignal, 'loadSignal');
+  const signal = checkSignal(given.loadSignal, 'loadSignal');
   const onLoadProgress = checkFunction(given.onLoadProgress, 'onLoadProgress');
   const linear = checkChoice(given.linear, 'linear', LINEAR_CHOICES, 'auto');
   const attention = checkChoice(given.attention, 'attention', ATTENTION_CHOICES, 'int8');

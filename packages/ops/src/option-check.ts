@@ -80,9 +80,18 @@ export function checkChoice<T extends string>(value: unknown, name: string, choi
 
 export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {
   if (value === undefined) return undefined;
-  if (!(value instanceof AbortSignal))
+  if (!isSignal(value))
     throw new IntFlashError('ERR_ARG_TYPE', `Expected ${name} to be an AbortSignal, got ${describe(value)}`);
   return value;
+}
+
+/** Asks it: an object made from `AbortSignal.prototype` passes for one otherwise, and a Proxy may throw. */
+function isSignal(value: unknown): value is AbortSignal {
+  try {
+    return value instanceof AbortSignal && typeof value.aborted === 'boolean';
+  } catch {
+    return false;
+  }
 }
 
 /** What a getter or a Proxy of the caller's throws (a revoked Proxy throws at any touch) comes back as an argument error, as its cause. */
