@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { IntFlashError, type LinearWeights, readArguments, toFloat32 } from '@int-flash/ops';
-import { argumentError, checkPath, checkReadOptions } from './file-arguments.js';
+import { IntFlashError, type LinearWeights, readArguments, toFloat32, wrongType } from '@int-flash/ops';
+import { checkPath, checkReadOptions } from './file-arguments.js';
 import { quote } from './json-text.js';
 import { type ModelConfig, readModelConfig } from './model-config.js';
 import type { SafetensorsEntry, SafetensorsTensor } from './safetensors.js';
@@ -38,7 +38,7 @@ export class Checkpoint implements WeightSource {
 
   constructor(folder: string, config: ModelConfig, files: readonly SafetensorsFile[], options: CheckpointOptions) {
     if (!readArguments(() => Array.isArray(files) && files.every((file) => file instanceof SafetensorsFile))) {
-      throw argumentError('files to be an array of SafetensorsFile', files);
+      throw wrongType('files to be an array of SafetensorsFile', files);
     }
     this.folder = folder;
     this.config = config;
@@ -183,7 +183,7 @@ export class Checkpoint implements WeightSource {
   }
 
   #find(name: string): { file: SafetensorsFile; name: string } | undefined {
-    if (typeof name !== 'string') throw argumentError('the name of a tensor', name);
+    if (typeof name !== 'string') throw wrongType('the name of a tensor', name);
     const root = ROOT_MODULES.find((module) => name.startsWith(module));
     const names = root ? [name, name.slice(root.length)] : [name];
     for (const candidate of names) {

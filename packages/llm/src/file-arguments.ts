@@ -1,11 +1,11 @@
-import { checkOptions, checkSignal, describe, IntFlashError, readArguments } from '@int-flash/ops';
+import { checkOptions, checkSignal, readArguments, wrongType } from '@int-flash/ops';
 import type { JsonObject } from './json-file.js';
 
 /** What functions that open a model's files are given: each check throws `ERR_ARG_TYPE` for what is of another type. */
 
 export function checkPath(value: unknown, name: string): string {
   if (typeof value === 'string') return value;
-  throw argumentError(`${name} to be a path, as a string`, value);
+  throw wrongType(`${name} to be a path, as a string`, value);
 }
 
 /** An object as JSON text has them; the tag tells an array, a Map or a URL from one. */
@@ -13,7 +13,7 @@ export function checkJsonObject(value: unknown, name: string): JsonObject {
   if (typeof value === 'object' && readArguments(() => Object.prototype.toString.call(value)) === '[object Object]') {
     return value as JsonObject;
   }
-  throw argumentError(`${name} to be an object`, value);
+  throw wrongType(`${name} to be an object`, value);
 }
 
 /** Options of which there are two: `signal`, and a function named `callback`. Each is read once. */
@@ -21,12 +21,7 @@ export function checkReadOptions<T extends object>(options: T, callback: keyof T
   return readArguments(() => {
     const given = checkOptions(options, ['signal', callback], 'options');
     const told = given[callback];
-    if (told !== undefined && typeof told !== 'function') throw argumentError(`${callback} to be a function`, told);
+    if (told !== undefined && typeof told !== 'function') throw wrongType(`${callback} to be a function`, told);
     return { signal: checkSignal(given.signal), [callback]: told } as T;
   });
-}
-
-/** For a value that may throw when it is looked at, even to describe it. */
-export function argumentError(expectation: string, value: unknown): IntFlashError {
-  return new IntFlashError('ERR_ARG_TYPE', `Expected ${expectation}, got ${readArguments(() => describe(value))}`);
 }

@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { IntFlashError } from '@int-flash/ops';
-import { argumentError, checkPath, checkReadOptions } from './file-arguments.js';
+import { IntFlashError, wrongType } from '@int-flash/ops';
+import { checkPath, checkReadOptions } from './file-arguments.js';
 import { openForReading } from './json-file.js';
 import { quote } from './json-text.js';
 import { type ReadOptions, readExactly } from './read-exactly.js';
@@ -73,7 +73,7 @@ export class SafetensorsFile {
   }
 
   entry(name: string): SafetensorsEntry {
-    if (typeof name !== 'string') throw argumentError('the name of a tensor', name);
+    if (typeof name !== 'string') throw wrongType('the name of a tensor', name);
     const entry = this.header.entries.get(name);
     if (!entry) {
       throw new IntFlashError('ERR_MODEL_FORMAT', `Expected ${this.name} to hold ${quote(name)}, got no such tensor`, {

@@ -1,6 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
-import { checkBuffer, IntFlashError, readArguments } from '@int-flash/ops';
-import { argumentError, checkJsonObject } from './file-arguments.js';
+import { checkBuffer, IntFlashError, readArguments, wrongType } from '@int-flash/ops';
+import { checkJsonObject } from './file-arguments.js';
 import { quote } from './json-text.js';
 import {
   MAX_HEADER_BYTES,
@@ -98,11 +98,11 @@ export function writeSafetensors(
 function judgeTensors(tensors: unknown): Map<string, SafetensorsTensor> {
   const { get, [Symbol.iterator]: iterate } = (tensors ?? {}) as Partial<ReadonlyMap<string, unknown>>;
   if (typeof get !== 'function' || typeof iterate !== 'function') {
-    throw argumentError('tensors to be a Map of tensors by name', tensors);
+    throw wrongType('tensors to be a Map of tensors by name', tensors);
   }
   const judged = new Map<string, SafetensorsTensor>();
   for (const [name, tensor] of tensors as ReadonlyMap<unknown, unknown>) {
-    if (typeof name !== 'string') throw argumentError('the names of tensors to be strings', name);
+    if (typeof name !== 'string') throw wrongType('the names of tensors to be strings', name);
     judged.set(name, judgeTensor(name, tensor));
   }
   return judged;
@@ -110,9 +110,9 @@ function judgeTensors(tensors: unknown): Map<string, SafetensorsTensor> {
 
 function judgeTensor(name: string, tensor: unknown): SafetensorsTensor {
   const { dtype, shape, data } = checkJsonObject(tensor, `tensor ${quote(name)}`);
-  if (typeof dtype !== 'string') throw argumentError(`the dtype of ${quote(name)} to be a string`, dtype);
-  if (!Array.isArray(shape)) throw argumentError(`the shape of ${quote(name)} to be an array`, shape);
-  if (!ArrayBuffer.isView(data)) throw argumentError(`the data of ${quote(name)} to be a typed array`, data);
+  if (typeof dtype !== 'string') throw wrongType(`the dtype of ${quote(name)} to be a string`, dtype);
+  if (!Array.isArray(shape)) throw wrongType(`the shape of ${quote(name)} to be an array`, shape);
+  if (!ArrayBuffer.isView(data)) throw wrongType(`the data of ${quote(name)} to be a typed array`, data);
   if (data.byteLength === 0) checkBuffer(data, quote(name)); // a detached one has no length
   return { dtype, shape: [...shape], data } as unknown as SafetensorsTensor;
 }

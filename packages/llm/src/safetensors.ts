@@ -1,5 +1,4 @@
-import { checkBuffer, IntFlashError, readArguments } from '@int-flash/ops';
-import { argumentError } from './file-arguments.js';
+import { checkBuffer, IntFlashError, readArguments, wrongType } from '@int-flash/ops';
 import { decodeUtf8, parseJsonText, quote } from './json-text.js';
 
 /** Element types of the format, with their size in bytes. */
@@ -138,7 +137,7 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number): Sa
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
  */
 export function readSafetensors(bytes: Uint8Array): Map<string, SafetensorsTensor> {
-  if (!isBytes(bytes)) throw argumentError('bytes to be a Uint8Array', bytes);
+  if (!isBytes(bytes)) throw wrongType('bytes to be a Uint8Array', bytes);
   if (bytes.length === 0) checkBuffer(bytes, 'bytes'); // a detached one has no length
   const headerLength = readHeaderLength(bytes.subarray(0, LENGTH_BYTES), bytes.length);
   const header = parseSafetensorsHeader(bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerLength), bytes.length);

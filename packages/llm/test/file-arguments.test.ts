@@ -2,7 +2,6 @@ import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { IntFlashError } from '@int-flash/ops';
 import { afterAll, describe, expect, it } from 'vitest';
 import {
   Checkpoint,
@@ -19,6 +18,7 @@ import {
   Tokenizer,
   writeSafetensors,
 } from '../src/index.js';
+import { refusal } from './refusal.js';
 
 const model = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
 // Only what `openCheckpoint` reads, in a folder of its own: so nothing of the model's is written by accident.
@@ -32,18 +32,6 @@ revoke();
 const detached = new Uint8Array(16);
 structuredClone(detached.buffer, { transfer: [detached.buffer] });
 const fakeSignal = Object.create(AbortSignal.prototype);
-
-async function refusal(call: () => unknown, code = 'ERR_ARG_TYPE'): Promise<string> {
-  let error: unknown;
-  try {
-    await call();
-  } catch (caught) {
-    error = caught;
-  }
-  expect(error).toBeInstanceOf(IntFlashError);
-  expect((error as IntFlashError).code).toBe(code);
-  return (error as IntFlashError).message;
-}
 
 const WRONG: readonly (readonly [string, unknown])[] = [
   ['undefined', undefined],

@@ -89,4 +89,5 @@ export {
   type TensorLike,
   tensor,
   typedArrayKind,
+  wrongType,
 } from './tensor.js';

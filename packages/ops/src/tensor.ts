@@ -65,6 +65,11 @@ export function describe(value: unknown): string {
   }
 }
 
+/** What is thrown for a value of another type. */
+export function wrongType(expected: string, given: unknown): IntFlashError {
+  return new IntFlashError('ERR_ARG_TYPE', `Expected ${expected}, got ${describe(given)}`);
+}
+
 /** Makes a contiguous tensor; checks that `data` holds exactly the product of `dims`. */
 export function tensor(type: DataType, data: TensorData, dims: readonly number[]): Tensor {
   return judgeTensor({ type, data, dims }, 'tensor');

@@ -8,30 +8,9 @@ import {
   judgeQuantizedAttention,
 } from '../src/index.js';
 import { oddValues } from './bad-arguments.js';
-
-const size = (dims: readonly number[]) => dims.reduce((total, dim) => total * dim, 1);
-
-function float(dims: number[], type = 'float32') {
-  return { type, dims, data: type === 'float32' ? new Float32Array(size(dims)) : new Uint16Array(size(dims)) };
-}
-
-const codes = (dims: number[]) => ({ type: 'int8', dims, data: new Int8Array(size(dims)) });
-const ones = (dims: number[]) => ({ type: 'float32', dims, data: new Float32Array(size(dims)).fill(1) });
+import { codeInputs, float, halfInputs, ones } from './code-inputs.js';
 
 const floatInputs = () => ({ query: float([1, 2, 3, 8]), key: float([1, 2, 4, 8]), value: float([1, 2, 4, 8]) });
-const codeInputs = () => ({
-  q: codes([1, 2, 3, 8]),
-  k: codes([1, 2, 4, 8]),
-  v: codes([1, 2, 4, 8]),
-  qScale: ones([1, 2, 3]),
-  kScale: ones([1, 2, 4]),
-  vScale: ones([1, 2, 4]),
-  vChannelScale: ones([1, 2, 8]),
-});
-const halfInputs = () => {
-  const { q, k, qScale, kScale } = codeInputs();
-  return { q, k, v: float([1, 2, 4, 8]), qScale, kScale };
-};
 
 function caught(call: () => unknown): unknown {
   try {

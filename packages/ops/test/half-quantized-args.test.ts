@@ -1,17 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type ErrorCode, judgeHalfQuantizedAttention } from '../src/index.js';
-
-const size = (dims: readonly number[]) => dims.reduce((product, dim) => product * dim, 1);
-const codes = (dims: number[]) => ({ type: 'int8', dims, data: new Int8Array(size(dims)) });
-const float = (dims: number[]) => ({ type: 'float32', dims, data: new Float32Array(size(dims)) });
-const ones = (dims: number[]) => ({ type: 'float32', dims, data: new Float32Array(size(dims)).fill(1) });
-const halfInputs = () => ({
-  q: codes([1, 2, 3, 8]),
-  k: codes([1, 2, 4, 8]),
-  v: float([1, 2, 4, 8]),
-  qScale: ones([1, 2, 3]),
-  kScale: ones([1, 2, 4]),
-});
+import { codes, float, halfInputs, ones } from './code-inputs.js';
 
 describe('half-int8 on codes', () => {
   const half = (change: object, options?: object) => () =>

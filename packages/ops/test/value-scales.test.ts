@@ -1,21 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type ErrorCode, judgeQuantizedAttention } from '../src/index.js';
-
-const codes = (dims: number[]) => ({ type: 'int8', dims, data: new Int8Array(dims.reduce((a, b) => a * b, 1)) });
-const ones = (dims: number[]) => ({
-  type: 'float32',
-  dims,
-  data: new Float32Array(dims.reduce((a, b) => a * b, 1)).fill(1),
-});
-const codeInputs = () => ({
-  q: codes([1, 2, 3, 8]),
-  k: codes([1, 2, 4, 8]),
-  v: codes([1, 2, 4, 8]),
-  qScale: ones([1, 2, 3]),
-  kScale: ones([1, 2, 4]),
-  vScale: ones([1, 2, 4]),
-  vChannelScale: ones([1, 2, 8]),
-});
+import { codeInputs } from './code-inputs.js';
 
 describe('value scales of the pre-quantized entry', () => {
   it.each<[string, number[], number, ErrorCode]>([

@@ -1,17 +1,12 @@
 import {
   checkBuffer,
   checkInteger,
-  describe,
   type HostArrayKind,
   IntFlashError,
   readArguments,
   typedArrayKind,
+  wrongType,
 } from '@int-flash/ops';
-
-/** What is thrown for a value of another type; a revoked Proxy, which cannot even be named, is refused as unreadable. */
-export function wrongType(expected: string, given: unknown): IntFlashError {
-  return new IntFlashError('ERR_ARG_TYPE', `Expected ${expected}, got ${readArguments(() => describe(given))}`);
-}
 
 type NamedKind<T> = HostArrayKind<T> & { readonly name: string };
 

@@ -6,8 +6,8 @@ import {
   readArguments,
   toFloat32,
   typedArrayKind,
+  wrongType,
 } from '@int-flash/ops';
-import { wrongType } from './argument-check.js';
 
 /** What every quantizer takes: float32 values, or the bits of 16-bit floats with their type. */
 export type FloatInput = Float32Array | { readonly type: FloatType; readonly data: Float32Array | Uint16Array };

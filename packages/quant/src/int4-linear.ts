@@ -1,5 +1,5 @@
-import { checkChoice, IntFlashError, type LinearWeights } from '@int-flash/ops';
-import { checkCount, type FieldReaders, float32Array, readFields, wrongType } from './argument-check.js';
+import { checkChoice, IntFlashError, type LinearWeights, wrongType } from '@int-flash/ops';
+import { checkCount, type FieldReaders, float32Array, readFields } from './argument-check.js';
 import { dequantizePerGroupInt4, GROUP_READERS, type PerGroupInt4 } from './per-group-int4.js';
 
 type Int4Fields = PerGroupInt4 & { rows: number; cols: number; bias: Float32Array | undefined };

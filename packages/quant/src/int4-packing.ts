@@ -1,5 +1,5 @@
-import { hostArray, IntFlashError } from '@int-flash/ops';
-import { int8Array, uint8Array, wrongType } from './argument-check.js';
+import { hostArray, IntFlashError, wrongType } from '@int-flash/ops';
+import { int8Array, uint8Array } from './argument-check.js';
 
 /**
  * Packs codes two a byte, low nibble first, two's complement. An odd count leaves the last high nibble 0.

@@ -1,5 +1,5 @@
-import { checkChoice, IntFlashError } from '@int-flash/ops';
-import { checkLength, type FieldReaders, readFields, wrongType } from './argument-check.js';
+import { checkChoice, IntFlashError, wrongType } from '@int-flash/ops';
+import { checkLength, type FieldReaders, readFields } from './argument-check.js';
 import { type AsymmetricGroups, dequantizeAsymmetricGroups, quantizeAsymmetricGroups } from './asymmetric-groups.js';
 import { countRows, type FloatInput, readFloatInput } from './float-input.js';
 import { dequantizePerChannelInt8, type PerChannelInt8, quantizePerChannelInt8 } from './per-channel-int8.js';

@@ -1,5 +1,5 @@
-import { checkNumber, hostArray } from '@int-flash/ops';
-import { int8Array, readFields, wrongType } from './argument-check.js';
+import { checkNumber, hostArray, wrongType } from '@int-flash/ops';
+import { int8Array, readFields } from './argument-check.js';
 import { type FloatInput, maxAbs, readFloatInput } from './float-input.js';
 import { encode } from './per-token-int8.js';
 import { MAX_FLOAT32, MAX_INT8_CODE, saturate, symmetricScale } from './symmetric-scale.js';
