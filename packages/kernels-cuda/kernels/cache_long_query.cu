@@ -5,6 +5,7 @@
 //   §2 scores to weights           §4 kernel and launch
 #include <cuda_runtime.h>
 
+#include "biased_sums.cuh"
 #include "cache_attention.h"
 #include "exact_math.cuh"
 #include "int4_codes.cuh"
@@ -21,16 +22,10 @@ constexpr int kWarps = 4, kThreads = kWarps * 32, kBlockRows = kWarps * 16;
 constexpr int kScoreTiles = kCacheTile / 8;
 static_assert(kThreads == kCacheTile, "a thread a key's facts");
 
-/** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
-__device__ __forceinline__ constexpr int swizzle(int row, int row_bytes) { return row / (row_bytes < 128 ? 128 / row_bytes : 1) % (row_bytes < 128 ? row_bytes / 16 : 8); }
-
 template <int kD_, bool kInt4_, int kStages_> struct LongTile {
     static constexpr int kD = kD_, kStages = kStages_, kRow = code_bytes(kD_, kInt4_);
     static constexpr bool kInt4 = kInt4_;
-    // Sums are below 2^22 (127 · 127 · 256, 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times 127 · 7 · 256, 255 · 7 · 128): added to
-    // the bits of a power of two and a half they are a float's mantissa, one subtraction away.
-    static constexpr int kBiasBits = kInt4 ? 0x49400000 : 0x4b400000;
-    static constexpr float kBias = kInt4 ? 786432.f : 12582912.f;
+    using Biased = BiasedSums<kInt4>;
     /** Blocks on a processor of Hopper, by registers and shared memory. */
     static constexpr int kBlocks = kD <= 64 ? 3 : kD <= 128 ? 2 : 1;
 
@@ -43,15 +38,14 @@ template <int kD_, bool kInt4_, int kStages_> struct LongTile {
         alignas(128) uint8_t queries[kBlockRows * kD];
     };
 
-    static __device__ __forceinline__ constexpr int query_place(int row, int chunk) { return row * kD + (chunk ^ swizzle(row, kD)) * 16; }
-    static __device__ __forceinline__ float unbiased(int sum) { return __fsub_rn(__int_as_float(sum), kBias); }
+    static __device__ __forceinline__ constexpr int query_place(int row, int chunk) { return row * kD + (chunk ^ chunk_swizzle(row, kD)) * 16; }
 };
 
 /** Keys and values of two pages; zeros for a page that is not there. */
 template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& cache, int tile, int length, typename T::Stage& stage) {
     constexpr int kChunks = T::kRow / 16, kAtOnce = kThreads / kChunks;  // rows
     static_assert(kPageTokens % kAtOnce == 0 && kAtOnce % 8 == 0, "a thread's rows lie alike");
-    const int row = threadIdx.x / kChunks, place = row * T::kRow + (threadIdx.x % kChunks ^ swizzle(row, T::kRow)) * 16;
+    const int row = threadIdx.x / kChunks, place = row * T::kRow + (threadIdx.x % kChunks ^ chunk_swizzle(row, T::kRow)) * 16;
 #pragma unroll
     for (int i = 0; i < kCacheTile / kPageTokens; ++i) {
         const int page = tile * (kCacheTile / kPageTokens) + i;
@@ -68,11 +62,10 @@ template <class T> __device__ __forceinline__ void fetch_codes(const CacheView& 
 
 /** What attention needs of this thread's key of a tile besides codes; zeros where there is no key. */
 template <class T> __device__ __forceinline__ void fetch_facts(const CacheView& cache, int tile, int length, typename T::Stage& stage) {
-    constexpr int kRow = code_bytes(T::kD, T::kInt4);
     const int key = tile * kCacheTile + threadIdx.x;
     const bool inside = key < length;
     uint8_t* image = cache.image(inside ? key / kPageTokens : 0, blockIdx.y);
-    const float* from = key_scales(image, kRow) + key % kPageTokens;  // taus and inverses lie a page's tokens further on
+    const float* from = key_scales(image, T::kRow) + key % kPageTokens;  // taus and inverses lie a page's tokens further on
     const uint32_t to = shared_address_of(stage.key_scales + threadIdx.x);
 #pragma unroll
     for (int i = 0; i < 3; ++i) copy_async<4>(to + i * kCacheTile * 4, from + i * kPageTokens, inside);
@@ -120,15 +113,15 @@ template <class T> __device__ __forceinline__ void score_keys(const typename T::
     const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, warp_row = threadIdx.x / 32 * 16 + lane % 16;
     const uint32_t keys = shared_address_of(stage.keys) + row * T::kRow, queries = shared_address_of(shared.queries) + warp_row * T::kD;
     const auto multiply = [&](bool is_first, int (&sums)[4], const uint32_t (&q)[4], uint32_t b0, uint32_t b1) {
-        if (is_first) mma_s8_onto(sums, q, b0, b1, T::kBiasBits);
+        if (is_first) mma_s8_onto(sums, q, b0, b1, T::Biased::kBits);
         else mma_s8(sums, q, b0, b1);
     };
 #pragma unroll
     for (int k = 0; k < T::kRow / 32; ++k) {
         uint32_t q[kSteps][4];  // rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) ldmatrix_x4(q[i], queries + (((k * kSteps + i) * 2 + lane / 16) ^ swizzle(warp_row, T::kD)) * 16);
-        const uint32_t at = keys + ((k * 2 + lane / 8 % 2) ^ swizzle(row, T::kRow)) * 16;
+        for (int i = 0; i < kSteps; ++i) ldmatrix_x4(q[i], queries + (((k * kSteps + i) * 2 + lane / 16) ^ chunk_swizzle(warp_row, T::kD)) * 16);
+        const uint32_t at = keys + ((k * 2 + lane / 8 % 2) ^ chunk_swizzle(row, T::kRow)) * 16;
 #pragma unroll
         for (int t = 0; t < kScoreTiles; t += 2) {
             uint32_t b[4];  // two chunks of eight keys, then of the next eight
@@ -173,7 +166,7 @@ __device__ __forceinline__ void weigh_rows(const typename T::Stage& stage, int (
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             const int half = e / 2, i = e % 2;
-            float x = __fmaf_rn(__fmul_rn(T::unbiased(scores[t][e]), i == 0 ? key_scale.x : key_scale.y), rows[half].factor, i == 0 ? tau.x : tau.y);
+            float x = __fmaf_rn(__fmul_rn(T::Biased::value(scores[t][e]), i == 0 ? key_scale.x : key_scale.y), rows[half].factor, i == 0 ? tau.x : tau.y);
             if constexpr (kMasked) {
                 const int key = t * 8 + first + i;
                 if (key < seen[half].begin || key >= seen[half].end) x = -INFINITY;
@@ -248,9 +241,9 @@ template <class T> __device__ __forceinline__ void accumulate_values(const typen
 #pragma unroll
         for (int k = 0; k < kCacheTile / 32; ++k) {
             uint32_t m[4];
-            ldmatrix_x4_transposed(m, values + k * 32 * T::kRow + (g ^ swizzle(lane, T::kRow)) * 16);
+            ldmatrix_x4_transposed(m, values + k * 32 * T::kRow + (g ^ chunk_swizzle(lane, T::kRow)) * 16);
             const auto multiply = [&](int (&sum)[4], uint32_t b0, uint32_t b1) {
-                if (k == 0) mma_u8_s8_onto(sum, p[k], b0, b1, T::kBiasBits);
+                if (k == 0) mma_u8_s8_onto(sum, p[k], b0, b1, T::Biased::kBits);
                 else mma_u8_s8(sum, p[k], b0, b1);
             };
 #pragma unroll
@@ -265,7 +258,7 @@ template <class T> __device__ __forceinline__ void accumulate_values(const typen
             }
         }
 #pragma unroll
-        for (int i = 0; i < kEach * 4; ++i) out.at[g][i / 4][i % 4] = __fmaf_rn(T::unbiased(sums[i / 4][i % 4]), by[i / 2 % 2].beta, out.at[g][i / 4][i % 4]);
+        for (int i = 0; i < kEach * 4; ++i) out.at[g][i / 4][i % 4] = __fmaf_rn(T::Biased::value(sums[i / 4][i % 4]), by[i / 2 % 2].beta, out.at[g][i / 4][i % 4]);
     }
 }
 
@@ -361,8 +354,8 @@ template <class T> __global__ void __launch_bounds__(kThreads, T::kBlocks) cache
         for (int g = 0; g < Sums<T>::kChunks; ++g)
 #pragma unroll
             for (int e = 0; e < 2 * Sums<T>::kEach; ++e) {
-                const int i = e / Sums<T>::kEach, j = e % Sums<T>::kEach, d = (g * 4 + lane % 4) * 2 * Sums<T>::kEach + e;
-                if (d < args.head_dim) target[d] = __fmul_rn(out.at[g][j][half * 2 + i], factor);
+                const int column = e / Sums<T>::kEach, j = e % Sums<T>::kEach, d = (g * 4 + lane % 4) * 2 * Sums<T>::kEach + e;
+                if (d < args.head_dim) target[d] = __fmul_rn(out.at[g][j][half * 2 + column], factor);
             }
     }
 }
@@ -378,7 +371,7 @@ template <class T> cudaError_t launch(const CacheAttention& args, cudaStream_t s
 template <int kD, bool kInt4> cudaError_t launch_deepest(const CacheAttention& args, int shared_bytes, cudaStream_t stream) {
     using Two = LongTile<kD, kInt4, 2>;
     if (static_cast<int>(sizeof(typename Two::Shared)) <= shared_bytes) return launch<Two>(args, stream);
-    if constexpr (kD == 256) return launch<LongTile<kD, kInt4, 1>>(args, stream);
+    if constexpr (kD == 256 && !kInt4) return launch<LongTile<kD, kInt4, 1>>(args, stream);
     return cudaErrorInvalidConfiguration;
 }
 

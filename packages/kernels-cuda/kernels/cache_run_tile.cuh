@@ -3,6 +3,7 @@
 //   §1 layout      §3 scores               §5 P·V
 //   §2 loads       §4 scores to weights    §6 the tile
 #pragma once
+#include "biased_sums.cuh"
 #include "cache_span.cuh"
 #include "exact_math.cuh"
 #include "int4_codes.cuh"
@@ -32,13 +33,7 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false>
     static_assert(!kSeveral || kTileSteps % kDepth == 0, "the next tile's first slot follows the last");
     static constexpr int kScores = kRows * kCacheTile / 32, kCodeWords = kScores / 4;  // of a lane
     static constexpr int kSums = kD / 16;                                             // accumulators of P·V
-    // A product is at most 127 · 127 · 256 or 255 · 127 · 128; of INT4 codes, which stay in the upper half of a byte, 16 times what it is and at
-    // most 16 · 255 · 7 · 128. All are below 2^22. So added to the bits of a power of two and a half it is a float's mantissa, one subtraction away.
-    static constexpr int kBiasBits = kInt4 ? 0x49400000 : 0x4b400000;
-    static constexpr float kBias = kInt4 ? 786432.f : 12582912.f;
-
-    /** By which a row's 16-byte chunks are exchanged, so that eight rows' chunks of one number lie in different banks. */
-    INT_FLASH_BOTH static constexpr int swizzle(int row) { return row / (kRow < 128 ? 128 / kRow : 1) % (kChunks < 8 ? kChunks : 8); }
+    using Biased = BiasedSums<kInt4>;
 };
 
 /** Where a warp's keys come from. */
@@ -80,14 +75,14 @@ template <class S> __device__ __forceinline__ void load_slot(const TileSource& s
     const int offset = (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
 #pragma unroll
     for (int i = 0; i < S::kSlotBytes / 512; ++i) {
-        const uint32_t place = (to ^ (S::swizzle(i * kAtOnce) * 16)) + (slot * S::kSlotBytes + i * 512);
+        const uint32_t place = (to ^ (chunk_swizzle(i * kAtOnce, S::kRow) * 16)) + (slot * S::kSlotBytes + i * 512);
         if constexpr (S::kInt4 && S::kD == 64) copy_async<16>(place, from + (offset + i * 512));  // no registers left for more
         else copy_async_16_once(place, from + (offset + i * 512), read_once_policy());
     }
 }
 template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring) {
     const int lane = threadIdx.x % 32, row = lane / S::kChunks, chunk = lane % S::kChunks;
-    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
+    return ring + row * S::kRow + (chunk ^ chunk_swizzle(row, S::kRow)) * 16;
 }
 
 /** Scales of four keys, log2 and inverses of their values' weights, on their way. By loads, so that they need not come in the order of slots. */
@@ -157,7 +152,7 @@ template <class S> __device__ __forceinline__ void load_query(const int8_t* row,
 /** The lane's place in the ring: a matrix is eight keys' chunk of one number, and two chunks of 16 keys come at once. */
 template <class S> __device__ __forceinline__ uint32_t key_place(uint32_t ring) {
     const int row = threadIdx.x % 16, chunk = threadIdx.x % 32 / 16;
-    return ring + row * S::kRow + (chunk ^ S::swizzle(row)) * 16;
+    return ring + row * S::kRow + (chunk ^ chunk_swizzle(row, S::kRow)) * 16;
 }
 
 /** Biased products of 16 keys with all rows; `at`: the lane's place among them. */
@@ -167,7 +162,7 @@ template <class S> __device__ __forceinline__ void multiply_keys(const uint32_t 
         uint32_t m[4];  // of eight keys and eight more, then the same of the next chunk
         ldmatrix_x4(m, (at ^ (chunk * 16)) + offset);
         const auto multiply = [&](int k, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
-            if (k == 0) mma_s8_onto(sums, {a0, a1, a2, a3}, q[k][0], q[k][1], S::kBiasBits);
+            if (k == 0) mma_s8_onto(sums, {a0, a1, a2, a3}, q[k][0], q[k][1], S::Biased::kBits);
             else mma_s8(sums, {a0, a1, a2, a3}, q[k][0], q[k][1]);
         };
         if constexpr (S::kInt4) {
@@ -193,7 +188,7 @@ __device__ __forceinline__ void score_slot(const uint32_t (&q)[S::kD / 32][2], u
             const float key_scale = facts[key], tau = facts[kCacheTile + key];
 #pragma unroll
             for (int i = 0; i < kLaneRows; ++i) {
-                const float product = __fsub_rn(__int_as_float(upper || half != 0 ? sums[2 + i] : sums[i]), S::kBias);
+                const float product = S::Biased::value(upper || half != 0 ? sums[2 + i] : sums[i]);
                 x[score + i] = __fmaf_rn(__fmul_rn(product, key_scale), rows[i].factor, tau);
             }
         }
@@ -274,14 +269,14 @@ template <class S, bool kWhole> __device__ __forceinline__ RowState weigh(const 
 // Transposed: channels are rows of the first operand, which comes from ldmatrix with pairs of bytes turned; query rows are columns of the second.
 // With four rows, columns 4 to 7 take the keys of the upper lanes, and tile_product adds up both halves.
 /** The lane's place in the ring: row `lane` of a slot. */
-template <class S> __device__ __forceinline__ uint32_t value_place(uint32_t ring) { return ring + threadIdx.x % 32 * S::kRow + S::swizzle(threadIdx.x % 32) * 16; }
+template <class S> __device__ __forceinline__ uint32_t value_place(uint32_t ring) { return ring + threadIdx.x % 32 * S::kRow + chunk_swizzle(threadIdx.x % 32, S::kRow) * 16; }
 
 template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, const uint32_t (&codes)[S::kCodeWords], int step, int (&sums)[S::kSums][4]) {
     const int group = step % kTileSlots;
     const bool upper = threadIdx.x % 32 >= 16;
     const uint32_t b0 = S::kRows == 8 ? codes[2 * group] : upper ? 0 : codes[group], b1 = S::kRows == 8 ? codes[2 * group + 1] : upper ? codes[group] : 0;
     const auto multiply = [&](int (&sum)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
-        if (group == 0) mma_s8_u8_onto(sum, {a0, a1, a2, a3}, b0, b1, S::kBiasBits);
+        if (group == 0) mma_s8_u8_onto(sum, {a0, a1, a2, a3}, b0, b1, S::Biased::kBits);
         else mma_s8_u8(sum, {a0, a1, a2, a3}, b0, b1);
     };
     constexpr int kSecond = S::kRows == 8 ? 1 : 2, kThird = 3 - kSecond;  // eights of keys that share an operand register: the first and kSecond
@@ -325,7 +320,7 @@ template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> ti
     const Ints low = *reinterpret_cast<const Ints*>(from), high = S::kRows == 4 ? *reinterpret_cast<const Ints*>(from + 4 * S::kProductStride) : Ints{};
     Pack<float, kWidth> product;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) product.at[i] = __fsub_rn(__int_as_float(S::kRows == 4 ? low.at[i] + high.at[i] - S::kBiasBits : low.at[i]), S::kBias);
+    for (int i = 0; i < kWidth; ++i) product.at[i] = S::Biased::value(S::kRows == 4 ? low.at[i] + high.at[i] - S::Biased::kBits : low.at[i]);
     return product;
 }
 

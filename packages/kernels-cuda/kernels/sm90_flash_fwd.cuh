@@ -22,6 +22,7 @@
 #include "sm90_items.cuh"
 #include "sm90_turns.cuh"
 #include "sorted_softmax.cuh"
+#include "sorted_store.cuh"
 
 namespace intflash {
 
@@ -88,9 +89,10 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
     const int warp = uniform((threadIdx.x >> 5) & 3);
     ExponentialTurn<T> weighing{barrier(offsetof(Memory, exponential_turn), 4 * self + warp), barrier(offsetof(Memory, exponential_turn), 4 * (self == T::kConsumers - 1 ? 0 : self + 1) + warp), self == 0};
     constexpr int kPanel = T::kD < 128 ? T::kD : 128;
-    const SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
+    SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
     constexpr int kValuePanel = T::kHalf ? 128 : sorted_panel_bytes(T::kKeys);
-    const SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
+    SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
+    keys.position = uniform(keys.position), values.position = uniform(values.position);  // as base
     RingSlot<T::kStages> stage;
     for (RingSlot<T::kQueryBuffers> buffer;; buffer.next()) {
         barrier_wait(barrier(offsetof(Memory, query_full), buffer.index), buffer.parity);
@@ -164,7 +166,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             turn.pass();
             pin(s);
         };
-        // The slots of a tile whose scores are there; `weigh(s, p, before_group)` makes them into codes, and the first `early` products begin before it ends.
+        // A tile whose scores `s` are there; `weigh(s, p, before_group)` makes codes of them, and the first `early` products begin before it ends.
         const auto attend = [&](auto& s, auto early, const auto& weigh) {
             constexpr int kScores = sizeof(s) / 4, kSteps = kScores / 16, kEarly = decltype(early)::value;
             int p[kScores / 4], t[2][32];
@@ -189,13 +191,13 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
             });
         };
-        const auto start_plain = [&](auto count, auto outliers, uint32_t meta, const auto& visible) {
+        const auto start_plain = [&](auto count, auto outliers, uint32_t meta, const auto& visible, const auto& meanwhile) {
             int scores[decltype(count)::value];
-            start(scores, [] {});
+            start(scores, meanwhile);
             attend_plain(scores, outliers, meta, visible);
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
-        // Calls run(scores), scores / 2 being what a thread has of a row: of all slots, or of the first 64 or 128 where a sequence's last tile has no more keys.
+        // Calls run(count), count / 2 scores being what a thread has of a row: of all slots, or of the first 64 or 128 where a sequence's last tile has no more keys.
         const auto with_span = [&](const auto& run) {
             if constexpr (T::kKeys > 128) {
                 if (tile == uniform(item.short_tile)) {
@@ -218,17 +220,17 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 });
                 return;
             }
-            if (is_clear() && kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, AllKeys{});
+            if (is_clear() && kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, AllKeys{}, [] {});
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            if (kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, visible);
-            with_span([&](auto count) { start_plain(count, std::false_type{}, meta, visible); });
+            if (kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, visible, [] {});
+            with_span([&](auto count) { start_plain(count, std::false_type{}, meta, visible, [] {}); });
         };
         // `visible`: AllKeys, VisibleKeys, or nullptr where a row may not see keys at the tile's beginning either.
-        const auto attend_half = [&](auto scores, uint32_t meta, const auto& visible) {
-            constexpr int kScores = decltype(scores)::value, kPanels = kScores / 32;
+        const auto attend_half = [&](auto count, uint32_t meta, const auto& visible, const auto& meanwhile) {
+            constexpr int kScores = decltype(count)::value, kPanels = kScores / 32;
             constexpr bool kGeneral = std::is_same_v<decltype(visible), const std::nullptr_t&>;
             int s[kScores], p[kPanels][16];
-            start(s, [] {});
+            start(s, meanwhile);
             float top[2];
             if constexpr (kGeneral) score(s, top, std::false_type{}, meta);
             else maxima_of_eighths<T::kKeys>(s, top, rows, meta + T::kColumnBytes, columns(meta), visible);
@@ -267,59 +269,68 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             pin(out), pin(weights);
         };
         const auto attend_half_masked = [&](uint32_t meta) {
-            if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr);
+            if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr, [] {});
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            with_span([&](auto scores) { attend_half(scores, meta, visible); });
+            with_span([&](auto count) { attend_half(count, meta, visible, [] {}); });
         };
-        const int step = sharing ? T::kConsumers : 1;
-        int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;
-        // The tile has been read. @returns whether another one follows
-        const auto go_on = [&] {
+        const auto is_own = [&] { return !sharing || tile % T::kConsumers == self; };
+        uint32_t meta;
+        TileKind kind;
+        bool is_plain = true;  // the last tile whose kind this warpgroup read, and so perhaps this one
+        bool is_there = false;  // this tile; asked for while the products of the one before were under way, since the answer takes 60 clocks
+        const auto reach = [&] {
+            if (!is_there) barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
+            is_there = false;
+            meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
+        };
+        const auto ask_next = [&] {
+            RingSlot<T::kStages> next = stage;
+            next.next();
+            is_there = barrier_passed(barrier(offsetof(Memory, tile_full), next.index), next.parity);
+        };
+        const auto read_kind = [&] { kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind))); };
+        const auto release_tile = [&] {
             leave(barrier(offsetof(Memory, tile_empty), stage.index));
             ++tile, stage.next();
-            return tile < tile_end;
         };
-        bool more = tile < tile_end, is_plain = true;  // the tile before, and so perhaps this one
-        while (more) {
-            uint32_t meta;
-            TileKind kind;
-            const auto look = [&] { kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind))); };
-            // Nearly all tiles are like these, or another warpgroup's. In a loop of their own their code lies together: a jump far away costs a tile 150 clocks.
+        while (tile < tile_end) {
+            // Nearly all tiles are like these. In a loop of their own their code lies together, and nothing but the kind is asked (docs/results/h200/log.md).
+            const int usual = !is_clear() || !is_own() ? 0 : sharing ? 1 : own.clear_end - tile;
+            int left = usual;
 #pragma unroll 1
-            for (;;) {
-                barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
-                meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
-                if constexpr (!T::kHalf && !T::kScoresFirst) look();
-                if (tile == next_own) {
-                    if (!is_clear()) break;
-                    if constexpr (T::kHalf) {
-                        next_own += step;
-                        attend_half(kWhole, meta, AllKeys{});
-                    } else if constexpr (T::kScoresFirst) {
-                        // Of another kind its scores will be computed again, but not twice in a row.
-                        if (!is_plain) break;
-                        int scores[T::kScores];
-                        start(scores, look);
-                        is_plain = kind == TileKind::kPlain;
-                        if (!is_plain) break;
-                        attend_plain(scores, std::false_type{}, meta, AllKeys{});
-                        next_own += step;
-                    } else {
-                        if (kind != TileKind::kPlain) break;
-                        next_own += step;
-                        start_plain(kWhole, std::false_type{}, meta, AllKeys{});
-                    }
+            for (; left > 0; --left) {
+                reach();
+                if constexpr (T::kHalf) {
+                    attend_half(kWhole, meta, AllKeys{}, ask_next);
+                } else if constexpr (T::kScoresFirst) {
+                    // Of another kind its scores will be computed again, but not twice in a row.
+                    if (!is_plain) break;
+                    int scores[T::kScores];
+                    start(scores, [&] { read_kind(), ask_next(); });
+                    is_plain = kind == TileKind::kPlain;
+                    if (!is_plain) break;
+                    attend_plain(scores, std::false_type{}, meta, AllKeys{});
+                } else {
+                    read_kind();
+                    if (kind != TileKind::kPlain) break;
+                    start_plain(kWhole, std::false_type{}, meta, AllKeys{}, ask_next);
                 }
-                more = go_on();
-                if (!more) break;
+                release_tile();
             }
-            if (!more) break;
-            next_own += step;
-            if constexpr (T::kScoresFirst) look(), is_plain = kind == TileKind::kPlain;
-            if (tile < own.begin || tile >= own.end) let_turn_pass();  // none of this warpgroup's rows sees it
-            else if constexpr (T::kHalf) attend_half_masked(meta);
-            else attend_any(meta, kind);
-            more = go_on();
+            if (usual > 0 && left == 0) continue;
+            if (usual == 0) reach();
+            read_kind();
+            is_plain = kind == TileKind::kPlain;
+            if (!is_own()) {
+                // another warpgroup's
+            } else if (tile < own.begin || tile >= own.end) {
+                let_turn_pass();  // none of this warpgroup's rows sees it
+            } else if constexpr (T::kHalf) {
+                attend_half_masked(meta);
+            } else {
+                attend_any(meta, kind);
+            }
+            release_tile();
         }
         if constexpr (T::kHalf)
 #pragma unroll
@@ -333,16 +344,13 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             }
         }
         const int lane = static_cast<int>(thread_index() & 31), row = row_in_item(), c = lane & 3;
-        const int first_row = row - (lane >> 2), block = sharing ? 0 : self;
+        const int first_row = row - (lane >> 2);
         const uint32_t channels = base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD);
         const int present = row + 8 < item.rows ? 2 : row < item.rows ? 1 : 0;
         finish_rows(rows, T::kHalf ? kHalfLevelBits : kLevelBits, args, item.lse_at + row * args.lse_strides.token, present, c, [&](auto* target, const auto& inverse, const auto& offset) {
             if constexpr (sizeof(*target) == 2) {
-                // Through what held the warpgroup's queries, which none of its warps needs any more.
-                named_barrier_sync(kFinishBarrier + self, 128);
-                const uint32_t room = base + static_cast<uint32_t>(offsetof(Memory, query)) + buffer.index * T::kQueryBytes + block * T::kBlockBytes + warp * (16 * T::kD);
+                const uint32_t room = base + static_cast<uint32_t>(offsetof(Memory, partial)) + (4 * self + warp) * (static_cast<uint32_t>(sizeof(Memory::partial)) / (4 * T::kConsumers) & ~127u);
                 store_rows_through<T>(room, target, out, inverse, offset, args, item.out_at + first_row * args.out_strides.token, item.rows - first_row, lane, channels);
-                publish_writes();  // before queries are copied there again
             } else {
                 store_rows<T>(target, out, inverse, offset, args, item.out_at + row * args.out_strides.token, present, c, channels);
             }

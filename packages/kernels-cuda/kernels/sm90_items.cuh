@@ -20,7 +20,7 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
     // What warpgroups take turns at: half-int8 with 128 channels and more at the products, whose sums it waits for twice as long; INT8, and half-int8 with 64
     // channels, at the exponentials (docs/results/h200/log.md).
     static constexpr bool kProductTurns = kHalf && kD >= 128, kExponentialTurns = !kProductTurns;
-    // What kind a tile is gets looked at while its scores are computed. With 64 channels that is slower, for no reason found.
+    // A tile's kind is read while its scores are computed (with 64 channels 2% slower, no reason found: docs/results/h200/log.md).
     static constexpr bool kScoresFirst = !kHalf && kD >= 128;
     static constexpr int kRows = kQueryBlock * kConsumers;
     static constexpr int kQueryBuffers = kD == 256 ? 1 : 2;
@@ -61,7 +61,7 @@ template <class T> struct SharedMemory {  // from a 1024-byte boundary: the 128-
     alignas(16) float query_scale[T::kQueryBuffers][T::kRows];
     alignas(16) float channel_scale[T::kQueryBuffers][T::kD];
     WorkItem items[T::kQueryBuffers];
-    alignas(16) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread
+    alignas(128) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread; or where a warp puts rows together
     float2 partial_rows[3][128];
     alignas(8) uint64_t query_full[T::kQueryBuffers], query_empty[T::kQueryBuffers];
     uint64_t tile_full[T::kStages], tile_empty[T::kStages];
@@ -78,8 +78,8 @@ template <int size> struct RingSlot {
 };
 
 /**
- * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows. Items that warpgroups share are short, so all
- * sections' come in the end and fill the processors' last minutes; under a causal mask a section's own come before the shortest third of its items.
+ * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows. Items that warpgroups share are short, so those
+ * of all sections come last, where they even out what processors have left; under a causal mask a section's own come before the shortest third of its items.
  * @returns false past a short sequence's end.
  */
 template <class T> __device__ __forceinline__ bool find_item(const SortedArgs& args, int index, SortedSequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {

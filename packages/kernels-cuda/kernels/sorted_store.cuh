@@ -79,7 +79,7 @@ __device__ __forceinline__ void store_rows(Element* out, const float (&o)[T::kOu
     }
 }
 
-/** What O's row is multiplied with, to a unit in the last place; zeros where no key was visible. */
+/** What O's row is multiplied with, to a unit in the last place; zeros where no key was visible. A row's sum is 127 or more; above 2^126 the answer is 0. */
 __device__ __forceinline__ float reciprocal_or_zero(float sum) {
     float inverse;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(sum));
