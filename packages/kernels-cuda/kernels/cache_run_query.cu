@@ -39,23 +39,25 @@ __device__ __forceinline__ TileSource source_of(const Span& s, int tile) {
     return source;
 }
 
-/** Starts a tile of which nothing is under way. */
-template <class S> __device__ __forceinline__ void begin_tile(const Span& s, const TileSource& source, uint8_t* warp_memory, int tile) {
+/** Starts a tile of which nothing is under way. Of a block's warps the first asks for all at once and waits; when it goes on, the others need not hold back any more. */
+template <class S> __device__ __forceinline__ void begin_tile(const Span& s, const TileSource& source, uint8_t* warp_memory, int tile, Pace pace, bool is_first, HeldSlot<S>& held) {
     // The launch before may still be under way. If it appends to the cache, then codes of new tokens, and for a value's first row that is not
     // zero also what attention needs of older ones; it touches neither the tables nor older codes.
     const bool is_old = (tile + 1) * kCacheTile <= s.length - s.tokens;
     if (!is_old) wait_for_launch_before();
-    start_tile<S>(source, warp_memory);
+    if (!is_old || is_first) pace.clocks = 0;
+    start_tile<S>(source, warp_memory, pace, held);
     if (is_old) {
         KeyFacts::prefetch<S>(source);
         wait_for_launch_before();
     }
+    if (S::kPaced && is_first) barrier_arrive(pace.ended);
     KeyFacts::of<S>(source).place(warp_memory + S::kRingBytes);
 }
 
 template <class S>
 __device__ __forceinline__ RowState attend(const CacheAttention& args, const Span& s, const TileSource& source, const TileSource& next, uint8_t* warp_memory, int tile, bool early,
-                                           int (&sums)[S::kSums][4]) {
+                                           const HeldSlot<S>& held, int (&sums)[S::kSums][4]) {
     const int lane = threadIdx.x % 32, first_position = s.length - s.tokens - tile * kCacheTile;
     const float inverse_group = __frcp_rn(static_cast<float>(args.heads / args.kv_heads));
     const auto position_of = [&](int row) { return first_position + static_cast<int>((row + 0.5f) * inverse_group); };  // row / group, as rows are few
@@ -73,7 +75,7 @@ __device__ __forceinline__ RowState attend(const CacheAttention& args, const Spa
     }
     const bool whole = begin_of(last) <= 0 && end_of(s.first_row) >= kCacheTile;
     const int8_t* query = args.query.codes + (first_query + mine(lane / 4 % S::kRows)) * S::kD;
-    return finish_tile<S>(args, {source, next, whole, early, begin_of(s.first_row), end_of(last)}, warp_memory, query, rows, sums);
+    return finish_tile<S>(args, {source, next, whole, early, begin_of(s.first_row), end_of(last)}, warp_memory, query, rows, held, sums);
 }
 
 template <class S> __device__ __forceinline__ void keep_tile(BlockMemory& shared, uint8_t* warp_memory, const RowState& state, const int (&sums)[S::kSums][4]) {
@@ -87,6 +89,7 @@ template <class S> __device__ __forceinline__ void keep_tile(BlockMemory& shared
 struct RunLaunch {
     int most_rows, most_runs, each;
     bool early;  // the next launch may begin before this one ends
+    int pace;    // clocks between loads of a slot each while the launch before is at work
 };
 
 /** Adds up the tiles of a run, once all are there. @returns whether it is the only run, so that this was all */
@@ -126,8 +129,17 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
     const auto place_of = [&](int run) { return (head() * launch.most_runs + run) * launch.most_rows + s.first_row; };
     const auto add_up = [&](int run) { return add_up_run<S>(args, s, shared, warps, scratch, run, runs - first_run == 1, place_of(run)); };
     uint8_t* const warp_memory = warps + warp * S::kBytes;
+    const uint32_t ended = shared_address(&shared.launch_before_ended), begun = static_cast<uint32_t>(clock());
+    if constexpr (S::kPaced) {
+        if (threadIdx.x == 0) barrier_init(ended, 32);
+        __syncthreads();
+    }
+    const auto begin_this = [&](const TileSource& source, int tile, HeldSlot<S>& held) {
+        begin_tile<S>(s, source, warp_memory, tile, {begun, warp, kWarps, launch.pace, ended}, warp == s.first_tile_of(begin), held);
+    };
     if constexpr (S::kSeveral) {
-        bool begun = false;
+        bool is_begun = false;
+        HeldSlot<S> held;
 #pragma unroll 1
         for (int run = begin; run < end; ++run) {
             const bool is_last = run + 1 == end, is_mine = s.has(run, warp), goes_on = !is_last && is_mine && s.has(run + 1, warp);
@@ -136,10 +148,10 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
             int sums[S::kSums][4];
             if (is_mine) {
                 const TileSource source = source_of(s, tile), next = goes_on ? source_of(s, tile + kWarps) : TileSource{nullptr, nullptr, 0};
-                if (!begun) begin_tile<S>(s, source, warp_memory, tile);
-                state = attend<S>(args, s, source, next, warp_memory, tile, launch.early && is_last, sums);
+                if (!is_begun) begin_this(source, tile, held);
+                state = attend<S>(args, s, source, next, warp_memory, tile, launch.early && is_last, held, sums);
             }
-            begun = goes_on;
+            is_begun = goes_on;
             if (run > begin) __syncthreads();  // the products of the run before have been read
             if (is_mine) keep_tile<S>(shared, warp_memory, state, sums);
             __syncthreads();
@@ -151,9 +163,10 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(S::kD, S::kInt4, S::k
         if (s.has(run, warp)) {
             const int tile = run * kWarps + warp;
             const TileSource source = source_of(s, tile);
+            HeldSlot<S> held;
             int sums[S::kSums][4];
-            begin_tile<S>(s, source, warp_memory, tile);
-            const RowState state = attend<S>(args, s, source, {}, warp_memory, tile, launch.early, sums);
+            begin_this(source, tile, held);
+            const RowState state = attend<S>(args, s, source, {}, warp_memory, tile, launch.early, held, sums);
             keep_tile<S>(shared, warp_memory, state, sums);
         }
         __syncthreads();
@@ -189,7 +202,10 @@ template <class S> cudaError_t launch(const CacheAttention& args, const ShortQue
     if (parts > kMaxGridZ) return cudaErrorInvalidConfiguration;
     const dim3 grid(ceil_div(runs, each), args.kv_heads, static_cast<unsigned>(parts));
     const bool early = runs * args.kv_heads * parts >= kManyRuns;
-    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, RunLaunch{rows, runs, each, early});
+    int pace = 0;
+    if (running_code().architecture >= 900)  // earlier code begins when the launch before has ended
+        if (const cudaError_t failed = pace_of(S::kSlotBytes, int64_t{grid.x} * grid.y * grid.z, pace)) return failed;
+    return launch_early(cache_run_query<S>, grid, kThreads, block_bytes<S>(), stream, args, scratch, RunLaunch{rows, runs, each, early, pace});
 }
 
 /**

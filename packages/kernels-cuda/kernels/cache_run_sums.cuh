@@ -14,6 +14,7 @@ struct alignas(256) BlockMemory {
     Rescale rescale[8][kAtOnce];
     RowState states[8][kWarps];
     float factors[8];
+    uint64_t launch_before_ended;  // see paced_start.cuh
     bool last;
 };
 

@@ -7,10 +7,12 @@
 #include "cache_span.cuh"
 #include "exact_math.cuh"
 #include "int4_codes.cuh"
+#include "paced_start.cuh"
 #include "ptx/copy_async.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/load_once.cuh"
 #include "ptx/mma.cuh"
+#include "ptx/shared_memory.cuh"
 
 namespace intflash {
 
@@ -26,6 +28,13 @@ template <int kD_, bool kInt4_, int kRows_, int kDepth_, bool kSeveral_ = false>
     static constexpr int kD = kD_, kRows = kRows_, kDepth = kDepth_;
     static constexpr bool kInt4 = kInt4_, kSeveral = kSeveral_;
     static constexpr int kRow = code_bytes(kD, kInt4), kChunks = kRow / 16, kSlotBytes = kSlotKeys * kRow, kRingBytes = kDepth * kSlotBytes;
+    static constexpr bool kPaced = !kInt4 || kD > 64;  // the first loads, see paced_start.cuh; else there is no register left for it
+    /** The slot behind those that the ring has room for is asked for with them and waits in registers, where that is faster (docs/results/h200/log.md). */
+    static constexpr bool kHolds = kD == 128 && !kInt4 && !kSeveral;
+    /** Step kDepth's slot, where it is held, takes the place of the one before it, the others the first that is free. */
+    static __device__ __forceinline__ constexpr int place_of(int step) { return kHolds && step >= kDepth ? (step == kDepth ? kDepth - 1 : (step - 1) % kDepth) : step % kDepth; }
+    /** Whose slot comes where `step`'s was. */
+    static __device__ __forceinline__ constexpr int after(int step) { return kHolds && step < kDepth ? (step == kDepth - 1 ? kDepth : step + kDepth + 1) : step + kDepth; }
     static constexpr int kProductStride = kD + 4;  // 4: eight bytes from each of 16 lanes lie in different banks
     static constexpr int kProductBytes = 8 * kProductStride * 4, kFactsEnd = kRingBytes + kCacheTile * 3 * 4, kProductsAt = kSeveral ? kFactsEnd : 0;
     static constexpr int kBytes = kFactsEnd + (kSeveral ? kProductBytes : 0);
@@ -64,22 +73,38 @@ struct RowState {
 
 // ── §2 ──
 /**
- * Starts slot `step` of the tile: 32 rows of keys, from the fifth step on of values. Slots of a page that is not there stay as they are: no
- * result depends on them. `to`: the lane's place in the ring, see slot_place.
+ * Calls each(i, from, place) for the lane's 16-byte chunks of slot `step` of the tile: 32 rows of keys, from the fifth step on of values. None of a page
+ * that is not there: its slots stay as they are, no result depends on them. `to`: the lane's place in the ring, see slot_place.
  */
-template <class S> __device__ __forceinline__ void load_slot(const TileSource& source, int step, uint32_t to) {
+template <class S, class Each> __device__ __forceinline__ void for_chunks(const TileSource& source, int step, uint32_t to, const Each& each) {
     constexpr int kAtOnce = 32 / S::kChunks;  // rows
-    const int first = step % kTileSlots * kSlotKeys, slot = step % S::kDepth;
+    const int first = step % kTileSlots * kSlotKeys;
     if (first >= kPageTokens && source.keys <= kPageTokens) return;
     const uint8_t* from = (first < kPageTokens ? source.first : source.second) + threadIdx.x % 32 * 16;
     const int offset = (step / kTileSlots * kPageTokens + first % kPageTokens) * S::kRow;
 #pragma unroll
-    for (int i = 0; i < S::kSlotBytes / 512; ++i) {
-        const uint32_t place = (to ^ (chunk_swizzle(i * kAtOnce, S::kRow) * 16)) + (slot * S::kSlotBytes + i * 512);
-        if constexpr (S::kInt4 && S::kD == 64) copy_async<16>(place, from + (offset + i * 512));  // no registers left for more
-        else copy_async_16_once(place, from + (offset + i * 512), read_once_policy());
-    }
+    for (int i = 0; i < S::kSlotBytes / 512; ++i) each(i, from + (offset + i * 512), (to ^ (chunk_swizzle(i * kAtOnce, S::kRow) * 16)) + (S::place_of(step) * S::kSlotBytes + i * 512));
 }
+
+/** Starts slot `step`. */
+template <class S> __device__ __forceinline__ void load_slot(const TileSource& source, int step, uint32_t to) {
+    for_chunks<S>(source, step, to, [](int, const uint8_t* from, uint32_t place) {
+        if constexpr (S::kInt4 && S::kD == 64) copy_async<16>(place, from);  // no registers left for more
+        else copy_async_16_once(place, from, read_once_policy());
+    });
+}
+
+/** Slot kDepth on its way to the ring, where S::kHolds. */
+template <class S> struct HeldSlot {
+    uint32_t chunks[S::kHolds ? S::kSlotBytes / 512 : 1][4];
+    __device__ __forceinline__ void load(const TileSource& source) {
+        for_chunks<S>(source, S::kDepth, 0, [&](int i, const uint8_t* from, uint32_t) { load_once_now(chunks[i], from, read_once_policy()); });
+    }
+    __device__ __forceinline__ void place(const TileSource& source, uint32_t to) const {
+        for_chunks<S>(source, S::kDepth, to, [&](int i, const uint8_t*, uint32_t place) { store_shared_words(place, chunks[i]); });
+    }
+};
+
 template <class S> __device__ __forceinline__ uint32_t slot_place(uint32_t ring) {
     const int lane = threadIdx.x % 32, row = lane / S::kChunks, chunk = lane % S::kChunks;
     return ring + row * S::kRow + (chunk ^ chunk_swizzle(row, S::kRow)) * 16;
@@ -116,9 +141,10 @@ struct KeyFacts {
     }
 };
 
-/** Waits until the oldest slot under way has landed, for the whole warp. */
-template <class S> __device__ __forceinline__ void wait_for_slot() {
-    wait_for_copies<S::kDepth - 1>();
+/** Waits until the slot of step `step` has landed, for the whole warp. A group of copies follows each step, so those from behind a held slot came a step earlier. */
+template <class S> __device__ __forceinline__ void wait_for_slot(int step) {
+    if (S::kHolds && step > S::kDepth && step < 2 * S::kDepth) wait_for_copies<S::kDepth>();
+    else wait_for_copies<S::kDepth - 1>();
     __syncwarp();
 }
 
@@ -181,7 +207,7 @@ __device__ __forceinline__ void score_slot(const uint32_t (&q)[S::kD / 32][2], u
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
         int sums[4];
-        multiply_keys<S>(q, at, step % S::kDepth * S::kSlotBytes + part * 16 * S::kRow, sums);
+        multiply_keys<S>(q, at, S::place_of(step) * S::kSlotBytes + part * 16 * S::kRow, sums);
 #pragma unroll
         for (int half = 0; half < S::kRows / 4; ++half) {
             const int score = (step * 2 + part) * (S::kRows / 2) + half * 2, key = key_of<S>(score);
@@ -283,7 +309,7 @@ template <class S> __device__ __forceinline__ void multiply_slot(uint32_t at, co
 #pragma unroll
     for (int chunk = 0; chunk < S::kChunks; ++chunk) {
         uint32_t m[4];
-        ldmatrix_x4_transposed(m, (at ^ (chunk * 16)) + step % S::kDepth * S::kSlotBytes);
+        ldmatrix_x4_transposed(m, (at ^ (chunk * 16)) + S::place_of(step) * S::kSlotBytes);
         const uint32_t even = __byte_perm(m[0], m[kSecond], 0x6240), odd = __byte_perm(m[0], m[kSecond], 0x7351);
         const uint32_t next_even = __byte_perm(m[kThird], m[3], 0x6240), next_odd = __byte_perm(m[kThird], m[3], 0x7351);
         if constexpr (S::kInt4) {
@@ -325,13 +351,18 @@ template <class S, int kWidth> __device__ __forceinline__ Pack<float, kWidth> ti
 }
 
 // ── §6 ──
-/** The first slots of a tile, as many as there is room for. */
-template <class S> __device__ __forceinline__ void start_tile(const TileSource& source, const uint8_t* memory) {
+/** The first slots of a tile, as many as there is room for; `pace` where they are not to be asked for all at once. */
+template <class S> __device__ __forceinline__ void start_tile(const TileSource& source, const uint8_t* memory, const Pace& pace, HeldSlot<S>& held) {
     const uint32_t place = slot_place<S>(shared_address_of(memory));
 #pragma unroll
     for (int step = 0; step < S::kDepth; ++step) {
+        if constexpr (S::kPaced) pace.wait_for(step);
         load_slot<S>(source, step, place);
         commit_copies();
+    }
+    if constexpr (S::kHolds) {
+        pace.wait_for(S::kDepth);
+        held.load(source);
     }
 }
 
@@ -340,15 +371,16 @@ template <class S> __device__ __forceinline__ void start_tile(const TileSource& 
  * much of the next tile is on its way. The next launch may begin as soon as nearly all loads are under way.
  */
 template <class S>
-__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileTask& task, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], int (&sums)[S::kSums][4]) {
+__device__ __forceinline__ RowState finish_tile(const CacheAttention& args, const TileTask& task, uint8_t* memory, const int8_t* query, const TileRow (&rows)[kLaneRows], const HeldSlot<S>& held, int (&sums)[S::kSums][4]) {
     const uint32_t ring = shared_address_of(memory), place = slot_place<S>(ring), keys = key_place<S>(ring), values = value_place<S>(ring);
     uint8_t* const own_facts = memory + S::kRingBytes;
     const float* facts = reinterpret_cast<const float*>(own_facts);
     const bool goes_on = S::kSeveral && task.next.keys > 0;
     const auto refill = [&](int step) {
         __syncwarp();  // all lanes have read the slot
-        if (step + S::kDepth < kTileSteps) load_slot<S>(task.source, step + S::kDepth, place);
-        else if (goes_on) load_slot<S>(task.next, step + S::kDepth - kTileSteps, place);
+        if (S::kHolds && step == S::kDepth - 1) held.place(task.source, place);
+        else if (S::after(step) < kTileSteps) load_slot<S>(task.source, S::after(step), place);
+        else if (goes_on) load_slot<S>(task.next, S::after(step) - kTileSteps, place);
         commit_copies();
     };
     constexpr int kBegins = S::kInt4 && S::kD == 64 ? -1 : kTileSlots - 2;  // after this step
@@ -358,7 +390,7 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
     float x[S::kScores];
 #pragma unroll
     for (int step = 0; step < kTileSlots; ++step) {
-        wait_for_slot<S>();
+        wait_for_slot<S>(step);
         if (step == 0) judge_scales(args, facts, rows, task.begin, task.end);
         score_slot<S>(q, keys, facts, rows, step, x);
         refill(step);
@@ -375,7 +407,7 @@ __device__ __forceinline__ RowState finish_tile(const CacheAttention& args, cons
     }
 #pragma unroll
     for (int step = kTileSlots; step < kTileSteps; ++step) {
-        wait_for_slot<S>();
+        wait_for_slot<S>(step);
         multiply_slot<S>(values, codes, step, sums);
         refill(step);
     }

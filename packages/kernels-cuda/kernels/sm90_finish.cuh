@@ -12,7 +12,7 @@
 
 namespace intflash {
 
-constexpr uint32_t kPartialBarrier = 4;  // named barrier; those before are turns
+constexpr uint32_t kPartialBarrier = 4, kFinishBarrier = 5;  // named barriers, the latter one for each warpgroup; those before are turns
 
 /**
  * The warpgroups' parts of one item, of the same rows, are added to the first one's, always in the same order. All of them meet at each step, also
@@ -21,7 +21,6 @@ constexpr uint32_t kPartialBarrier = 4;  // named barrier; those before are turn
 template <class T> __device__ __forceinline__ void add_up(SharedMemory<T>& shared, float (&out)[T::kOut], RowPair& rows, int self) {
     const auto meet = [] { named_barrier_sync(kPartialBarrier, 128 * T::kConsumers); };
     const int thread = threadIdx.x & 127;
-    meet();  // another one may still bring rows of the item before to memory through `partial`
     for (int from = 1; from < T::kConsumers; ++from) {
         float grown[2], shrink[2];
 #pragma unroll
@@ -63,40 +62,38 @@ template <class T> __device__ __forceinline__ void add_up(SharedMemory<T>& share
 }
 
 /**
- * A warp's 16 rows of 16-bit elements, the first `present` of which are there, from `out_at` on. Some channels at a time they are put together in `room`, kRoom bytes of
+ * A warp's 16 rows of 16-bit elements, the first `present` of which are there, from `out_at` on. Half of the channels at a time they are put together in `room`, 16 · D bytes of
  * shared memory that only this warp uses, and leave 16 bytes a lane, a row's neighbouring ones together.
  */
 template <class T, class Element>
 __device__ __forceinline__ void store_rows_through(uint32_t room, Element* out, const float (&o)[T::kOut], const float (&inverse)[2], const float (&offset)[2], const SortedArgs& args, int64_t out_at, int present, int lane, uint32_t channels) {
-    constexpr int kBlocks = T::kD == 256 ? 8 : 4, kRows = 32 / kBlocks;  // eights of channels, 16 bytes of a row each, at a time; rows at a time
-    static_assert(sizeof(SharedMemory<T>::partial) / (4 * T::kConsumers) >= 16 * 16 * kBlocks, "a room for each warp");
-    // What a quarter of a warp stores or loads at once lies in all banks.
-    const auto place = [&](int row, int block) { return room + 16 * (row * kBlocks + (block ^ row_swizzle(row, 16 * kBlocks))); };
+    constexpr int kBlocks = T::kD / 16, kRows = 32 / kBlocks;  // eights of channels, 16 bytes of a row each; rows a time
+    const auto place = [&](int row, int block) { return room + row * T::kD + 16 * (block ^ (kBlocks == 4 ? row >> 1 & 3 : row & 7)); };  // what a quarter of a warp stores or loads at once lies in all banks
     const uint32_t own = place(lane & 15, lane >> 4);
     const int row = lane / kBlocks, block = lane % kBlocks;
-    const int64_t apart = kRows * args.out_strides.token;
-    Element* target = out + out_at + row * args.out_strides.token + 8 * block;
 #pragma unroll
-    for (int first = 0; first < T::kD / 8; first += kBlocks) {
+    for (int half = 0; half < 2; ++half) {
         float2 factor[kBlocks];  // all asked for before the first is needed
 #pragma unroll
-        for (int i = 0; i < kBlocks; ++i) factor[i] = read_pair(channels + 32 * (first + i) + 8 * (lane & 3));
+        for (int i = 0; i < kBlocks; ++i) factor[i] = read_pair(channels + 32 * (half * kBlocks + i) + 8 * (lane & 3));
         uint32_t words[kBlocks / 2][4];
 #pragma unroll
         for (int i = 0; i < 2 * kBlocks; ++i) {
-            const float2 pair = scaled_pair<T>(o, first + i / 2, i & 1, factor[i / 2], inverse, offset);
+            const float2 pair = scaled_pair<T>(o, half * kBlocks + i / 2, i & 1, factor[i / 2], inverse, offset);
             words[i / 4][i % 4] = pack_pair(pair.x, pair.y, out);
         }
-        if (first > 0) __syncwarp();
+        if (half > 0) __syncwarp();
 #pragma unroll
         for (int i = 0; i < kBlocks / 2; ++i) stmatrix_x4(own ^ (32 * i), words[i]);
         __syncwarp();
-        uint4 rows[16 / kRows];
+        uint32_t rows[16 / kRows][4];
 #pragma unroll
-        for (int i = 0; i < 16 / kRows; ++i) rows[i] = load_shared_16(place(i * kRows + row, block));
+        for (int i = 0; i < 16 / kRows; ++i) load_shared_words(rows[i], place(i * kRows + row, block));
+        const int channel = 8 * (half * kBlocks + block);
+        Element* target = out + out_at + row * args.out_strides.token + channel;
 #pragma unroll
         for (int i = 0; i < 16 / kRows; ++i)
-            if (i * kRows + row < present && 8 * (first + block) < args.head_dim_v) *reinterpret_cast<uint4*>(target + i * apart + 8 * first) = rows[i];
+            if (i * kRows + row < present && channel < args.head_dim_v) *reinterpret_cast<uint4*>(target + i * kRows * args.out_strides.token) = make_uint4(rows[i][0], rows[i][1], rows[i][2], rows[i][3]);
     }
 }
 

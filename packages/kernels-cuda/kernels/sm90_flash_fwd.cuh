@@ -2,9 +2,9 @@
 // What is computed: docs/arithmetic.md, "Sorted tiles". Why it looks like this, with measurements: docs/results/h200/log.md.
 //
 // One story: one thread block a processor takes one item of work after another (sm90_items.cuh): queries of one head, against a run of key tiles.
-//   §1 the producer, one thread: global → shared, tiles ahead
-//   §2 the consumers, one warpgroup per 64 queries: S = Q·Kᵀ → P → O += P·V, taking turns (sm90_turns.cuh); then the end (sm90_finish.cuh)
-//   §3 launch
+// A producer brings tiles (sm90_producer.cuh), and here are
+//   §1 the consumers, one warpgroup per 64 queries: S = Q·Kᵀ → P → O += P·V, taking turns (sm90_turns.cuh); then the end (sm90_finish.cuh)
+//   §2 launch
 #pragma once
 #include <cuda_runtime.h>
 
@@ -20,56 +20,13 @@
 #include "sm90_finish.cuh"
 #include "sm90_flash_fwd.h"
 #include "sm90_items.cuh"
+#include "sm90_producer.cuh"
 #include "sm90_turns.cuh"
 #include "sorted_softmax.cuh"
-#include "sorted_store.cuh"
 
 namespace intflash {
 
 // ── §1 ──
-__device__ __forceinline__ void expect_bytes(uint64_t* full, uint32_t bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(full)), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void bulk_copy(void* target, const void* source, uint32_t bytes, uint64_t* full) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(full)) : "memory");
-}
-
-template <class T> __device__ __forceinline__ void produce(SharedMemory<T>& shared, const SortedArgs& args) {
-    RingSlot<T::kStages> stage;
-    RingSlot<T::kQueryBuffers> buffer;
-    SortedSequence sequence;
-    int head;
-    int64_t channel_at;
-    for (int index = blockIdx.x; index < args.items; index = next_item(args)) {
-        barrier_wait(shared_address(&shared.query_empty[buffer.index]), buffer.parity ^ 1);
-        WorkItem& item = shared.items[buffer.index];
-        if (!find_item<T>(args, index, sequence, head, channel_at, item)) continue;
-        const int block = item.first_row / kQueryBlock, blocks = item.shared ? 1 : min(T::kConsumers, sequence.q_blocks - block);
-        const int64_t first_block = sequence.q_block_base + static_cast<int64_t>(head) * sequence.q_blocks + block;
-        expect_bytes(&shared.query_full[buffer.index], blocks * (T::kBlockBytes + kQueryBlock * 4) + T::kD * 4);
-        bulk_copy(shared.channel_scale[buffer.index], args.channel_scale + channel_at, T::kD * 4, &shared.query_full[buffer.index]);
-        bulk_copy(shared.query[buffer.index], args.q_blocks + first_block * T::kBlockBytes, blocks * T::kBlockBytes, &shared.query_full[buffer.index]);
-        bulk_copy(shared.query_scale[buffer.index], args.q_scales + first_block * kQueryBlock, blocks * kQueryBlock * 4, &shared.query_full[buffer.index]);
-        buffer.next();
-        const int kv_head = head / (args.heads / args.kv_heads);
-        const uint8_t* tile = args.tiles + (sequence.tile_base + static_cast<int64_t>(kv_head) * sequence.tiles + item.tile_begin) * T::kTileBytes;
-        for (int i = item.tile_begin; i < item.tile_end; ++i, tile += T::kTileBytes, stage.next()) {
-            const int slot = stage.index;
-            barrier_wait(shared_address(&shared.tile_empty[slot]), stage.parity ^ 1);
-            expect_bytes(&shared.tile_full[slot], T::kTileBytes);
-            bulk_copy(shared.key[slot], tile, T::kKeyBytes, &shared.tile_full[slot]);
-            bulk_copy(shared.meta[slot], tile + T::kKeyBytes + T::kValueBytes, T::kMetaBytes, &shared.tile_full[slot]);
-            constexpr int kPanelBytes = T::kValueBytes / T::kPanels;
-            for (int panel = 0; panel < T::kPanels; ++panel) bulk_copy(shared.value[slot] + panel * T::kHalfPanelRoom, tile + T::kKeyBytes + panel * kPanelBytes, kPanelBytes, &shared.tile_full[slot]);
-        }
-    }
-    barrier_wait(shared_address(&shared.query_empty[buffer.index]), buffer.parity ^ 1);
-    shared.items[buffer.index].rows = -1;
-    barrier_arrive(shared_address(&shared.query_full[buffer.index]));
-}
-
-// ── §2 ──
 /** threadIdx.x, read anew at each use: the loop has no register to keep it in. */
 __device__ __forceinline__ uint32_t thread_index() {
     uint32_t index;
@@ -89,10 +46,9 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
     const int warp = uniform((threadIdx.x >> 5) & 3);
     ExponentialTurn<T> weighing{barrier(offsetof(Memory, exponential_turn), 4 * self + warp), barrier(offsetof(Memory, exponential_turn), 4 * (self == T::kConsumers - 1 ? 0 : self + 1) + warp), self == 0};
     constexpr int kPanel = T::kD < 128 ? T::kD : 128;
-    SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
+    const SharedOperand<kPanel> queries(base + offsetof(Memory, query)), keys(base + offsetof(Memory, key));
     constexpr int kValuePanel = T::kHalf ? 128 : sorted_panel_bytes(T::kKeys);
-    SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
-    keys.position = uniform(keys.position), values.position = uniform(values.position);  // as base
+    const SharedOperand<kValuePanel> values(base + offsetof(Memory, value));
     RingSlot<T::kStages> stage;
     for (RingSlot<T::kQueryBuffers> buffer;; buffer.next()) {
         barrier_wait(barrier(offsetof(Memory, query_full), buffer.index), buffer.parity);
@@ -166,7 +122,7 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             turn.pass();
             pin(s);
         };
-        // A tile whose scores `s` are there; `weigh(s, p, before_group)` makes codes of them, and the first `early` products begin before it ends.
+        // The slots of a tile whose scores are there; `weigh(s, p, before_group)` makes them into codes, and the first `early` products begin before it ends.
         const auto attend = [&](auto& s, auto early, const auto& weigh) {
             constexpr int kScores = sizeof(s) / 4, kSteps = kScores / 16, kEarly = decltype(early)::value;
             int p[kScores / 4], t[2][32];
@@ -191,9 +147,9 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 return weigh_plain<outliers.value>(s, p, rows, meta + T::kColumnBytes, columns(meta), visible, weighing, scale_out, before_group);
             });
         };
-        const auto start_plain = [&](auto count, auto outliers, uint32_t meta, const auto& visible, const auto& meanwhile) {
+        const auto start_plain = [&](auto count, auto outliers, uint32_t meta, const auto& visible) {
             int scores[decltype(count)::value];
-            start(scores, meanwhile);
+            start(scores, [] {});
             attend_plain(scores, outliers, meta, visible);
         };
         constexpr std::integral_constant<int, T::kScores> kWhole{};
@@ -220,17 +176,17 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
                 });
                 return;
             }
-            if (is_clear() && kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, AllKeys{}, [] {});
+            if (is_clear() && kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, AllKeys{});
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            if (kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, visible, [] {});
-            with_span([&](auto count) { start_plain(count, std::false_type{}, meta, visible, [] {}); });
+            if (kind == TileKind::kOutliers) return start_plain(kWhole, std::true_type{}, meta, visible);
+            with_span([&](auto count) { start_plain(count, std::false_type{}, meta, visible); });
         };
         // `visible`: AllKeys, VisibleKeys, or nullptr where a row may not see keys at the tile's beginning either.
-        const auto attend_half = [&](auto count, uint32_t meta, const auto& visible, const auto& meanwhile) {
+        const auto attend_half = [&](auto count, uint32_t meta, const auto& visible) {
             constexpr int kScores = decltype(count)::value, kPanels = kScores / 32;
             constexpr bool kGeneral = std::is_same_v<decltype(visible), const std::nullptr_t&>;
             int s[kScores], p[kPanels][16];
-            start(s, meanwhile);
+            start(s, [] {});
             float top[2];
             if constexpr (kGeneral) score(s, top, std::false_type{}, meta);
             else maxima_of_eighths<T::kKeys>(s, top, rows, meta + T::kColumnBytes, columns(meta), visible);
@@ -269,68 +225,73 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             pin(out), pin(weights);
         };
         const auto attend_half_masked = [&](uint32_t meta) {
-            if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr, [] {});
+            if (tile < own.clear_begin) return attend_half(kWhole, meta, nullptr);
             const VisibleKeys visible(item.band, item.first_row + row_in_item(), tile * T::kKeys, T::kKeys);
-            with_span([&](auto count) { attend_half(count, meta, visible, [] {}); });
+            with_span([&](auto count) { attend_half(count, meta, visible); });
         };
-        const auto is_own = [&] { return !sharing || tile % T::kConsumers == self; };
         uint32_t meta;
         TileKind kind;
         bool is_plain = true;  // the last tile whose kind this warpgroup read, and so perhaps this one
-        bool is_there = false;  // this tile; asked for while the products of the one before were under way, since the answer takes 60 clocks
         const auto reach = [&] {
-            if (!is_there) barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
-            is_there = false;
+            barrier_wait(barrier(offsetof(Memory, tile_full), stage.index), stage.parity);
             meta = base + offsetof(Memory, meta) + stage.index * T::kMetaBytes;
-        };
-        const auto ask_next = [&] {
-            RingSlot<T::kStages> next = stage;
-            next.next();
-            is_there = barrier_passed(barrier(offsetof(Memory, tile_full), next.index), next.parity);
         };
         const auto read_kind = [&] { kind = static_cast<TileKind>(load_shared_int(meta + T::kColumnBytes + offsetof(TileHeader, kind))); };
         const auto release_tile = [&] {
             leave(barrier(offsetof(Memory, tile_empty), stage.index));
             ++tile, stage.next();
         };
-        while (tile < tile_end) {
-            // Nearly all tiles are like these. In a loop of their own their code lies together, and nothing but the kind is asked (docs/results/h200/log.md).
-            const int usual = !is_clear() || !is_own() ? 0 : sharing ? 1 : own.clear_end - tile;
-            int left = usual;
-#pragma unroll 1
-            for (; left > 0; --left) {
-                reach();
-                if constexpr (T::kHalf) {
-                    attend_half(kWhole, meta, AllKeys{}, ask_next);
-                } else if constexpr (T::kScoresFirst) {
-                    // Of another kind its scores will be computed again, but not twice in a row.
-                    if (!is_plain) break;
-                    int scores[T::kScores];
-                    start(scores, [&] { read_kind(), ask_next(); });
-                    is_plain = kind == TileKind::kPlain;
-                    if (!is_plain) break;
-                    attend_plain(scores, std::false_type{}, meta, AllKeys{});
-                } else {
-                    read_kind();
-                    if (kind != TileKind::kPlain) break;
-                    start_plain(kWhole, std::false_type{}, meta, AllKeys{}, ask_next);
-                }
-                release_tile();
-            }
-            if (usual > 0 && left == 0) continue;
-            if (usual == 0) reach();
-            read_kind();
-            is_plain = kind == TileKind::kPlain;
-            if (!is_own()) {
-                // another warpgroup's
-            } else if (tile < own.begin || tile >= own.end) {
-                let_turn_pass();  // none of this warpgroup's rows sees it
-            } else if constexpr (T::kHalf) {
-                attend_half_masked(meta);
-            } else {
-                attend_any(meta, kind);
-            }
+        const auto attend_other = [&] {
+            if (tile < own.begin || tile >= own.end) let_turn_pass();  // none of this warpgroup's rows sees it
+            else if constexpr (T::kHalf) attend_half_masked(meta);
+            else attend_any(meta, kind);
             release_tile();
+        };
+        // Nearly all tiles are plain and seen by every row, or another warpgroup's. In a loop of their own their code lies together: a jump far away costs a tile
+        // 150 clocks. With kScoresFirst a run of them is counted, so that nothing but their kind is asked; without, that is slower (docs/results/h200/log.md).
+        if constexpr (T::kScoresFirst) {
+            while (tile < tile_end) {
+                const bool is_own = !sharing || tile % T::kConsumers == self;
+                const int usual = !is_own || !is_clear() ? 0 : sharing ? 1 : own.clear_end - tile;
+                int left = usual;
+#pragma unroll 1
+                for (; left > 0 && is_plain; --left) {
+                    reach();
+                    int scores[T::kScores];
+                    start(scores, read_kind);
+                    is_plain = kind == TileKind::kPlain;
+                    if (!is_plain) break;  // its scores will be computed again
+                    attend_plain(scores, std::false_type{}, meta, AllKeys{});
+                    release_tile();
+                }
+                if (usual > 0 && left == 0) continue;
+                reach();
+                read_kind(), is_plain = kind == TileKind::kPlain;
+                if (is_own) attend_other();
+                else release_tile();
+            }
+        } else {
+            const int step = sharing ? T::kConsumers : 1;
+            int next_own = sharing ? tile + (self + T::kConsumers - tile % T::kConsumers) % T::kConsumers : tile;
+            while (tile < tile_end) {
+#pragma unroll 1
+                do {
+                    reach();
+                    if constexpr (!T::kHalf) read_kind();
+                    if (tile == next_own) {
+                        if (!is_clear()) break;
+                        if constexpr (!T::kHalf)
+                            if (kind != TileKind::kPlain) break;
+                        next_own += step;
+                        if constexpr (T::kHalf) attend_half(kWhole, meta, AllKeys{});
+                        else start_plain(kWhole, std::false_type{}, meta, AllKeys{});
+                    }
+                    release_tile();
+                } while (tile < tile_end);
+                if (tile >= tile_end) break;
+                next_own += step;
+                attend_other();
+            }
         }
         if constexpr (T::kHalf)
 #pragma unroll
@@ -344,13 +305,16 @@ template <class T> __device__ __forceinline__ void consume(SharedMemory<T>& shar
             }
         }
         const int lane = static_cast<int>(thread_index() & 31), row = row_in_item(), c = lane & 3;
-        const int first_row = row - (lane >> 2);
+        const int first_row = row - (lane >> 2), block = sharing ? 0 : self;
         const uint32_t channels = base + static_cast<uint32_t>(offsetof(Memory, channel_scale)) + buffer.index * (4 * T::kD);
         const int present = row + 8 < item.rows ? 2 : row < item.rows ? 1 : 0;
         finish_rows(rows, T::kHalf ? kHalfLevelBits : kLevelBits, args, item.lse_at + row * args.lse_strides.token, present, c, [&](auto* target, const auto& inverse, const auto& offset) {
             if constexpr (sizeof(*target) == 2) {
-                const uint32_t room = base + static_cast<uint32_t>(offsetof(Memory, partial)) + (4 * self + warp) * (static_cast<uint32_t>(sizeof(Memory::partial)) / (4 * T::kConsumers) & ~127u);
+                // Through what held the warpgroup's queries, which none of its warps needs any more.
+                named_barrier_sync(kFinishBarrier + self, 128);
+                const uint32_t room = base + static_cast<uint32_t>(offsetof(Memory, query)) + buffer.index * T::kQueryBytes + block * T::kBlockBytes + warp * (16 * T::kD);
                 store_rows_through<T>(room, target, out, inverse, offset, args, item.out_at + first_row * args.out_strides.token, item.rows - first_row, lane, channels);
+                publish_writes();  // before queries are copied there again
             } else {
                 store_rows<T>(target, out, inverse, offset, args, item.out_at + row * args.out_strides.token, present, c, channels);
             }
@@ -390,7 +354,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
 #endif
 }
 
-// ── §3 ──
+// ── §2 ──
 constexpr int64_t kSectionBytes = 24 << 20;  // of keys and values: half of L2, the rest is for what streams through
 
 template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processors, cudaStream_t stream) {
@@ -402,6 +366,8 @@ template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processor
     const int64_t group = args.heads / args.kv_heads, groups = heads / group, together = std::max<int64_t>(1, kSectionBytes / head_bytes);
     const int64_t sections = (groups + together - 1) / together;  // of about the same size, so that the last one, too, has enough work to go round
     args.section_heads = static_cast<int32_t>((groups + sections - 1) / sections * group);
+    const int64_t early_sections = args.window_right == 0 ? sections : T::kHalf ? (sections + 1) / 2 : 0;
+    args.first_late_head = static_cast<int32_t>(std::min(heads, early_sections * args.section_heads));
     constexpr int bytes = sizeof(SharedMemory<T>) + 1024;
     static_assert(bytes <= 227 * 1024, "one block's shared memory on Hopper");
     if (const cudaError_t status = cudaFuncSetAttribute(sm90_flash_fwd<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return status;

@@ -61,7 +61,7 @@ template <class T> struct SharedMemory {  // from a 1024-byte boundary: the 128-
     alignas(16) float query_scale[T::kQueryBuffers][T::kRows];
     alignas(16) float channel_scale[T::kQueryBuffers][T::kD];
     WorkItem items[T::kQueryBuffers];
-    alignas(128) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread; or where a warp puts rows together
+    alignas(16) float4 partial[8][128];  // of the O that one warpgroup hands to another, 32 registers a thread
     float2 partial_rows[3][128];
     alignas(8) uint64_t query_full[T::kQueryBuffers], query_empty[T::kQueryBuffers];
     uint64_t tile_full[T::kStages], tile_empty[T::kStages];
@@ -78,23 +78,26 @@ template <int size> struct RingSlot {
 };
 
 /**
- * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows. Items that warpgroups share are short, so those
- * of all sections come last, where they even out what processors have left; under a causal mask a section's own come before the shortest third of its items.
+ * Heads of a section side by side, so that their keys and values stay in L2; of each, long items first: a causal mask's last rows. Items that warpgroups share are short: those of
+ * heads from first_late_head on come last, where they even out what processors have left. The others come at the end of their section or, under a causal mask, before
+ * the shortest third of its items: in the end they would read keys and values from memory again, of which half-int8 has twice as many bytes.
  * @returns false past a short sequence's end.
  */
 template <class T> __device__ __forceinline__ bool find_item(const SortedArgs& args, int index, SortedSequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
-    const bool apart = args.window_right != 0;
-    const int all_heads = args.heads * args.sequence_count, full_items = apart ? all_heads * args.max_full_items : 0;
-    const bool late = apart && index >= full_items;
-    const int each = !apart ? args.max_full_items + args.max_shared_items : late ? args.max_shared_items : args.max_full_items;
-    if (late) index -= full_items;
+    const bool is_causal = args.window_right == 0;
+    const int all_heads = args.heads * args.sequence_count, both = args.max_full_items + args.max_shared_items;
+    const int early_items = args.first_late_head * both, full_items = (all_heads - args.first_late_head) * args.max_full_items;
+    const bool is_early = index < early_items, is_late = index >= early_items + full_items;  // of a head whose shared items do not come last; a shared one that does
+    const int each = is_early ? both : is_late ? args.max_shared_items : args.max_full_items;
+    if (!is_early) index -= is_late ? early_items + full_items : early_items;
+    const int first_head = is_early ? 0 : args.first_late_head;
     const int per_section = args.section_heads * each, section = index / per_section, within = index - section * per_section;
-    const int heads = min(args.section_heads, all_heads - section * args.section_heads);
-    const int in_turn = within / heads, flat_head = section * args.section_heads + (within - in_turn * heads), batch = flat_head / args.heads;
+    const int section_at = first_head + section * args.section_heads, heads = min(args.section_heads, all_heads - section_at);
+    const int in_turn = within / heads, flat_head = section_at + (within - in_turn * heads), batch = flat_head / args.heads;
     head = flat_head - batch * args.heads;
     sequence = args.sequences[batch];
-    const int full = sequence.full_items, shared = sequence.items - full, ahead = apart ? full : full - full / 3, turn = late ? full + in_turn : in_turn;
-    if (turn >= (apart && !late ? full : sequence.items)) return false;
+    const int full = sequence.full_items, shared = sequence.items - full, ahead = is_causal ? full - full / 3 : full, turn = is_late ? full + in_turn : in_turn;
+    if (turn >= (is_early || is_late ? sequence.items : full)) return false;
     item.shared = turn >= ahead && turn < ahead + shared;
     item.first_row = item.shared ? full * T::kRows + (shared - 1 - (turn - ahead)) * kQueryBlock : (full - 1 - (turn < ahead ? turn : turn - shared)) * T::kRows;
     item.rows = sequence.q_len - item.first_row;

@@ -21,8 +21,9 @@ struct SortedArgs {
     int32_t bottom_right;
     int32_t out_type;            // ElementType of `out`: float32, float16 or bfloat16
     float scale;
-    // Filled in by Hopper's launch: items = (max_full_items + max_shared_items) · heads · sequences, in sections of heads whose keys and values fit in L2 together.
-    int32_t section_heads, items;
+    // Filled in by Hopper's launch: items = (max_full_items + max_shared_items) · heads · sequences, in sections of heads whose keys and values fit in L2 together;
+    // shared items of heads from first_late_head on come last.
+    int32_t section_heads, items, first_late_head;
 };
 
 }  // namespace intflash

@@ -18,6 +18,11 @@ __device__ __forceinline__ int4 load_once(const int4* from, uint64_t policy) {
     return loaded;
 }
 
+/** As load_once, but asked for at this place and no later, and the launch before may have written them. */
+__device__ __forceinline__ void load_once_now(uint32_t (&words)[4], const void* from, uint64_t policy) {
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;" : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from), "l"(policy));
+}
+
 /** Asks L2 for the 128 bytes at `from`. */
 __device__ __forceinline__ void prefetch_line(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 

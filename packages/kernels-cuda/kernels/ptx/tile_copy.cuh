@@ -24,16 +24,24 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(bar) : "memory");
 }
 
-__device__ __forceinline__ bool barrier_passed(uint32_t bar, uint32_t parity) {
+/** Whether the phase of `parity` is over; does not wait. */
+__device__ __forceinline__ bool barrier_is_past(uint32_t bar, uint32_t parity) {
     uint32_t passed;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(passed) : "r"(bar), "r"(parity) : "memory");
-#else
     asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
                  : "=r"(passed) : "r"(bar), "r"(parity) : "memory");
-#endif
     return passed != 0;
+}
+
+/** The same; may wait a while for it. */
+__device__ __forceinline__ bool barrier_passed(uint32_t bar, uint32_t parity) {
+#if __CUDA_ARCH__ >= 900
+    uint32_t passed;
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(passed) : "r"(bar), "r"(parity) : "memory");
+    return passed != 0;
+#else
+    return barrier_is_past(bar, parity);
+#endif
 }
 
 __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
@@ -57,12 +65,20 @@ __device__ __forceinline__ uint32_t copy_arrivals() { return kBulkCopy ? 1 : blo
 /** True for the threads that must call copy_tile. */
 __device__ __forceinline__ bool copies() { return !kBulkCopy || threadIdx.x == 0; }
 
-/** Starts copying `bytes` (a multiple of 16, both ends 16-byte aligned) and arrives on `full` when they have landed. */
-__device__ __forceinline__ void copy_tile(uint32_t target, const uint8_t* source, uint32_t bytes, uint32_t full) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
+/** From sm_90 on: arrives on `full`, which from then on waits for `bytes` as well. */
+__device__ __forceinline__ void expect_bytes(uint32_t full, uint32_t bytes) { asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory"); }
+
+/** From sm_90 on: starts copying `bytes` (a multiple of 16, both ends 16-byte aligned), which `full` counts when they have landed. */
+__device__ __forceinline__ void bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t full) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(target), "l"(source), "r"(bytes), "r"(full) : "memory");
+}
+
+/** Starts copying `bytes`, as bulk_copy, and arrives on `full` when they have landed. */
+__device__ __forceinline__ void copy_tile(uint32_t target, const uint8_t* source, uint32_t bytes, uint32_t full) {
+#if __CUDA_ARCH__ >= 900
+    expect_bytes(full, bytes);
+    bulk_copy(target, source, bytes, full);
 #else
     for (uint32_t at = threadIdx.x * 16; at < bytes; at += blockDim.x * 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target + at), "l"(source + at) : "memory");
