@@ -1,6 +1,7 @@
 import type { Backend, Linear, LinearWeights } from '@int-flash/ops';
 import { createLinear, type LinearChoice, storedType } from './layers/linear.js';
 import type { ModelConfig } from './model-config.js';
+import { tensorError } from './tensor-checks.js';
 import type { LinearShape, WeightSource } from './weight-source.js';
 
 /** A norm's gain, and the bias that layer norms have. */
@@ -74,17 +75,22 @@ const LLAMA_NAMES: Names = {
   mlpDown: 'mlp.down_proj',
 };
 
+/** As transformers names a layer's tensors, and llama.cpp. */
+const LAYER_NAME = /^(?:model\.layers|(?:transformer\.)?h|blk)\.(\d+)\./;
+
 /**
  * Reads all weights of a checkpoint and hands them to the backend.
  *
  * If reading fails or is aborted, what the backend already holds is freed.
- * @throws {IntFlashError} as {@link WeightSource.readFloats} and {@link WeightSource.readLinear} do.
+ * @throws {IntFlashError} as {@link WeightSource.readFloats} and {@link WeightSource.readLinear} do; `ERR_MODEL_FORMAT` for weights of a layer that the config
+ *   does not count.
  */
 export async function loadWeights(
   checkpoint: WeightSource,
   backend: Backend,
   choice: LinearChoice,
 ): Promise<ModelWeights> {
+  checkLayerCount(checkpoint);
   const made: Linear[] = [];
   const dispose = () => {
     for (const linear of made.splice(0)) linear.dispose();
@@ -94,6 +100,16 @@ export async function loadWeights(
   } catch (error) {
     dispose();
     throw error;
+  }
+}
+
+/** A model without its last layers would load, and write nonsense. */
+function checkLayerCount(checkpoint: WeightSource): void {
+  const { layers } = checkpoint.config;
+  for (const { name } of checkpoint.entries()) {
+    const layer = Number(LAYER_NAME.exec(name)?.[1] ?? 0);
+    if (layer >= layers)
+      throw tensorError(name, `Expected weights of ${layers} layers, as the config has it, got layer ${layer} besides`);
   }
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { relativeL2, seededNormal, seededUniform } from '@int-flash/reference';
@@ -129,6 +129,17 @@ describe.each(NAMES)('%s', (family) => {
         else expect(differs).toBeGreaterThan(1e-4);
       });
     }
+  });
+
+  it('is refused with fewer layers in its config than it has', async () => {
+    const short = join(root, `${family}-short`);
+    await cp(folder(), short, { recursive: true });
+    const config = JSON.parse(await readFile(join(short, 'config.json'), 'utf8'));
+    await writeFile(join(short, 'config.json'), JSON.stringify({ ...config, num_hidden_layers: LAYERS - 1 }));
+    await expect(loadModel(short, FLOATS)).rejects.toMatchObject({
+      code: 'ERR_MODEL_FORMAT',
+      message: `Expected weights of ${LAYERS - 1} layers, as the config has it, got layer ${LAYERS - 1} besides`,
+    });
   });
 
   // An INT4 step is 18 times as wide as an INT8 one.
