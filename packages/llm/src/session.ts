@@ -82,7 +82,7 @@ export class Session {
     ids: readonly number[],
     wanted: Pick<SequenceWork, 'draw' | 'onLogits' | 'wantsAll'>,
   ): Promise<PartOutcome> {
-    this.#ended.signal.throwIfAborted();
+    this.expectOpen();
     const { attention, chunk } = this.#settings;
     const work = { ids, cache: this.#cache, attention, chunk, ...wanted };
     const { outcome, released } = this.#owner.scheduler.submit(work, this.#ended.signal);
@@ -95,9 +95,14 @@ export class Session {
     }
   }
 
+  /** @throws the reason it was closed with. */
+  expectOpen(): void {
+    this.#ended.signal.throwIfAborted();
+  }
+
   /** Forgets all tokens from `length` on. */
   truncate(length: number): void {
-    this.#ended.signal.throwIfAborted();
+    this.expectOpen();
     this.#cache.forget(length);
   }
 

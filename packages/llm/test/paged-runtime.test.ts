@@ -222,6 +222,36 @@ describe('prompts that begin alike', () => {
 });
 
 describe('guessing ahead', () => {
+  // Behind half of this answer's first tokens a guessed one is at hand.
+  const COUNTS = Array.from({ length: 30 }, (_, i) => i + 10);
+  const told = async (model: LanguageModel, count: number, signal?: AbortSignal) => {
+    const phrase = tinyDraws(33).tokens(30);
+    const options = { maxTokens: 60, ignoreEos: true, temperature: 0, speculate: 7, signal };
+    const generation = model.generate([...phrase, ...phrase], options);
+    for (let i = 0; i < count; i++) await generation.next();
+    return generation;
+  };
+
+  it('tells no token behind an abort', async () => {
+    await using model = await loadRandomModel(SHAPE, { linear: 'fp32' });
+    for (const count of COUNTS) {
+      const abort = new AbortController();
+      const generation = await told(model, count, abort.signal);
+      const reason = new Error('enough');
+      abort.abort(reason);
+      await expect(generation.next(), `${count} tokens`).rejects.toBe(reason);
+    }
+  });
+
+  it('tells no token once the model is disposed', async () => {
+    for (const count of COUNTS) {
+      const model = await loadRandomModel(SHAPE, { linear: 'fp32' });
+      const generation = await told(model, count);
+      await model.dispose();
+      await expect(generation.next(), `${count} tokens`).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    }
+  });
+
   it.each([1, 4, 7])('%i tokens changes no answer, greedy or drawn with a seed', async (speculate) => {
     await using model = await loadRandomModel(SHAPE, { linear: 'fp32' });
     const phrase = tokens(30);
