@@ -53,8 +53,8 @@ export function quantizePerGroupInt4(input: FloatInput, dim: number, group: Int4
  *
  * @param out Written from its start, as long as the codes or longer; new where absent.
  * @returns `out`.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE` when codes, scales and `out` do not fit each other, `ERR_BUFFER_*`,
- *   `ERR_OOM`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` (also where `out` shares memory with the codes or scales), `ERR_SHAPE` when codes, scales and `out` do
+ *   not fit each other, `ERR_BUFFER_*`, `ERR_OOM`.
  */
 export function dequantizePerGroupInt4(codes: PerGroupInt4, out?: Float32Array): Float32Array {
   const { packed, scales, group } = readFields<PerGroupInt4>(codes, GROUP_READERS);
@@ -65,6 +65,12 @@ export function dequantizePerGroupInt4(codes: PerGroupInt4, out?: Float32Array):
   checkArray(out, 'out', Float32Array);
   if (out.length < count)
     throw new IntFlashError('ERR_SHAPE', `Expected out to have room for ${count} numbers, got ${out.length}`);
+  if (overlap(out, packed) || overlap(out, scales))
+    // what is written first would be read afterwards
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      'Expected out beside the memory of packed and scales, got memory that they share',
+    );
   return widen(packed, scales, group, out);
 }
 
@@ -74,6 +80,12 @@ export const GROUP_READERS: FieldReaders<PerGroupInt4> = {
   scales: float32Array,
   group: (value, name) => checkNumberChoice(value, name, INT4_GROUPS),
 };
+
+function overlap(a: Float32Array, b: Float32Array | Uint8Array): boolean {
+  return (
+    a.buffer === b.buffer && a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength
+  );
+}
 
 function widen(packed: Uint8Array, scales: Float32Array, group: Int4Group, out: Float32Array): Float32Array {
   for (let run = 0, byte = 0; run < scales.length; run++) {

@@ -233,6 +233,16 @@ describe('dequantizePerGroupInt4', () => {
     refused(run(detached(new Float32Array(32))), 'ERR_BUFFER_DETACHED', 'out');
     const longer = new Float32Array(40);
     expect(run(longer)()).toBe(longer);
+    const memory = new ArrayBuffer(256);
+    const lying = { packed: new Uint8Array(memory, 16, 16), scales: new Float32Array(memory, 128, 1), group: 32 };
+    for (const [at, count] of [
+      [0, 32],
+      [28, 32],
+      [128, 32],
+    ] as const)
+      refused(() => call('dequantizePerGroupInt4')(lying, new Float32Array(memory, at, count)), 'ERR_ARG_RANGE', 'out');
+    const beside = { ...lying, scales: new Float32Array(memory, 32, 1) };
+    expect(call('dequantizePerGroupInt4')(beside, new Float32Array(memory, 36, 32))).toHaveLength(32);
   });
 });
 
