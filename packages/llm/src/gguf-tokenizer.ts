@@ -11,6 +11,9 @@ const USER_DEFINED = 4;
 
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const TAIL = '| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
+/** The largest vocabularies known, 256k tokens of ten characters, come to a tenth of it; it takes about a second. */
+const MAX_CUT_STEPS = 2 ** 28;
+
 /** How text is split before merging, by the names in `tokenizer.ggml.pre`; patterns as the models' tokenizer.json have them. */
 const SPLITS: Readonly<Record<string, { readonly pattern: string; readonly normalizer?: object }>> = {
   'llama-bpe': { pattern: `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}${TAIL}` },
@@ -94,6 +97,12 @@ function sentencePieceBpe(metadata: GgufMetadata): JsonObject {
   const tokens = metadata.strings('tokenizer.ggml.tokens');
   const scores = metadata.numbers('tokenizer.ggml.scores');
   if (scores.length !== tokens.length) throw metadata.fault('tokenizer.ggml.scores', `${tokens.length} scores`);
+  // Each cut of each token is looked up.
+  const steps = tokens.reduce((sum, token) => sum + token.length ** 2, 0);
+  if (steps > MAX_CUT_STEPS) {
+    const message = `Expected tokens whose squared lengths add up to at most ${MAX_CUT_STEPS}, got ${steps}`;
+    throw new IntFlashError('ERR_TOKENIZER_LIMIT', message, { field: 'tokenizer.ggml.tokens' });
+  }
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges: { left: string; right: string; score: number }[] = [];
   for (const [id, token] of tokens.entries()) {

@@ -309,6 +309,15 @@ describe('tokenizers', () => {
     ['another model', { 'tokenizer.ggml.model': 'bert' }, 'ERR_UNSUPPORTED'],
     ['two tokens alike', { 'tokenizer.ggml.tokens': ['a', 'a'] }, 'ERR_TOKENIZER'],
     ['numbers for tokens', { 'tokenizer.ggml.tokens': [1, 2] }, 'ERR_MODEL_FORMAT'],
+    [
+      'tokens that would take minutes to cut',
+      {
+        'tokenizer.ggml.model': 'llama',
+        'tokenizer.ggml.tokens': Array.from({ length: 100 }, (_, i) => 'a'.repeat(4000) + i),
+        'tokenizer.ggml.scores': Array.from({ length: 100 }, () => 0),
+      },
+      'ERR_TOKENIZER_LIMIT',
+    ],
     ['a merge of unknown tokens', { 'tokenizer.ggml.merges': ['x y'] }, 'ERR_TOKENIZER'],
     ['a begin token without a token', { 'tokenizer.ggml.bos_token_id': 9 }, 'ERR_MODEL_FORMAT'],
     ['a template that is a number', { 'tokenizer.chat_template': 5 }, 'ERR_MODEL_FORMAT'],
