@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto';
+import { types } from 'node:util';
 import {
   checkBoolean,
   checkChoice,
@@ -197,22 +198,28 @@ function judgeSequence(given: Record<string, unknown>, defaults: SequenceDefault
 }
 
 function judgeLogitBias(value: unknown, vocabSize: number): Map<number, number> {
-  if (value === undefined) return new Map();
-  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+  const biases = new Map<number, number>();
+  if (value === undefined) return biases;
+  // By what they are and not by their class, which another realm has its own of; entries of anything else are no biases, and would be dropped without a word.
+  const isMap = types.isMap(value);
+  if (!isMap && Object.prototype.toString.call(value) !== '[object Object]') {
     throw new IntFlashError(
       'ERR_ARG_TYPE',
-      `Expected logitBias to be an object of biases by token id, got ${describe(value)}`,
+      `Expected logitBias to be an object or a Map of biases by token id, got ${describe(value)}`,
     );
   }
-  const entries = value instanceof Map ? [...value] : Object.entries(value);
-  return new Map(
-    entries.map(([key, bias]) => {
-      const id = typeof key === 'string' && /^\d+$/.test(key) ? Number(key) : key;
-      checkInteger(id, 'a token id of logitBias', -1, 0, vocabSize - 1);
-      if (bias !== -Infinity) checkNumber(bias ?? null, `logitBias[${id}]`, 0, -100, 100);
-      return [id as number, bias as number];
-    }),
-  );
+  const entries: Iterable<[unknown, unknown]> = isMap
+    ? Map.prototype.entries.call(value)
+    : Object.entries(value as object);
+  for (const [key, bias] of entries) {
+    const id = typeof key === 'string' && /^\d+$/.test(key) ? Number(key) : (key ?? null);
+    checkInteger(id, 'a token id of logitBias', -1, 0, vocabSize - 1);
+    if (biases.has(id as number))
+      throw new IntFlashError('ERR_ARG_RANGE', `Expected one bias in logitBias for token ${id}, got several`);
+    if (bias !== -Infinity) checkNumber(bias ?? null, `logitBias[${id}]`, 0, -100, 100);
+    biases.set(id as number, bias as number);
+  }
+  return biases;
 }
 
 function judgeStops(value: unknown): string[] {

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { runInNewContext } from 'node:vm';
 import { selectBackend } from '@int-flash/attention';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -172,6 +173,8 @@ describe('generate', () => {
     const free = await draw(fox.ids, { ...GREEDY, maxTokens: 1 });
     const banned = await draw(fox.ids, { ...GREEDY, maxTokens: 1, logitBias: { [free.ids[0]!]: -Infinity } });
     expect(banned.ids[0]).not.toBe(free.ids[0]);
+    const foreign = runInNewContext(`new Map([[${free.ids[0]}, -Infinity]])`); // another realm's
+    expect((await draw(fox.ids, { ...GREEDY, maxTokens: 1, logitBias: foreign })).ids).toEqual(banned.ids);
     expect(() => model.generate(new Array(1024).fill(5))).toThrowError(
       expect.objectContaining({ code: 'ERR_ARG_RANGE' }),
     );
@@ -200,6 +203,11 @@ describe('generate', () => {
     ['stop type', { stop: [3] }, 'ERR_ARG_TYPE'],
     ['logitBias id', { logitBias: { 99999: 1 } }, 'ERR_ARG_RANGE'],
     ['logitBias key', { logitBias: { a: 1 } }, 'ERR_ARG_TYPE'],
+    ['logitBias key undefined', { logitBias: new Map([[undefined, -1]]) }, 'ERR_ARG_TYPE'],
+    ['logitBias as a Set', { logitBias: new Set([45]) }, 'ERR_ARG_TYPE'],
+    ['logitBias as a Date', { logitBias: new Date(0) }, 'ERR_ARG_TYPE'],
+    ['logitBias as headers', { logitBias: new Headers({ 45: '-1' }) }, 'ERR_ARG_TYPE'],
+    ['logitBias of a token twice', { logitBias: { '045': -100, 45: 100 } }, 'ERR_ARG_RANGE'],
     ['signal', { signal: {} }, 'ERR_ARG_TYPE'],
     ['kvCacheDtype', { kvCacheDtype: 'fp8' }, 'ERR_ARG_RANGE'],
   ])('rejects a bad option: %s', (_name, options, code) => {
