@@ -1,22 +1,10 @@
-import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  open,
-  readdir,
-  readFile,
-  realpath,
-  rename,
-  rm,
-  rmdir,
-  stat,
-  writeFile,
-} from 'node:fs/promises';
-import { basename, dirname, join, resolve, sep } from 'node:path';
+import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlashError } from '@int-flash/ops';
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
+import { writeOutputFolder } from './output-folder.js';
 import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
 import { planSafetensors, type TensorOutline, writeSafetensorsFile } from './safetensors-writer.js';
@@ -76,35 +64,10 @@ export async function quantizeCheckpoint(
   const checkpoint = await openCheckpoint(inFolder, { signal, onProgress: options?.onProgress });
   try {
     checkConvertible(checkpoint);
-    const target = await realTarget(outFolder);
-    if (`${await realpath(inFolder)}${sep}`.startsWith(target.endsWith(sep) ? target : `${target}${sep}`))
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        'Expected another output folder than the input folder, and none that it lies in',
-      );
-    const isFull = await holdsFiles(target);
-    if (isFull && !overwrite) {
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        'Expected an output folder that is absent or empty, got one that holds files',
-        {
-          hint: 'Name another folder, or say that it may be overwritten (overwrite, --overwrite).',
-        },
-      );
-    }
-    if (isFull) await expectModelAlone(target);
-    await mkdir(dirname(target), { recursive: true });
-    const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
-    try {
-      const summary = await writeFolder(checkpoint, scheme, temporary);
-      await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
-      signal?.throwIfAborted();
-      await replaceFolder(temporary, target, isFull);
-      return summary;
-    } catch (error) {
-      await rm(temporary, { recursive: true, force: true });
-      throw error;
-    }
+    const isReplaceable = (name: string) => MODEL_FILES.test(name) || COMPANIONS.test(name);
+    return await writeOutputFolder(outFolder, { input: inFolder, overwrite, isReplaceable, signal }, (folder) =>
+      writeFolder(checkpoint, scheme, folder),
+    );
   } finally {
     await checkpoint.close();
   }
@@ -211,52 +174,4 @@ async function copyCompanions(from: string, to: string): Promise<void> {
     if (facts.isFile() && facts.size <= MAX_COMPANION_BYTES)
       await writeFile(join(to, name), await readFile(join(from, name)));
   }
-}
-
-/** Where a folder lies that may not be there yet, whatever links lead to it. */
-async function realTarget(folder: string): Promise<string> {
-  const target = resolve(folder);
-  try {
-    return await realpath(target);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(target) === target) return target;
-    return join(await realTarget(dirname(target)), basename(target));
-  }
-}
-
-/** Replacing a folder takes everything in it away. */
-async function expectModelAlone(folder: string): Promise<void> {
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
-    const isModels = MODEL_FILES.test(entry.name) || COMPANIONS.test(entry.name);
-    if (isModels && !entry.isDirectory()) continue;
-    throw new IntFlashError(
-      'ERR_ARG_RANGE',
-      `Expected an output folder that holds a model and nothing else, got one with ${JSON.stringify(entry.name.slice(0, 80))}`,
-      { hint: 'Name another folder.' },
-    );
-  }
-}
-
-async function holdsFiles(folder: string): Promise<boolean> {
-  try {
-    return (await readdir(folder)).length > 0;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
-    throw new IntFlashError('ERR_ARG_RANGE', 'Expected the output to be a folder, got something else', {
-      cause: error,
-    });
-  }
-}
-
-/** A folder that is replaced is kept under another name until the new one stands in its place. */
-async function replaceFolder(from: string, to: string, isFull: boolean): Promise<void> {
-  if (!isFull) {
-    await rmdir(to).catch(() => undefined); // absent, or empty and in the way on some systems
-    await rename(from, to);
-    return;
-  }
-  const old = `${from}-old`;
-  await rename(to, old);
-  await rename(from, to);
-  await rm(old, { recursive: true, force: true });
 }

@@ -1,0 +1,99 @@
+import { chmod, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir } from 'node:fs/promises';
+import { basename, dirname, join, resolve, sep } from 'node:path';
+import { IntFlashError } from '@int-flash/ops';
+
+export interface OutputRules {
+  /** A folder that is read meanwhile, and so neither is replaced nor lies in what is. */
+  readonly input: string;
+  /** Whether a folder that holds files may be replaced. */
+  readonly overwrite: boolean;
+  /** Whether a file by that name may go with a folder that is replaced. */
+  readonly isReplaceable: (name: string) => boolean;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Writes a folder that appears as a whole or not at all: `write` fills one beside it, which is renamed.
+ *
+ * @throws {IntFlashError} `ERR_ARG_RANGE`; and what `write` throws.
+ */
+export async function writeOutputFolder<T>(
+  folder: string,
+  { input, overwrite, isReplaceable, signal }: OutputRules,
+  write: (folder: string) => Promise<T>,
+): Promise<T> {
+  const target = await realTarget(folder);
+  if (`${await realpath(input)}${sep}`.startsWith(target.endsWith(sep) ? target : `${target}${sep}`))
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      'Expected another output folder than the input folder, and none that it lies in',
+    );
+  const isFull = await holdsFiles(target);
+  if (isFull && !overwrite) {
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      'Expected an output folder that is absent or empty, got one that holds files',
+      { hint: 'Name another folder, or say that it may be overwritten (overwrite, --overwrite).' },
+    );
+  }
+  if (isFull) await expectReplaceable(target, isReplaceable);
+  await mkdir(dirname(target), { recursive: true });
+  const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
+  try {
+    const result = await write(temporary);
+    await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
+    signal?.throwIfAborted();
+    await replaceFolder(temporary, target, isFull);
+    return result;
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** Where a folder lies that may not be there yet, whatever links lead to it. */
+async function realTarget(folder: string): Promise<string> {
+  const target = resolve(folder);
+  try {
+    return await realpath(target);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(target) === target) return target;
+    return join(await realTarget(dirname(target)), basename(target));
+  }
+}
+
+/** Replacing a folder takes everything in it away. */
+async function expectReplaceable(folder: string, isReplaceable: (name: string) => boolean): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (isReplaceable(entry.name) && !entry.isDirectory()) continue;
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected an output folder that holds a model and nothing else, got one with ${JSON.stringify(entry.name.slice(0, 80))}`,
+      { hint: 'Name another folder.' },
+    );
+  }
+}
+
+async function holdsFiles(folder: string): Promise<boolean> {
+  try {
+    return (await readdir(folder)).length > 0;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw new IntFlashError('ERR_ARG_RANGE', 'Expected the output to be a folder, got something else', {
+      cause: error,
+    });
+  }
+}
+
+/** A folder that is replaced is kept under another name until the new one stands in its place. */
+async function replaceFolder(from: string, to: string, isFull: boolean): Promise<void> {
+  if (!isFull) {
+    await rmdir(to).catch(() => undefined); // absent, or empty and in the way on some systems
+    await rename(from, to);
+    return;
+  }
+  const old = `${from}-old`;
+  await rename(to, old);
+  await rename(from, to);
+  await rm(old, { recursive: true, force: true });
+}
