@@ -1,4 +1,4 @@
-import { chmod, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { IntFlashError } from '@int-flash/ops';
 
@@ -37,17 +37,54 @@ export async function writeOutputFolder<T>(
     );
   }
   if (isFull) await expectReplaceable(target, isReplaceable);
-  await mkdir(dirname(target), { recursive: true });
-  const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
+  const parent = dirname(target);
+  const made: string[] = [];
+  let temporary: string | undefined;
   try {
+    temporary = await placing('one that can be made', async () => {
+      await makeFolder(parent, made);
+      return mkdtemp(join(parent, `.${basename(target)}-`));
+    });
     const result = await write(temporary);
     await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
     signal?.throwIfAborted();
     await replaceFolder(temporary, target, isFull);
     return result;
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    if (temporary !== undefined) await rm(temporary, { recursive: true, force: true });
+    for (const folder of made.reverse()) await rmdir(folder).catch(() => undefined); // others may have put something in
     throw error;
+  }
+}
+
+/** What the system says against a place is an argument error. */
+async function placing<T>(expected: string, place: () => Promise<T>): Promise<T> {
+  try {
+    return await place();
+  } catch (cause) {
+    const reason = (cause as NodeJS.ErrnoException).code;
+    throw new IntFlashError(
+      'ERR_ARG_RANGE',
+      `Expected the output folder to be ${expected}, got ${reason ?? 'an error'}`,
+      { cause, hint: 'Name another folder.' },
+    );
+  }
+}
+
+/**
+ * `mkdir` with `recursive` never comes back where the system says that a folder in a present one cannot be, as below /proc.
+ *
+ * @param made Is told each folder that was created.
+ */
+async function makeFolder(folder: string, made: string[]): Promise<void> {
+  const there = await stat(folder).catch(() => undefined);
+  if (there?.isDirectory()) return;
+  if (dirname(folder) !== folder) await makeFolder(dirname(folder), made);
+  try {
+    await mkdir(folder);
+    made.push(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; // somebody else made it meanwhile
   }
 }
 

@@ -1,0 +1,32 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { quantizeCheckpoint } from '../src/index.js';
+import { refusal } from './refusal.js';
+
+const golden = fileURLToPath(new URL('./goldens/llama', import.meta.url));
+const root = await mkdtemp(join(tmpdir(), 'int-flash-output-'));
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+const quantize = (to: string) => quantizeCheckpoint(golden, to);
+
+describe('a folder to be written', () => {
+  it.runIf(process.platform === 'linux')(
+    'is refused where the system has no room for folders',
+    { timeout: 10_000 },
+    async () => {
+      for (const place of ['/proc/foo/bar', '/proc/foo'])
+        expect(await refusal(() => quantize(place), 'ERR_ARG_RANGE')).toMatch(/can be made, got ENOENT/);
+    },
+  );
+
+  it('and the folders around it are made, and taken away when nothing comes of it', async () => {
+    await quantize(join(root, 'a', 'b', 'c'));
+    expect(await readdir(join(root, 'a', 'b'))).toEqual(['c']);
+    const narrow = quantizeCheckpoint(golden, join(root, 'd', 'e', 'f'), { bits: 4 });
+    await expect(narrow).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
+    expect(await readdir(root)).toEqual(['a']);
+  });
+});
