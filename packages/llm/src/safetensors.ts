@@ -158,7 +158,7 @@ function isBytes(value: unknown): value is Uint8Array {
 /** Views little-endian `bytes` as elements, copying them first if they lie at an odd address. */
 export function viewElements(bytes: Uint8Array, dtype: SafetensorsDtype): SafetensorsData {
   const size = SAFETENSORS_DTYPE_BYTES[dtype];
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes); // a Buffer's slice() would be a view
   const { buffer, byteOffset } = aligned;
   const length = aligned.byteLength / size;
   switch (dtype) {
