@@ -1,4 +1,5 @@
-import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -91,6 +92,15 @@ it('options of opening are known ones of the right types', async () => {
     await refusal(() => open(folder, { progress: () => {} } as never), 'ERR_ARG_RANGE');
   }
   await refusal(() => SafetensorsFile.open(file, { signal: fakeSignal }));
+});
+
+it.skipIf(process.platform === 'win32')('a pipe is no file of a model', { timeout: 10_000 }, async () => {
+  const piped = join(folder, 'piped');
+  mkdirSync(piped);
+  const names = ['config.json', 'x.gguf', 'x.safetensors'].map((name) => join(piped, name));
+  execFileSync('mkfifo', names);
+  for (const open of [() => readModelConfig(piped), () => openModel(names[1]!), () => SafetensorsFile.open(names[2]!)])
+    expect(await refusal(open, 'ERR_MODEL_FORMAT')).toContain('to be a regular file');
 });
 
 it('the size of a vocabulary is a number', async () => {
