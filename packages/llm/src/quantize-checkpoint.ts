@@ -4,10 +4,12 @@ import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlas
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
+import { quote } from './json-text.js';
 import { writeOutputFolder } from './output-folder.js';
 import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
 import { planSafetensors, type TensorOutline, writeSafetensorsFile } from './safetensors-writer.js';
+import { tensorError } from './tensor-checks.js';
 import { weightLayout } from './weight-layout.js';
 
 export interface QuantizeOptions {
@@ -40,6 +42,7 @@ const MAX_COMPANION_BYTES = 2 ** 26;
 const WEIGHTS_FILE = 'model.safetensors';
 const LAYER_LINEAR = /\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
 const OUTPUT = 'lm_head';
+const BFLOAT16_INFINITY = 0x7f80;
 
 /**
  * Writes a float model again with INT8 or INT4 linear weights, in the layouts that transformers and vLLM read (compressed-tensors,
@@ -114,7 +117,7 @@ async function writeFolder(
       const suffix = layout.suffixes.find((end) => byName.has(stripped(name, end))) ?? '';
       const entry = byName.get(stripped(name, suffix))!;
       const read = () => checkpoint.readFloats(entry.name, entry.shape);
-      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: fromFloat32(await read(), 'bfloat16') };
+      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: toBfloat16(name, await read()) };
       const [rows, cols] = entry.shape as [number, number];
       return layout.make(entry.name, suffix, { rows, cols }, read);
     });
@@ -145,6 +148,16 @@ function checkConvertible({ config }: Checkpoint): void {
       `Expected float weights, got a model that is ${config.quantization.format} already`,
     );
   }
+}
+
+/** Loading refuses what the rounding would make infinite. */
+function toBfloat16(name: string, values: Float32Array): Uint16Array {
+  const bits = fromFloat32(values, 'bfloat16');
+  for (let i = 0; i < bits.length; i++) {
+    if ((bits[i]! & BFLOAT16_INFINITY) === BFLOAT16_INFINITY)
+      throw tensorError(name, `Expected ${quote(name)} to be finite in BF16, got ${values[i]} at element ${i}`);
+  }
+  return bits;
 }
 
 /** Some writers store the tied output matrix a second time. */
