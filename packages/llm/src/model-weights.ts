@@ -103,8 +103,12 @@ export async function loadWeights(
   }
 }
 
-/** A model without its last layers would load, and write nonsense. */
-function checkLayerCount(checkpoint: WeightSource): void {
+/**
+ * A model without its last layers would load, and write nonsense.
+ *
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`.
+ */
+export function checkLayerCount(checkpoint: WeightSource): void {
   const { layers } = checkpoint.config;
   for (const { name } of checkpoint.entries()) {
     const layer = Number(LAYER_NAME.exec(name)?.[1] ?? 0);

@@ -5,6 +5,7 @@ import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
 import { quote } from './json-text.js';
+import { checkLayerCount } from './model-weights.js';
 import { writeOutputFolder } from './output-folder.js';
 import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
@@ -67,6 +68,7 @@ export async function quantizeCheckpoint(
   const checkpoint = await openCheckpoint(inFolder, { signal, onProgress: options?.onProgress });
   try {
     checkConvertible(checkpoint);
+    checkLayerCount(checkpoint);
     const isReplaceable = (name: string) => MODEL_FILES.test(name) || COMPANIONS.test(name);
     return await writeOutputFolder(outFolder, { input: inFolder, overwrite, isReplaceable, signal }, (folder) =>
       writeFolder(checkpoint, scheme, folder),

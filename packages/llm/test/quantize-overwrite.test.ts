@@ -42,18 +42,22 @@ describe('quantizeCheckpoint, told to overwrite', () => {
     const weights = readSafetensors(await readFile(join(golden, 'model.safetensors')));
     const gain = weights.get('model.norm.weight')!;
     const large = new Float32Array(gain.data.length).fill(3.4e38, 3); // BF16 ends at 3.39e38
-    const from = join(root, 'large');
-    await cp(golden, from, { recursive: true });
-    const tensors = new Map([...weights, ['model.norm.weight', { ...gain, dtype: 'F32', data: large } as const]]);
-    await writeFile(join(from, 'model.safetensors'), writeSafetensors(tensors));
     const to = join(root, 'replaced');
     await mkdir(to);
     await writeFile(join(to, 'config.json'), '{}');
-    await expect(quantizeCheckpoint(from, to, { overwrite: true })).rejects.toMatchObject({
-      code: 'ERR_MODEL_FORMAT',
-      field: 'tensors.model.norm.weight',
-      message: expect.stringMatching(/finite in BF16, got 3\.39\d*e\+38 at element 3$/),
-    });
-    expect(await readdir(to)).toEqual(['config.json']);
+    for (const [name, tensor, fault] of [
+      ['model.norm.weight', { ...gain, dtype: 'F32', data: large }, /finite in BF16, got 3\.39\d*e\+38 at element 3$/],
+      ['model.layers.2.input_layernorm.weight', gain, /weights of 2 layers, .* got layer 2 besides$/],
+    ] as const) {
+      const from = join(root, name);
+      await cp(golden, from, { recursive: true });
+      await writeFile(join(from, 'model.safetensors'), writeSafetensors(new Map([...weights, [name, tensor]])));
+      await expect(quantizeCheckpoint(from, to, { overwrite: true })).rejects.toMatchObject({
+        code: 'ERR_MODEL_FORMAT',
+        field: `tensors.${name}`,
+        message: expect.stringMatching(fault),
+      });
+      expect(await readdir(to)).toEqual(['config.json']);
+    }
   });
 });
