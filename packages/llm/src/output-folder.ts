@@ -12,6 +12,9 @@ export interface OutputRules {
   readonly signal: AbortSignal | undefined;
 }
 
+/** Short, so that a folder's own name may be as long as there is. */
+const TEMPORARY = '.int-flash-';
+
 /**
  * Writes a folder that appears as a whole or not at all: `write` fills one beside it, which is renamed.
  *
@@ -43,7 +46,7 @@ export async function writeOutputFolder<T>(
   try {
     temporary = await placing('one that can be made', async () => {
       await makeFolder(parent, made);
-      return mkdtemp(join(parent, `.${basename(target)}-`));
+      return mkdtemp(join(parent, TEMPORARY));
     });
     const result = await write(temporary);
     await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in

@@ -29,4 +29,11 @@ describe('a folder to be written', () => {
     await expect(narrow).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
     expect(await readdir(root)).toEqual(['a']);
   });
+
+  it('may have the longest name there is', async () => {
+    const name = 'q'.repeat(255);
+    await quantize(join(root, name));
+    expect(await readdir(root)).toContain(name);
+    await refusal(() => quantize(join(root, `${name}q`)), 'ERR_ARG_RANGE');
+  });
 });
