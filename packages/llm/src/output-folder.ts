@@ -1,4 +1,4 @@
-import { chmod, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { chmod, lstat, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { IntFlashError } from '@int-flash/ops';
 
@@ -117,12 +117,16 @@ async function expectReplaceable(folder: string, isReplaceable: (name: string) =
 async function holdsFiles(folder: string): Promise<boolean> {
   try {
     return (await readdir(folder)).length > 0;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
-    throw new IntFlashError('ERR_ARG_RANGE', 'Expected the output to be a folder, got something else', {
-      cause: error,
-    });
+  } catch (cause) {
+    const isAbsent = (cause as NodeJS.ErrnoException).code === 'ENOENT' && !(await isLink(folder)); // one that leads nowhere
+    if (isAbsent) return false;
+    throw new IntFlashError('ERR_ARG_RANGE', 'Expected the output to be a folder, got something else', { cause });
   }
+}
+
+async function isLink(path: string): Promise<boolean> {
+  const facts = await lstat(path).catch(() => undefined);
+  return facts?.isSymbolicLink() === true;
 }
 
 /** A folder that is replaced is kept under another name until the new one stands in its place. */

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -35,5 +35,12 @@ describe('a folder to be written', () => {
     await quantize(join(root, name));
     expect(await readdir(root)).toContain(name);
     await refusal(() => quantize(join(root, `${name}q`)), 'ERR_ARG_RANGE');
+  });
+
+  it('is refused where a link leads nowhere', async () => {
+    const link = join(root, 'link');
+    await symlink(join(root, 'nowhere'), link);
+    for (const place of [link, join(link, 'x')]) await refusal(() => quantize(place), 'ERR_ARG_RANGE');
+    expect(await readdir(root)).not.toContain('nowhere');
   });
 });
