@@ -14,6 +14,7 @@ export interface OutputRules {
 
 /** Short, so that a folder's own name may be as long as there is. */
 const TEMPORARY = '.int-flash-';
+const UNTOUCHED = 'one that nobody else writes meanwhile';
 
 /**
  * Writes a folder that appears as a whole or not at all: `write` fills one beside it, which is renamed.
@@ -39,7 +40,7 @@ export async function writeOutputFolder<T>(
       { hint: 'Name another folder, or say that it may be overwritten (overwrite, --overwrite).' },
     );
   }
-  if (isFull) await expectReplaceable(target, isReplaceable);
+  if (isFull) await placing(UNTOUCHED, () => expectReplaceable(target, isReplaceable));
   const parent = dirname(target);
   const made: string[] = [];
   let temporary: string | undefined;
@@ -48,10 +49,11 @@ export async function writeOutputFolder<T>(
       await makeFolder(parent, made);
       return mkdtemp(join(parent, TEMPORARY));
     });
-    const result = await write(temporary);
-    await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
+    const written = temporary;
+    const result = await write(written);
+    await chmod(written, 0o777 & ~process.umask()); // mkdtemp lets only its user in
     signal?.throwIfAborted();
-    await replaceFolder(temporary, target, isFull);
+    await placing(UNTOUCHED, () => replaceFolder(written, target, isFull));
     return result;
   } catch (error) {
     if (temporary !== undefined) await rm(temporary, { recursive: true, force: true });
@@ -65,6 +67,7 @@ async function placing<T>(expected: string, place: () => Promise<T>): Promise<T>
   try {
     return await place();
   } catch (cause) {
+    if (IntFlashError.isInstance(cause)) throw cause;
     const reason = (cause as NodeJS.ErrnoException).code;
     throw new IntFlashError(
       'ERR_ARG_RANGE',
@@ -138,6 +141,13 @@ async function replaceFolder(from: string, to: string, isFull: boolean): Promise
   }
   const old = `${from}-old`;
   await rename(to, old);
-  await rename(from, to);
+  try {
+    await rename(from, to);
+  } catch (error) {
+    await rename(old, to).catch(async () => {
+      if (await holdsFiles(to)) await rm(old, { recursive: true, force: true }); // another model that replaces it
+    });
+    throw error;
+  }
   await rm(old, { recursive: true, force: true });
 }

@@ -43,4 +43,16 @@ describe('a folder to be written', () => {
     for (const place of [link, join(link, 'x')]) await refusal(() => quantize(place), 'ERR_ARG_RANGE');
     expect(await readdir(root)).not.toContain('nowhere');
   });
+
+  it.each([false, true])('is one writer’s, of several at once (overwrite: %s)', async (overwrite) => {
+    const around = join(root, `several-${overwrite}`);
+    const place = join(around, 'model');
+    if (overwrite) await quantize(place);
+    const results = await Promise.allSettled([1, 2, 3].map(() => quantizeCheckpoint(golden, place, { overwrite })));
+    expect(results.some(({ status }) => status === 'fulfilled')).toBe(true);
+    for (const result of results)
+      if (result.status === 'rejected') await refusal(() => Promise.reject(result.reason), 'ERR_ARG_RANGE');
+    expect(await readdir(around)).toEqual(['model']);
+    expect((await readdir(place)).sort()).toEqual(['config.json', 'model.safetensors']);
+  });
 });
