@@ -1,6 +1,14 @@
 import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlashError } from '@int-flash/ops';
+import {
+  checkBoolean,
+  checkOptions,
+  checkSignal,
+  describe,
+  fromFloat32,
+  IntFlashError,
+  readArguments,
+} from '@int-flash/ops';
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
@@ -58,14 +66,19 @@ export async function quantizeCheckpoint(
   outFolder: string,
   options?: QuantizeOptions,
 ): Promise<QuantizeSummary> {
-  const given = checkOptions(options, ['bits', 'group', 'signal', 'onProgress', 'overwrite'], 'options');
+  const given = readArguments(() =>
+    checkOptions(options, ['bits', 'group', 'signal', 'onProgress', 'overwrite'], 'options'),
+  );
   const scheme = judgeScheme(given.bits, given.group);
   const signal = checkSignal(given.signal);
   const overwrite = checkBoolean(given.overwrite, 'overwrite', false);
   if (typeof outFolder !== 'string' || outFolder === '') {
     throw new IntFlashError('ERR_ARG_TYPE', `Expected the output folder to be a path, got ${describe(outFolder)}`);
   }
-  const checkpoint = await openCheckpoint(inFolder, { signal, onProgress: options?.onProgress });
+  const checkpoint = await openCheckpoint(inFolder, {
+    signal,
+    onProgress: given.onProgress as QuantizeOptions['onProgress'],
+  });
   try {
     checkConvertible(checkpoint);
     checkLayerCount(checkpoint);

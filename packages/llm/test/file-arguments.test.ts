@@ -12,6 +12,7 @@ import {
   loadTokenizer,
   openCheckpoint,
   openModel,
+  quantizeCheckpoint,
   readGenerationConfig,
   readModelConfig,
   readSafetensors,
@@ -101,6 +102,29 @@ it.skipIf(process.platform === 'win32')('a pipe is no file of a model', { timeou
   execFileSync('mkfifo', names);
   for (const open of [() => readModelConfig(piped), () => openModel(names[1]!), () => SafetensorsFile.open(names[2]!)])
     expect(await refusal(open, 'ERR_MODEL_FORMAT')).toContain('to be a regular file');
+});
+
+it('options of quantizing are read once, and may throw', async () => {
+  const floats = fileURLToPath(new URL('./goldens/llama', import.meta.url));
+  const quantize = (options: object) => quantizeCheckpoint(floats, join(folder, 'quantized'), options);
+  const fault = new Error('mine');
+  const thrower = () => {
+    throw fault;
+  };
+  for (const options of [Object.defineProperty({}, 'bits', { enumerable: true, get: thrower }), revoked]) {
+    expect(await refusal(() => quantize(options))).toContain('throws when read');
+  }
+  await refusal(() => quantize({ onProgress: 5 }));
+  let reads = 0;
+  const told: number[] = [];
+  const onProgress = ({ loadedBytes }: { loadedBytes: number }) => told.push(loadedBytes);
+  await quantize({
+    get onProgress() {
+      return reads++ === 0 ? onProgress : 5;
+    },
+  });
+  expect(reads).toBe(1);
+  expect(told.length).toBeGreaterThan(0);
 });
 
 it('the size of a vocabulary is a number', async () => {
