@@ -140,6 +140,34 @@ it('bytes that were transferred away are told as such', async () => {
   await refusal(() => readSafetensors(new Uint8Array(0)), 'ERR_MODEL_FORMAT');
 });
 
+it('tensors to be written have shapes of integers, arrays of their own type, and memory of their own', async () => {
+  const data = new Float32Array(2);
+  const write = (fields: object) => () =>
+    writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data, ...fields }]]));
+  for (const dim of [2n, Symbol('x'), '2', null, undefined, [2], { valueOf: () => 2 }]) {
+    expect(await refusal(write({ shape: [dim] }))).toContain('the shape of "w" to hold numbers, got');
+  }
+  await refusal(write({ shape: new Array(1) }));
+  for (const dim of [2 ** 40, 2 ** 60, -2, 0.5, Number.NaN, Infinity])
+    await refusal(write({ shape: [dim] }), 'ERR_SHAPE');
+  for (const wrong of [new Float64Array(1), new Uint8Array(8), new DataView(new ArrayBuffer(8))])
+    expect(await refusal(write({ data: wrong }))).toContain('the data of "w" to be a Float32Array');
+  await refusal(write({ data: new Float32Array(new SharedArrayBuffer(8)) }), 'ERR_BUFFER_SHARED');
+  await refusal(write({ dtype: 'F33' }), 'ERR_MODEL_FORMAT');
+});
+
+it('metadata to be written map strings to strings', async () => {
+  const write = (metadata: object) => () => writeSafetensors(new Map(), metadata as never);
+  const cycle: { self?: object } = {};
+  cycle.self = cycle;
+  for (const value of [undefined, Symbol('x'), 5, 1n, null, cycle]) {
+    expect(await refusal(write({ format: value }))).toContain('metadata "format" to be a string, got');
+  }
+  await refusal(write({ toJSON: () => ({ format: 'pt' }) }));
+  const inherited = Object.create({ toJSON: () => ({ format: 'tf' }) }, { format: { value: 'pt', enumerable: true } });
+  expect(write(inherited)()).toEqual(writeSafetensors(new Map(), { format: 'pt' }));
+});
+
 it('what was taken is taken as before', () => {
   const data = Float32Array.of(1, 2);
   const bytes = writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data }]]), { format: 'pt' });
