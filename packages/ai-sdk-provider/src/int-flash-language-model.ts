@@ -88,7 +88,7 @@ class IntFlashLanguageModel implements LanguageModelV3 {
 
   #start(options: LanguageModelV3CallOptions): { generation: Generation; call: GenerationCall } {
     const call = generationCall(this.#model, options);
-    return { call, generation: this.#model.generate(call.promptIds, { ...call.options, signal: options.abortSignal }) };
+    return { call, generation: this.#model.generate(call.promptIds, { ...call.options, signal: call.signal }) };
   }
 }
 

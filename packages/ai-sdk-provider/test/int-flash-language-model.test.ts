@@ -7,6 +7,12 @@ import { intFlash } from '../src/index.js';
 const folder = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
 const GREEDY = { prompt: 'Hello! Who are you?', temperature: 0 } as const;
 
+const fail = () => {
+  throw new Error('mine');
+};
+const { proxy: revoked, revoke } = Proxy.revocable({}, {});
+revoke();
+
 let model: LanguageModel;
 
 beforeAll(async () => {
@@ -100,6 +106,30 @@ describe('generateText', () => {
     await expect(of.doGenerate({ ...call, prompt: [{ role: 'user', content: [image] }] })).rejects.toMatchObject({
       name: 'AI_UnsupportedFunctionalityError',
     });
+  });
+
+  it.each<[string, unknown]>([
+    ['no options', undefined],
+    ['null', null],
+    ['no prompt', {}],
+    ['a text for a prompt', { prompt: 'Hi' }],
+    ['null for a message', { prompt: [null] }],
+    ['a hole for a message', { prompt: new Array(1) }],
+    ['no role', { prompt: [{ content: 'Hi' }] }],
+    ['no content', { prompt: [{ role: 'user' }] }],
+    ['a number for content', { prompt: [{ role: 'user', content: 5 }] }],
+    ['null for a part', { prompt: [{ role: 'user', content: [null] }] }],
+    ['a hole for a part', { prompt: [{ role: 'user', content: new Array(1) }] }],
+    ['a part without a type', { prompt: [{ role: 'user', content: [{ text: 'Hi' }] }] }],
+    ['a number for a text', { prompt: [{ role: 'user', content: [{ type: 'text', text: 5 }] }] }],
+    ['no text', { prompt: [{ role: 'user', content: [{ type: 'text' }] }] }],
+    ['a prompt that throws when read', Object.defineProperty({}, 'prompt', { get: fail })],
+    ['a message that throws when read', { prompt: [Object.defineProperty({}, 'content', { get: fail })] }],
+    ['options that throw when read', { prompt: [], providerOptions: { intFlash: revoked } }],
+  ])('refuses %s', async (_name, options) => {
+    const of = intFlash(model);
+    for (const answer of [() => of.doGenerate(options as never), () => of.doStream(options as never)])
+      await expect(answer()).rejects.toMatchObject({ name: 'IntFlashError', code: 'ERR_ARG_TYPE' });
   });
 
   it('stops at an abort', async () => {
