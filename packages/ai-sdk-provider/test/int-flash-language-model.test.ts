@@ -36,6 +36,26 @@ async function firstToken(): Promise<GeneratedToken> {
   throw new Error('expected a token');
 }
 
+describe('intFlash', () => {
+  it.each<[string, unknown]>([
+    ['nothing', undefined],
+    ['an empty object', {}],
+    ['the name of one', 'gpt'],
+    ['a revoked proxy', revoked],
+    ['what throws when read', Object.defineProperty({}, 'encode', { get: fail })],
+    ['what only generates', { encode: () => [], generate: () => {} }],
+  ])('does not take %s for a model', (_name, given) => {
+    expect(() => intFlash(given as never)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+
+  it('takes a name that is a string, and settings that can be read', () => {
+    const wrong = { code: 'ERR_ARG_TYPE', message: 'Expected modelId to be a string, got 5' };
+    expect(() => intFlash(model, { modelId: 5 as never })).toThrowError(expect.objectContaining(wrong));
+    for (const settings of [revoked, Object.defineProperty({}, 'modelId', { get: fail, enumerable: true })])
+      expect(() => intFlash(model, settings)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+});
+
 describe('generateText', () => {
   it('answers as the model does, with usage and reason', async () => {
     const result = await generateText({ model: intFlash(model, { modelId: 'demo' }), ...GREEDY });
