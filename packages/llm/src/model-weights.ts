@@ -76,7 +76,7 @@ const LLAMA_NAMES: Names = {
 };
 
 /** As transformers names a layer's tensors, and llama.cpp. */
-const LAYER_NAME = /^(?:model\.layers|(?:transformer\.)?h|blk)\.(\d+)\./;
+const LAYER_NAME = /^(?:(?:model\.)?layers|(?:transformer\.)?h|blk)\.(\d+)\./;
 
 /**
  * Reads all weights of a checkpoint and hands them to the backend.
