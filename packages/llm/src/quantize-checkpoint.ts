@@ -49,7 +49,7 @@ const COMPANIONS =
 const MODEL_FILES = /^(config\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json)$/;
 const MAX_COMPANION_BYTES = 2 ** 26;
 const WEIGHTS_FILE = 'model.safetensors';
-const LAYER_LINEAR = /\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
+const LAYER_LINEAR = /(?:^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
 const OUTPUT = 'lm_head';
 const BFLOAT16_INFINITY = 0x7f80;
 
