@@ -8,8 +8,9 @@ import type {
   LanguageModelV3Usage,
 } from '@ai-sdk/provider';
 import type { FinishReason, Generation, LanguageModel } from '@int-flash/llm';
-import { checkOptions, IntFlashError } from '@int-flash/ops';
+import { checkOptions, readArguments, wrongType } from '@int-flash/ops';
 import { type GenerationCall, generationCall } from './generation-call.js';
+import { isObject } from './prompt-message.js';
 
 export interface IntFlashSettings {
   /** What results and telemetry call the model; `int-flash` by default. */
@@ -24,9 +25,17 @@ export interface IntFlashSettings {
  * @throws {IntFlashError} `ERR_ARG_*`
  */
 export function intFlash(model: LanguageModel, settings: IntFlashSettings = {}): LanguageModelV3 {
-  const { modelId = 'int-flash' } = checkOptions(settings, ['modelId'], 'settings');
-  if (typeof modelId !== 'string') throw new IntFlashError('ERR_ARG_TYPE', 'Expected modelId to be a string');
+  if (!readArguments(() => isLanguageModel(model))) throw wrongType('a model as loadModel gives it', model);
+  const { modelId = 'int-flash' } = readArguments(() => checkOptions(settings, ['modelId'], 'settings'));
+  if (typeof modelId !== 'string') throw wrongType('modelId to be a string', modelId);
   return new IntFlashLanguageModel(model, modelId);
+}
+
+/** Not by its class: the ESM and the CommonJS build of @int-flash/llm have one each. */
+function isLanguageModel(value: unknown): value is LanguageModel {
+  if (!isObject(value)) return false;
+  const { encode, generate, tokenizer, config } = value;
+  return typeof encode === 'function' && typeof generate === 'function' && isObject(tokenizer) && isObject(config);
 }
 
 class IntFlashLanguageModel implements LanguageModelV3 {
@@ -88,7 +97,7 @@ class IntFlashLanguageModel implements LanguageModelV3 {
 
   #start(options: LanguageModelV3CallOptions): { generation: Generation; call: GenerationCall } {
     const call = generationCall(this.#model, options);
-    return { call, generation: this.#model.generate(call.promptIds, { ...call.options, signal: options.abortSignal }) };
+    return { call, generation: this.#model.generate(call.promptIds, { ...call.options, signal: call.signal }) };
   }
 }
 

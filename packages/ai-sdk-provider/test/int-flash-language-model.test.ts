@@ -7,6 +7,12 @@ import { intFlash } from '../src/index.js';
 const folder = fileURLToPath(new URL('../../../models/int-flash-demo/', import.meta.url));
 const GREEDY = { prompt: 'Hello! Who are you?', temperature: 0 } as const;
 
+const fail = () => {
+  throw new Error('mine');
+};
+const { proxy: revoked, revoke } = Proxy.revocable({}, {});
+revoke();
+
 let model: LanguageModel;
 
 beforeAll(async () => {
@@ -29,6 +35,26 @@ async function firstToken(): Promise<GeneratedToken> {
   for await (const token of generation) return token;
   throw new Error('expected a token');
 }
+
+describe('intFlash', () => {
+  it.each<[string, unknown]>([
+    ['nothing', undefined],
+    ['an empty object', {}],
+    ['the name of one', 'gpt'],
+    ['a revoked proxy', revoked],
+    ['what throws when read', Object.defineProperty({}, 'encode', { get: fail })],
+    ['what only generates', { encode: () => [], generate: () => {} }],
+  ])('does not take %s for a model', (_name, given) => {
+    expect(() => intFlash(given as never)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+
+  it('takes a name that is a string, and settings that can be read', () => {
+    const wrong = { code: 'ERR_ARG_TYPE', message: 'Expected modelId to be a string, got 5' };
+    expect(() => intFlash(model, { modelId: 5 as never })).toThrowError(expect.objectContaining(wrong));
+    for (const settings of [revoked, Object.defineProperty({}, 'modelId', { get: fail, enumerable: true })])
+      expect(() => intFlash(model, settings)).toThrowError(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+});
 
 describe('generateText', () => {
   it('answers as the model does, with usage and reason', async () => {
@@ -100,6 +126,30 @@ describe('generateText', () => {
     await expect(of.doGenerate({ ...call, prompt: [{ role: 'user', content: [image] }] })).rejects.toMatchObject({
       name: 'AI_UnsupportedFunctionalityError',
     });
+  });
+
+  it.each<[string, unknown]>([
+    ['no options', undefined],
+    ['null', null],
+    ['no prompt', {}],
+    ['a text for a prompt', { prompt: 'Hi' }],
+    ['null for a message', { prompt: [null] }],
+    ['a hole for a message', { prompt: new Array(1) }],
+    ['no role', { prompt: [{ content: 'Hi' }] }],
+    ['no content', { prompt: [{ role: 'user' }] }],
+    ['a number for content', { prompt: [{ role: 'user', content: 5 }] }],
+    ['null for a part', { prompt: [{ role: 'user', content: [null] }] }],
+    ['a hole for a part', { prompt: [{ role: 'user', content: new Array(1) }] }],
+    ['a part without a type', { prompt: [{ role: 'user', content: [{ text: 'Hi' }] }] }],
+    ['a number for a text', { prompt: [{ role: 'user', content: [{ type: 'text', text: 5 }] }] }],
+    ['no text', { prompt: [{ role: 'user', content: [{ type: 'text' }] }] }],
+    ['a prompt that throws when read', Object.defineProperty({}, 'prompt', { get: fail })],
+    ['a message that throws when read', { prompt: [Object.defineProperty({}, 'content', { get: fail })] }],
+    ['options that throw when read', { prompt: [], providerOptions: { intFlash: revoked } }],
+  ])('refuses %s', async (_name, options) => {
+    const of = intFlash(model);
+    for (const answer of [() => of.doGenerate(options as never), () => of.doStream(options as never)])
+      await expect(answer()).rejects.toMatchObject({ name: 'IntFlashError', code: 'ERR_ARG_TYPE' });
   });
 
   it('stops at an abort', async () => {

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ErrorCode, IntFlashError } from '@int-flash/ops';
@@ -81,7 +82,7 @@ export async function readSmallFile(
 export async function openForReading(path: string, name: string, code: ErrorCode): Promise<FileHandle | undefined> {
   let file: FileHandle;
   try {
-    file = await open(path, 'r');
+    file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)); // a pipe would keep it waiting for a writer; Windows has no such flag
   } catch (cause) {
     const reason = (cause as NodeJS.ErrnoException).code;
     if (reason === 'ENOENT' || reason === 'ENOTDIR') return undefined;

@@ -76,7 +76,7 @@ const LLAMA_NAMES: Names = {
 };
 
 /** As transformers names a layer's tensors, and llama.cpp. */
-const LAYER_NAME = /^(?:model\.layers|(?:transformer\.)?h|blk)\.(\d+)\./;
+const LAYER_NAME = /^(?:(?:model\.)?layers|(?:transformer\.)?h|blk)\.(\d+)\./;
 
 /**
  * Reads all weights of a checkpoint and hands them to the backend.
@@ -103,8 +103,12 @@ export async function loadWeights(
   }
 }
 
-/** A model without its last layers would load, and write nonsense. */
-function checkLayerCount(checkpoint: WeightSource): void {
+/**
+ * A model without its last layers would load, and write nonsense.
+ *
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`.
+ */
+export function checkLayerCount(checkpoint: WeightSource): void {
   const { layers } = checkpoint.config;
   for (const { name } of checkpoint.entries()) {
     const layer = Number(LAYER_NAME.exec(name)?.[1] ?? 0);

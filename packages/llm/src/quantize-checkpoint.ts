@@ -1,25 +1,24 @@
+import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  open,
-  readdir,
-  readFile,
-  realpath,
-  rename,
-  rm,
-  rmdir,
-  stat,
-  writeFile,
-} from 'node:fs/promises';
-import { basename, dirname, join, resolve, sep } from 'node:path';
-import { checkBoolean, checkOptions, checkSignal, describe, fromFloat32, IntFlashError } from '@int-flash/ops';
+  checkBoolean,
+  checkOptions,
+  checkSignal,
+  describe,
+  fromFloat32,
+  IntFlashError,
+  readArguments,
+} from '@int-flash/ops';
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
 import { MODEL_JSON, requireJsonFile } from './json-file.js';
+import { quote } from './json-text.js';
+import { checkLayerCount } from './model-weights.js';
+import { writeOutputFolder } from './output-folder.js';
 import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
 import { planSafetensors, type TensorOutline, writeSafetensorsFile } from './safetensors-writer.js';
+import { tensorError } from './tensor-checks.js';
 import { weightLayout } from './weight-layout.js';
 
 export interface QuantizeOptions {
@@ -50,8 +49,9 @@ const COMPANIONS =
 const MODEL_FILES = /^(config\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json)$/;
 const MAX_COMPANION_BYTES = 2 ** 26;
 const WEIGHTS_FILE = 'model.safetensors';
-const LAYER_LINEAR = /\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
+const LAYER_LINEAR = /(?:^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
 const OUTPUT = 'lm_head';
+const BFLOAT16_INFINITY = 0x7f80;
 
 /**
  * Writes a float model again with INT8 or INT4 linear weights, in the layouts that transformers and vLLM read (compressed-tensors,
@@ -66,45 +66,26 @@ export async function quantizeCheckpoint(
   outFolder: string,
   options?: QuantizeOptions,
 ): Promise<QuantizeSummary> {
-  const given = checkOptions(options, ['bits', 'group', 'signal', 'onProgress', 'overwrite'], 'options');
+  const given = readArguments(() =>
+    checkOptions(options, ['bits', 'group', 'signal', 'onProgress', 'overwrite'], 'options'),
+  );
   const scheme = judgeScheme(given.bits, given.group);
   const signal = checkSignal(given.signal);
   const overwrite = checkBoolean(given.overwrite, 'overwrite', false);
   if (typeof outFolder !== 'string' || outFolder === '') {
     throw new IntFlashError('ERR_ARG_TYPE', `Expected the output folder to be a path, got ${describe(outFolder)}`);
   }
-  const checkpoint = await openCheckpoint(inFolder, { signal, onProgress: options?.onProgress });
+  const checkpoint = await openCheckpoint(inFolder, {
+    signal,
+    onProgress: given.onProgress as QuantizeOptions['onProgress'],
+  });
   try {
     checkConvertible(checkpoint);
-    const target = await realTarget(outFolder);
-    if (`${await realpath(inFolder)}${sep}`.startsWith(target.endsWith(sep) ? target : `${target}${sep}`))
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        'Expected another output folder than the input folder, and none that it lies in',
-      );
-    const isFull = await holdsFiles(target);
-    if (isFull && !overwrite) {
-      throw new IntFlashError(
-        'ERR_ARG_RANGE',
-        'Expected an output folder that is absent or empty, got one that holds files',
-        {
-          hint: 'Name another folder, or say that it may be overwritten (overwrite, --overwrite).',
-        },
-      );
-    }
-    if (isFull) await expectModelAlone(target);
-    await mkdir(dirname(target), { recursive: true });
-    const temporary = await mkdtemp(join(dirname(target), `.${basename(target)}-`));
-    try {
-      const summary = await writeFolder(checkpoint, scheme, temporary);
-      await chmod(temporary, 0o777 & ~process.umask()); // mkdtemp lets only its user in
-      signal?.throwIfAborted();
-      await replaceFolder(temporary, target, isFull);
-      return summary;
-    } catch (error) {
-      await rm(temporary, { recursive: true, force: true });
-      throw error;
-    }
+    checkLayerCount(checkpoint);
+    const isReplaceable = (name: string) => MODEL_FILES.test(name) || COMPANIONS.test(name);
+    return await writeOutputFolder(outFolder, { input: inFolder, overwrite, isReplaceable, signal }, (folder) =>
+      writeFolder(checkpoint, scheme, folder),
+    );
   } finally {
     await checkpoint.close();
   }
@@ -151,7 +132,7 @@ async function writeFolder(
       const suffix = layout.suffixes.find((end) => byName.has(stripped(name, end))) ?? '';
       const entry = byName.get(stripped(name, suffix))!;
       const read = () => checkpoint.readFloats(entry.name, entry.shape);
-      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: fromFloat32(await read(), 'bfloat16') };
+      if (!isLinear(entry)) return { dtype: 'BF16', shape: entry.shape, data: toBfloat16(name, await read()) };
       const [rows, cols] = entry.shape as [number, number];
       return layout.make(entry.name, suffix, { rows, cols }, read);
     });
@@ -184,6 +165,16 @@ function checkConvertible({ config }: Checkpoint): void {
   }
 }
 
+/** Loading refuses what the rounding would make infinite. */
+function toBfloat16(name: string, values: Float32Array): Uint16Array {
+  const bits = fromFloat32(values, 'bfloat16');
+  for (let i = 0; i < bits.length; i++) {
+    if ((bits[i]! & BFLOAT16_INFINITY) === BFLOAT16_INFINITY)
+      throw tensorError(name, `Expected ${quote(name)} to be finite in BF16, got ${values[i]} at element ${i}`);
+  }
+  return bits;
+}
+
 /** Some writers store the tied output matrix a second time. */
 function isTiedOutput({ config }: Checkpoint, { name }: SafetensorsEntry): boolean {
   return config.tiedEmbeddings && name === `${OUTPUT}.weight`;
@@ -211,52 +202,4 @@ async function copyCompanions(from: string, to: string): Promise<void> {
     if (facts.isFile() && facts.size <= MAX_COMPANION_BYTES)
       await writeFile(join(to, name), await readFile(join(from, name)));
   }
-}
-
-/** Where a folder lies that may not be there yet, whatever links lead to it. */
-async function realTarget(folder: string): Promise<string> {
-  const target = resolve(folder);
-  try {
-    return await realpath(target);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(target) === target) return target;
-    return join(await realTarget(dirname(target)), basename(target));
-  }
-}
-
-/** Replacing a folder takes everything in it away. */
-async function expectModelAlone(folder: string): Promise<void> {
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
-    const isModels = MODEL_FILES.test(entry.name) || COMPANIONS.test(entry.name);
-    if (isModels && !entry.isDirectory()) continue;
-    throw new IntFlashError(
-      'ERR_ARG_RANGE',
-      `Expected an output folder that holds a model and nothing else, got one with ${JSON.stringify(entry.name.slice(0, 80))}`,
-      { hint: 'Name another folder.' },
-    );
-  }
-}
-
-async function holdsFiles(folder: string): Promise<boolean> {
-  try {
-    return (await readdir(folder)).length > 0;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
-    throw new IntFlashError('ERR_ARG_RANGE', 'Expected the output to be a folder, got something else', {
-      cause: error,
-    });
-  }
-}
-
-/** A folder that is replaced is kept under another name until the new one stands in its place. */
-async function replaceFolder(from: string, to: string, isFull: boolean): Promise<void> {
-  if (!isFull) {
-    await rmdir(to).catch(() => undefined); // absent, or empty and in the way on some systems
-    await rename(from, to);
-    return;
-  }
-  const old = `${from}-old`;
-  await rename(to, old);
-  await rename(from, to);
-  await rm(old, { recursive: true, force: true });
 }

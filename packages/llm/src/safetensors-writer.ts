@@ -1,10 +1,12 @@
 import type { FileHandle } from 'node:fs/promises';
-import { checkBuffer, IntFlashError, readArguments, wrongType } from '@int-flash/ops';
+import { checkBuffer, hostArray, IntFlashError, readArguments, typedArrayKind, wrongType } from '@int-flash/ops';
 import { checkJsonObject } from './file-arguments.js';
 import { quote } from './json-text.js';
 import {
+  isCount,
   MAX_HEADER_BYTES,
   parseSafetensorsHeader,
+  SAFETENSORS_ARRAYS,
   SAFETENSORS_DTYPE_BYTES,
   type SafetensorsDtype,
   type SafetensorsTensor,
@@ -71,27 +73,35 @@ export function planSafetensors(
  * Makes a whole file in memory.
  *
  * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`: what a reader would refuse is not written; `ERR_SHAPE` where data has
- *   another size than its shape; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
+ *   another size than its shape; `ERR_ARG_TYPE`, `ERR_BUFFER_*`, `ERR_OOM`.
  */
 export function writeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata?: Readonly<Record<string, string>>,
 ): Uint8Array {
   const judged = readArguments(() => judgeTensors(tensors));
-  if (metadata !== undefined) checkJsonObject(metadata, 'metadata');
   const plan = planSafetensors(
     [...judged].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
-    metadata,
+    metadata === undefined ? undefined : readArguments(() => judgeMetadata(metadata)),
   );
-  const file = new Uint8Array(plan.byteLength);
+  const parts = plan.order.map((name) => tensorBytes(name, judged.get(name)!)); // sizes are judged before memory is asked for
+  const file = hostArray(Uint8Array, plan.byteLength, 'a safetensors file');
   file.set(plan.prefix);
   let at = plan.prefix.length;
-  for (const name of plan.order) {
-    const bytes = tensorBytes(name, judged.get(name)!);
+  for (const bytes of parts) {
     file.set(bytes, at);
     at += bytes.length;
   }
   return file;
+}
+
+/** JSON would drop some values, and ask others what to write. */
+function judgeMetadata(metadata: unknown): Record<string, string> {
+  const judged = Object.entries(checkJsonObject(metadata, 'metadata')).map(([key, value]): [string, string] => {
+    if (typeof value !== 'string') throw wrongType(`metadata ${quote(key)} to be a string`, value);
+    return [key, value];
+  });
+  return Object.fromEntries(judged);
 }
 
 /** Types alone: sizes and names are the reader's to judge. */
@@ -112,9 +122,26 @@ function judgeTensor(name: string, tensor: unknown): SafetensorsTensor {
   const { dtype, shape, data } = checkJsonObject(tensor, `tensor ${quote(name)}`);
   if (typeof dtype !== 'string') throw wrongType(`the dtype of ${quote(name)} to be a string`, dtype);
   if (!Array.isArray(shape)) throw wrongType(`the shape of ${quote(name)} to be an array`, shape);
-  if (!ArrayBuffer.isView(data)) throw wrongType(`the data of ${quote(name)} to be a typed array`, data);
-  if (data.byteLength === 0) checkBuffer(data, quote(name)); // a detached one has no length
-  return { dtype, shape: [...shape], data } as unknown as SafetensorsTensor;
+  const kind = Object.hasOwn(SAFETENSORS_ARRAYS, dtype)
+    ? SAFETENSORS_ARRAYS[dtype as SafetensorsDtype].name
+    : undefined;
+  const given = typedArrayKind(data);
+  if (given === undefined || given !== (kind ?? given)) {
+    throw wrongType(`the data of ${quote(name)} to be a ${kind ?? 'typed array'}, as ${dtype} has it`, data);
+  }
+  checkBuffer(data as ArrayBufferView, quote(name));
+  return { dtype, shape: judgeDims(name, shape), data } as unknown as SafetensorsTensor;
+}
+
+function judgeDims(name: string, shape: readonly unknown[]): number[] {
+  return [...shape].map((dim) => {
+    if (typeof dim !== 'number') throw wrongType(`the shape of ${quote(name)} to hold numbers`, dim);
+    if (!isCount(dim)) {
+      const expected = `Expected the shape of ${quote(name)} to hold integers from 0 to 2^53 - 1`;
+      throw new IntFlashError('ERR_SHAPE', `${expected}, got ${dim}`);
+    }
+    return dim;
+  });
 }
 
 /** Writes tensor after tensor, so that only one is in memory at a time. */

@@ -35,6 +35,30 @@ export type SafetensorsData =
   | BigUint64Array
   | BigInt64Array;
 
+interface ElementsKind {
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): SafetensorsData;
+  readonly name: string;
+}
+
+/** What the elements of each type are viewed as. */
+export const SAFETENSORS_ARRAYS: Readonly<Record<SafetensorsDtype, ElementsKind>> = {
+  BOOL: Uint8Array,
+  U8: Uint8Array,
+  I8: Int8Array,
+  F8_E5M2: Uint8Array,
+  F8_E4M3: Uint8Array,
+  U16: Uint16Array,
+  I16: Int16Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  U32: Uint32Array,
+  I32: Int32Array,
+  F32: Float32Array,
+  U64: BigUint64Array,
+  I64: BigInt64Array,
+  F64: Float64Array,
+};
+
 export interface SafetensorsTensor {
   readonly dtype: SafetensorsDtype;
   /** Row-major; `[]` is a scalar. */
@@ -158,33 +182,8 @@ function isBytes(value: unknown): value is Uint8Array {
 /** Views little-endian `bytes` as elements, copying them first if they lie at an odd address. */
 export function viewElements(bytes: Uint8Array, dtype: SafetensorsDtype): SafetensorsData {
   const size = SAFETENSORS_DTYPE_BYTES[dtype];
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  const { buffer, byteOffset } = aligned;
-  const length = aligned.byteLength / size;
-  switch (dtype) {
-    case 'I8':
-      return new Int8Array(buffer, byteOffset, length);
-    case 'U16':
-    case 'F16':
-    case 'BF16':
-      return new Uint16Array(buffer, byteOffset, length);
-    case 'I16':
-      return new Int16Array(buffer, byteOffset, length);
-    case 'U32':
-      return new Uint32Array(buffer, byteOffset, length);
-    case 'I32':
-      return new Int32Array(buffer, byteOffset, length);
-    case 'F32':
-      return new Float32Array(buffer, byteOffset, length);
-    case 'F64':
-      return new Float64Array(buffer, byteOffset, length);
-    case 'U64':
-      return new BigUint64Array(buffer, byteOffset, length);
-    case 'I64':
-      return new BigInt64Array(buffer, byteOffset, length);
-    default:
-      return new Uint8Array(buffer, byteOffset, length);
-  }
+  const aligned = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes); // a Buffer's slice() would be a view
+  return new SAFETENSORS_ARRAYS[dtype](aligned.buffer, aligned.byteOffset, aligned.byteLength / size);
 }
 
 function readMetadata(value: unknown): ReadonlyMap<string, string> {
@@ -296,7 +295,7 @@ function isSpan(value: unknown): value is [number, number] {
   return Array.isArray(value) && value.length === 2 && value.every(isCount);
 }
 
-function isCount(value: unknown): value is number {
+export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 

@@ -351,6 +351,12 @@ describe('quantizeCheckpoint', () => {
     }
   });
 
+  it('finds the layer weights where names lack the enclosing module', async () => {
+    const bare = new Map([...llama].map(([name, tensor]) => [name.replace(/^model\./, ''), tensor]));
+    const from = await folder('bare-float', { 'config.json': config, 'model.safetensors': bare });
+    expect(await quantizeCheckpoint(from, join(root, 'bare-int8'))).toMatchObject({ quantized: 14 });
+  });
+
   it('does not touch a folder that holds files, unless told', async () => {
     const to = await folder('full', { 'notes.txt': 'mine' });
     await expect(quantizeCheckpoint(golden('llama'), to)).rejects.toMatchObject({ code: 'ERR_ARG_RANGE' });

@@ -1,4 +1,5 @@
-import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,6 +12,7 @@ import {
   loadTokenizer,
   openCheckpoint,
   openModel,
+  quantizeCheckpoint,
   readGenerationConfig,
   readModelConfig,
   readSafetensors,
@@ -93,6 +95,38 @@ it('options of opening are known ones of the right types', async () => {
   await refusal(() => SafetensorsFile.open(file, { signal: fakeSignal }));
 });
 
+it.skipIf(process.platform === 'win32')('a pipe is no file of a model', { timeout: 10_000 }, async () => {
+  const piped = join(folder, 'piped');
+  mkdirSync(piped);
+  const names = ['config.json', 'x.gguf', 'x.safetensors'].map((name) => join(piped, name));
+  execFileSync('mkfifo', names);
+  for (const open of [() => readModelConfig(piped), () => openModel(names[1]!), () => SafetensorsFile.open(names[2]!)])
+    expect(await refusal(open, 'ERR_MODEL_FORMAT')).toContain('to be a regular file');
+});
+
+it('options of quantizing are read once, and may throw', async () => {
+  const floats = fileURLToPath(new URL('./goldens/llama', import.meta.url));
+  const quantize = (options: object) => quantizeCheckpoint(floats, join(folder, 'quantized'), options);
+  const fault = new Error('mine');
+  const thrower = () => {
+    throw fault;
+  };
+  for (const options of [Object.defineProperty({}, 'bits', { enumerable: true, get: thrower }), revoked]) {
+    expect(await refusal(() => quantize(options))).toContain('throws when read');
+  }
+  await refusal(() => quantize({ onProgress: 5 }));
+  let reads = 0;
+  const told: number[] = [];
+  const onProgress = ({ loadedBytes }: { loadedBytes: number }) => told.push(loadedBytes);
+  await quantize({
+    get onProgress() {
+      return reads++ === 0 ? onProgress : 5;
+    },
+  });
+  expect(reads).toBe(1);
+  expect(told.length).toBeGreaterThan(0);
+});
+
 it('the size of a vocabulary is a number', async () => {
   for (const size of [null, '5', 1n, Symbol('x')]) await refusal(() => readGenerationConfig(model, size as never));
   await refusal(() => readGenerationConfig(model, undefined as never));
@@ -104,6 +138,34 @@ it('bytes that were transferred away are told as such', async () => {
   const tensor = { dtype: 'U8', shape: [0], data: detached } as const;
   await refusal(() => writeSafetensors(new Map([['w', tensor]])), 'ERR_BUFFER_DETACHED');
   await refusal(() => readSafetensors(new Uint8Array(0)), 'ERR_MODEL_FORMAT');
+});
+
+it('tensors to be written have shapes of integers, arrays of their own type, and memory of their own', async () => {
+  const data = new Float32Array(2);
+  const write = (fields: object) => () =>
+    writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data, ...fields }]]));
+  for (const dim of [2n, Symbol('x'), '2', null, undefined, [2], { valueOf: () => 2 }]) {
+    expect(await refusal(write({ shape: [dim] }))).toContain('the shape of "w" to hold numbers, got');
+  }
+  await refusal(write({ shape: new Array(1) }));
+  for (const dim of [2 ** 40, 2 ** 60, -2, 0.5, Number.NaN, Infinity])
+    await refusal(write({ shape: [dim] }), 'ERR_SHAPE');
+  for (const wrong of [new Float64Array(1), new Uint8Array(8), new DataView(new ArrayBuffer(8))])
+    expect(await refusal(write({ data: wrong }))).toContain('the data of "w" to be a Float32Array');
+  await refusal(write({ data: new Float32Array(new SharedArrayBuffer(8)) }), 'ERR_BUFFER_SHARED');
+  await refusal(write({ dtype: 'F33' }), 'ERR_MODEL_FORMAT');
+});
+
+it('metadata to be written map strings to strings', async () => {
+  const write = (metadata: object) => () => writeSafetensors(new Map(), metadata as never);
+  const cycle: { self?: object } = {};
+  cycle.self = cycle;
+  for (const value of [undefined, Symbol('x'), 5, 1n, null, cycle]) {
+    expect(await refusal(write({ format: value }))).toContain('metadata "format" to be a string, got');
+  }
+  await refusal(write({ toJSON: () => ({ format: 'pt' }) }));
+  const inherited = Object.create({ toJSON: () => ({ format: 'tf' }) }, { format: { value: 'pt', enumerable: true } });
+  expect(write(inherited)()).toEqual(writeSafetensors(new Map(), { format: 'pt' }));
 });
 
 it('what was taken is taken as before', () => {

@@ -72,6 +72,16 @@ describe('writeSafetensors', () => {
   });
 });
 
+describe('readSafetensors', () => {
+  it.each([0, 1, 2, 4])('takes a Buffer whose data lie %i bytes after a multiple of 8', (offset) => {
+    const data = Float64Array.of(1, 2, 3);
+    const written = writeSafetensors(new Map([['a', { dtype: 'F64', shape: [3], data }]]));
+    const bytes = Buffer.alloc(written.length + 8).subarray(offset, offset + written.length);
+    bytes.set(written);
+    expect(readSafetensors(bytes).get('a')!.data).toEqual(data);
+  });
+});
+
 describe('SafetensorsFile', () => {
   let folder: string;
   beforeAll(async () => {
