@@ -114,6 +114,7 @@ describe('a command line that makes no sense', () => {
     [['chat', '--kv-key-scales', 'chanel'], /^ERR_USAGE: .*'chanel'.*Allowed choices are token, channel/],
     [['serve', '--kv-key-scales'], /^ERR_USAGE: .*argument missing/],
     [['bench', '--kv', 'int8,fp16', '--kv-key-scales', 'channel'], /^ERR_USAGE: Expected caches in int8 .*got fp16/],
+    [['serve', '--host', ''], /^ERR_USAGE: .*--host.*Expected a name or an address/],
     [['generate'], /^ERR_USAGE: missing required argument 'prompt'/],
     [['generate', 'Hi', 'there'], /^ERR_USAGE: too many arguments/],
     [['generate', 'Hi', '--raw', '--system', 'x'], /^ERR_USAGE: --raw/],
