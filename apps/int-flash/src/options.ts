@@ -78,6 +78,7 @@ export function withModelOptions(command: Command): Command {
     command.option(
       '--model <path>',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     ),
   );
 }

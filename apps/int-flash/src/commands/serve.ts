@@ -8,6 +8,7 @@ import {
   integer,
   type ModelOptions,
   number,
+  path,
   speculateOption,
   withCacheOptions,
   withModelOptions,
@@ -46,6 +47,7 @@ export function addServe(program: Command, app: App): void {
     .argument(
       '[model]',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     )
     .option('--host <address>', 'where to listen; other than loopback needs a key', host, '127.0.0.1')
     .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
