@@ -47,4 +47,22 @@ describe('requests at once on one connection', () => {
     expect(served.reports).toEqual([]);
     expect(warnings).toEqual([]);
   });
+
+  it.each([true, false])('have the time of a slow reader each from its turn: stream %s', async (stream) => {
+    const { served } = await serve({ tokenMs: 20, text: () => 'x'.repeat(20_000) }, { slowReaderMs: 400 });
+    // The first and the last take longer than a slow reader may; the second has more to say than is kept for one, the third is short.
+    const asked = [{ max_tokens: 40 }, { max_tokens: 20, stream }, { max_tokens: 1, stream }, { max_tokens: 80 }];
+    const socket = pipeline(served, asked.map(chat));
+    let text = '';
+    socket.on('data', (chunk) => {
+      text += chunk;
+    });
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    const whole = () => text.match(/x{20000}/g)?.length === 141;
+    await Promise.race([closed, until(whole)]);
+    expect(text.match(/x{20000}/g)).toHaveLength(141);
+    expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(4);
+    socket.destroy();
+    await closed;
+  });
 });

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { ApiErrorBody } from './api-error.js';
-import { drained, MAX_BUFFERED_BYTES } from './drained.js';
+import { cutOffIn, drained, MAX_BUFFERED_BYTES } from './drained.js';
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -72,10 +72,7 @@ export class EventStream {
 
   /** What is still buffered must reach the reader in time, too. */
   #finish(): void {
-    const response = this.#response;
-    response.end();
-    const timer = setTimeout(() => response.destroy(), this.#patienceMs);
-    timer.unref();
-    response.once('close', () => clearTimeout(timer));
+    this.#response.end();
+    this.#response.once('close', cutOffIn(this.#patienceMs, this.#response));
   }
 }

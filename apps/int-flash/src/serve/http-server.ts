@@ -46,6 +46,7 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
     response.once('close', () => open.delete(response));
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     if (state.phase === 'draining') response.setHeader('connection', 'close');
+    response.once('socket', () => socket.setTimeout(0)); // its turn: what is set was for the reader of the one before
     // Said to its end, but not yet heard: from here on a reader that takes nothing for so long is cut off. Streams see to it before, too.
     response.once('prefinish', () => socket.setTimeout(settings.slowReaderMs));
     void listener(request, response);
