@@ -148,6 +148,7 @@ describe('bad requests', () => {
       { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
       'Expected messages.0.content.0.type to be "text".',
     ],
+    [JSON.parse('{"logit_bias":{"__proto__":1}}'), 'Expected the names in logit_bias to be token ids.'],
     [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'Expected no tools: this server calls none'],
   ])('says what is wrong with %o', async (more, message) => {
     expect((await ask(served, CHAT, { body: chat(more) })).json().error.message).toBe(message);
