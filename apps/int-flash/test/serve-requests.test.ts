@@ -136,6 +136,14 @@ describe('bad requests', () => {
   });
 
   it.each([
+    ['strings', new Array(9).fill('x')],
+    ['lists of ids', new Array(9).fill([1])],
+  ])('says of nine prompts that they are too many: %s', async (_, prompt) => {
+    const { error } = (await ask(served, '/v1/completions', { body: { prompt } })).json();
+    expect([error.message, error.param]).toEqual(['Expected prompt to have at most 8 elements.', 'prompt']);
+  });
+
+  it.each([
     [{ stop: ['a', 'b', 'c', 'd', 'e'] }, 'Expected stop to have at most 4 elements.'],
     [{ stop: 5 }, 'Expected stop to be of type string.'],
     [{ top_p: 0 }, 'Expected top_p to be above 0.'],

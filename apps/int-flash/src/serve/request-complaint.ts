@@ -45,13 +45,13 @@ function bound(origin: string, name: string, which: string, limit: number | bigi
   return `Expected ${name} to ${units ? 'have' : 'be'} ${which} ${limit}${units ?? ''}.`;
 }
 
-/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given has nothing to say. */
+/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given got no further than to what holds it. */
 function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue;
   const branches = issue.errors
     .flatMap((branch) => branch.slice(0, 1))
     .map((inner) => ({ ...deepest(inner), path: [...issue.path, ...deepest(inner).path] }));
-  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? 0 : 1);
+  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? -2 : 1);
   return branches.sort((a, b) => reach(b) - reach(a))[0] ?? issue;
 }
 
