@@ -157,6 +157,10 @@ describe('bad requests', () => {
       'Expected messages.0.content.0.type to be "text".',
     ],
     [JSON.parse('{"logit_bias":{"__proto__":1}}'), 'Expected the names in logit_bias to be token ids.'],
+    [
+      { messages: [{ role: 'tool', content: 'x' }] },
+      'Expected messages.0.role to be "system" or "developer" or "user" or "assistant".',
+    ],
     [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'Expected no tools: this server calls none'],
   ])('says what is wrong with %o', async (more, message) => {
     expect((await ask(served, CHAT, { body: chat(more) })).json().error.message).toBe(message);

@@ -34,10 +34,14 @@ function inOurWords(issue: z.core.$ZodIssue, name: string): string {
   if (issue.code === 'too_small')
     return bound(issue.origin, name, issue.inclusive === false ? 'above' : 'at least', issue.minimum);
   if (issue.code === 'not_multiple_of') return `Expected ${name} to be a multiple of ${issue.divisor}.`;
-  if (issue.code === 'invalid_value')
-    return `Expected ${name} to be ${issue.values.map((value) => JSON.stringify(value)).join(' or ')}.`;
+  if (issue.code === 'invalid_value') return choices(name, issue.values);
+  if (issue.code === 'invalid_union' && 'options' in issue) return choices(name, issue.options ?? []); // told apart by a field
   if (issue.code === 'invalid_type') return `Expected ${name} to be of type ${issue.expected}.`;
   return `${name}: ${issue.message}.`;
+}
+
+function choices(name: string, values: readonly unknown[]): string {
+  return `Expected ${name} to be ${values.map((value) => JSON.stringify(value)).join(' or ')}.`;
 }
 
 function bound(origin: string, name: string, which: string, limit: number | bigint): string {
