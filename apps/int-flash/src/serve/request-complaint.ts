@@ -17,12 +17,12 @@ export function complaintOf(error: z.core.$ZodError): Complaint {
     const name = [...issue.path, issue.keys[0]!].join('.').slice(0, 64);
     const known = printable(name);
     return {
-      message: `This server does not know the parameter${known && ` ${known}`}.`,
+      message: `This server does not know the parameter${known ? ` ${known}` : ''}.`,
       param: known,
       isUnknown: true,
     };
   }
-  const param = printable(issue.path.join('.').slice(0, 64)) || undefined;
+  const param = printable(issue.path.join('.').slice(0, 64));
   return { message: inOurWords(issue, param ?? 'the request'), param, isUnknown: false };
 }
 
@@ -60,6 +60,6 @@ function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
 }
 
 /** Names of parameters come from the client; only what could be one is repeated. */
-function printable(name: string): string {
-  return /^[\w.-]*$/.test(name) ? name : '';
+function printable(name: string): string | undefined {
+  return /^[\w.-]+$/.test(name) ? name : undefined;
 }
