@@ -155,7 +155,7 @@ export function samplingSettings(options: SamplingOptions): SamplingSettings {
 export function integer(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!/^[+-]?\d+$/.test(text) || value < min || value > max) {
+    if (!/^\d+$/.test(text) || value < min || value > max) {
       throw new InvalidArgumentError(`Expected an integer from ${min} to ${max}.`);
     }
     return value;

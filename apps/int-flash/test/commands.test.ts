@@ -107,6 +107,7 @@ describe('a command line that makes no sense', () => {
     [['generate', 'Hi', '--temprature', '1'], /^ERR_USAGE: unknown option '--temprature'.*--temperature/],
     [['generate', 'Hi', '--temperature', 'warm'], /^ERR_USAGE: .*'warm'.*Expected a number from 0 to 100/],
     [['generate', 'Hi', '--max-tokens', '0'], /^ERR_USAGE: .*Expected an integer from 1/],
+    [['generate', 'Hi', '--max-tokens', '+1'], /^ERR_USAGE: .*Expected an integer from 1/],
     [['generate', 'Hi', '--seed', '1.5'], /^ERR_USAGE: .*Expected an integer/],
     [['generate', 'Hi', '--top-p', '0'], /^ERR_USAGE: .*Expected a number above 0, at most 1/],
     [['generate', 'Hi', '--backend', 'tpu'], /^ERR_USAGE: .*Allowed choices are auto, cuda, cpu, portable/],
