@@ -78,6 +78,7 @@ export function withModelOptions(command: Command): Command {
     command.option(
       '--model <path>',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     ),
   );
 }
@@ -154,7 +155,7 @@ export function samplingSettings(options: SamplingOptions): SamplingSettings {
 export function integer(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!/^[+-]?\d+$/.test(text) || value < min || value > max) {
+    if (!/^\d+$/.test(text) || value < min || value > max) {
       throw new InvalidArgumentError(`Expected an integer from ${min} to ${max}.`);
     }
     return value;

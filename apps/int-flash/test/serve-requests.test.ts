@@ -122,7 +122,6 @@ describe('bad requests', () => {
     ['an id beyond the vocabulary', { prompt: [256] }, 'prompt'],
     ['a negative id', { prompt: [-1] }, 'prompt.0'],
     ['a mixed list', { prompt: [1, 'x'] }, 'prompt'],
-    ['nine prompts', { prompt: new Array(9).fill('x') }, 'prompt'],
     ['more completions than one request may have', { prompt: ['x', 'y', 'z'], n: 3 }, 'n'],
     ['best_of', { prompt: 'x', best_of: 2 }, 'best_of'],
     ['echo', { prompt: 'x', echo: true }, 'echo'],
@@ -133,6 +132,12 @@ describe('bad requests', () => {
     const reply = await ask(served, '/v1/completions', { body });
     expect(reply.status).toBe(400);
     expect(reply.json().error.param).toContain(at);
+  });
+
+  it.each(['x', [1]])('says of nine prompts that they are too many: %j', async (one) => {
+    const prompt = new Array(9).fill(one);
+    const said = { message: 'Expected prompt to have at most 8 elements.', param: 'prompt' };
+    expect((await ask(served, '/v1/completions', { body: { prompt } })).json().error).toMatchObject(said);
   });
 
   it.each([
@@ -148,9 +153,19 @@ describe('bad requests', () => {
       { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
       'Expected messages.0.content.0.type to be "text".',
     ],
+    [JSON.parse('{"logit_bias":{"__proto__":1}}'), 'Expected the names in logit_bias to be token ids.'],
+    [
+      { messages: [{ role: 'tool', content: 'x' }] },
+      'Expected messages.0.role to be "system" or "developer" or "user" or "assistant".',
+    ],
     [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'Expected no tools: this server calls none'],
   ])('says what is wrong with %o', async (more, message) => {
     expect((await ask(served, CHAT, { body: chat(more) })).json().error.message).toBe(message);
+  });
+
+  it('a parameter whose name nobody should print', async () => {
+    const said = { message: 'This server does not know the parameter.', param: null };
+    expect((await ask(served, CHAT, { body: chat({ 'a\nb': 1 }) })).json().error).toMatchObject(said);
   });
 
   it('2 MB and a byte', async () => {

@@ -69,7 +69,7 @@ describe('selectBackend', () => {
     expect(selectBackend('auto', { threads: 3 }).name).toBe('cpu');
   });
 
-  it.each(['abc', '0', '1.5', '300'])(
+  it.each(['abc', '0', '1.5', '300', '1e1', '0x2', ' 2 ', '+2'])(
     'refuses INT_FLASH_THREADS=%s, and does not do without the native backend',
     (text) => {
       vi.stubEnv('INT_FLASH_THREADS', text);

@@ -42,7 +42,7 @@ export function checkInteger(value: unknown, name: string, fallback: number, min
 }
 
 /**
- * The integer that an environment variable gives; undefined where it is not set, or empty.
+ * The integer that an environment variable gives, in plain digits; undefined where it is not set, or empty.
  *
  * @throws {IntFlashError} `ERR_ARG_RANGE`.
  */
@@ -50,7 +50,7 @@ export function readIntegerVariable(name: string, min: number, max: number): num
   const text = process.env[name];
   if (text === undefined || text === '') return undefined;
   const value = Number(text);
-  if (!Number.isInteger(value) || value < min || value > max) {
+  if (!/^\d+$/.test(text) || value < min || value > max) {
     const expected = `Expected the environment variable ${name} to be an integer from ${min} to ${max}`;
     throw new IntFlashError('ERR_ARG_RANGE', `${expected}, got ${describe(text)}`);
   }

@@ -6,7 +6,7 @@ import { BENCH_FORMATS, type BenchFormat, benchOutput } from '../bench/bench-out
 import { BENCH_SHAPE_NAMES, BENCH_SHAPES, type BenchShape, loadingBytes } from '../bench/bench-shapes.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
-import { computeSettings, integer, type ModelOptions, withComputeOptions } from '../options.js';
+import { computeSettings, integer, type ModelOptions, path, withComputeOptions } from '../options.js';
 import { type OnProgress, withProgressBar } from '../progress-bar.js';
 import { KV_CACHE_CHOICES, type KvCacheDtype, type LoadSettings, type Model } from '../runtime.js';
 import { stoppable } from '../stoppable.js';
@@ -31,6 +31,7 @@ export function addBench(program: Command, app: App): void {
     .argument(
       '[model]',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     )
     .addOption(new Option('--random <shape>', 'random weights of a known shape instead').choices(BENCH_SHAPE_NAMES))
     .option('-p, --context <list>', 'prompt tokens, several with commas', integers(1, 1_000_000), [512])

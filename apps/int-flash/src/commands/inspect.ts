@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { App } from '../app.js';
 import { kvCacheBytes } from '../kv-cache-bytes.js';
 import { findModel } from '../model-folder.js';
-import { type OutputOptions, withOutputOptions } from '../options.js';
+import { type OutputOptions, path, withOutputOptions } from '../options.js';
 import { KV_CACHE_CHOICES, type ModelDescription } from '../runtime.js';
 import { labelled, rule } from '../screen.js';
 import { onOneLine, type Paint } from '../terminal.js';
@@ -15,6 +15,7 @@ export function addInspect(program: Command, app: App): void {
     .argument(
       '[model]',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     );
   withOutputOptions(command).action(async (folder: string | undefined, options: OutputOptions) => {
     const model = await app.runtime.describeModel(findModel(folder, app.env));

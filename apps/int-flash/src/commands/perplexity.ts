@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { App } from '../app.js';
 import { withModel } from '../load.js';
-import { integer, type ModelOptions, withComputeOptions } from '../options.js';
+import { integer, type ModelOptions, path, withComputeOptions } from '../options.js';
 import { withProgressBar } from '../progress-bar.js';
 import { stoppable } from '../stoppable.js';
 import { formatSeconds } from '../units.js';
@@ -13,8 +13,8 @@ export function addPerplexity(program: Command, app: App): void {
   const command = program
     .command('perplexity')
     .description('how well a model predicts a text: windows in a row, all but the first token of each predicted')
-    .argument('<model>', 'folder in Hugging Face format, or a GGUF file')
-    .argument('<text>', 'UTF-8 text file; special tokens in it are read as such')
+    .argument('<model>', 'folder in Hugging Face format, or a GGUF file', path)
+    .argument('<text>', 'UTF-8 text file; special tokens in it are read as such', path)
     .option('--window <tokens>', 'tokens read at a time', integer(2, 1_000_000), 1024);
   withComputeOptions(command).action((model: string, file: string, options: PerplexityOptions) =>
     stoppable(app.terminal, (signal) => perplexity(app, { ...options, model }, file, signal)),

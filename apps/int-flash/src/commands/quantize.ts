@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import type { App } from '../app.js';
 import { UsageError } from '../failures.js';
 import { findModel } from '../model-folder.js';
-import { type OutputOptions, withOutputOptions } from '../options.js';
+import { type OutputOptions, path, withOutputOptions } from '../options.js';
 import { withProgressBar } from '../progress-bar.js';
 import { stoppable } from '../stoppable.js';
 import { formatBytes, formatSeconds } from '../units.js';
@@ -19,8 +19,8 @@ export function addQuantize(program: Command, app: App): void {
     .description(
       'write a model again with INT8 or INT4 linear weights (compressed-tensors, as vLLM and transformers read it)',
     )
-    .argument('<in>', 'folder in Hugging Face format, float weights')
-    .argument('<out>', 'folder to write; created when absent')
+    .argument('<in>', 'folder in Hugging Face format, float weights', path)
+    .argument('<out>', 'folder to write; created when absent', path)
     .addOption(
       new Option('--bits <n>', 'of a weight: 8 with a scale a row, 4 with one a group')
         .choices(['8', '4'])

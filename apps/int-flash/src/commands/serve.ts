@@ -8,6 +8,7 @@ import {
   integer,
   type ModelOptions,
   number,
+  path,
   speculateOption,
   withCacheOptions,
   withModelOptions,
@@ -33,6 +34,12 @@ function hosts(text: string, earlier: readonly string[] = []): string[] {
   return [...earlier, text];
 }
 
+/** Where to listen; an empty text would be every interface. */
+function host(text: string): string {
+  if (text === '') throw new InvalidArgumentError('Expected a name or an address.');
+  return text;
+}
+
 export function addServe(program: Command, app: App): void {
   const command = program
     .command('serve')
@@ -40,8 +47,9 @@ export function addServe(program: Command, app: App): void {
     .argument(
       '[model]',
       'folder in Hugging Face format, or a GGUF file (default: INT_FLASH_MODEL, else the demo model)',
+      path,
     )
-    .option('--host <address>', 'where to listen; other than loopback needs a key', '127.0.0.1')
+    .option('--host <address>', 'where to listen; other than loopback needs a key', host, '127.0.0.1')
     .option('--port <n>', '0 takes any free one', integer(0, 65535), 8080)
     .option('--api-key <key>', 'what clients must send (default: INT_FLASH_API_KEY, which `ps` does not show)')
     .option(

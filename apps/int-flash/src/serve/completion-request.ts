@@ -35,6 +35,14 @@ const stop = z.string().min(1).max(MAX_STOP_LENGTH);
 const nothing = z.null().optional();
 const NO_TOOLS = 'Expected no tools: this server calls none';
 
+/** Judged before z.record, which leaves out a `__proto__` without a word. */
+const tokenIds = z.unknown().check(({ value, issues }) => {
+  const other = Object.keys(value ?? {}).find((name) => !/^\d{1,10}$/.test(name));
+  if (other === undefined) return;
+  const message = 'Expected the names in logit_bias to be token ids.';
+  issues.push({ code: 'custom', message, path: [other], input: value });
+});
+
 /** Fields of both; those of the second part change nothing that this server does, and clients send them. */
 const SHARED = {
   model: z.string().min(1).max(256).nullish(),
@@ -48,7 +56,7 @@ const SHARED = {
   top_p: z.number().gt(0).max(1).nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
   frequency_penalty: z.number().min(-2).max(2).nullish(),
-  logit_bias: z.record(z.string().regex(/^\d{1,10}$/), z.number().min(-100).max(100)).nullish(),
+  logit_bias: tokenIds.pipe(z.record(z.string(), z.number().min(-100).max(100))).nullish(),
   seed: z.int().nullish(),
   stop: z.union([stop, z.array(stop).max(MAX_STOPS)]).nullish(),
   top_k: z.int().min(0).max(1e9).nullish(),

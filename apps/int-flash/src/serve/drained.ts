@@ -8,6 +8,24 @@ export const MAX_BUFFERED_BYTES = 256 * 1024;
 class SlowReader extends Error {}
 
 /**
+ * Cuts a reader off in so long, unless what is returned is called before. Behind another response on its connection the time begins with
+ * its turn: until then nobody could read it.
+ */
+export function cutOffIn(patienceMs: number, response: ServerResponse): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  const begin = () => {
+    timer = setTimeout(() => response.destroy(new SlowReader('the reader stopped reading')), patienceMs);
+    timer.unref();
+  };
+  if (response.socket) begin();
+  else response.once('socket', begin);
+  return () => {
+    clearTimeout(timer);
+    response.off('socket', begin);
+  };
+}
+
+/**
  * Waits until the system has taken what was written. Ends early, without an error, when the connection closes or the signal is
  * aborted: who writes on finds out by itself.
  *
@@ -15,7 +33,7 @@ class SlowReader extends Error {}
  */
 export async function drained(response: ServerResponse, patienceMs: number, signal: AbortSignal): Promise<void> {
   if (!response.writableNeedDrain || response.destroyed || signal.aborted) return;
-  const timer = setTimeout(() => response.destroy(new SlowReader('the reader stopped reading')), patienceMs);
+  const cancel = cutOffIn(patienceMs, response);
   const ended = new AbortController();
   const onEnd = () => ended.abort();
   response.once('close', onEnd);
@@ -25,7 +43,7 @@ export async function drained(response: ServerResponse, patienceMs: number, sign
   } catch (error) {
     if (!ended.signal.aborted) throw error;
   } finally {
-    clearTimeout(timer);
+    cancel();
     response.off('close', onEnd);
     signal.removeEventListener('abort', onEnd);
   }

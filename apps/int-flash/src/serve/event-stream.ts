@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { ApiErrorBody } from './api-error.js';
-import { drained, MAX_BUFFERED_BYTES } from './drained.js';
+import { cutOffIn, drained, MAX_BUFFERED_BYTES } from './drained.js';
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -14,6 +14,7 @@ export class EventStream {
   readonly #patienceMs: number;
   readonly #signal: AbortSignal;
   #hasStarted = false;
+  #drained: Promise<void> | undefined;
 
   /**
    * @param patienceMs How long a reader may keep its stream paused before it is cut off.
@@ -56,7 +57,11 @@ export class EventStream {
     const response = this.#response;
     if (response.destroyed) return undefined; // whoever draws the tokens is told by the request's signal
     if (response.write(event) || response.writableLength < MAX_BUFFERED_BYTES) return undefined;
-    return drained(response, this.#patienceMs, this.#signal);
+    // One wait for all choices that write here: each of its own would listen for the same three events.
+    this.#drained ??= drained(response, this.#patienceMs, this.#signal).finally(() => {
+      this.#drained = undefined;
+    });
+    return this.#drained;
   }
 
   #start(): void {
@@ -67,10 +72,7 @@ export class EventStream {
 
   /** What is still buffered must reach the reader in time, too. */
   #finish(): void {
-    const response = this.#response;
-    response.end();
-    const timer = setTimeout(() => response.destroy(), this.#patienceMs);
-    timer.unref();
-    response.once('close', () => clearTimeout(timer));
+    this.#response.end();
+    this.#response.once('close', cutOffIn(this.#patienceMs, this.#response));
   }
 }

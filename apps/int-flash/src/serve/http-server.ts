@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createServer, type Server, STATUS_CODES } from 'node:http';
+import { createServer, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { type ApiErrorType, asApiError, invalid } from './api-error.js';
@@ -33,18 +33,20 @@ export async function startHttpServer(state: ServeState, page: WebPage): Promise
       return Response.json(refusal.body, { status: refusal.status });
     },
   });
-  const unanswered = new WeakMap<Socket, number>();
+  const unanswered = new WeakMap<Socket, Set<ServerResponse>>();
   const server = createServer(serverOptions(settings), (request, response) => {
     const { socket } = request;
-    const open = (unanswered.get(socket) ?? 0) + 1;
-    if (open > MAX_PIPELINED) {
+    const open = unanswered.get(socket) ?? closedWith(socket);
+    unanswered.set(socket, open);
+    if (open.size >= MAX_PIPELINED) {
       socket.destroy();
       return;
     }
-    unanswered.set(socket, open);
-    response.once('close', () => unanswered.set(socket, unanswered.get(socket)! - 1));
+    open.add(response);
+    response.once('close', () => open.delete(response));
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     if (state.phase === 'draining') response.setHeader('connection', 'close');
+    response.once('socket', () => socket.setTimeout(0)); // its turn: what is set was for the reader of the one before
     // Said to its end, but not yet heard: from here on a reader that takes nothing for so long is cut off. Streams see to it before, too.
     response.once('prefinish', () => socket.setTimeout(settings.slowReaderMs));
     void listener(request, response);
@@ -74,6 +76,15 @@ function serverOptions({ headersTimeoutMs, bodyTimeoutMs }: ServeSettings) {
     keepAliveTimeout: KEEP_ALIVE_MS,
     requireHostHeader: false, // Node's own refusal has no body; the listener's has
   };
+}
+
+/** Responses that are told when their connection closes: Node tells only the one whose turn it is to be sent, not those behind it. */
+function closedWith(socket: Socket): Set<ServerResponse> {
+  const responses = new Set<ServerResponse>();
+  socket.once('close', () => {
+    for (const response of responses) if (!response.socket) response.destroy().emit('close');
+  });
+  return responses;
 }
 
 async function close(server: Server, state: ServeState, ms: number): Promise<void> {

@@ -17,12 +17,12 @@ export function complaintOf(error: z.core.$ZodError): Complaint {
     const name = [...issue.path, issue.keys[0]!].join('.').slice(0, 64);
     const known = printable(name);
     return {
-      message: `This server does not know the parameter${known && ` ${known}`}.`,
+      message: `This server does not know the parameter${known ? ` ${known}` : ''}.`,
       param: known,
       isUnknown: true,
     };
   }
-  const param = printable(issue.path.join('.').slice(0, 64)) || undefined;
+  const param = printable(issue.path.join('.').slice(0, 64));
   return { message: inOurWords(issue, param ?? 'the request'), param, isUnknown: false };
 }
 
@@ -34,10 +34,14 @@ function inOurWords(issue: z.core.$ZodIssue, name: string): string {
   if (issue.code === 'too_small')
     return bound(issue.origin, name, issue.inclusive === false ? 'above' : 'at least', issue.minimum);
   if (issue.code === 'not_multiple_of') return `Expected ${name} to be a multiple of ${issue.divisor}.`;
-  if (issue.code === 'invalid_value')
-    return `Expected ${name} to be ${issue.values.map((value) => JSON.stringify(value)).join(' or ')}.`;
+  if (issue.code === 'invalid_value') return choices(name, issue.values);
+  if (issue.code === 'invalid_union' && 'options' in issue) return choices(name, issue.options ?? []); // told apart by a field
   if (issue.code === 'invalid_type') return `Expected ${name} to be of type ${issue.expected}.`;
   return `${name}: ${issue.message}.`;
+}
+
+function choices(name: string, values: readonly unknown[]): string {
+  return `Expected ${name} to be ${values.map((value) => JSON.stringify(value)).join(' or ')}.`;
 }
 
 function bound(origin: string, name: string, which: string, limit: number | bigint): string {
@@ -45,17 +49,17 @@ function bound(origin: string, name: string, which: string, limit: number | bigi
   return `Expected ${name} to ${units ? 'have' : 'be'} ${which} ${limit}${units ?? ''}.`;
 }
 
-/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given has nothing to say. */
+/** Of the branches of a union, the complaint of the one that got furthest; a branch for another type than was given got no further than to what holds it. */
 function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue;
   const branches = issue.errors
     .flatMap((branch) => branch.slice(0, 1))
     .map((inner) => ({ ...deepest(inner), path: [...issue.path, ...deepest(inner).path] }));
-  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? 0 : 1);
+  const reach = ({ path, code }: z.core.$ZodIssue) => 2 * path.length + (code === 'invalid_type' ? -2 : 1);
   return branches.sort((a, b) => reach(b) - reach(a))[0] ?? issue;
 }
 
 /** Names of parameters come from the client; only what could be one is repeated. */
-function printable(name: string): string {
-  return /^[\w.-]*$/.test(name) ? name : '';
+function printable(name: string): string | undefined {
+  return /^[\w.-]+$/.test(name) ? name : undefined;
 }
