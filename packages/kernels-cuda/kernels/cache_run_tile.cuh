@@ -143,7 +143,7 @@ struct KeyFacts {
 
 /** Waits until the slot of step `step` has landed, for the whole warp. A group of copies follows each step, so those from behind a held slot came a step earlier. */
 template <class S> __device__ __forceinline__ void wait_for_slot(int step) {
-    if (S::kHolds && step > S::kDepth && step < 2 * S::kDepth) wait_for_copies<S::kDepth>();
+    if (S::kHolds && step >= S::kDepth && step < 2 * S::kDepth) wait_for_copies<S::kDepth>();
     else wait_for_copies<S::kDepth - 1>();
     __syncwarp();
 }
