@@ -10,6 +10,7 @@ import {
   describe,
   IntFlashError,
   readArguments,
+  wrongType,
 } from '@int-flash/ops';
 import type { GenerationConfig } from './generation-config.js';
 import { KV_CACHE_DTYPES, type KvCacheDtype } from './kv-cache-layer.js';
@@ -200,14 +201,10 @@ function judgeSequence(given: Record<string, unknown>, defaults: SequenceDefault
 function judgeLogitBias(value: unknown, vocabSize: number): Map<number, number> {
   const biases = new Map<number, number>();
   if (value === undefined) return biases;
-  // By what they are and not by their class, which another realm has its own of; entries of anything else are no biases, and would be dropped without a word.
+  // By what it is and not by its class, of which each realm has its own; anything else has no biases to read, and would pass without a word.
   const isMap = types.isMap(value);
-  if (!isMap && Object.prototype.toString.call(value) !== '[object Object]') {
-    throw new IntFlashError(
-      'ERR_ARG_TYPE',
-      `Expected logitBias to be an object or a Map of biases by token id, got ${describe(value)}`,
-    );
-  }
+  if (!isMap && Object.prototype.toString.call(value) !== '[object Object]')
+    throw wrongType('logitBias to be an object or a Map of biases by token id', value);
   const entries: Iterable<[unknown, unknown]> = isMap
     ? Map.prototype.entries.call(value)
     : Object.entries(value as object);

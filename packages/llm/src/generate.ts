@@ -140,6 +140,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
       ? new DrawnSpeculation(session, most, () => drawRules(rules, vocabulary, random))
       : new Speculation(session, most);
     for (;;) {
+      session.expectOpen(); // what was guessed needs no call that would tell
       const room = maxTokens - answer.length;
       const found = answer.length === 0 ? await speculation.first(this.promptIds) : await speculation.after(ids, room);
       const logits = typeof found === 'number' ? undefined : found;

@@ -34,10 +34,8 @@ export class Speculation {
    *
    * @param ids  All tokens, the drawn one last.
    * @param room Tokens that may still be drawn.
-   * @throws the reason the session was closed with.
    */
   async after(ids: readonly number[], room: number): Promise<Float32Array> {
-    this.#session.expectOpen(); // what was guessed needs no call that would tell
     const token = ids.at(-1)!;
     if (this.#guess.length > 0) {
       if (this.#guess[0] === token) {
@@ -85,7 +83,6 @@ export class DrawnSpeculation {
 
   /** As {@link Speculation.after}, but the token that follows. */
   async after(ids: readonly number[], room: number): Promise<number> {
-    this.#session.expectOpen();
     const known = this.#ahead.shift();
     if (known !== undefined) {
       this.accepted++;

@@ -65,12 +65,13 @@ export function dequantizePerGroupInt4(codes: PerGroupInt4, out?: Float32Array):
   checkArray(out, 'out', Float32Array);
   if (out.length < count)
     throw new IntFlashError('ERR_SHAPE', `Expected out to have room for ${count} numbers, got ${out.length}`);
-  if (overlap(out, packed) || overlap(out, scales))
-    // what is written first would be read afterwards
+  // What is written first would be read afterwards.
+  if (overlap(out, packed) || overlap(out, scales)) {
     throw new IntFlashError(
       'ERR_ARG_RANGE',
       'Expected out beside the memory of packed and scales, got memory that they share',
     );
+  }
   return widen(packed, scales, group, out);
 }
 
