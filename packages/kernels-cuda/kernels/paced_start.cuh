@@ -29,17 +29,19 @@ struct Pace {
 /** Bytes that the calling thread's device brings from memory in a clock of its processors, at most; 0 where it does not say. */
 inline cudaError_t memory_bytes_per_clock(int device, double& bytes) {
     constexpr size_t kMaxDevices = 64;
+    constexpr double kNotSaid = -1;
     static std::array<std::atomic<double>, kMaxDevices> known{};  // a driver takes most of a millisecond to say how fast clocks are
     const size_t index = static_cast<size_t>(device);
-    bytes = index < kMaxDevices ? known[index].load() : 0;
-    if (bytes > 0) return cudaSuccess;
+    const double before = index < kMaxDevices ? known[index].load() : 0;
+    bytes = std::max(before, 0.);
+    if (before != 0) return cudaSuccess;
     int memory_khz = 0, bus_bits = 0, khz = 0;
     cudaError_t status = cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, device);
-    if (status != cudaSuccess || khz <= 0) return status;
-    bytes = 2. * memory_khz * (bus_bits / 8) / khz;  // twice a clock
-    if (index < kMaxDevices) known[index] = bytes;
+    if (status != cudaSuccess) return status;
+    if (khz > 0) bytes = 2. * memory_khz * (bus_bits / 8) / khz;  // twice a clock
+    if (index < kMaxDevices) known[index] = bytes > 0 ? bytes : kNotSaid;
     return cudaSuccess;
 }
 

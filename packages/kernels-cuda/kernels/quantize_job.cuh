@@ -80,7 +80,7 @@ template <TileFormat kFormat> __device__ __forceinline__ HeadPlace head_place(co
     at.batch = flat / job.request.key.heads, at.head = flat - at.batch * job.request.key.heads;
     if constexpr (kIsPlain<kFormat>) {
         const Sequence s = job.plain[at.batch];
-        at.sequence = {s.q_start, s.k_start, s.q_row_base, s.tile_base, s.tile_base, s.q_len, s.k_len, 0, s.tiles, s.tiles, 0, 0, 0};
+        at.sequence = {s.q_start, s.k_start, s.q_row_base, s.tile_base, s.tile_base, s.q_len, s.k_len, 0, s.tiles, s.tiles, 0, 0, 0, 0, 0};
     } else {
         at.sequence = job.sequences[at.batch];
     }

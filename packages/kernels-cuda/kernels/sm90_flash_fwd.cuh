@@ -358,7 +358,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) sm90_flash_
 constexpr int64_t kSectionBytes = 24 << 20;  // of keys and values: half of L2, the rest is for what streams through
 
 template <class T> cudaError_t launch_sm90_traits(SortedArgs args, int processors, cudaStream_t stream) {
-    const int64_t heads = static_cast<int64_t>(args.heads) * args.sequence_count, items = heads * (args.max_full_items + args.max_shared_items);
+    const int64_t heads = static_cast<int64_t>(args.heads) * args.sequence_count, items = args.part_items > 0 ? args.part_items : heads * (args.max_full_items + args.max_shared_items);
     if (items == 0) return cudaSuccess;
     if (items > INT32_MAX - processors) return cudaErrorInvalidConfiguration;
     args.items = static_cast<int32_t>(items);

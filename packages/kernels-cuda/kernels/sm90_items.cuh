@@ -42,7 +42,8 @@ template <int kD_, bool kHalf_> struct Sm90Traits {
 
 /**
  * Queries from first_row on of one head against tiles [tile_begin, tile_end): 64 for each warpgroup; or, where `shared`, 64 for all, which take
- * turns at the tiles and add up in the end. The latter is for what is left of a sequence and where there are too few queries to go round.
+ * turns at the tiles and add up in the end. The latter is for what is left of a sequence and where there are too few queries to go round. Where there are
+ * fewer still, the tiles are a part of those that the queries see, and merge_parts.cu puts the parts together.
  */
 struct WorkItem {
     int32_t first_row, rows;  // rows: up to the end of the sequence, perhaps more than the item's; -1: no more work
@@ -84,31 +85,56 @@ template <int size> struct RingSlot {
  * @returns false past a short sequence's end.
  */
 template <class T> __device__ __forceinline__ bool find_item(const SortedArgs& args, int index, SortedSequence& sequence, int& head, int64_t& channel_at, WorkItem& item) {
-    const bool is_causal = args.window_right == 0;
-    const int all_heads = args.heads * args.sequence_count, both = args.max_full_items + args.max_shared_items;
-    const int early_items = args.first_late_head * both, full_items = (all_heads - args.first_late_head) * args.max_full_items;
-    const bool is_early = index < early_items, is_late = index >= early_items + full_items;  // of a head whose shared items do not come last; a shared one that does
-    const int each = is_early ? both : is_late ? args.max_shared_items : args.max_full_items;
-    if (!is_early) index -= is_late ? early_items + full_items : early_items;
-    const int first_head = is_early ? 0 : args.first_late_head;
-    const int per_section = args.section_heads * each, section = index / per_section, within = index - section * per_section;
-    const int section_at = first_head + section * args.section_heads, heads = min(args.section_heads, all_heads - section_at);
-    const int in_turn = within / heads, flat_head = section_at + (within - in_turn * heads), batch = flat_head / args.heads;
-    head = flat_head - batch * args.heads;
-    sequence = args.sequences[batch];
-    const int full = sequence.full_items, shared = sequence.items - full, ahead = is_causal ? full - full / 3 : full, turn = is_late ? full + in_turn : in_turn;
-    if (turn >= (is_early || is_late ? sequence.items : full)) return false;
-    item.shared = turn >= ahead && turn < ahead + shared;
-    item.first_row = item.shared ? full * T::kRows + (shared - 1 - (turn - ahead)) * kQueryBlock : (full - 1 - (turn < ahead ? turn : turn - shared)) * T::kRows;
+    int batch, part = 0;
+    if (args.part_items > 0) {
+        batch = 0;
+        for (int end = args.sequence_count; end - batch > 1;) {  // the last sequence with no more items before it
+            const int middle = (batch + end) / 2;
+            (args.sequences[middle].part_items_before <= index ? batch : end) = middle;
+        }
+        sequence = args.sequences[batch];
+        const int within = index - sequence.part_items_before, in_head = within / sequence.parts;
+        part = within - in_head * sequence.parts;
+        head = in_head / sequence.q_blocks;
+        item.shared = 1;
+        item.first_row = (sequence.q_blocks - 1 - (in_head - head * sequence.q_blocks)) * kQueryBlock;
+    } else {
+        const bool is_causal = args.window_right == 0;
+        const int all_heads = args.heads * args.sequence_count, both = args.max_full_items + args.max_shared_items;
+        const int early_items = args.first_late_head * both, full_items = (all_heads - args.first_late_head) * args.max_full_items;
+        const bool is_early = index < early_items, is_late = index >= early_items + full_items;  // of a head whose shared items do not come last; a shared one that does
+        const int each = is_early ? both : is_late ? args.max_shared_items : args.max_full_items;
+        if (!is_early) index -= is_late ? early_items + full_items : early_items;
+        const int first_head = is_early ? 0 : args.first_late_head;
+        const int per_section = args.section_heads * each, section = index / per_section, within = index - section * per_section;
+        const int section_at = first_head + section * args.section_heads, heads = min(args.section_heads, all_heads - section_at);
+        const int in_turn = within / heads, flat_head = section_at + (within - in_turn * heads);
+        batch = flat_head / args.heads;
+        head = flat_head - batch * args.heads;
+        sequence = args.sequences[batch];
+        const int full = sequence.full_items, shared = sequence.items - full, ahead = is_causal ? full - full / 3 : full, turn = is_late ? full + in_turn : in_turn;
+        if (turn >= (is_early || is_late ? sequence.items : full)) return false;
+        item.shared = turn >= ahead && turn < ahead + shared;
+        item.first_row = item.shared ? full * T::kRows + (shared - 1 - (turn - ahead)) * kQueryBlock : (full - 1 - (turn < ahead ? turn : turn - shared)) * T::kRows;
+    }
     item.rows = sequence.q_len - item.first_row;
     const int64_t token = sequence.q_start + item.first_row;
     channel_at = (static_cast<int64_t>(batch) * args.kv_heads + head / (args.heads / args.kv_heads)) * T::kD;
-    item.out_at = batch * args.out_strides.batch + head * args.out_strides.head + token * args.out_strides.token;
-    item.lse_at = batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token;
+    if (args.part_items > 0) {
+        item.lse_at = sequence.part_base + (static_cast<int64_t>(head) * sequence.parts + part) * sequence.q_len + item.first_row;
+        item.out_at = item.lse_at * T::kD;
+    } else {
+        item.out_at = batch * args.out_strides.batch + head * args.out_strides.head + token * args.out_strides.token;
+        item.lse_at = batch * args.lse_strides.batch + head * args.lse_strides.head + token * args.lse_strides.token;
+    }
     item.band = band_of(args, sequence);
     const int item_rows = item.shared ? kQueryBlock : T::kRows;
     const TileRange all = tile_range<T::kKeys>(item.band, item.first_row, min(item.first_row + item_rows, sequence.q_len) - 1);
     item.tile_begin = all.begin, item.tile_end = all.end;
+    if (args.part_items > 0) {
+        const int64_t count = all.end - all.begin;
+        item.tile_begin = all.begin + static_cast<int>(count * part / sequence.parts), item.tile_end = all.begin + static_cast<int>(count * (part + 1) / sequence.parts);
+    }
     const int whole = sequence.k_len / T::kKeys, left = sequence.k_len % T::kKeys;
     item.short_span = sorted_span(left, T::kKeys);
     item.short_tile = left > 0 && item.short_span < T::kKeys ? whole : -1;

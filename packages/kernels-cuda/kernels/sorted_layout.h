@@ -69,8 +69,12 @@ struct SortedSequence {
     int64_t q_block_base;  // Q block of (head h, block b): q_block_base + h * q_blocks + b
     int64_t tile_base;     // tile of (kv head h, tile t): tile_base + h * tiles + t
     int64_t sum_base;      // sum of K over `kTileKeys` tokens t of kv head h: sum_base + h * sums + t
-    int32_t q_len, k_len, q_blocks, tiles, sums, padding;
+    int32_t q_len, k_len, q_blocks, tiles, sums;
     int32_t full_items, items;  // of a head, Hopper: see sm90_items.cuh
+    // Hopper, few queries and many keys (merge_parts.h): into how many parts the keys of each item are cut, all items of the sequences before this one, and where
+    // answers lie: row of (head h, part p, query i): part_base + (h * parts + p) * q_len + i. Otherwise parts are 0, and these items are in the other count.
+    int32_t parts, part_items_before;
+    int64_t part_base;
 };
 
 static_assert(sizeof(TileHeader) == 32 && sorted_meta_bytes(64) % 16 == 0, "bulk copies move multiples of 16 bytes");

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "merge_parts.h"
 #include "quantize.h"
 #include "sorted_args.h"
 #include "sorted_quantize.h"
@@ -30,10 +31,13 @@ public:
     const SortedBuffers& buffers() const { return buffers_; }
 
 private:
+    /** Of a head; or the parts that the keys of all its items are cut into. */
     struct Items {
-        int32_t full, shared;
+        int32_t full, shared, parts;
     };
-    Items share_out(int32_t q_len, int32_t tiles) const;
+    Items share_out(int32_t q_len, int32_t k_len, int32_t tiles) const;
+    int64_t keys_seen(int32_t q_len, int32_t k_len) const;
+    void plan_parts(Stream& stream, int padded);
     void lay_out(Stream& stream, const std::vector<Sequence>& sequences);
     bool is_half() const { return request_.mode == ValueMode::kHalf; }
 
@@ -43,7 +47,11 @@ private:
     const LaunchLimits limits_;
     SortedTable table_{};
     SortedArgs args_{};
-    int64_t q_blocks_ = 0, tiles_ = 0;
+    int64_t q_blocks_ = 0, tiles_ = 0, part_rows_ = 0;
+    int32_t part_items_ = 0, most_part_queries_ = 0;
+    SortedArgs part_args_{};
+    PartRows parts_{};
+    MergedRows merged_{};
     SortedBuffers buffers_;
     SortedImages images_{};
     std::vector<std::shared_ptr<Buffer>> held_;

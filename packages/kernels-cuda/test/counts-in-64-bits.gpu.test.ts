@@ -35,8 +35,9 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
   const shared = (rows: CudaTensor, heads: number, count: number, from = 0) =>
     rows.view([1, heads, count, DIM], { strides: [0, 0, DIM, 1], elementOffset: from * DIM });
 
-  /** That `together` [1, HEADS, .., DIM] is `alone` in each head, to the bit but for the sign of zeros. */
-  async function expectAlike({ out: together }: CudaAttentionResult, { out: alone }: CudaAttentionResult) {
+  /** That `together` [1, HEADS, .., DIM] is the first head of `other` in each head, to the bit but for the sign of zeros. */
+  async function expectAlike({ out: together }: CudaAttentionResult, { out: other }: CudaAttentionResult) {
+    const alone = other.slice(1, 0, 1);
     const rows = alone.dims[2]!;
     for (const from of [0, rows - FEW]) {
       const some = (await alone.slice(2, from, from + FEW).download()).data as Float32Array;
@@ -47,7 +48,7 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
       expect(found, `head ${h}`).toEqual({ relativeL2: 0, worst: 0, odd: 0 });
     }
     together.dispose();
-    alone.dispose();
+    other.dispose();
     await device.trim();
   }
 
@@ -116,8 +117,11 @@ describe.skipIf(!cudaStatus().available)('offsets of 64 bits', () => {
     ];
 
     it.each(variants)('$name: more than 2^32 elements in K and V', async ({ attend }) => {
-      const inputs = (n: number) => ({ query: shared(one, n, FEW, 5), key: firstOf(all, n), value: firstOf(all, n) });
-      await expectAlike(await attend(inputs(HEADS)), await attend(inputs(1)));
+      const query = shared(one, HEADS, FEW, 5);
+      const own = await attend({ query, key: firstOf(all, HEADS), value: firstOf(all, HEADS) });
+      // As many heads: into how many parts Hopper's kernel cuts the keys depends on that.
+      const together = await attend({ query, key: shared(one, HEADS, ROWS), value: shared(one, HEADS, ROWS) });
+      await expectAlike(own, together);
     });
 
     it.each(variants)('$name: more than 2^32 elements in Q and the output', async ({ attend }) => {

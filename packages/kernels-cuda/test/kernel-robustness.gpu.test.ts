@@ -140,6 +140,16 @@ describe.skipIf(!cudaStatus().available)('kernels under stress', () => {
     }),
   );
   apart.push({ ...many, variant: hoppers(64)[0]!, headDim: 64, queries: 676, keys: 6200, isCausal: false });
+  // Keys in parts, which are put together afterwards.
+  apart.push({
+    batch: 1,
+    heads: 2,
+    variant: hoppers(128)[0]!,
+    headDim: 128,
+    queries: 130,
+    keys: 12400,
+    isCausal: false,
+  });
   // What is left of 32: short ones, where nothing goes round.
   const lengths = [
     [1, 300],

@@ -136,6 +136,15 @@ async function types() {
     for (const softcap of [0, 4]) await attendBaselines({ query, key, value }, { ...packed, softcap });
     dispose(query, key, value);
   }
+  {
+    // Few queries and many keys: in parts.
+    const [query, key, value] = await Promise.all(
+      [3, 6300, 6300].map((tokens, i) => device.upload(bits([1, 1, tokens, 64], 1.1 + 0.2 * i, 'bfloat16'))),
+    );
+    for (const precision of ['full-int8', 'half-int8'])
+      await attend({ query, key, value }, { precision, outType: 'bfloat16' });
+    dispose(query, key, value);
+  }
   for (const [dim, type] of [
     [40, 'bool'],
     [72, 'float32'],
