@@ -168,8 +168,8 @@ cudaError_t launch_encode_rows(const float* input, int64_t input_stride, int tok
     return launch_early(encode_input, grid, kEncoders, 0, stream, input, input_stride, cols, columns, largest, target, nonfinite);
 }
 
-cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    if (tokens <= kFewTokens) return launch_linear_int8_few(weights, input, tokens, out, accumulate, stream);
+cudaError_t launch_linear_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, const WeightsAhead& ahead, cudaStream_t stream) {
+    if (tokens <= kFewTokens) return launch_linear_int8_few(weights, input, tokens, out, accumulate, ahead, stream);
     const int64_t blocks = (weights.rows + int64_t{63}) / 64 * ((tokens + 63) / 64);
     return blocks < kFewBlocks ? launch_many<GemmTile<32>>(weights, input, tokens, out, accumulate, stream) : launch_many<GemmTile<64>>(weights, input, tokens, out, accumulate, stream);
 }

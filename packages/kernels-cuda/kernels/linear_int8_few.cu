@@ -48,6 +48,20 @@ struct GatedPairs {
 
 // ── §2 ──
 constexpr int kOneWarps = 4, kOneAhead = 4;
+/** About as many as run at once when a launch ends. */
+constexpr int kLastBlocks = 1584;
+constexpr int kLine = 128;
+
+/** The last blocks of a launch ask for a share each. */
+__device__ __forceinline__ void ask_ahead(const WeightsAhead& ahead) {
+    const int blocks = min(static_cast<int>(gridDim.x), kLastBlocks), mine = static_cast<int>(blockIdx.x) - (static_cast<int>(gridDim.x) - blocks);
+    if (mine < 0) return;
+    const int lines = ahead.bytes / kLine, share = (lines + blocks - 1) / blocks, end = min((mine + 1) * share, lines);
+    for (int line = mine * share + threadIdx.x; line < end; line += blockDim.x) {
+        prefetch_line(ahead.first + line * kLine);
+        if (ahead.second != nullptr) prefetch_line(ahead.second + line * kLine);
+    }
+}
 
 __device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
     sum = __dp4a(a.x, b.x, sum);
@@ -56,7 +70,7 @@ __device__ __forceinline__ int dot16(const int4& a, const int4& b, int sum) {
     return __dp4a(a.w, b.w, sum);
 }
 
-template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_int8_one(const Rows rows, const Int8Rows input) {
+template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_int8_one(const Rows rows, const Int8Rows input, const WeightsAhead ahead) {
     constexpr int kSets = Rows::kSets, kAhead = kOneAhead / kSets;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x * kOneWarps + warp;
     const int chunks = rows.weights.columns / 16;
@@ -94,11 +108,13 @@ template <class Rows> __global__ void __launch_bounds__(kOneWarps * 32) linear_i
         __shared__ float found[kOneWarps];
         if (lane == 0) found[warp] = y;
         __syncthreads();
-        if (threadIdx.x > 0) return;
+        if (threadIdx.x == 0) {
 #pragma unroll
-        for (int other = 0; other < kOneWarps; ++other) y = larger(y, found[other]);
-        rows.report(0, y);
+            for (int other = 0; other < kOneWarps; ++other) y = larger(y, found[other]);
+            rows.report(0, y);
+        }
     }
+    ask_ahead(ahead);
 }
 
 // ── §3 ──
@@ -172,19 +188,19 @@ template <class Rows> __global__ void __launch_bounds__(kSomeWarps * 32) linear_
 }
 
 // ── §4 ──
-template <class Rows> cudaError_t launch(const Rows& rows, int count, const Int8Rows& input, int tokens, cudaStream_t stream) {
-    if (tokens == 1) return launch_early(linear_int8_one<Rows>, dim3((count + kOneWarps - 1) / kOneWarps), kOneWarps * 32, 0, stream, rows, input);
+template <class Rows> cudaError_t launch(const Rows& rows, int count, const Int8Rows& input, int tokens, const WeightsAhead& ahead, cudaStream_t stream) {
+    if (tokens == 1) return launch_early(linear_int8_one<Rows>, dim3((count + kOneWarps - 1) / kOneWarps), kOneWarps * 32, 0, stream, rows, input, ahead);
     return launch_early(linear_int8_some<Rows>, dim3((count + kSomeRows - 1) / kSomeRows), kSomeWarps * 32, 0, stream, rows, input, tokens);
 }
 
 }  // namespace
 
-cudaError_t launch_linear_int8_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) {
-    return launch(PlainRows{weights, out, accumulate}, weights.rows, input, tokens, stream);
+cudaError_t launch_linear_int8_few(const Int8Weights& weights, const Int8Rows& input, int tokens, float* out, bool accumulate, const WeightsAhead& ahead, cudaStream_t stream) {
+    return launch(PlainRows{weights, out, accumulate}, weights.rows, input, tokens, ahead, stream);
 }
 
-cudaError_t launch_swiglu_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, const GatedRows& out, cudaStream_t stream) {
-    return launch(GatedPairs{weights, out}, weights.rows / 2, input, tokens, stream);
+cudaError_t launch_swiglu_int8(const Int8Weights& weights, const Int8Rows& input, int tokens, const GatedRows& out, const WeightsAhead& ahead, cudaStream_t stream) {
+    return launch(GatedPairs{weights, out}, weights.rows / 2, input, tokens, ahead, stream);
 }
 
 }  // namespace intflash

@@ -18,6 +18,8 @@ namespace {
 constexpr int kStepsBeforeGraph = 3;
 constexpr size_t kMostGraphs = 256;
 constexpr int kFewestTiles = 8;
+/** Of the next layer's weights, at most, and as a part of L2: more is slower again, the layer's own numbers have to wait. */
+constexpr int kBytesAhead = 8 << 20, kPartAhead = 6;
 
 std::shared_ptr<Buffer> upload(Stream& worker, const HostFloats& from) {
     if (from.data == nullptr) return nullptr;
@@ -43,7 +45,7 @@ void check_findings(uint32_t findings) {
 }  // namespace
 
 Decoder::Decoder(Stream& worker, const HostDecoder& host) : facts_(host.facts), padded_(padded_head(host.facts.head_dim)), columns_(0), output_(host.output),
-      shared_bytes_(worker.device().facts().shared_bytes_per_block), forced_split_(split_from_environment()) {
+      shared_bytes_(worker.device().facts().shared_bytes_per_block), bytes_ahead_(std::min(kBytesAhead, worker.device().facts().l2_bytes / kPartAhead)), forced_split_(split_from_environment()) {
     const auto norm = [&](const HostNorm& from) { return DeviceNorm{upload(worker, from.gain), upload(worker, from.bias)}; };
     if (host.embedding.data == nullptr && !output_->is_float())
         throw Failure("ERR_ARG_TYPE", "Expected an embedding, or an output layer in float32 that has the same numbers");
@@ -125,9 +127,17 @@ void Decoder::normalize(const DeviceNorm& norm, const float* input, const int32_
     check_cuda(launch_norm(how, input, rows, tokens, facts_.hidden, input_of(next, tokens), work_.largest->as<uint32_t>(), work_.findings->as<uint32_t>(), stream), "normalize");
 }
 
-void Decoder::project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
+WeightsAhead Decoder::beginning_of(const LinearLayer& next, bool is_gated) const {
+    if (!next.is_int8()) return {};
+    const Int8Weights weights = next.int8_weights();
+    const int64_t bytes = int64_t{weights.rows} * weights.columns, half = bytes / 2;
+    if (is_gated) return {weights.codes, weights.codes + half, static_cast<int>(std::min<int64_t>(half, bytes_ahead_ / 2))};
+    return {weights.codes, nullptr, static_cast<int>(std::min<int64_t>(bytes, bytes_ahead_))};
+}
+
+void Decoder::project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, const WeightsAhead& ahead, cudaStream_t stream) const {
     const LayerInput input = input_of(layer, tokens);
-    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, stream);
+    if (layer.is_int8()) layer.multiply(input.codes, tokens, out, accumulate, work_.products, ahead, stream);
     else if (layer.is_int4()) layer.multiply(input.groups, tokens, out, accumulate, stream);
     else layer.multiply(floats, tokens, out, accumulate, layer_scratch(), stream);
 }
@@ -159,7 +169,7 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     uint32_t* findings = work_.findings->as<uint32_t>();
     float* hidden = work_.hidden->as<float>();
     normalize(layer.attention_norm, hidden, nullptr, tokens, *layer.qkv, stream);
-    project(*layer.qkv, work_.floats->as<float>(), tokens, work_.qkv->as<float>(), false, stream);
+    project(*layer.qkv, work_.floats->as<float>(), tokens, work_.qkv->as<float>(), false, beginning_of(*layer.attention_output), stream);
 
     const Heads heads{work_.qkv->as<float>(), facts_.heads, facts_.kv_heads, facts_.head_dim};
     const HeadNorms head_norms{floats_of(layer.query_norm), floats_of(layer.key_norm), facts_.epsilon};
@@ -188,26 +198,29 @@ void Decoder::launch_layer(int index, const Step& step, cudaStream_t stream) con
     if (step.int4) check_cuda(launch_rotate_back(mixed_into, tokens, facts_.heads, facts_.head_dim, findings, stream), "rotate the heads back");
     else if (output.is_int8()) check_cuda(launch_quantize_rows(mixed, input.columns, tokens, output.cols(), input.codes, findings, stream), "quantize the heads");
     else if (output.is_int4()) check_cuda(launch_quantize_groups(mixed, input.columns, tokens, output.cols(), input.groups, findings, stream), "quantize the heads by groups");
-    project(output, mixed, tokens, hidden, true, stream);
+    project(output, mixed, tokens, hidden, true, beginning_of(*layer.mlp_up, is_swiglu(layer)), stream);
 
     normalize(layer.mlp_norm, hidden, nullptr, tokens, *layer.mlp_up, stream);
     widen(layer, tokens, stream);
-    project(*layer.mlp_down, work_.floats->as<float>(), tokens, hidden, true, stream);
+    const LinearLayer& next = index + 1 == layers() ? *output_ : *layers_[static_cast<size_t>(index) + 1].qkv;
+    project(*layer.mlp_down, work_.floats->as<float>(), tokens, hidden, true, beginning_of(next), stream);
 }
+
+bool Decoder::is_swiglu(const Layer& layer) const { return facts_.activation == Activation::kSwiglu && layer.mlp_up->is_int8() && layer.mlp_down->is_int8(); }
 
 void Decoder::widen(const Layer& layer, int tokens, cudaStream_t stream) const {
     const LinearLayer &up = *layer.mlp_up, &down = *layer.mlp_down;
     uint32_t *findings = work_.findings->as<uint32_t>(), *largest = work_.largest->as<uint32_t>();  // zeros since the norm
     const LayerInput codes = input_of(up, tokens), target = input_of(down, tokens);
-    const bool swiglu = facts_.activation == Activation::kSwiglu && up.is_int8() && down.is_int8();
+    const bool swiglu = is_swiglu(layer);
     if (swiglu && tokens <= kFewTokens) {
         const GatedRows gated{work_.wide->as<float>(), facts_.intermediate, largest};
-        check_cuda(launch_swiglu_int8(up.int8_weights(), codes.codes, tokens, gated, stream), "run an MLP's first layer");
+        check_cuda(launch_swiglu_int8(up.int8_weights(), codes.codes, tokens, gated, beginning_of(down), stream), "run an MLP's first layer");
         return check_cuda(launch_encode_rows(gated.floats, gated.stride, tokens, facts_.intermediate, largest, target.codes, findings, stream), "quantize an MLP's rows");
     }
     if (swiglu && suits_swiglu_sums(up.int8_weights()) && up.sum(codes.codes, tokens, work_.products, stream))
         return check_cuda(launch_swiglu_sums(up.int8_weights(), work_.products.sums->as<int32_t>(), codes.codes.scales, tokens, target, largest, findings, stream), "activate");
-    project(up, work_.floats->as<float>(), tokens, work_.wide->as<float>(), false, stream);
+    project(up, work_.floats->as<float>(), tokens, work_.wide->as<float>(), false, beginning_of(down), stream);
     check_cuda(launch_activate(facts_.activation, work_.wide->as<float>(), tokens, facts_.intermediate, target, largest, findings, stream), "activate");
 }
 
@@ -223,7 +236,7 @@ void Decoder::launch(const Step& step, cudaStream_t stream) const {
     check_cuda(launch_embed(embedding, step.ids, step.table, work_.hidden->as<float>(), stream), "embed the tokens");
     for (int index = 0; index < layers(); ++index) launch_layer(index, step, stream);
     normalize(output_norm_, work_.hidden->as<float>(), step.rows, step.logit_rows, *output_, stream);
-    project(*output_, work_.floats->as<float>(), step.logit_rows, work_.logits->as<float>(), false, stream);
+    project(*output_, work_.floats->as<float>(), step.logit_rows, work_.logits->as<float>(), false, {}, stream);
 }
 
 void Decoder::launch_alike(const Step& step, cudaStream_t stream) {

@@ -144,7 +144,12 @@ private:
     void normalize(const DeviceNorm& norm, const float* input, const int32_t* rows, int tokens, const LinearLayer& next, cudaStream_t stream) const;
     /** An MLP up to the input of its second layer. */
     void widen(const Layer& layer, int tokens, cudaStream_t stream) const;
-    void project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, cudaStream_t stream) const;
+    /** `ahead`: of the linear layer after this one. */
+    void project(const LinearLayer& layer, const float* floats, int tokens, float* out, bool accumulate, const WeightsAhead& ahead, cudaStream_t stream) const;
+    /** `is_gated`: that layer reads gate and up rows side by side. */
+    WeightsAhead beginning_of(const LinearLayer& next, bool is_gated = false) const;
+    /** Whether silu(gate) · up comes with the first layer of such an MLP. */
+    bool is_swiglu(const Layer& layer) const;
     /** Launches such a step, from its third time on as a graph. */
     void launch_alike(const Step& step, cudaStream_t stream);
     LayerInput input_of(const LinearLayer& layer, int tokens) const;
@@ -157,7 +162,7 @@ private:
     DeviceNorm output_norm_;
     std::shared_ptr<LinearLayer> output_;
     Workspace work_;
-    const int shared_bytes_;
+    const int shared_bytes_, bytes_ahead_;
     const std::optional<KeySplit> forced_split_;  // INTFLASH_KEY_SPLIT=tiles or runs, for tests and benchmarks
     std::map<GraphKey, StepRecord> graphs_;
     int64_t graphs_revision_ = 0;  // of the memory that they were recorded with

@@ -32,6 +32,7 @@ std::shared_ptr<Device> Device::open(int ordinal) {
     facts.minor = properties.minor;
     facts.processors = properties.multiProcessorCount;
     facts.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
+    facts.l2_bytes = properties.l2CacheSize;
     facts.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
     facts.has_hopper_kernels = ask_running_code().is_sm90a;
     cudaMemPoolProps pool{};

@@ -17,7 +17,7 @@ class CublasLt;
 
 struct DeviceFacts {
     char name[256];
-    int major, minor, processors, shared_bytes_per_block;
+    int major, minor, processors, shared_bytes_per_block, l2_bytes;
     int64_t total_bytes;
     bool has_hopper_kernels;  // it is one, and runs their code (running_code.h)
 };

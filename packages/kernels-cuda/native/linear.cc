@@ -100,11 +100,11 @@ bool LinearLayer::sum(const Int8Rows& input, int tokens, const ProductMemory& me
     return memory.library->multiply(product, memory.workspace->as(), stream);
 }
 
-void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const {
+void LinearLayer::multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, const WeightsAhead& ahead, cudaStream_t stream) const {
     const Int8Weights weights = int8_weights();
     if (sum(input, tokens, memory, stream))
         return check_cuda(launch_finish_int8(weights, memory.sums->as<int32_t>(), input.scales, tokens, out, accumulate, stream), "finish an INT8 linear layer");
-    check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, stream), "run an INT8 linear layer");
+    check_cuda(launch_linear_int8(weights, input, tokens, out, accumulate, ahead, stream), "run an INT8 linear layer");
 }
 
 void LinearLayer::multiply(const GroupRows& input, int tokens, float* out, bool accumulate, cudaStream_t stream) const {
@@ -147,7 +147,7 @@ void LinearLayer::forward_part(Stream& worker, const float* input, int tokens, f
         const Int8Rows rows{codes->as<int8_t>(), scales->as<float>()};
         check_cuda(cudaMemcpyAsync(floats->as(), input, count * width, cudaMemcpyHostToDevice, stream), "copy an input to the device");
         check_cuda(launch_quantize_rows(floats->as<float>(), cols_, tokens, cols_, rows, finding->as<uint32_t>(), stream), "quantize an input");
-        multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, stream);
+        multiply(rows, tokens, result->as<float>(), false, suits_library(tokens) ? product_memory(worker, tokens, rows_) : ProductMemory{}, {}, stream);
     } else {
         scratch = worker.allocate(static_cast<size_t>(scratch_floats(tokens)) * sizeof(float));
         if (is_int4()) {

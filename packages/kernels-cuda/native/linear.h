@@ -47,8 +47,8 @@ public:
 
     /** Whether cuBLASLt shall multiply so many tokens; small products are not worth loading it. An INT8 layer's only. */
     bool suits_library(int tokens) const;
-    /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. */
-    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, cudaStream_t stream) const;
+    /** y of codes that lie on the device already; an INT8 layer's only. `accumulate`: added to what `out` holds. `ahead`: of the layer that comes next. */
+    void multiply(const Int8Rows& input, int tokens, float* out, bool accumulate, const ProductMemory& memory, const WeightsAhead& ahead, cudaStream_t stream) const;
     /** Leaves the products' sums [tokens, rows] in `memory`, for launch_finish_int8 and the like, if the library does them. @returns whether it does */
     bool sum(const Int8Rows& input, int tokens, const ProductMemory& memory, cudaStream_t stream) const;
     /** y of an INT4 layer. */
