@@ -27,6 +27,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     export_attention(env, exports);
     export_cache_attention(env, exports);
     export_linear(env, exports);
+    export_layer(env, exports);
     export_limits(env, exports);
     return exports;
 }

@@ -2,9 +2,9 @@
 
 #include "bindings.h"
 #include "cache_append.h"
+#include "cache_args.h"
 #include "cache_attention.h"
 #include "environment.h"
-#include "js_args.h"
 
 namespace int_flash {
 namespace {
@@ -12,31 +12,10 @@ namespace {
 // Places in the parameter array; src/native-parameters.ts is the other half.
 enum Parameter : size_t { kIsa, kThreads, kCacheType, kKvHeads, kCapacity, kHeadDim, kLength, kTokens, kHeads, kScale, kSoftcap, kWindowLeft, kParameterCount };
 
-constexpr double kMaxTokens = 4398046511104.0;  // 2^42
-
-bool holds(const ArrayView& array, double needed, const char* name, Failure* failure) {
-    if (needed <= static_cast<double>(array.length)) return true;
-    return failure->set("ERR_SHAPE", "Expected %s to hold %.0f elements, got %zu", name, needed, array.length);
-}
-
 napi_typedarray_type array_type(ElementType type) {
     if (type == ElementType::kFloat32) return napi_float32_array;
     if (type == ElementType::kFloat16) return napi_uint16_array;
     return type == ElementType::kInt8 ? napi_int8_array : napi_uint8_array;
-}
-
-// The block table must name pages that exist, for every one of `tokens` tokens.
-bool read_pages(ArgumentReader* args, size_t index, int64_t tokens, int64_t capacity, const int32_t** table, Failure* failure) {
-    if (args->absent(index)) return true;
-    const ArrayView pages = args->view(index, "pages", napi_int32_array);
-    const int64_t needed = round_up(tokens, kPageTokens) / kPageTokens, there = capacity / kPageTokens;
-    if (!args->ok() || !holds(pages, static_cast<double>(needed), "pages", failure)) return false;
-    *table = static_cast<const int32_t*>(pages.data);
-    for (int64_t i = 0; i < needed; i++) {
-        const int32_t page = (*table)[i];
-        if (page < 0 || page >= there) return failure->set("ERR_SHAPE", "Expected pages from 0 to %lld, got %d", static_cast<long long>(there - 1), page);
-    }
-    return true;
 }
 
 // cacheAttention(parameters, query, keys, values, keyScales, valueScales, out, pages)

@@ -2,19 +2,13 @@
 #include <memory>
 
 #include "bindings.h"
-#include "environment.h"
 #include "js_args.h"
-#include "linear_layer.h"
+#include "linear_handle.h"
 
 namespace int_flash {
 namespace {
 
 enum Parameter : size_t { kIsa, kThreads, kRows, kCols, kGroup, kParameterCount };
-
-struct Handle {
-    std::shared_ptr<Environment> environment;  // whose live bytes the layer counts in: it must not go first
-    LinearLayer layer;
-};
 
 constexpr napi_type_tag kHandleTag = {0x1f6a5c3e9d2b4870ull, 0x8e21b7c4d05f9a36ull};
 
@@ -28,8 +22,9 @@ void adjust(napi_env env, int64_t bytes) {
 Napi::Value create_linear(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
-    auto handle = std::make_unique<Handle>();
+    auto handle = std::make_unique<LinearHandle>();
     handle->environment = Environment::of(info.Env()).shared_from_this();
+    handle->layer = std::make_shared<LinearLayer>();
     const bool created = [&] {
         ParameterReader p(args.array(0, "parameters", {napi_float64_array}), kParameterCount, &failure);
         if (!p.ok()) return false;
@@ -61,7 +56,7 @@ Napi::Value create_linear(const Napi::CallbackInfo& info) {
         source.group = group;
         source.scales = static_cast<const float*>(scales.data);
         if (bias.given) source.bias = static_cast<const float*>(bias.data);
-        return handle->layer.create(kernels, threads, source, &handle->environment->live_bytes(), &failure);
+        return handle->layer->create(kernels, threads, source, &handle->environment->live_bytes(), &failure);
     }();
     if (!created) {
         throw_failure(info.Env(), failure);
@@ -69,28 +64,17 @@ Napi::Value create_linear(const Napi::CallbackInfo& info) {
     }
     napi_value external;
     const napi_finalize finalize = [](napi_env env, void* data, void*) {
-        std::unique_ptr<Handle> held(static_cast<Handle*>(data));
-        adjust(env, -held->layer.bytes());
+        std::unique_ptr<LinearHandle> held(static_cast<LinearHandle*>(data));
+        adjust(env, -held->layer->bytes());
     };
     if (napi_create_external(info.Env(), handle.get(), finalize, nullptr, &external) != napi_ok) return info.Env().Undefined();
-    adjust(info.Env(), handle->layer.bytes());
+    adjust(info.Env(), handle->layer->bytes());
     handle.release();
     napi_type_tag_object(info.Env(), external, &kHandleTag);
     return Napi::Value(info.Env(), external);
 }
 
-Handle* handle_of(const Napi::CallbackInfo& info, Failure* failure) {
-    void* data = nullptr;
-    napi_valuetype type = napi_undefined;
-    bool ours = false;
-    if (info.Length() > 0) napi_typeof(info.Env(), info[0], &type);
-    if (type == napi_external) napi_check_object_type_tag(info.Env(), info[0], &kHandleTag, &ours);
-    if (!ours || napi_get_value_external(info.Env(), info[0], &data) != napi_ok) {
-        failure->set("ERR_ARG_TYPE", "Expected a linear layer's handle, got something else");
-        return nullptr;
-    }
-    return static_cast<Handle*>(data);
-}
+LinearHandle* handle_of(const Napi::CallbackInfo& info, Failure* failure) { return linear_handle_of(info.Env(), info.Length() > 0 ? static_cast<napi_value>(info[0]) : nullptr, failure); }
 
 // Bits of linearForward's `flags`; src/cpu-linear.ts is the other half.
 enum Flag : int { kSwiglu = 1, kAccumulate = 2, kAllFlags = 3 };
@@ -99,9 +83,9 @@ enum Flag : int { kSwiglu = 1, kAccumulate = 2, kAllFlags = 3 };
 Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     Failure failure;
     ArgumentReader args(info, &failure);
-    const Handle* handle = handle_of(info, &failure);
+    const LinearHandle* handle = handle_of(info, &failure);
     const bool done = handle && [&] {
-        const LinearLayer& layer = handle->layer;
+        const LinearLayer& layer = *handle->layer;
         if (layer.disposed()) return failure.set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed");
         const ArrayView input = args.float32_view(1, "input");
         const double tokens = args.number(2, "tokens", 0, 1 << 24);
@@ -134,17 +118,30 @@ Napi::Value linear_forward(const Napi::CallbackInfo& info) {
 
 Napi::Value dispose_linear(const Napi::CallbackInfo& info) {
     Failure failure;
-    Handle* handle = handle_of(info, &failure);
+    LinearHandle* handle = handle_of(info, &failure);
     if (!handle) {
         throw_failure(info.Env(), failure);
         return {};
     }
-    adjust(info.Env(), -handle->layer.bytes());
-    handle->layer.dispose();
+    adjust(info.Env(), -handle->layer->bytes());
+    handle->layer->dispose();
     return info.Env().Undefined();
 }
 
 }  // namespace
+
+LinearHandle* linear_handle_of(napi_env env, napi_value value, Failure* failure) {
+    void* data = nullptr;
+    napi_valuetype type = napi_undefined;
+    bool ours = false;
+    if (value) napi_typeof(env, value, &type);
+    if (type == napi_external) napi_check_object_type_tag(env, value, &kHandleTag, &ours);
+    if (!ours || napi_get_value_external(env, value, &data) != napi_ok) {
+        failure->set("ERR_ARG_TYPE", "Expected a linear layer's handle, got something else");
+        return nullptr;
+    }
+    return static_cast<LinearHandle*>(data);
+}
 
 void export_linear(Napi::Env env, Napi::Object exports) {
     exports.Set("createLinear", Napi::Function::New<create_linear>(env, "createLinear"));

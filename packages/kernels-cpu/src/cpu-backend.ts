@@ -9,6 +9,9 @@ import {
   checkChoice,
   checkInteger,
   checkOptions,
+  type DecoderLayer,
+  type HostLayer,
+  type HostLayerShape,
   hostArray,
   hostArrayOf,
   type IntFlashError,
@@ -19,6 +22,7 @@ import {
   type RotaryArgs,
   readIntegerVariable,
 } from '@int-flash/ops';
+import { CpuLayer } from './cpu-layer.js';
 import { CpuLinear } from './cpu-linear.js';
 import { LESS_AT_ONCE } from './less-at-once.js';
 import { type NativeAddon, nativeAddon } from './native-addon.js';
@@ -181,6 +185,10 @@ class CpuBackend implements Backend {
 
   createLinear(weights: LinearWeights): Linear {
     return new CpuLinear(this.#addon, weights, this.#placement);
+  }
+
+  createHostLayer(layer: DecoderLayer, shape: HostLayerShape): HostLayer | undefined {
+    return CpuLayer.create(this.#addon, layer, shape, this.#placement);
   }
 
   liveBytes(): number {

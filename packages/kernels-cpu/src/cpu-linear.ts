@@ -41,6 +41,11 @@ export class CpuLinear implements Linear {
     this.#forward(input, tokens, out, flags, norm?.gain, norm?.epsilon ?? 0);
   }
 
+  /** What the addon knows it by; undefined once it is disposed. */
+  get handle(): object | undefined {
+    return this.#handle;
+  }
+
   dispose(): void {
     if (!this.#handle) return;
     this.#addon.disposeLinear(this.#handle);

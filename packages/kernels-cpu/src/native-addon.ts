@@ -44,6 +44,11 @@ export interface NativeAddon {
     epsilon: number,
   ): void;
   disposeLinear(handle: object): void;
+  /** `[isa, threads, heads, kvHeads, headDim, half, scale, epsilon, windowLeft]`, four linear layers' handles, two norms' gains. */
+  createLayer(parameters: Float64Array, ...parts: readonly unknown[]): object;
+  /** Of `[tokens, int4, capacity, length]`. False when some key or value is not finite. */
+  layerForward(handle: object, parameters: Float64Array, ...arrays: readonly unknown[]): boolean;
+  disposeLayer(handle: object): void;
   /** Dot-product operations a second that `[isa, threads]` can do on registers alone; benchmarks only. */
   measurePeak(parameters: Float64Array): number;
   /** Reads all bytes of the arrays once, on `[isa, threads]`; benchmarks only. */

@@ -145,6 +145,36 @@ const int4 = [Float64Array.of(0, 1, 3, 64, 32), new Uint8Array(96), new Float32A
 eachArgument('createLinear', int4);
 eachParameter('createLinear', int4, 0);
 eachArgument('disposeLinear', [{}]);
+{
+  const part = (rows, cols) =>
+    addon.createLinear(Float64Array.of(0, 1, rows, cols, 0), new Float32Array(rows * cols), undefined, undefined);
+  // Two heads on one of keys, 8 channels each, 16 numbers a token.
+  const made = [
+    Float64Array.of(0, 1, 2, 1, 8, 4, 0.35, 1e-5, Infinity),
+    ...[part(32, 16), part(16, 16), part(48, 16), part(16, 24)],
+    new Float32Array(16),
+    new Float32Array(16),
+  ];
+  eachArgument('createLayer', made);
+  eachParameter('createLayer', made, 0);
+  for (const int4 of [0, 1]) {
+    const codes = () => (int4 ? new Uint8Array(64 * 4) : new Int8Array(64 * 8));
+    const step = [
+      addon.createLayer(...made),
+      Float64Array.of(2, int4, 64, 3),
+      ...[32, 64, 20, 20].map((length) => new Float32Array(length)),
+      ...[codes(), codes()],
+      ...[64, 64, 8, 1].map((length) => new Float32Array(length)),
+      Int32Array.of(0),
+    ];
+    eachArgument('layerForward', step);
+    eachParameter('layerForward', step, 1);
+  }
+  eachArgument('disposeLayer', [{}]);
+  const disposed = addon.createLayer(...made);
+  addon.disposeLayer(disposed);
+  attempt('disposeLayer twice', () => addon.disposeLayer(disposed));
+}
 eachArgument('abort', [1]);
 eachArgument('readArrays', [Float64Array.of(0, 1), new Int8Array(100), new Float32Array(5)]);
 eachParameter('readArrays', [Float64Array.of(0, 1), new Uint8Array(100)], 0);

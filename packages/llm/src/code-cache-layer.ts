@@ -3,7 +3,7 @@ import { hadamardRotate, quantizePerTokenInt8 } from '@int-flash/quant';
 import { channelScales, divideKeys } from './channel-scales.js';
 import { nearestInt4, quantizeFittedInt4 } from './fitted-int4.js';
 import { int8Scale, writeInt8Row } from './int8-rows.js';
-import type { KeyValueRows, KvCacheLayer, LayerState } from './kv-cache-layer.js';
+import type { KeyValueRows, KvCacheLayer, LayerState, WriteRows } from './kv-cache-layer.js';
 import { copyPageRows, rowOf } from './paged-rows.js';
 
 /** A key offset is the mean of this many tokens at most, so that chunks of this size or more give the same one … */
@@ -95,6 +95,12 @@ export class CodeCacheLayer implements KvCacheLayer {
     }
     this.#writeInt4Keys(rows, state, pages, length);
     this.#writeInt4Values(rows, state, pages, length);
+  }
+
+  writeBy(write: WriteRows, rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): boolean {
+    if (length === 0 || state.channels.length > 0) return false;
+    if (!write(this.view(pages, length) as CodeView, state.offsets, state.largest)) this.#refuse(rows);
+    return true;
   }
 
   view(pages: Int32Array, length: number): KvCacheView {

@@ -42,6 +42,13 @@ export interface KeyValueRows {
   readonly stride: number;
 }
 
+/** Writes rows into a cache of codes. @returns false when some row is not finite. */
+export type WriteRows = (
+  cache: Extract<KvCacheView, { readonly type: 'int8' | 'int4' }>,
+  keyShift: Float32Array,
+  largestValueScale: Float32Array,
+) => boolean;
+
 /** One layer's part of a sequence besides its rows. */
 export interface LayerState {
   /** Subtracted from the keys, [kvHeads, headDim]; empty for floats. Frozen at the first write, so sequences that begin alike share it. */
@@ -58,6 +65,11 @@ export interface KvCacheLayer {
   start(): LayerState;
   /** Stores rows behind a sequence's first `length` tokens, for which its block table has pages that nobody else reads. May change `rows`. */
   write(rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): void;
+  /**
+   * The same by a backend that writes the rows itself, behind at least one token; `rows` get them. @returns false, with nothing done, where this
+   * cache's rows are not what backends write.
+   */
+  writeBy?(write: WriteRows, rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): boolean;
   view(pages: Int32Array, length: number): KvCacheView;
   copyPage(from: number, to: number): void;
   /** {@link LayerState.largest} after `length` tokens, known after the first `from`. */

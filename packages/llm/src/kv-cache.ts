@@ -1,6 +1,6 @@
 import { KV_PAGE_TOKENS, type KvCacheView } from '@int-flash/ops';
 import { multiplyQueries } from './channel-scales.js';
-import { isFloat, type KeyValueRows, type LayerState } from './kv-cache-layer.js';
+import { isFloat, type KeyValueRows, type LayerState, type WriteRows } from './kv-cache-layer.js';
 import type { KvCachePool } from './kv-cache-pool.js';
 import { noFreePage } from './out-of-memory.js';
 import { pagesOf } from './page-limit.js';
@@ -94,13 +94,23 @@ export class KvCache implements PagedSequence {
    * @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them; `ERR_NONFINITE` from the quantizers.
    */
   append(layer: number, rows: KeyValueRows): void {
-    this.#table.expectLive();
-    const length = this.#lengths[layer]!;
-    if (length + rows.tokens > this.#room && !this.reserve(length + rows.tokens - this.length)) {
-      throw noFreePage('host');
-    }
+    const length = this.#makeRoom(layer, rows.tokens);
     this.#pool.layers[layer]!.write(rows, this.#states[layer]!, this.#table.numbers, length);
     this.#lengths[layer] = length + rows.tokens;
+  }
+
+  /**
+   * As {@link append}, of rows that a backend writes where they go while it computes them.
+   *
+   * @returns false, with nothing done, where it cannot: {@link KvCacheLayer.writeBy}.
+   */
+  appendBy(layer: number, rows: KeyValueRows, write: WriteRows): boolean {
+    const length = this.#makeRoom(layer, rows.tokens);
+    const { writeBy } = this.#pool.layers[layer]!;
+    if (!writeBy?.call(this.#pool.layers[layer], write, rows, this.#states[layer]!, this.#table.numbers, length))
+      return false;
+    this.#lengths[layer] = length + rows.tokens;
+    return true;
   }
 
   /** Brings queries, [tokens, heads, headDim], into the units of the layer's keys, in place: once for each, after the keys were appended. */
@@ -183,6 +193,14 @@ export class KvCache implements PagedSequence {
     return this.#table.own(index, (from, to) => {
       for (const layer of this.#pool.layers) layer.copyPage(from, to);
     });
+  }
+
+  /** @returns How many tokens the layer holds. */
+  #makeRoom(layer: number, tokens: number): number {
+    this.#table.expectLive();
+    const length = this.#lengths[layer]!;
+    if (length + tokens > this.#room && !this.reserve(length + tokens - this.length)) throw noFreePage('host');
+    return length;
   }
 
   #statesAt(length: number): LayerState[] {

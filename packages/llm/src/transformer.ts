@@ -10,6 +10,7 @@ import { CallBudget, FEW_TOKENS } from './call-budget.js';
 import { decoderSpec } from './decoder-spec.js';
 import { DeviceCache } from './device-cache.js';
 import { type BatchPart, type PartOutcome, type SequenceCache, stepOnDevice } from './device-step.js';
+import { HostLayers } from './host-layers.js';
 import { isFloat, type KvCacheDtype } from './kv-cache-layer.js';
 import { KvCaches, suitsDevice } from './kv-caches.js';
 import { type AttentionChoice, type AttentionShape, attendCached } from './layers/attention.js';
@@ -54,6 +55,9 @@ export class Transformer {
   readonly #rotary: Rotary | undefined;
   /** On the backend's device; undefined until it is wanted. */
   #decoder: Decoder | undefined;
+  /** Made when a step wants them first. */
+  #hostLayers: HostLayers | undefined;
+  #hasHostLayers = true;
   #isDisposed = false;
   readonly #memory: StepMemory;
   readonly #layerCalls: CallBudget;
@@ -109,6 +113,9 @@ export class Transformer {
     this.caches.device?.clear();
     this.#decoder?.dispose();
     this.#decoder = undefined;
+    this.#hostLayers?.dispose();
+    this.#hostLayers = undefined;
+    this.#hasHostLayers = false;
   }
 
   /**
@@ -154,7 +161,9 @@ export class Transformer {
     for (const { ids } of parts) this.#expectIds(ids);
     const before = parts.map(({ cache }) => cache.length);
     try {
-      const fromHost = await this.#forwardOnHost(placeOnHost(parts), pace);
+      const placed = placeOnHost(parts);
+      const fromHost = await this.#forwardOnHost(placed, pace);
+      if (placed.length === parts.length) return fromHost;
       const fromDevice = await stepOnDevice(() => this.#deviceDecoder(), parts, pace);
       return parts.map(({ cache }) => fromDevice.get(cache) ?? fromHost.shift()!);
     } catch (error) {
@@ -182,22 +191,30 @@ export class Transformer {
   /** @returns For each part the logits that it wants. */
   async #forwardOnHost(parts: readonly PlacedPart[], pace: Pace): Promise<Float32Array[]> {
     if (parts.length === 0) return [];
-    const { hiddenSize, vocabSize } = this.config;
+    const { vocabSize } = this.config;
     const hidden = await this.#forwardParts(parts, pace);
     const wanted = parts.map(({ ids, wantsAll }) => (wantsAll ? ids.length : 1));
-    const rows = new Float32Array(wanted.reduce((sum, count) => sum + count, 0) * hiddenSize);
+    const logits = await this.#logits(this.#wantedRows(parts, wanted, hidden), pace);
+    let given = 0;
+    return wanted.map((count) => {
+      given += count;
+      return logits.subarray((given - count) * vocabSize, given * vocabSize);
+    });
+  }
+
+  /** @param wanted Rows of each part, its last ones. */
+  #wantedRows(parts: readonly PlacedPart[], wanted: readonly number[], hidden: Float32Array): Float32Array {
+    const { hiddenSize } = this.config;
+    const length = wanted.reduce((sum, count) => sum + count, 0) * hiddenSize;
+    if (length === hidden.length) return hidden;
+    const rows = new Float32Array(length);
     let filled = 0;
     for (const [i, { first, ids }] of parts.entries()) {
       const end = first + ids.length;
       rows.set(hidden.subarray((end - wanted[i]!) * hiddenSize, end * hiddenSize), filled * hiddenSize);
       filled += wanted[i]!;
     }
-    const logits = await this.#logits(rows, pace);
-    let given = 0;
-    return wanted.map((count) => {
-      given += count;
-      return logits.subarray((given - count) * vocabSize, given * vocabSize);
-    });
+    return rows;
   }
 
   async #forwardParts(placed: readonly PlacedPart[], pace: Pace): Promise<Float32Array> {
@@ -214,8 +231,13 @@ export class Transformer {
     const buffers = this.#memory.take(tokens);
     const { qkv, query, mixed, widened } = buffers.cut;
     const scale = 1 / Math.sqrt(headDim);
+    const run = HostLayers.suits(placed) ? this.#layersOfBackend()?.begin(placed[0]!, hidden, qkv) : undefined;
 
     for (const [index, layer] of this.#weights.layers.entries()) {
+      if (run?.step(index)) {
+        if (pace.isDue) await pace.rest();
+        continue;
+      }
       await this.#projectNormed(layer.attentionNorm, layer.qkv, hidden, tokens, qkv, pace);
       for (const { ids, first, start } of placed) {
         const end = first + ids.length;
@@ -240,6 +262,14 @@ export class Transformer {
     }
     this.#memory.giveBack(buffers);
     return hidden;
+  }
+
+  #layersOfBackend(): HostLayers | undefined {
+    if (!this.#hostLayers && this.#hasHostLayers) {
+      this.#hostLayers = HostLayers.create(this.config, this.#weights, this.#backend, this.#rotary);
+      this.#hasHostLayers = this.#hostLayers !== undefined;
+    }
+    return this.#hostLayers;
   }
 
   #projectNormed(

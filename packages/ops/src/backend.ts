@@ -1,5 +1,6 @@
 import type { AttentionPlan, AttentionResult, QuantizedAttentionPlan } from './attention-plan.js';
-import type { Decoder, DecoderMemory, DecoderMemoryShape, DecoderSpec } from './decoder.js';
+import type { Decoder, DecoderLayer, DecoderMemory, DecoderMemoryShape, DecoderSpec } from './decoder.js';
+import type { HostLayer, HostLayerShape } from './host-layer.js';
 import type { UnavailableReason } from './int-flash-error.js';
 import type { KvCacheView } from './kv-cache-view.js';
 
@@ -147,6 +148,12 @@ export interface Backend {
   turnRowsSync?(rows: Float32Array, dim: number, out: Float32Array): boolean;
   /** Copies the weights. */
   createLinear(weights: LinearWeights): Linear;
+  /**
+   * A decoder's layer for a few tokens of one sequence in INT8 attention, in one call, where the backend has a way that beats one step after the other.
+   *
+   * @param layer Linear layers of this backend; no norms of single heads. @returns undefined for a layer that it does not run.
+   */
+  createHostLayer?(layer: DecoderLayer, shape: HostLayerShape): HostLayer | undefined;
   /**
    * Takes over a decoder's whole step, where the backend has memory of its own that is worth staying in. Copies all weights but the
    * linear layers'. @returns undefined for a shape that it does not run.

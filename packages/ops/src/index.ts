@@ -60,6 +60,7 @@ export {
 } from './float-formats.js';
 export { float16BitsToNumber, float32ToFloat16Bits, numberToFloat16Bits } from './float16-bits.js';
 export { type HostArrayKind, hostArray, hostArrayOf, noHostMemory } from './host-array.js';
+export type { HostLayer, HostLayerShape, HostLayerStep } from './host-layer.js';
 export {
   ERROR_CODES,
   type ErrorCode,

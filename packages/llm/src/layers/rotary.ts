@@ -103,6 +103,12 @@ export class Rotary {
     }
   }
 
+  /** As {@link tables}, of so many positions or more. */
+  atLeast(positions: number): { readonly cos: Float32Array; readonly sin: Float32Array } {
+    this.#reach(positions);
+    return { cos: this.#cos, sin: this.#sin };
+  }
+
   /** Cosines and sines of the first `positions` positions, [positions, half], for a backend that turns heads itself. */
   tables(positions: number): { readonly half: number; readonly cos: Float32Array; readonly sin: Float32Array } {
     this.#reach(positions);

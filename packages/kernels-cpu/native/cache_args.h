@@ -1,0 +1,15 @@
+// What the bindings of caches judge alike.
+#pragma once
+#include "js_args.h"
+
+namespace int_flash {
+
+constexpr double kMaxTokens = 4398046511104.0;  // 2^42
+
+// False, with `failure` set, when `array` is shorter than `needed` elements.
+bool holds(const ArrayView& array, double needed, const char* name, Failure* failure);
+
+// The block table, which must name pages that exist for every one of `tokens` tokens; null in `table` where the argument is absent.
+bool read_pages(ArgumentReader* args, size_t index, int64_t tokens, int64_t capacity, const int32_t** table, Failure* failure);
+
+}  // namespace int_flash
