@@ -1,6 +1,6 @@
 import type { JudgedGeneration } from './generate-options.js';
 import { Random } from './random.js';
-import { canDrawOnDevice, drawRules, logprobs, sample, type TokenLogprob } from './sampler.js';
+import { drawRules, leavesLogits, logprobs, sample, type TokenLogprob } from './sampler.js';
 import { Session, type SessionOwner } from './session.js';
 import { DrawnSpeculation, Speculation } from './speculation.js';
 import { StopStrings } from './stop-strings.js';
@@ -135,7 +135,7 @@ export class Generation implements AsyncIterableIterator<GeneratedToken, void, u
     // A vocabulary may be padded to a round size: rows without a token are never drawn.
     const vocabulary = Math.min(transformer.config.vocabSize, tokenizer.vocabSize);
     const most = session.isExact ? this.#options.speculate : 0;
-    const isDrawn = session.canDraw && this.#options.logprobs === undefined && canDrawOnDevice(rules);
+    const isDrawn = session.canDraw && this.#options.logprobs === undefined && leavesLogits(rules);
     const speculation = isDrawn
       ? new DrawnSpeculation(session, most, () => drawRules(rules, vocabulary, random))
       : new Speculation(session, most);

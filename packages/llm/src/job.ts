@@ -22,10 +22,11 @@ export interface SequenceWork {
 }
 
 export interface SubmittedWork {
-  /** Rejects with the signal's reason as soon as it aborts. */
   readonly outcome: Promise<PartOutcome>;
   /** Resolves when the cache is no longer in use. */
   readonly released: Promise<void>;
+  /** Rejects the outcome at once; no-op when the work is done. Not by a signal: to listen to one takes as long as a small layer. */
+  abort(reason: unknown): void;
 }
 
 /** Chunks of several prompts in a step that no answer waits for: the more, the later the first prompt ends. */
@@ -35,7 +36,6 @@ const SHARED_CHUNKS = 4;
 export class Job implements SubmittedWork {
   readonly work: SequenceWork;
   readonly outcome: Promise<PartOutcome>;
-  readonly released: Promise<void>;
   /** Tokens computed so far. */
   at = 0;
   /** What the next step computes. */
@@ -43,20 +43,22 @@ export class Job implements SubmittedWork {
   step: Step | undefined;
   isSettled = false;
   readonly #share: PageShare;
+  readonly #onAbort: (job: Job) => void;
   readonly #before: number;
   #isReplay = false;
   #settle!: { resolve(outcome: PartOutcome): void; reject(reason: unknown): void };
-  #onReleased!: () => void;
+  #isReleased = false;
+  #released: Promise<void> | undefined;
+  #onReleased: () => void = () => {};
 
-  constructor(work: SequenceWork, share: PageShare) {
+  /** @param onAbort Told when work that is not done is rejected from outside. */
+  constructor(work: SequenceWork, share: PageShare, onAbort: (job: Job) => void) {
     this.work = work;
     this.#share = share;
+    this.#onAbort = onAbort;
     this.#before = work.cache.history.length;
     this.outcome = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
-    });
-    this.released = new Promise((resolve) => {
-      this.#onReleased = resolve;
     });
     if (this.#sharesPages && this.#before === 0) share.ask(work.ids.length);
   }
@@ -166,7 +168,22 @@ export class Job implements SubmittedWork {
     this.reject(reason);
   }
 
+  abort(reason: unknown): void {
+    if (this.#isReleased) return;
+    this.reject(reason);
+    this.#onAbort(this);
+  }
+
+  get released(): Promise<void> {
+    this.#released ??= new Promise((resolve) => {
+      this.#onReleased = resolve;
+      if (this.#isReleased) resolve();
+    });
+    return this.#released;
+  }
+
   release(): void {
+    this.#isReleased = true;
     this.#onReleased();
   }
 

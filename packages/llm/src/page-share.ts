@@ -43,6 +43,11 @@ export class PageShare {
     return { found: this.#found, asked: this.#asked };
   }
 
+  /** Present ones, whether they hold pages or not. */
+  get sequences(): number {
+    return this.#present.size;
+  }
+
   enter(cache: PagedSequence): void {
     this.#present.add(cache);
   }

@@ -57,9 +57,8 @@ export function sample(logits: Float32Array, rules: SamplingRules, history: Samp
   return kept[kept.length - 1]!; // rounding left a crumb of probability behind the last one
 }
 
-/** Whether a device can draw by these rules: a bias or a penalty wants the logits on the host. */
-export function canDrawOnDevice(rules: SamplingRules): boolean {
-  const { logitBias, repeatPenalty, presencePenalty, frequencyPenalty } = rules;
+/** Whether no bias or penalty changes a logit. A device can draw by such rules: it has the logits, and not what they would be changed by. */
+export function leavesLogits({ logitBias, repeatPenalty, presencePenalty, frequencyPenalty }: SamplingRules): boolean {
   return logitBias.size === 0 && repeatPenalty === 1 && presencePenalty === 0 && frequencyPenalty === 0;
 }
 
@@ -76,12 +75,13 @@ export function drawRules(
   return { temperature, topK, topP, minP, vocabulary, uniform: temperature === 0 ? 0 : random.next() };
 }
 
-/** The logits after bias and penalties, as a copy. */
+/** The logits after bias and penalties: a copy, or the very ones where those change nothing. */
 export function adjustLogits(
   logits: Float32Array,
   rules: SamplingRules,
   { prompt, answer }: SampleHistory,
 ): Float32Array {
+  if (leavesLogits(rules)) return logits;
   const scores = logits.slice();
   for (const [id, bias] of rules.logitBias) if (id < scores.length) scores[id]! += bias;
   const { repeatPenalty, presencePenalty, frequencyPenalty } = rules;

@@ -59,21 +59,18 @@ export class Scheduler {
     this.#readers.wake(); // there may be pages now
   }
 
-  submit(work: SequenceWork, signal: AbortSignal): SubmittedWork {
-    const job = new Job(work, this.#share);
-    const onAbort = () => {
-      job.reject(signal.reason);
-      if (job.step) job.step.leave();
-      else this.#drop(job);
-    };
-    signal.addEventListener('abort', onAbort, { once: true });
-    void job.released.then(() => signal.removeEventListener('abort', onAbort));
+  submit(work: SequenceWork): SubmittedWork {
+    const job = new Job(work, this.#share, this.#onAbort);
     this.#queue.push(job);
-    if (signal.aborted) onAbort();
-    else if (!this.#isRunning) void this.#run();
+    if (!this.#isRunning) void this.#run();
     else this.#readers.wake();
     return job;
   }
+
+  readonly #onAbort = (job: Job): void => {
+    if (job.step) job.step.leave();
+    else this.#drop(job);
+  };
 
   async #run(): Promise<void> {
     this.#isRunning = true;
@@ -81,7 +78,7 @@ export class Scheduler {
     try {
       for (;;) {
         jobs = [];
-        await this.#pause(); // whoever got logits in the last step may be back with the next token
+        await this.#pause(this.#share.sequences > 1); // whoever got logits in the last step may be back with the next token
         const waiting = this.#queue.length;
         if (waiting === 0) break;
         jobs = this.#schedule();
@@ -102,8 +99,10 @@ export class Scheduler {
     this.#drop(first);
   }
 
-  #pause(): Promise<void> {
-    return this.#pace.isDue ? this.#pace.rest() : eventLoopTurn();
+  /** @param isLong Until others have had their turn, where the slice is not used up: a single sequence has nobody to wait for. */
+  #pause(isLong = true): Promise<void> | undefined {
+    if (this.#pace.isDue) return this.#pace.rest();
+    return isLong ? eventLoopTurn() : undefined;
   }
 
   /** Takes the jobs of the next step out of the queue: some, if there are any and they need not wait for pages of one whose reader may be back soon. */

@@ -1,6 +1,6 @@
 import type { DrawRules } from '@int-flash/ops';
 import type { PartOutcome, SequenceCache } from './device-step.js';
-import type { SequenceWork } from './job.js';
+import type { SequenceWork, SubmittedWork } from './job.js';
 import type { KvCacheDtype } from './kv-cache-layer.js';
 import type { AttentionChoice } from './layers/attention.js';
 import type { Scheduler } from './scheduler.js';
@@ -32,7 +32,7 @@ export class Session {
   readonly #ended = new AbortController();
   readonly #onAbort = () => void this.close(this.#settings.signal?.reason);
   /** Set while the scheduler works on the cache. */
-  #released: Promise<void> | undefined;
+  #submitted: SubmittedWork | undefined;
 
   /** @throws `signal.reason` if it is aborted already. */
   constructor(owner: SessionOwner, settings: SessionSettings) {
@@ -85,13 +85,12 @@ export class Session {
     this.expectOpen();
     const { attention, chunk } = this.#settings;
     const work = { ids, cache: this.#cache, attention, chunk, ...wanted };
-    const { outcome, released } = this.#owner.scheduler.submit(work, this.#ended.signal);
-    this.#released = released;
+    this.#submitted = this.#owner.scheduler.submit(work);
     try {
-      return await outcome;
+      return await this.#submitted.outcome;
     } finally {
       // An abort is told at once; the cache may be in use for the rest of the step.
-      if (!this.#ended.signal.aborted) this.#released = undefined;
+      if (!this.#ended.signal.aborted) this.#submitted = undefined;
     }
   }
 
@@ -115,8 +114,9 @@ export class Session {
     if (!this.#ended.signal.aborted) {
       this.#settings.signal?.removeEventListener('abort', this.#onAbort);
       this.#ended.abort(reason);
+      this.#submitted?.abort(this.#ended.signal.reason);
     }
-    if (this.#released) await this.#released;
+    if (this.#submitted) await this.#submitted.released;
     this.#cache.dispose();
     this.#owner.scheduler.leave(this.#cache);
     this.#owner.sessions.delete(this); // not before: who ends the owner waits for all that holds memory

@@ -3,9 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { Random } from '../src/random.js';
 import {
   adjustLogits,
-  canDrawOnDevice,
   distribution,
   drawRules,
+  leavesLogits,
   logprobs,
   type SamplingRules,
   sample,
@@ -207,13 +207,13 @@ describe('rules for a device', () => {
   });
 
   it('are all that there is, unless the logits must be changed first', () => {
-    expect(canDrawOnDevice({ ...OFF, topK: 3, topP: 0.9, minP: 0.1 })).toBe(true);
+    expect(leavesLogits({ ...OFF, topK: 3, topP: 0.9, minP: 0.1 })).toBe(true);
     for (const rule of [
       { logitBias: new Map([[1, 2]]) },
       { repeatPenalty: 1.1 },
       { presencePenalty: 0.1 },
       { frequencyPenalty: 0.1 },
     ])
-      expect(canDrawOnDevice({ ...OFF, ...rule })).toBe(false);
+      expect(leavesLogits({ ...OFF, ...rule })).toBe(false);
   });
 });

@@ -121,11 +121,11 @@ class FakeTransformer {
 
 function start(fake: FakeTransformer) {
   const scheduler = new Scheduler(fake as unknown as Transformer);
-  return (ids: number[], signal = new AbortController().signal, change: (cache: KvCache) => void = () => {}) => {
+  return (ids: number[], change: (cache: KvCache) => void = () => {}) => {
     const pool = new KvCachePool({ layers: 1, kvHeads: 1, headDim: 8, dtype: 'fp32', pages: 20 });
     const cache = new KvCache(pool, { maxTokens: 9000 });
     change(cache);
-    return scheduler.submit({ ids, cache, attention: 'fp32' }, signal);
+    return scheduler.submit({ ids, cache, attention: 'fp32' });
   };
 }
 
@@ -161,10 +161,10 @@ describe('Scheduler', () => {
   it('rejects at an abort at once, but holds the cache to the end of the step', async () => {
     const fake = new FakeTransformer();
     const submit = start(fake);
-    const controller = new AbortController();
-    const doomed = submit([1], controller.signal);
+    const doomed = submit([1]);
     const neighbour = submit([2]);
-    const queued = submit([3], AbortSignal.abort('too late'));
+    const queued = submit([3]);
+    queued.abort('too late');
     await expect(queued.outcome).rejects.toBe('too late');
     await queued.released;
     let isReleased = false;
@@ -172,11 +172,13 @@ describe('Scheduler', () => {
       isReleased = true;
     });
     while (fake.steps.length === 0) await new Promise((resolve) => setImmediate(resolve));
-    controller.abort('enough');
+    doomed.abort('enough');
     await expect(doomed.outcome).rejects.toBe('enough');
     expect(isReleased).toBe(false);
     await neighbour.outcome;
     await doomed.released;
+    neighbour.abort('it is done');
+    await expect(neighbour.outcome).resolves.toBeInstanceOf(Float32Array);
   });
 
   it.each(['adopt', 'reserve', 'settle', 'publish'] as const)(
@@ -189,8 +191,7 @@ describe('Scheduler', () => {
             throw new Error(name);
           });
       };
-      const { signal } = new AbortController();
-      const work = [submit([1]), submit([2], signal, broken), submit(new Array(300).fill(3))];
+      const work = [submit([1]), submit([2], broken), submit(new Array(300).fill(3))];
       const ends = await Promise.allSettled(work.map(({ outcome }) => outcome));
       expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
       expect(ends[1]).toMatchObject({ reason: { message: method } });
@@ -206,7 +207,7 @@ describe('Scheduler', () => {
         throw new Error('no room');
       });
     };
-    const { outcome, released } = submit([1], new AbortController().signal, broken);
+    const { outcome, released } = submit([1], broken);
     await expect(outcome).rejects.toThrow('no room');
     await released;
     await submit([2]).outcome;
@@ -215,7 +216,7 @@ describe('Scheduler', () => {
   it('refuses one that finds no page although nobody else holds any', async () => {
     const submit = start(new FakeTransformer());
     const full = (cache: KvCache) => void vi.spyOn(cache, 'reserve').mockReturnValue(false);
-    const { outcome, released } = submit([1], new AbortController().signal, full);
+    const { outcome, released } = submit([1], full);
     await expect(outcome).rejects.toMatchObject({ code: 'ERR_OOM', where: 'host' });
     await released;
     await submit([2]).outcome;
