@@ -1,5 +1,13 @@
 import type { FileHandle } from 'node:fs/promises';
-import { checkBuffer, hostArray, IntFlashError, readArguments, typedArrayKind, wrongType } from '@int-flash/ops';
+import {
+  checkBuffer,
+  hostArray,
+  IntFlashError,
+  plainArray,
+  readArguments,
+  typedArrayKind,
+  wrongType,
+} from '@int-flash/ops';
 import { checkJsonObject } from './file-arguments.js';
 import { quote } from './json-text.js';
 import {
@@ -130,7 +138,11 @@ function judgeTensor(name: string, tensor: unknown): SafetensorsTensor {
     throw wrongType(`the data of ${quote(name)} to be a ${kind ?? 'typed array'}, as ${dtype} has it`, data);
   }
   checkBuffer(data as ArrayBufferView, quote(name));
-  return { dtype, shape: judgeDims(name, shape), data } as unknown as SafetensorsTensor;
+  return {
+    dtype,
+    shape: judgeDims(name, shape),
+    data: plainArray(data),
+  } as unknown as SafetensorsTensor;
 }
 
 function judgeDims(name: string, shape: readonly unknown[]): number[] {

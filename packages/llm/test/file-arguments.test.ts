@@ -156,6 +156,24 @@ it('tensors to be written have shapes of integers, arrays of their own type, and
   await refusal(write({ dtype: 'F33' }), 'ERR_MODEL_FORMAT');
 });
 
+it('arrays that say another length are read and written as they are', async () => {
+  const saying = <T extends object>(array: T, name: string, value: unknown): T =>
+    Object.defineProperty(array, name, { value });
+  const write = (data: Float32Array) => writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data }]]));
+  const file = write(Float32Array.of(1, 2));
+  for (const [name, value] of [
+    ['length', 1],
+    ['byteLength', 4],
+    ['byteOffset', 4],
+    ['buffer', new ArrayBuffer(8)],
+  ] as const) {
+    expect(write(saying(Float32Array.of(1, 2), name, value))).toEqual(file);
+    await refusal(() => write(saying(Float32Array.of(1), name, value)), 'ERR_SHAPE');
+    expect(readSafetensors(saying(file.slice(), name, value)).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  }
+  await refusal(() => readSafetensors(saying(file.slice(0, -1), 'length', file.length)), 'ERR_MODEL_FORMAT');
+});
+
 it('metadata to be written map strings to strings', async () => {
   const write = (metadata: object) => () => writeSafetensors(new Map(), metadata as never);
   const cycle: { self?: object } = {};

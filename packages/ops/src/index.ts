@@ -78,7 +78,9 @@ export {
   readArguments,
   readIntegerVariable,
 } from './option-check.js';
+export { plainArray, typedArrayKind } from './plain-array.js';
 export {
+  arrayLength,
   contiguousStrides,
   type DataType,
   describe,
@@ -88,6 +90,5 @@ export {
   type TensorJudge,
   type TensorLike,
   tensor,
-  typedArrayKind,
   wrongType,
 } from './tensor.js';

@@ -1,5 +1,6 @@
 import { checkBuffer } from './buffer-check.js';
 import { IntFlashError } from './int-flash-error.js';
+import { elementCount, plainArray, typedArrayKind } from './plain-array.js';
 
 /** Element types, spelled as onnxruntime spells them. */
 export type DataType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'int32' | 'int4' | 'bool';
@@ -41,14 +42,6 @@ const CONSTRUCTORS: Record<DataType, readonly string[]> = {
   bool: ['Uint8Array'],
 };
 
-const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Int8Array.prototype), Symbol.toStringTag)!
-  .get!;
-
-/** "Float32Array" and so on; undefined for all else. Asks the array itself: an own `Symbol.toStringTag` could claim another type. */
-export function typedArrayKind(value: unknown): string | undefined {
-  return typedArrayTag.call(value) as string | undefined;
-}
-
 /** Names a value the way an error message wants it: "null", "a DataView", "the string \"x\"". */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
@@ -68,6 +61,17 @@ export function describe(value: unknown): string {
 /** What is thrown for a value of another type. */
 export function wrongType(expected: string, given: unknown): IntFlashError {
   return new IntFlashError('ERR_ARG_TYPE', `Expected ${expected}, got ${describe(given)}`);
+}
+
+/**
+ * How many elements a typed array has, whatever it says itself.
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE` for anything else.
+ */
+export function arrayLength(value: unknown, name: string): number {
+  const count = elementCount(value);
+  if (count === undefined) throw wrongType(`${name} to be a typed array`, value);
+  return count;
 }
 
 /** Makes a contiguous tensor; checks that `data` holds exactly the product of `dims`. */
@@ -119,8 +123,11 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
     );
   }
   checkBuffer(data, name, '.data');
+  const plain = plainArray(data);
   const typed: TensorData =
-    kind === 'Float16Array' ? new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2) : (data as TensorData);
+    kind === 'Float16Array'
+      ? new Uint16Array(plain.buffer, plain.byteOffset, plain.byteLength / 2)
+      : (plain as TensorData);
   const perByte = type === 'int4' ? 2 : 1;
   const count = product(judgedDims, name);
   const available = typed.length * perByte;
