@@ -1,3 +1,5 @@
+import { wrongType } from './describe.js';
+
 /**
  * What a typed array is, by the getters that all of them inherit: own properties, a subclass or another prototype could claim anything, and
  * a Proxy of one is none.
@@ -38,9 +40,14 @@ export function typedArrayKind(value: unknown): string | undefined {
   return kindOf.call(value) as string | undefined;
 }
 
-/** How many elements it has; undefined where it is no typed array. */
-export function elementCount(value: unknown): number | undefined {
-  return typedArrayKind(value) === undefined ? undefined : (lengthOf.call(value) as number);
+/**
+ * How many elements it has.
+ *
+ * @throws {IntFlashError} `ERR_ARG_TYPE` for anything else.
+ */
+export function arrayLength(value: unknown, name: string): number {
+  if (typedArrayKind(value) === undefined) throw wrongType(`${name} to be a typed array`, value);
+  return lengthOf.call(value) as number;
 }
 
 /** The memory that a view lies in. */

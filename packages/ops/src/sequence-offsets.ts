@@ -1,9 +1,9 @@
 import type { SequenceSpan } from './attention-plan.js';
 import { checkBuffer } from './buffer-check.js';
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkInteger } from './option-check.js';
 import { plainArray, typedArrayKind } from './plain-array.js';
-import { describe } from './tensor.js';
 
 /**
  * Reads flash-attn's cumulative sequence lengths: sequence s owns rows [cu[s], cu[s + 1]).

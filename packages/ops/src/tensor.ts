@@ -1,6 +1,8 @@
 import { checkBuffer } from './buffer-check.js';
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
-import { elementCount, plainArray, typedArrayKind } from './plain-array.js';
+import { readArguments } from './option-check.js';
+import { plainArray, typedArrayKind } from './plain-array.js';
 
 /** Element types, spelled as onnxruntime spells them. */
 export type DataType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'int32' | 'int4' | 'bool';
@@ -42,38 +44,6 @@ const CONSTRUCTORS: Record<DataType, readonly string[]> = {
   bool: ['Uint8Array'],
 };
 
-/** Names a value the way an error message wants it: "null", "a DataView", "the string \"x\"". */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === 'string') return `the string ${JSON.stringify(value.slice(0, 40))}`;
-  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
-  if (typeof value === 'bigint') return `the bigint ${value}`;
-  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
-  try {
-    if (Array.isArray(value)) return `an array of ${value.length}`;
-    const tag = Object.prototype.toString.call(value).slice(8, -1).slice(0, 40); // a value may name itself
-    return /^[AEIOU]/.test(tag) ? `an ${tag}` : `a ${tag}`;
-  } catch {
-    return 'an object that cannot be read'; // a Proxy that throws, or a revoked one
-  }
-}
-
-/** What is thrown for a value of another type. */
-export function wrongType(expected: string, given: unknown): IntFlashError {
-  return new IntFlashError('ERR_ARG_TYPE', `Expected ${expected}, got ${describe(given)}`);
-}
-
-/**
- * How many elements a typed array has, whatever it says itself.
- *
- * @throws {IntFlashError} `ERR_ARG_TYPE` for anything else.
- */
-export function arrayLength(value: unknown, name: string): number {
-  const count = elementCount(value);
-  if (count === undefined) throw wrongType(`${name} to be a typed array`, value);
-  return count;
-}
-
 /** Makes a contiguous tensor; checks that `data` holds exactly the product of `dims`. */
 export function tensor(type: DataType, data: TensorData, dims: readonly number[]): Tensor {
   return judgeTensor({ type, data, dims }, 'tensor');
@@ -90,9 +60,13 @@ export function contiguousStrides(dims: readonly number[]): number[] {
  * Checks one tensor and reads each of its fields once, so that getters and Proxies cannot change their answer later.
  *
  * @param types Allowed element types.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_BUFFER_*`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE` (with what a field throws when read as its cause), `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_BUFFER_*`.
  */
 export function judgeTensor(value: unknown, name: string, types?: readonly DataType[]): Tensor {
+  return readArguments(() => readTensor(value, name, types));
+}
+
+function readTensor(value: unknown, name: string, types: readonly DataType[] | undefined): Tensor {
   if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
     throw new IntFlashError(
       'ERR_ARG_TYPE',
