@@ -158,12 +158,12 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number): Sa
 /**
  * Reads a whole file that is already in memory. The tensors are views of `bytes` where its alignment allows, else copies.
  *
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_*`.
  */
 export function readSafetensors(bytes: Uint8Array): Map<string, SafetensorsTensor> {
   if (typedArrayKind(bytes) !== 'Uint8Array') throw wrongType('bytes to be a Uint8Array', bytes); // a Buffer is one
+  checkBuffer(bytes, 'bytes');
   const file = plainArray(bytes);
-  if (file.length === 0) checkBuffer(file, 'bytes'); // a detached one has no length
   const headerLength = readHeaderLength(file.subarray(0, LENGTH_BYTES), file.length);
   const header = parseSafetensorsHeader(file.subarray(LENGTH_BYTES, LENGTH_BYTES + headerLength), file.length);
   const tensors = new Map<string, SafetensorsTensor>();

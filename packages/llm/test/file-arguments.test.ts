@@ -140,6 +140,26 @@ it('bytes that were transferred away are told as such', async () => {
   await refusal(() => readSafetensors(new Uint8Array(0)), 'ERR_MODEL_FORMAT');
 });
 
+it('bytes that another thread may change, or that may go away, are not read', async () => {
+  const file = writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data: Float32Array.of(1, 2) }]]));
+  const shared = new Uint8Array(new SharedArrayBuffer(file.length));
+  shared.set(file);
+  await refusal(() => readSafetensors(shared), 'ERR_BUFFER_SHARED');
+  expect(() => readSafetensors(shared)).toThrow(
+    expect.objectContaining({ hint: 'Copy it first: new Uint8Array(shared).' }),
+  );
+  await refusal(() => readSafetensors(Buffer.from(shared.buffer)), 'ERR_BUFFER_SHARED');
+  expect(readSafetensors(new Uint8Array(shared)).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  const resizable = Reflect.construct(ArrayBuffer, [file.length, { maxByteLength: 2 * file.length }]) as ArrayBuffer;
+  const bytes = new Uint8Array(resizable);
+  bytes.set(file);
+  await refusal(() => readSafetensors(bytes), 'ERR_BUFFER_RESIZABLE');
+  expect(readSafetensors(bytes.slice()).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  const transferred = Buffer.alloc(file.length); // in no pool, as Buffer.from has them
+  structuredClone(transferred.buffer, { transfer: [transferred.buffer] });
+  await refusal(() => readSafetensors(transferred), 'ERR_BUFFER_DETACHED');
+});
+
 it('tensors to be written have shapes of integers, arrays of their own type, and memory of their own', async () => {
   const data = new Float32Array(2);
   const write = (fields: object) => () =>

@@ -1,5 +1,5 @@
 import { IntFlashError } from './int-flash-error.js';
-import { viewedBuffer } from './plain-array.js';
+import { typedArrayKind, viewedBuffer } from './plain-array.js';
 
 /**
  * Rejects memory that another thread or a later call could change or take away while it is being read.
@@ -16,7 +16,7 @@ export function checkBuffer(view: ArrayBufferView, name: string, field = ''): vo
       'ERR_BUFFER_SHARED',
       `Expected ${name}${field} to own its memory, got a view of a SharedArrayBuffer`,
       {
-        hint: 'Copy it first: new Float32Array(shared).',
+        hint: `Copy it first: new ${typedArrayKind(view) ?? 'Uint8Array'}(shared).`,
       },
     );
   }
