@@ -1,4 +1,3 @@
-import type { FileHandle } from 'node:fs/promises';
 import {
   checkBuffer,
   hostArray,
@@ -156,18 +155,18 @@ function judgeDims(name: string, shape: readonly unknown[]): number[] {
   });
 }
 
-/** Writes tensor after tensor, so that only one is in memory at a time. */
+/**
+ * Writes tensor after tensor, so that only one is in memory at a time.
+ *
+ * @param append writes bytes behind those before.
+ */
 export async function writeSafetensorsFile(
-  file: FileHandle,
+  append: (bytes: Uint8Array) => Promise<void>,
   plan: SafetensorsPlan,
   makeTensor: (name: string) => Promise<SafetensorsTensor>,
 ): Promise<void> {
-  await writeFully(file, plan.prefix);
-  for (const name of plan.order) await writeFully(file, tensorBytes(name, await makeTensor(name)));
-}
-
-async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten;
+  await append(plan.prefix);
+  for (const name of plan.order) await append(tensorBytes(name, await makeTensor(name)));
 }
 
 function byteLengthOf({ shape, dtype }: TensorOutline): number {
