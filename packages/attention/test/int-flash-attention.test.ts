@@ -239,6 +239,17 @@ describe('computes', () => {
     );
   });
 
+  it('with arrays that say another length', async () => {
+    const expected = intFlashAttentionSync(good(), portable);
+    const { query, key, value } = good();
+    for (const { data } of [query, key, value]) Object.defineProperty(data, 'length', { value: 5 });
+    for (const options of [portable, {}]) {
+      const { out } = await intFlashAttention({ query, key, value }, options);
+      expect(relativeL2(out.data, expected.out.data)).toBeLessThan(1e-6); // a float32 rounding apart at most
+    }
+    expect(intFlashAttentionSync({ query, key, value }, portable)).toEqual(expected);
+  });
+
   it('on codes', async () => {
     const { query, key, value } = good();
     const [q, k, v] = [query, key, value].map((x) => quantizePerTokenInt8(x.data, 16)) as [

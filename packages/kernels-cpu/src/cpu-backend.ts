@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import {
   type AttentionPlan,
   type AttentionResult,
+  arrayLength,
   type Backend,
   type BackendStatus,
   type CacheAppendArgs,
@@ -125,7 +126,7 @@ class CpuBackend implements Backend {
 
   cacheAttentionSync(args: CacheAttentionArgs, out?: Float32Array): Float32Array {
     const { cache, query } = args;
-    const result = out ?? hostArray(Float32Array, query.length, 'the answer');
+    const result = out ?? hostArray(Float32Array, arrayLength(query, 'query'), 'the answer');
     const parameters = cacheParameters(args, this.#placement, this.#cacheParameters);
     try {
       this.#addon.cacheAttention(

@@ -1,4 +1,11 @@
-import { hostArray, IntFlashError, type Linear, type LinearSteps, type LinearWeights } from '@int-flash/ops';
+import {
+  arrayLength,
+  hostArray,
+  IntFlashError,
+  type Linear,
+  type LinearSteps,
+  type LinearWeights,
+} from '@int-flash/ops';
 import type { NativeAddon } from './native-addon.js';
 import { typedError } from './native-error.js';
 import type { Placement } from './native-parameters.js';
@@ -53,11 +60,9 @@ export class CpuLinear implements Linear {
   }
 
   #answerTo(input: Float32Array, tokens: number): Float32Array {
-    if (input.length !== tokens * this.cols)
-      throw new IntFlashError(
-        'ERR_SHAPE',
-        `Expected input to hold ${tokens * this.cols} elements, got ${input.length}`,
-      );
+    const length = arrayLength(input, 'input');
+    if (length !== tokens * this.cols)
+      throw new IntFlashError('ERR_SHAPE', `Expected input to hold ${tokens * this.cols} elements, got ${length}`);
     return hostArray(Float32Array, tokens * this.rows, 'the answer');
   }
 

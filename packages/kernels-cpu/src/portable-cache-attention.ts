@@ -1,4 +1,12 @@
-import { type CacheAttentionArgs, type FlatCacheView, flatCache, hostArray, IntFlashError } from '@int-flash/ops';
+import {
+  arrayLength,
+  type CacheAttentionArgs,
+  type FlatCacheView,
+  flatCache,
+  hostArray,
+  IntFlashError,
+  plainArray,
+} from '@int-flash/ops';
 import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
 import { maxMagnitude } from './portable-float-rows.js';
 import {
@@ -25,11 +33,12 @@ const SHORT_QUERIES = 8;
  * @throws {IntFlashError} `ERR_SHAPE`, `ERR_NONFINITE`, `ERR_OVERFLOW`.
  */
 export function attendCache(args: CacheAttentionArgs, given?: Float32Array): Float32Array {
-  const { query, tokens, heads, windowLeft } = args;
+  const { tokens, heads, windowLeft } = args;
   const cache = flatCache(args.cache);
   const scale = Math.fround(args.scale); // as the native backends take it
   const { headDim, kvHeads, length } = cache;
   checkShapes(args, cache, given);
+  const query = plainArray(args.query);
   const out = given ?? hostArray(Float32Array, query.length, 'the answer');
   const group = heads / kvHeads;
   const rowsPerHead = tokens * group;
@@ -150,14 +159,15 @@ function checkShapes(
   const expect = (what: string, actual: number, expected: number) => {
     if (actual !== expected) throw new IntFlashError('ERR_SHAPE', `Expected ${what} to be ${expected}, got ${actual}`);
   };
-  expect('query length', query.length, tokens * heads * headDim);
-  if (out) expect('out length', out.length, query.length);
+  const answer = tokens * heads * headDim;
+  expect('query length', arrayLength(query, 'query'), answer);
+  if (out) expect('out length', arrayLength(out, 'out'), answer);
   const elements = (kvHeads * capacity * headDim) / (type === 'int4' ? 2 : 1);
-  expect('cache keys length', keys.length, elements);
-  expect('cache values length', values.length, elements);
+  expect('cache keys length', arrayLength(keys, 'cache keys'), elements);
+  expect('cache values length', arrayLength(values, 'cache values'), elements);
   if (type !== 'fp32') {
-    expect('cache keyScales length', cache.keyScales.length, kvHeads * capacity);
-    expect('cache valueScales length', cache.valueScales.length, kvHeads * capacity);
+    expect('cache keyScales length', arrayLength(cache.keyScales, 'cache keyScales'), kvHeads * capacity);
+    expect('cache valueScales length', arrayLength(cache.valueScales, 'cache valueScales'), kvHeads * capacity);
   }
   expect('heads modulo kvHeads', heads % kvHeads, 0);
   expect('headDim modulo 8', headDim % 8, 0);

@@ -1,4 +1,4 @@
-import { hostArray, IntFlashError, type Linear, type LinearWeights } from '@int-flash/ops';
+import { arrayLength, hostArray, IntFlashError, type Linear, type LinearWeights, plainArray } from '@int-flash/ops';
 import { dequantizePerGroupInt4, quantizePerTokenInt8 } from '@int-flash/quant';
 import {
   addPackedDots,
@@ -24,31 +24,31 @@ export interface ByteCounter {
  * @throws {IntFlashError} `ERR_SHAPE` when the arrays do not fit `rows` and `cols`.
  */
 export function createPortableLinear(weights: LinearWeights, counter: ByteCounter): Linear {
-  const { rows, cols, bias } = weights;
+  const { rows, cols } = weights;
   const paddedRows = Math.ceil(rows / ROW_STEP) * ROW_STEP;
-  if (bias) expectLength('bias', bias.length, rows);
+  const bias = weights.bias && copyOf('bias', weights.bias, rows);
   if (weights.type === 'int4') {
-    expectLength('weights', 2 * weights.packed.length, rows * cols);
-    expectLength('scales', weights.scales.length, (rows * cols) / weights.group);
-    return new PortableLinear(rows, cols, new Int4Weights(weights), counter);
-  }
-  const given = weights.type === 'int8' ? weights.codes : weights.weights;
-  expectLength('weights', given.length, rows * cols);
-  const biasCopy = bias ? bias.slice() : undefined;
-  if (weights.type === 'int8') {
-    expectLength('scales', weights.scales.length, rows);
-    const codes = new Int8Array(paddedRows * cols);
-    codes.set(weights.codes);
+    const { group } = weights;
+    const packed = copyOf('packed', weights.packed, (rows * cols) / 2);
+    const scales = copyOf('scales', weights.scales, (rows * cols) / group);
     return new PortableLinear(
       rows,
       cols,
-      new Int8Weights(rows, cols, codes, weights.scales.slice(), biasCopy),
+      new Int4Weights({ type: 'int4', rows, cols, packed, scales, group, bias }),
       counter,
     );
   }
+  const given = weights.type === 'int8' ? weights.codes : weights.weights;
+  expectLength('weights', given, rows * cols);
+  if (weights.type === 'int8') {
+    const scales = copyOf('scales', weights.scales, rows);
+    const codes = new Int8Array(paddedRows * cols);
+    codes.set(weights.codes);
+    return new PortableLinear(rows, cols, new Int8Weights(rows, cols, codes, scales, bias), counter);
+  }
   const floats = new Float32Array(paddedRows * cols);
   floats.set(weights.weights);
-  return new PortableLinear(rows, cols, new FloatWeights(rows, cols, floats, biasCopy), counter);
+  return new PortableLinear(rows, cols, new FloatWeights(rows, cols, floats, bias), counter);
 }
 
 interface HeldWeights {
@@ -73,9 +73,9 @@ class PortableLinear implements Linear {
 
   forwardSync(input: Float32Array, tokens: number, given?: Float32Array): Float32Array {
     if (!this.#held) throw new IntFlashError('ERR_DISPOSED', 'Expected a live linear layer, got one that was disposed');
-    expectLength('input', input.length, tokens * this.cols);
+    expectLength('input', input, tokens * this.cols);
     const out = given ?? hostArray(Float32Array, tokens * this.rows, 'the answer');
-    expectLength('out', out.length, tokens * this.rows);
+    expectLength('out', out, tokens * this.rows);
     this.#held.multiply(input, tokens, out);
     return out;
   }
@@ -177,7 +177,7 @@ class Int4Weights implements HeldWeights {
 
   constructor(weights: Extract<LinearWeights, { readonly type: 'int4' }>) {
     const { packed, scales, bias } = weights;
-    this.#weights = { ...weights, packed: packed.slice(), scales: scales.slice(), bias: bias?.slice() };
+    this.#weights = weights;
     this.bytes = packed.byteLength + scales.byteLength + (bias?.byteLength ?? 0);
   }
 
@@ -252,7 +252,14 @@ function multiplyMatrix(product: FloatProduct, weights: Float32Array, first: num
   }
 }
 
-function expectLength(name: string, actual: number, expected: number): void {
+/** Nobody changes a copy; judged by its type too, as a `slice` of another could be anything. */
+function copyOf<T extends Float32Array | Uint8Array>(name: string, array: T, length: number): T {
+  expectLength(name, array, length);
+  return plainArray(array).slice() as T;
+}
+
+function expectLength(name: string, array: unknown, expected: number): void {
+  const actual = arrayLength(array, name);
   if (actual !== expected)
     throw new IntFlashError('ERR_SHAPE', `Expected ${name} to hold ${expected} elements, got ${actual}`);
 }

@@ -100,6 +100,74 @@ describe('cacheAttentionSync does the twin’s arithmetic', () => {
   });
 });
 
+describe.each([
+  ['portable', createPortableBackend],
+  ...(supportedIsas().length > 0 ? ([['cpu', createCpuBackend]] as const) : []),
+] as const)('arrays that say another length, %s', (_, create) => {
+  const saying = <T extends object>(array: T, length: number): T =>
+    Object.defineProperty(array, 'length', { value: length });
+  const shape = expect.objectContaining({ code: 'ERR_SHAPE' });
+  const weights = {
+    fp32: { type: 'fp32', rows: 4, cols: 32, weights: normals(128, 1) },
+    int8: { type: 'int8', rows: 4, cols: 32, ...codesOf(normals(128, 1), 32) },
+    int4: { type: 'int4', rows: 4, cols: 32, ...quantizePerGroupInt4(normals(128, 1), 32, 32) },
+  } as const;
+
+  it.each(Object.values(weights))('weights, inputs and outputs of a layer, $type', (given) => {
+    const input = normals(5 * 32, 2);
+    const expected = create().createLinear(given).forwardSync(input, 5);
+    for (const [field, value] of Object.entries(given)) {
+      if (!ArrayBuffer.isView(value)) continue;
+      const { length } = value as Float32Array;
+      const other = saying((value as Float32Array).slice(), 3 * length);
+      expect(
+        create()
+          .createLinear({ ...given, [field]: other })
+          .forwardSync(input, 5),
+      ).toEqual(expected);
+      const short = saying((value as Float32Array).slice(1), length);
+      expect(() => create().createLinear({ ...given, [field]: short })).toThrow(shape);
+    }
+    const linear = create().createLinear(given);
+    const out = saying(new Float32Array(20), 8);
+    linear.forwardSync(saying(input.slice(), 64), 5, out);
+    expect(linear.forwardSync(saying(input.slice(), 64), 5)).toEqual(expected);
+    expect(out.subarray(0)).toEqual(expected);
+    expect(() => linear.forwardSync(saying(new Float32Array(32), 160), 5)).toThrow(shape);
+    expect(() => linear.forwardSync(input, 5, saying(new Float32Array(8), 20))).toThrow(shape);
+  });
+
+  it.each(['fp32', 'int8', 'int4'] as const)('queries, caches and outputs, %s', (type) => {
+    const cache = makeCache(type, 1, 40, 8, 33);
+    const args = { query: normals(16, 2), tokens: 1, heads: 2, cache, scale: 1, windowLeft: Infinity, softcap: 0 };
+    const backend = create();
+    const expected = backend.cacheAttentionSync(args);
+    const lied = { ...args, query: saying(args.query.slice(), 8) };
+    expect(backend.cacheAttentionSync(lied)).toEqual(expected);
+    expect(() => backend.cacheAttentionSync({ ...args, query: saying(normals(8, 2), 16) })).toThrow(shape);
+    expect(() => backend.cacheAttentionSync(args, saying(new Float32Array(8), 16))).toThrow(shape);
+    for (const [field, value] of Object.entries(cache)) {
+      if (!ArrayBuffer.isView(value)) continue;
+      const { length } = value as Float32Array;
+      const long = { ...cache, [field]: saying((value as Float32Array).slice(), 2) } as KvCacheView;
+      expect(backend.cacheAttentionSync({ ...args, cache: long })).toEqual(expected);
+      const short = { ...cache, [field]: saying((value as Float32Array).slice(1), length) } as KvCacheView;
+      expect(() => backend.cacheAttentionSync({ ...args, cache: short })).toThrow(shape);
+    }
+  });
+
+  it('is none that another type of value has', () => {
+    const linear = create().createLinear(weights.int8);
+    for (const wrong of [[...normals(32, 1)], { length: 32 }, null])
+      expect(() => linear.forwardSync(wrong as never, 1)).toThrow(expect.objectContaining({ code: 'ERR_ARG_TYPE' }));
+  });
+});
+
+function codesOf(rows: Float32Array, cols: number) {
+  const { values: codes, scales } = quantizePerTokenInt8(rows, cols);
+  return { codes, scales };
+}
+
 function makeCache(
   type: KvCacheView['type'],
   kvHeads: number,

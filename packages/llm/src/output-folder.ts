@@ -1,6 +1,7 @@
 import { chmod, lstat, mkdir, mkdtemp, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { IntFlashError } from '@int-flash/ops';
+import { quote } from './json-text.js';
 
 export interface OutputRules {
   /** A folder that is read meanwhile, and so neither is replaced nor lies in what is. */
@@ -12,6 +13,9 @@ export interface OutputRules {
   readonly signal: AbortSignal | undefined;
 }
 
+/** Makes, fills or ends one file of the folder: what the system says against it is an argument error. */
+export type WriteFileOf = <T>(name: string, write: () => Promise<T>) => Promise<T>;
+
 /** Short, so that a folder's own name may be as long as there is. */
 const TEMPORARY = '.int-flash-';
 const UNTOUCHED = 'one that nobody else writes meanwhile';
@@ -19,12 +23,12 @@ const UNTOUCHED = 'one that nobody else writes meanwhile';
 /**
  * Writes a folder that appears as a whole or not at all: `write` fills one beside it, which is renamed.
  *
- * @throws {IntFlashError} `ERR_ARG_RANGE`; and what `write` throws.
+ * @throws {IntFlashError} `ERR_ARG_RANGE`, with the system's error as its cause; and what `write` throws.
  */
 export async function writeOutputFolder<T>(
   folder: string,
   { input, overwrite, isReplaceable, signal }: OutputRules,
-  write: (folder: string) => Promise<T>,
+  write: (folder: string, writeFileOf: WriteFileOf) => Promise<T>,
 ): Promise<T> {
   const target = await realTarget(folder);
   if (`${await realpath(input)}${sep}`.startsWith(target.endsWith(sep) ? target : `${target}${sep}`))
@@ -50,30 +54,36 @@ export async function writeOutputFolder<T>(
       return mkdtemp(join(parent, TEMPORARY));
     });
     const written = temporary;
-    const result = await write(written);
-    await chmod(written, 0o777 & ~process.umask()); // mkdtemp lets only its user in
+    const result = await write(written, (name, place) =>
+      expectSystem(`${quote(name)} to be written into ${JSON.stringify(folder)}`, place),
+    );
+    await placing('one that can be made', () => chmod(written, 0o777 & ~process.umask())); // mkdtemp lets only its user in
     signal?.throwIfAborted();
     await placing(UNTOUCHED, () => replaceFolder(written, target, isFull));
     return result;
   } catch (error) {
-    if (temporary !== undefined) await rm(temporary, { recursive: true, force: true });
+    if (temporary !== undefined) await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     for (const folder of made.reverse()) await rmdir(folder).catch(() => undefined); // others may have put something in
     throw error;
   }
 }
 
+function placing<T>(expected: string, place: () => Promise<T>): Promise<T> {
+  return expectSystem(`the output folder to be ${expected}`, place);
+}
+
 /** What the system says against a place is an argument error. */
-async function placing<T>(expected: string, place: () => Promise<T>): Promise<T> {
+async function expectSystem<T>(expected: string, place: () => Promise<T>): Promise<T> {
   try {
     return await place();
   } catch (cause) {
     if (IntFlashError.isInstance(cause)) throw cause;
     const reason = (cause as NodeJS.ErrnoException).code;
-    throw new IntFlashError(
-      'ERR_ARG_RANGE',
-      `Expected the output folder to be ${expected}, got ${reason ?? 'an error'}`,
-      { cause, hint: 'Name another folder.' },
-    );
+    const isFull = reason === 'ENOSPC' || reason === 'EDQUOT';
+    throw new IntFlashError('ERR_ARG_RANGE', `Expected ${expected}, got ${reason ?? 'an error'}`, {
+      cause,
+      hint: isFull ? 'Free some space, or name another folder.' : 'Name another folder.',
+    });
   }
 }
 

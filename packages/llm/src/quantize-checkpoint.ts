@@ -1,4 +1,4 @@
-import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { type FileHandle, open, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   checkBoolean,
@@ -11,10 +11,10 @@ import {
 } from '@int-flash/ops';
 import { INT4_GROUPS, type Int4Group } from '@int-flash/quant';
 import { type Checkpoint, openCheckpoint } from './checkpoint.js';
-import { MODEL_JSON, requireJsonFile } from './json-file.js';
+import { MODEL_JSON, readSmallFile, requireJsonFile } from './json-file.js';
 import { quote } from './json-text.js';
 import { checkLayerCount } from './model-weights.js';
-import { writeOutputFolder } from './output-folder.js';
+import { type WriteFileOf, writeOutputFolder } from './output-folder.js';
 import { type QuantizationScheme, writeQuantizationConfig } from './quantization-config.js';
 import type { SafetensorsEntry } from './safetensors.js';
 import { planSafetensors, type TensorOutline, writeSafetensorsFile } from './safetensors-writer.js';
@@ -47,7 +47,7 @@ export interface QuantizeSummary {
 const COMPANIONS =
   /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|generation_config\.json|chat_template\.(jinja|json)|vocab\.json|merges\.txt|(model_card|readme|licen[cs]e|notice|attribution|use_policy)[\w.-]*)$/i;
 const MODEL_FILES = /^(config\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json)$/;
-const MAX_COMPANION_BYTES = 2 ** 26;
+const COMPANION = { ...MODEL_JSON, maxBytes: 2 ** 26 };
 const WEIGHTS_FILE = 'model.safetensors';
 const LAYER_LINEAR = /(?:^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$/;
 const OUTPUT = 'lm_head';
@@ -58,7 +58,8 @@ const BFLOAT16_INFINITY = 0x7f80;
  * "int-quantized" and "pack-quantized"). Every other tensor becomes BF16.
  *
  * The output appears as a whole or not at all: it is written beside `outFolder` and renamed.
- * @throws {IntFlashError} `ERR_ARG_RANGE` (`outFolder` is not empty, holds what is no model's, or is `inFolder` or a folder around it), `ERR_UNSUPPORTED` (GPT-2, whose Conv1D layers the
+ * @throws {IntFlashError} `ERR_ARG_RANGE` (`outFolder` is not empty, holds what is no model's, is `inFolder` or a folder around it, or
+ *   cannot be written: the cause says why), `ERR_UNSUPPORTED` (GPT-2, whose Conv1D layers the
  *   layout does not cover; a model that is quantized already), and what `openCheckpoint` throws. Rejects with `signal.reason`.
  */
 export async function quantizeCheckpoint(
@@ -83,8 +84,10 @@ export async function quantizeCheckpoint(
     checkConvertible(checkpoint);
     checkLayerCount(checkpoint);
     const isReplaceable = (name: string) => MODEL_FILES.test(name) || COMPANIONS.test(name);
-    return await writeOutputFolder(outFolder, { input: inFolder, overwrite, isReplaceable, signal }, (folder) =>
-      writeFolder(checkpoint, scheme, folder),
+    return await writeOutputFolder(
+      outFolder,
+      { input: inFolder, overwrite, isReplaceable, signal },
+      (folder, writeFileOf) => writeFolder(checkpoint, scheme, folder, writeFileOf),
     );
   } finally {
     await checkpoint.close();
@@ -112,6 +115,7 @@ async function writeFolder(
   checkpoint: Checkpoint,
   scheme: QuantizationScheme,
   folder: string,
+  writeFileOf: WriteFileOf,
 ): Promise<QuantizeSummary> {
   const layout = weightLayout(scheme);
   const entries = checkpoint.entries().filter((entry) => !isTiedOutput(checkpoint, entry));
@@ -125,10 +129,11 @@ async function writeFolder(
     },
   );
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
-  const file = await open(join(folder, WEIGHTS_FILE), 'wx');
+  const file = await writeFileOf(WEIGHTS_FILE, () => open(join(folder, WEIGHTS_FILE), 'wx'));
   try {
+    const append = (bytes: Uint8Array) => writeFileOf(WEIGHTS_FILE, () => writeFully(file, bytes));
     // Wide elements come first in the file, so a linear weight is read once for each tensor that needs it.
-    await writeSafetensorsFile(file, plan, async (name) => {
+    await writeSafetensorsFile(append, plan, async (name) => {
       const suffix = layout.suffixes.find((end) => byName.has(stripped(name, end))) ?? '';
       const entry = byName.get(stripped(name, suffix))!;
       const read = () => checkpoint.readFloats(entry.name, entry.shape);
@@ -136,12 +141,14 @@ async function writeFolder(
       const [rows, cols] = entry.shape as [number, number];
       return layout.make(entry.name, suffix, { rows, cols }, read);
     });
-    await file.sync();
+    await writeFileOf(WEIGHTS_FILE, () => file.sync());
   } finally {
-    await file.close();
+    await writeFileOf(WEIGHTS_FILE, () => file.close());
   }
-  await writeConfig(checkpoint.folder, folder, scheme);
-  await copyCompanions(checkpoint.folder, folder);
+  const writeBeside = (name: string, content: string | Uint8Array) =>
+    writeFileOf(name, () => writeFile(join(folder, name), content));
+  await writeBeside('config.json', await quantizedConfig(checkpoint.folder, scheme));
+  await copyCompanions(checkpoint.folder, writeBeside);
   return {
     tensors: entries.length,
     quantized: entries.filter(isLinear).length,
@@ -189,17 +196,34 @@ function floatOutline({ name, shape }: SafetensorsEntry): TensorOutline[] {
   return [{ name, dtype: 'BF16', shape }];
 }
 
-async function writeConfig(from: string, to: string, scheme: QuantizationScheme): Promise<void> {
-  const config = await requireJsonFile(from, 'config.json', MODEL_JSON);
-  const written = { ...config, quantization_config: writeQuantizationConfig([OUTPUT], scheme) };
-  await writeFile(join(to, 'config.json'), `${JSON.stringify(written, null, 2)}\n`);
+async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten;
 }
 
-async function copyCompanions(from: string, to: string): Promise<void> {
-  for (const name of (await readdir(from)).sort()) {
+async function quantizedConfig(from: string, scheme: QuantizationScheme): Promise<string> {
+  const config = await requireJsonFile(from, 'config.json', MODEL_JSON);
+  const written = { ...config, quantization_config: writeQuantizationConfig([OUTPUT], scheme) };
+  return `${JSON.stringify(written, null, 2)}\n`;
+}
+
+async function copyCompanions(
+  from: string,
+  write: (name: string, content: Uint8Array) => Promise<void>,
+): Promise<void> {
+  for (const name of (await namesIn(from)).sort()) {
     if (!COMPANIONS.test(name)) continue;
-    const facts = await stat(join(from, name));
-    if (facts.isFile() && facts.size <= MAX_COMPANION_BYTES)
-      await writeFile(join(to, name), await readFile(join(from, name)));
+    const facts = await stat(join(from, name)).catch(() => undefined); // reading it says why
+    if (facts && !(facts.isFile() && facts.size <= COMPANION.maxBytes)) continue;
+    const bytes = await readSmallFile(from, name, COMPANION);
+    if (bytes) await write(name, bytes); // a link may lead nowhere
+  }
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (cause) {
+    const reason = (cause as NodeJS.ErrnoException).code ?? 'an error';
+    throw new IntFlashError('ERR_MODEL_FORMAT', `Expected the model folder to be readable, got ${reason}`, { cause });
   }
 }

@@ -1,5 +1,12 @@
-import type { FileHandle } from 'node:fs/promises';
-import { checkBuffer, hostArray, IntFlashError, readArguments, typedArrayKind, wrongType } from '@int-flash/ops';
+import {
+  checkBuffer,
+  hostArray,
+  IntFlashError,
+  plainArray,
+  readArguments,
+  typedArrayKind,
+  wrongType,
+} from '@int-flash/ops';
 import { checkJsonObject } from './file-arguments.js';
 import { quote } from './json-text.js';
 import {
@@ -130,7 +137,11 @@ function judgeTensor(name: string, tensor: unknown): SafetensorsTensor {
     throw wrongType(`the data of ${quote(name)} to be a ${kind ?? 'typed array'}, as ${dtype} has it`, data);
   }
   checkBuffer(data as ArrayBufferView, quote(name));
-  return { dtype, shape: judgeDims(name, shape), data } as unknown as SafetensorsTensor;
+  return {
+    dtype,
+    shape: judgeDims(name, shape),
+    data: plainArray(data),
+  } as unknown as SafetensorsTensor;
 }
 
 function judgeDims(name: string, shape: readonly unknown[]): number[] {
@@ -144,18 +155,18 @@ function judgeDims(name: string, shape: readonly unknown[]): number[] {
   });
 }
 
-/** Writes tensor after tensor, so that only one is in memory at a time. */
+/**
+ * Writes tensor after tensor, so that only one is in memory at a time.
+ *
+ * @param append writes bytes behind those before.
+ */
 export async function writeSafetensorsFile(
-  file: FileHandle,
+  append: (bytes: Uint8Array) => Promise<void>,
   plan: SafetensorsPlan,
   makeTensor: (name: string) => Promise<SafetensorsTensor>,
 ): Promise<void> {
-  await writeFully(file, plan.prefix);
-  for (const name of plan.order) await writeFully(file, tensorBytes(name, await makeTensor(name)));
-}
-
-async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten;
+  await append(plan.prefix);
+  for (const name of plan.order) await append(tensorBytes(name, await makeTensor(name)));
 }
 
 function byteLengthOf({ shape, dtype }: TensorOutline): number {

@@ -1,4 +1,4 @@
-import { checkBuffer, IntFlashError, readArguments, wrongType } from '@int-flash/ops';
+import { checkBuffer, IntFlashError, plainArray, typedArrayKind, wrongType } from '@int-flash/ops';
 import { decodeUtf8, parseJsonText, quote } from './json-text.js';
 
 /** Element types of the format, with their size in bytes. */
@@ -158,25 +158,19 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number): Sa
 /**
  * Reads a whole file that is already in memory. The tensors are views of `bytes` where its alignment allows, else copies.
  *
- * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`.
+ * @throws {IntFlashError} `ERR_MODEL_FORMAT`, `ERR_MODEL_LIMIT`, with `field` and `offset`; `ERR_ARG_TYPE`, `ERR_BUFFER_*`.
  */
 export function readSafetensors(bytes: Uint8Array): Map<string, SafetensorsTensor> {
-  if (!isBytes(bytes)) throw wrongType('bytes to be a Uint8Array', bytes);
-  if (bytes.length === 0) checkBuffer(bytes, 'bytes'); // a detached one has no length
-  const headerLength = readHeaderLength(bytes.subarray(0, LENGTH_BYTES), bytes.length);
-  const header = parseSafetensorsHeader(bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerLength), bytes.length);
+  if (typedArrayKind(bytes) !== 'Uint8Array') throw wrongType('bytes to be a Uint8Array', bytes); // a Buffer is one
+  checkBuffer(bytes, 'bytes');
+  const file = plainArray(bytes);
+  const headerLength = readHeaderLength(file.subarray(0, LENGTH_BYTES), file.length);
+  const header = parseSafetensorsHeader(file.subarray(LENGTH_BYTES, LENGTH_BYTES + headerLength), file.length);
   const tensors = new Map<string, SafetensorsTensor>();
   for (const { name, dtype, shape, offset, byteLength } of header.entries.values()) {
-    tensors.set(name, { dtype, shape, data: viewElements(bytes.subarray(offset, offset + byteLength), dtype) });
+    tensors.set(name, { dtype, shape, data: viewElements(file.subarray(offset, offset + byteLength), dtype) });
   }
   return tensors;
-}
-
-/** From any realm; a Buffer is one. */
-function isBytes(value: unknown): value is Uint8Array {
-  return readArguments(
-    () => ArrayBuffer.isView(value) && Object.prototype.toString.call(value) === '[object Uint8Array]',
-  );
 }
 
 /** Views little-endian `bytes` as elements, copying them first if they lie at an odd address. */

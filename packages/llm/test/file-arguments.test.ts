@@ -140,6 +140,26 @@ it('bytes that were transferred away are told as such', async () => {
   await refusal(() => readSafetensors(new Uint8Array(0)), 'ERR_MODEL_FORMAT');
 });
 
+it('bytes that another thread may change, or that may go away, are not read', async () => {
+  const file = writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data: Float32Array.of(1, 2) }]]));
+  const shared = new Uint8Array(new SharedArrayBuffer(file.length));
+  shared.set(file);
+  await refusal(() => readSafetensors(shared), 'ERR_BUFFER_SHARED');
+  expect(() => readSafetensors(shared)).toThrow(
+    expect.objectContaining({ hint: 'Copy it first: new Uint8Array(shared).' }),
+  );
+  await refusal(() => readSafetensors(Buffer.from(shared.buffer)), 'ERR_BUFFER_SHARED');
+  expect(readSafetensors(new Uint8Array(shared)).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  const resizable = Reflect.construct(ArrayBuffer, [file.length, { maxByteLength: 2 * file.length }]) as ArrayBuffer;
+  const bytes = new Uint8Array(resizable);
+  bytes.set(file);
+  await refusal(() => readSafetensors(bytes), 'ERR_BUFFER_RESIZABLE');
+  expect(readSafetensors(bytes.slice()).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  const transferred = Buffer.alloc(file.length); // in no pool, as Buffer.from has them
+  structuredClone(transferred.buffer, { transfer: [transferred.buffer] });
+  await refusal(() => readSafetensors(transferred), 'ERR_BUFFER_DETACHED');
+});
+
 it('tensors to be written have shapes of integers, arrays of their own type, and memory of their own', async () => {
   const data = new Float32Array(2);
   const write = (fields: object) => () =>
@@ -154,6 +174,24 @@ it('tensors to be written have shapes of integers, arrays of their own type, and
     expect(await refusal(write({ data: wrong }))).toContain('the data of "w" to be a Float32Array');
   await refusal(write({ data: new Float32Array(new SharedArrayBuffer(8)) }), 'ERR_BUFFER_SHARED');
   await refusal(write({ dtype: 'F33' }), 'ERR_MODEL_FORMAT');
+});
+
+it('arrays that say another length are read and written as they are', async () => {
+  const saying = <T extends object>(array: T, name: string, value: unknown): T =>
+    Object.defineProperty(array, name, { value });
+  const write = (data: Float32Array) => writeSafetensors(new Map([['w', { dtype: 'F32', shape: [2], data }]]));
+  const file = write(Float32Array.of(1, 2));
+  for (const [name, value] of [
+    ['length', 1],
+    ['byteLength', 4],
+    ['byteOffset', 4],
+    ['buffer', new ArrayBuffer(8)],
+  ] as const) {
+    expect(write(saying(Float32Array.of(1, 2), name, value))).toEqual(file);
+    await refusal(() => write(saying(Float32Array.of(1), name, value)), 'ERR_SHAPE');
+    expect(readSafetensors(saying(file.slice(), name, value)).get('w')!.data).toEqual(Float32Array.of(1, 2));
+  }
+  await refusal(() => readSafetensors(saying(file.slice(0, -1), 'length', file.length)), 'ERR_MODEL_FORMAT');
 });
 
 it('metadata to be written map strings to strings', async () => {

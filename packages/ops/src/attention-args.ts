@@ -9,11 +9,12 @@ import type {
   TensorLayout,
 } from './attention-plan.js';
 import { PRECISIONS } from './attention-plan.js';
+import { describe } from './describe.js';
 import type { FloatType } from './float-formats.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkBoolean, checkChoice, checkNumber, checkOptions, readArguments } from './option-check.js';
 import { judgeSequenceOffsets } from './sequence-offsets.js';
-import { contiguousStrides, type DataType, describe, judgeTensor, type Tensor, type TensorJudge } from './tensor.js';
+import { contiguousStrides, type DataType, judgeTensor, type Tensor, type TensorJudge } from './tensor.js';
 import { judgeValueScales } from './value-scales.js';
 import { judgeMask, judgeWindow } from './visibility-args.js';
 

@@ -1,4 +1,5 @@
 import { IntFlashError } from './int-flash-error.js';
+import { typedArrayKind, viewedBuffer } from './plain-array.js';
 
 /**
  * Rejects memory that another thread or a later call could change or take away while it is being read.
@@ -8,14 +9,14 @@ import { IntFlashError } from './int-flash-error.js';
  *   `ERR_BUFFER_DETACHED` (transferred away).
  */
 export function checkBuffer(view: ArrayBufferView, name: string, field = ''): void {
-  const buffer = view.buffer;
+  const buffer = viewedBuffer(view);
   if (!(buffer instanceof ArrayBuffer) && Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]') {
     // not by instanceof: it may come from another realm
     throw new IntFlashError(
       'ERR_BUFFER_SHARED',
       `Expected ${name}${field} to own its memory, got a view of a SharedArrayBuffer`,
       {
-        hint: 'Copy it first: new Float32Array(shared).',
+        hint: `Copy it first: new ${typedArrayKind(view) ?? 'Uint8Array'}(shared).`,
       },
     );
   }

@@ -50,6 +50,7 @@ export type {
   KeyScales,
   LogitsPart,
 } from './decoder.js';
+export { describe, wrongType } from './describe.js';
 export { eventLoopRest, eventLoopTurn } from './event-loop-turns.js';
 export {
   bfloat16BitsToNumber,
@@ -79,16 +80,14 @@ export {
   readArguments,
   readIntegerVariable,
 } from './option-check.js';
+export { arrayLength, plainArray, typedArrayKind } from './plain-array.js';
 export {
   contiguousStrides,
   type DataType,
-  describe,
   judgeTensor,
   type Tensor,
   type TensorData,
   type TensorJudge,
   type TensorLike,
   tensor,
-  typedArrayKind,
-  wrongType,
 } from './tensor.js';

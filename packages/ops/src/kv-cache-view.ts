@@ -1,5 +1,6 @@
 import { toFloat32 } from './float-formats.js';
 import { IntFlashError } from './int-flash-error.js';
+import { plainArray } from './plain-array.js';
 
 /** Tokens of a page: a paged cache is shared out, and shared, in such pieces. */
 export const KV_PAGE_TOKENS = 64;
@@ -45,14 +46,22 @@ export type KvCacheView = {
 export type FlatCacheView = Exclude<KvCacheView, { readonly type: 'fp16' }>;
 
 /**
- * The same keys and values with every token in its own row and float16 widened: a copy where that is not so already.
+ * The same keys and values with every token in its own row and float16 widened: a copy where that is not so already. Arrays are
+ * `plainArray`s.
  *
  * @throws {IntFlashError} `ERR_SHAPE` for a block table that is too short or names a page that is not there.
  */
 export function flatCache(cache: KvCacheView): FlatCacheView {
-  const flat = cache.pages ? gatherPages(cache, cache.pages) : cache;
+  const plain = withPlainArrays(cache);
+  const flat = plain.pages ? gatherPages(plain, plain.pages) : plain;
   if (flat.type !== 'fp16') return flat;
   return { ...flat, type: 'fp32', keys: toFloat32(flat.keys, 'float16'), values: toFloat32(flat.values, 'float16') };
+}
+
+function withPlainArrays(cache: KvCacheView): KvCacheView {
+  const plain: Record<string, unknown> = { ...cache };
+  for (const name of ['keys', 'values', 'keyScales', 'valueScales', 'pages']) plain[name] = plainArray(plain[name]);
+  return plain as KvCacheView;
 }
 
 function gatherPages(cache: KvCacheView, pages: Int32Array): KvCacheView {

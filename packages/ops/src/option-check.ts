@@ -1,5 +1,5 @@
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
-import { describe } from './tensor.js';
 
 /** Rejects anything but a plain options object whose keys are all `known`: a misspelled option must not be dropped silently. */
 export function checkOptions(options: unknown, known: readonly string[], name: string): Record<string, unknown> {

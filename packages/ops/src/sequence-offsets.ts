@@ -1,8 +1,9 @@
 import type { SequenceSpan } from './attention-plan.js';
 import { checkBuffer } from './buffer-check.js';
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkInteger } from './option-check.js';
-import { describe, typedArrayKind } from './tensor.js';
+import { plainArray, typedArrayKind } from './plain-array.js';
 
 /**
  * Reads flash-attn's cumulative sequence lengths: sequence s owns rows [cu[s], cu[s + 1]).
@@ -49,7 +50,8 @@ function readOffsets(value: unknown, name: string, total: number): readonly numb
     );
   }
   if (typed) checkBuffer(value as Int32Array, name);
-  const offsets = Array.from(value as ArrayLike<unknown>, (entry, i) =>
+  const entries = typed ? plainArray(value as Int32Array) : (value as readonly unknown[]);
+  const offsets = Array.from<unknown, number>(entries, (entry, i) =>
     checkInteger(entry ?? null, `${name}[${i}]`, 0, 0, 2 ** 31 - 1),
   );
   if (offsets.length < 2 || offsets[0] !== 0)

@@ -1,5 +1,8 @@
 import { checkBuffer } from './buffer-check.js';
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
+import { readArguments } from './option-check.js';
+import { plainArray, typedArrayKind } from './plain-array.js';
 
 /** Element types, spelled as onnxruntime spells them. */
 export type DataType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'int32' | 'int4' | 'bool';
@@ -41,35 +44,6 @@ const CONSTRUCTORS: Record<DataType, readonly string[]> = {
   bool: ['Uint8Array'],
 };
 
-const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Int8Array.prototype), Symbol.toStringTag)!
-  .get!;
-
-/** "Float32Array" and so on; undefined for all else. Asks the array itself: an own `Symbol.toStringTag` could claim another type. */
-export function typedArrayKind(value: unknown): string | undefined {
-  return typedArrayTag.call(value) as string | undefined;
-}
-
-/** Names a value the way an error message wants it: "null", "a DataView", "the string \"x\"". */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === 'string') return `the string ${JSON.stringify(value.slice(0, 40))}`;
-  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
-  if (typeof value === 'bigint') return `the bigint ${value}`;
-  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
-  try {
-    if (Array.isArray(value)) return `an array of ${value.length}`;
-    const tag = Object.prototype.toString.call(value).slice(8, -1).slice(0, 40); // a value may name itself
-    return /^[AEIOU]/.test(tag) ? `an ${tag}` : `a ${tag}`;
-  } catch {
-    return 'an object that cannot be read'; // a Proxy that throws, or a revoked one
-  }
-}
-
-/** What is thrown for a value of another type. */
-export function wrongType(expected: string, given: unknown): IntFlashError {
-  return new IntFlashError('ERR_ARG_TYPE', `Expected ${expected}, got ${describe(given)}`);
-}
-
 /** Makes a contiguous tensor; checks that `data` holds exactly the product of `dims`. */
 export function tensor(type: DataType, data: TensorData, dims: readonly number[]): Tensor {
   return judgeTensor({ type, data, dims }, 'tensor');
@@ -86,9 +60,13 @@ export function contiguousStrides(dims: readonly number[]): number[] {
  * Checks one tensor and reads each of its fields once, so that getters and Proxies cannot change their answer later.
  *
  * @param types Allowed element types.
- * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_BUFFER_*`.
+ * @throws {IntFlashError} `ERR_ARG_TYPE` (with what a field throws when read as its cause), `ERR_ARG_RANGE`, `ERR_SHAPE`, `ERR_OVERFLOW`, `ERR_BUFFER_*`.
  */
 export function judgeTensor(value: unknown, name: string, types?: readonly DataType[]): Tensor {
+  return readArguments(() => readTensor(value, name, types));
+}
+
+function readTensor(value: unknown, name: string, types: readonly DataType[] | undefined): Tensor {
   if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
     throw new IntFlashError(
       'ERR_ARG_TYPE',
@@ -119,8 +97,11 @@ export function judgeTensor(value: unknown, name: string, types?: readonly DataT
     );
   }
   checkBuffer(data, name, '.data');
+  const plain = plainArray(data);
   const typed: TensorData =
-    kind === 'Float16Array' ? new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2) : (data as TensorData);
+    kind === 'Float16Array'
+      ? new Uint16Array(plain.buffer, plain.byteOffset, plain.byteLength / 2)
+      : (plain as TensorData);
   const perByte = type === 'int4' ? 2 : 1;
   const count = product(judgedDims, name);
   const available = typed.length * perByte;

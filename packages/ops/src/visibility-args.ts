@@ -1,7 +1,8 @@
 import type { CausalAlignment, MaskOperand } from './attention-plan.js';
+import { describe } from './describe.js';
 import { IntFlashError } from './int-flash-error.js';
 import { checkBoolean, checkChoice, checkInteger } from './option-check.js';
-import { describe, type TensorJudge } from './tensor.js';
+import type { TensorJudge } from './tensor.js';
 
 /** Folds isCausal and windowSize into one band around the diagonal. */
 export function judgeWindow(given: Record<string, unknown>) {

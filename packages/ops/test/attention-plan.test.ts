@@ -121,6 +121,35 @@ describe('judgeTensor', () => {
     }
   });
 
+  it('gives what dims, strides or a field throw when read as the cause of its own error', () => {
+    const mine = new Error('mine');
+    const fail = () => {
+      throw mine;
+    };
+    const { proxy, revoke } = Proxy.revocable([2], {});
+    revoke();
+    const data = new Float32Array(2);
+    const hostile: readonly (readonly [unknown, unknown])[] = [
+      [Object.defineProperty([2], 0, { get: fail }), mine],
+      [new Proxy([2], { get: fail }), mine],
+      [proxy, expect.any(TypeError)],
+    ];
+    const unreadable = (cause: unknown) =>
+      expect.objectContaining({ code: 'ERR_ARG_TYPE', cause, message: expect.stringContaining('throws when read') });
+    for (const [value, cause] of hostile) {
+      expect(() => tensor('float32', data, value as never)).toThrow(unreadable(cause));
+      for (const field of ['dims', 'strides'])
+        expect(() => judgeTensor({ type: 'float32', data, dims: [2], [field]: value }, 'x')).toThrow(unreadable(cause));
+    }
+    for (const field of ['type', 'data', 'dims', 'strides', 'location']) {
+      const given = Object.defineProperty({ type: 'float32', data, dims: [2] }, field, { get: fail });
+      expect(() => judgeTensor(given, 'x')).toThrow(unreadable(mine));
+    }
+    expect(() => judgeTensor(proxy, 'x')).toThrow(unreadable(expect.any(TypeError)));
+    const own = Object.defineProperty([2], Symbol.iterator, { get: fail }); // which nobody asks for
+    expect(tensor('float32', data, own).dims).toEqual([2]);
+  });
+
   it('says where a tensor lies that is not in host memory, without reading it', () => {
     const elsewhere = (location: string) => ({
       type: 'float32',

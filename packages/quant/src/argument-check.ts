@@ -3,6 +3,7 @@ import {
   checkInteger,
   type HostArrayKind,
   IntFlashError,
+  plainArray,
   readArguments,
   typedArrayKind,
   wrongType,
@@ -11,7 +12,7 @@ import {
 type NamedKind<T> = HostArrayKind<T> & { readonly name: string };
 
 /**
- * `value` as an array of `kind`, in memory that nobody else changes or takes away. Asks the array itself: a Proxy of one is none.
+ * `value` as an array of `kind`, in memory that nobody else changes or takes away: itself, or `plainArray` of it. A Proxy of one is none.
  *
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`, `ERR_BUFFER_SHARED`, `ERR_BUFFER_RESIZABLE`.
  */
@@ -19,7 +20,7 @@ export function checkArray<T extends ArrayBufferView>(value: unknown, name: stri
   if (typedArrayKind(value) !== kind.name)
     throw wrongType(`${name} to be ${kind.name.startsWith('I') ? 'an' : 'a'} ${kind.name}`, value);
   checkBuffer(value as T, name);
-  return value as T;
+  return plainArray(value as T);
 }
 
 /** @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` unless `value` is an integer in [min, max]. */

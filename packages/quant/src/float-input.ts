@@ -3,6 +3,7 @@ import {
   type FloatType,
   hostArray,
   IntFlashError,
+  plainArray,
   readArguments,
   toFloat32,
   typedArrayKind,
@@ -13,17 +14,18 @@ import {
 export type FloatInput = Float32Array | { readonly type: FloatType; readonly data: Float32Array | Uint16Array };
 
 /**
- * Float32 values of `input`; the array itself where it is float32 already.
+ * Float32 values of `input`; the array itself where it is float32 already, or `plainArray` of it.
  *
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_BUFFER_DETACHED`, `ERR_BUFFER_SHARED`, `ERR_BUFFER_RESIZABLE`, `ERR_OOM`.
  */
 export function readFloatInput(input: FloatInput): Float32Array {
   if (typedArrayKind(input) === 'Float32Array') {
     checkBuffer(input as Float32Array, 'input');
-    return input as Float32Array;
+    return plainArray(input as Float32Array);
   }
-  const { type, data } = readArguments(() => readTyped(input));
-  checkBuffer(data, 'input', '.data');
+  const { type, data: given } = readArguments(() => readTyped(input));
+  checkBuffer(given, 'input', '.data');
+  const data = plainArray(given);
   if (type === 'float32') return data as Float32Array;
   return toFloat32(data, type, hostArray(Float32Array, data.length, 'the input in float32'));
 }

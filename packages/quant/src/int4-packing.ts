@@ -8,18 +8,18 @@ import { int8Array, uint8Array } from './argument-check.js';
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_ARG_RANGE` naming the element, `ERR_BUFFER_*`, `ERR_OOM`.
  */
 export function packInt4(codes: Int8Array): Uint8Array {
-  int8Array(codes, 'codes');
-  const { length } = codes;
+  const given = int8Array(codes, 'codes');
+  const { length } = given;
   const bytes = hostArray(Uint8Array, Math.ceil(length / 2), 'packed codes');
   // Bytes are counted beside elements: a shift would cut an index at 2^31.
   for (let i = 0, byte = 0; i < length; i += 2, byte++) {
-    const low = codes[i]!;
+    const low = given[i]!;
     if (low < -8 || low > 7) throw outOfRange(low, i);
     if (i + 1 === length) {
       bytes[byte] = low & 15;
       break;
     }
-    const high = codes[i + 1]!;
+    const high = given[i + 1]!;
     if (high < -8 || high > 7) throw outOfRange(high, i + 1);
     bytes[byte] = (low & 15) | (high << 4);
   }
@@ -36,9 +36,9 @@ function outOfRange(code: number, element: number): IntFlashError {
  * @throws {IntFlashError} `ERR_ARG_TYPE`, `ERR_SHAPE` when `packed` does not hold exactly ceil(count / 2) bytes, `ERR_BUFFER_*`, `ERR_OOM`.
  */
 export function unpackInt4(packed: Uint8Array, count?: number): Int8Array {
-  uint8Array(packed, 'packed');
+  const bytes = uint8Array(packed, 'packed');
   if (count !== undefined && typeof count !== 'number') throw wrongType('count to be a number', count);
-  return unpackChecked(packed, count ?? packed.length * 2);
+  return unpackChecked(bytes, count ?? bytes.length * 2);
 }
 
 /** As {@link unpackInt4}, of bytes that are known to be an array. */

@@ -62,17 +62,18 @@ export function dequantizePerGroupInt4(codes: PerGroupInt4, out?: Float32Array):
   checkPacked(packed, count);
   if (out === undefined)
     return widen(packed, scales, group, hostArray(Float32Array, count, 'the numbers that codes stand for'));
-  checkArray(out, 'out', Float32Array);
-  if (out.length < count)
-    throw new IntFlashError('ERR_SHAPE', `Expected out to have room for ${count} numbers, got ${out.length}`);
+  const target = checkArray(out, 'out', Float32Array);
+  if (target.length < count)
+    throw new IntFlashError('ERR_SHAPE', `Expected out to have room for ${count} numbers, got ${target.length}`);
   // What is written first would be read afterwards.
-  if (overlap(out, packed) || overlap(out, scales)) {
+  if (overlap(target, packed) || overlap(target, scales)) {
     throw new IntFlashError(
       'ERR_ARG_RANGE',
       'Expected out beside the memory of packed and scales, got memory that they share',
     );
   }
-  return widen(packed, scales, group, out);
+  widen(packed, scales, group, target);
+  return out;
 }
 
 /** How the fields of {@link PerGroupInt4} are judged. */

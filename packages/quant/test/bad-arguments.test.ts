@@ -192,6 +192,40 @@ describe('the numbers beside codes', () => {
   });
 });
 
+describe('arrays that say another length', () => {
+  const saying = <T extends object>(array: T, length: number): T =>
+    Object.defineProperty(array, 'length', { value: length });
+
+  it.each(quantizers)('$name takes them as they are', ({ name, rest }) => {
+    const values = Float32Array.from({ length: 32 }, (_, i) => i - 7);
+    const expected = call(name)(values, ...rest);
+    for (const length of [4, 64]) {
+      expect(call(name)(saying(values.slice(), length), ...rest)).toEqual(expected);
+      expect(call(name)({ type: 'float32', data: saying(values.slice(), length) }, ...rest)).toEqual(expected);
+    }
+  });
+
+  it.each(dequantizers.filter(({ name }) => name !== 'dequantizeKv'))('$name takes them as they are', (row) => {
+    const { name, given, rest } = row;
+    const expected = call(name)(given, ...rest);
+    for (const [field, value] of Object.entries(given)) {
+      if (!ArrayBuffer.isView(value)) continue;
+      const copy = (value as Float32Array).slice();
+      expect(call(name)({ ...given, [field]: saying(copy, 2 * copy.length) }, ...rest)).toEqual(expected);
+    }
+  });
+
+  it('packInt4, unpackInt4 and an out of dequantizePerGroupInt4 too', () => {
+    expect(q.packInt4(saying(codes(), 4))).toEqual(q.packInt4(codes()));
+    expect(q.unpackInt4(saying(new Uint8Array(4), 2))).toEqual(new Int8Array(8));
+    const [given] = byName.dequantizePerGroupInt4;
+    refused(() => call('dequantizePerGroupInt4')(given, saying(new Float32Array(16), 32)), 'ERR_SHAPE', 'out');
+    const out = saying(new Float32Array(32).fill(1), 16);
+    expect(call('dequantizePerGroupInt4')(given, out)).toBe(out);
+    expect(out[31]).toBe(0);
+  });
+});
+
 describe('packInt4, unpackInt4', () => {
   it('take codes one a byte, and two', () => {
     for (const wrong of [...wrongObjects(), Float32Array.of(1.5, Number.NaN), new Uint8Array(4)])

@@ -1,5 +1,5 @@
 import { type CacheAttentionArgs, type FlatCacheView, flatCache } from '@int-flash/ops';
-import { quantizePerTokenInt8, unpackInt4 } from '@int-flash/quant';
+import { quantizePerTokenInt8, readFloatInput, unpackInt4 } from '@int-flash/quant';
 import { checkScoreBound, magnitude } from './score-bound.js';
 import {
   absorbKeys,
@@ -22,7 +22,7 @@ const RUN_KEYS = 1024;
  * @throws {IntFlashError} `ERR_NONFINITE`, `ERR_OVERFLOW` as the backends do.
  */
 export function cacheAttention({
-  query,
+  query: givenQuery,
   tokens,
   heads,
   cache: givenCache,
@@ -34,6 +34,7 @@ export function cacheAttention({
   const scale = Math.fround(givenScale); // backends take float32
   const { headDim, kvHeads, length } = cache;
   const fp32 = cache.type === 'fp32';
+  const query = readFloatInput(givenQuery);
   const quantized = quantizePerTokenInt8(query, headDim);
   const rules: TwinRules = {
     headDim,
