@@ -1,5 +1,5 @@
 // What several JavaScript threads do to the addon at once, without Node, so that a race detector sees nothing but our code: 8 threads
-// make 10,000 calls each of the pool, and among them whole calls of attention, the cache and a linear layer, whose answers must be the
+// make 10,000 calls each of the pool, and among them whole calls of attention, the cache, a linear layer and a decoder's layer, whose answers must be the
 // same bits every time. Prints one line and exits 1 on any difference.
 //   test/threads-harness.sh builds it with ThreadSanitizer and runs it
 #include <atomic>
@@ -13,6 +13,7 @@
 #include "cache_append.h"
 #include "cache_attention.h"
 #include "cpu_features.h"
+#include "decoder_layer.h"
 #include "linear_layer.h"
 #include "thread_pool.h"
 
@@ -131,8 +132,54 @@ std::vector<float> short_lived(const KernelTable* kernels, int threads) {
     return out;
 }
 
+// Three tokens, then one, through a decoder's layer and into a cache of its own.
+std::vector<float> layer_steps(const KernelTable* kernels, int threads, bool int4) {
+    constexpr int kHidden = 64, kWide = 96, kTokens = 4, kHalf = kDim / 2;
+    const auto linear = [&](int rows, int cols, uint32_t seed) {
+        const std::vector<float> weights = numbers(static_cast<size_t>(rows) * static_cast<size_t>(cols), seed), scales(static_cast<size_t>(rows), 0.001f);
+        std::vector<int8_t> codes(weights.size());
+        for (size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<int8_t>(weights[i] * 127);
+        LinearSource source{rows, cols};
+        source.codes = codes.data();
+        source.scales = scales.data();
+        auto layer = std::make_shared<LinearLayer>();
+        Failure failure;
+        if (!layer->create(kernels, threads, source, &live, &failure)) failures++;
+        return layer;
+    };
+    LayerFacts facts{kernels, threads, kHeads, kHeads / 2, kDim, kHalf, 0.2f, 1e-5, -1};
+    const int row = static_cast<int>(facts.row());
+    const LayerParts parts{linear(row, kHidden, 11), linear(kHidden, kHeads * kDim, 12), linear(2 * kWide, kHidden, 13), linear(kHidden, kWide, 14)};
+    const std::vector<float> gain = numbers(kHidden, 15), turned = numbers(kTokens * kHalf, 16);
+    std::vector<float> hidden = numbers(kTokens * kHidden, 17), rows(static_cast<size_t>(kTokens * row));
+    const size_t places = kHeads / 2 * kPageTokens;
+    std::vector<int8_t> keys(places * kDim), values(places * kDim);
+    std::vector<float> key_scales(places), value_scales(places), shift(kHeads / 2 * kDim, 0.01f), largest(kHeads / 2, 0.0f);
+    DecoderLayer layer;
+    Failure failure;
+    if (!layer.create(facts, parts, gain.data(), gain.data(), &live, &failure)) failures++;
+    LayerStep step;
+    step.rows = rows.data();
+    step.append.int4 = int4;
+    step.append.capacity = kPageTokens;
+    step.append.key_shift = shift.data();
+    step.append.largest_value_scale = largest.data();
+    step.append.key_codes = keys.data();
+    step.append.value_codes = values.data();
+    step.append.key_scales = key_scales.data();
+    step.append.value_scales = value_scales.data();
+    for (const int from : {0, 3}) {
+        step.hidden = hidden.data() + from * kHidden;
+        step.cos = step.sin = turned.data() + from * kHalf;
+        step.append.length = from;
+        step.append.tokens = from == 0 ? 3 : 1;
+        if (layer.forward(step, &live, &failure) != LayerOutcome::kDone) failures++;
+    }
+    return hidden;
+}
+
 void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLayer& floats, const std::vector<float>& expected, int thread) {
-    const std::vector<float> alone = short_lived(kernels, 1);
+    const std::vector<float> alone = short_lived(kernels, 1), int8_steps = layer_steps(kernels, 1, false), int4_steps = layer_steps(kernels, 1, true);
     for (int call = 0; call < kCalls; call++) {
         const int tasks = 1 + (call * 7 + thread) % 20;
         std::vector<int> done(static_cast<size_t>(tasks), 0);
@@ -141,7 +188,8 @@ void work(const KernelTable* kernels, const LinearLayer& layer, const LinearLaye
         for (const int times : done)
             if (times != 1) failures++;
         if (call % kWholeEvery != 0) continue;
-        if (short_lived(kernels, 1 + (call / kWholeEvery + thread) % 4) != alone) failures++;
+        const int others = 1 + (call / kWholeEvery + thread) % 4;
+        if (short_lived(kernels, others) != alone || layer_steps(kernels, others, false) != int8_steps || layer_steps(kernels, others, true) != int4_steps) failures++;
         const std::vector<float> out = whole_calls(kernels, layer, floats);
         if (std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)) != 0) failures++;
     }

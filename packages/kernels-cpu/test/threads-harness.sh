@@ -11,7 +11,7 @@ flags=(-std=c++17 -O1 -g -fno-omit-frame-pointer "-fsanitize=${1:-thread}" -ffp-
   -DINT_FLASH_X86 -DINT_FLASH_HAS_AVX_VNNI -DINT_FLASH_HAS_AMX -I. -w)
 avx2=(-mavx2 -mfma -mf16c)
 avx512=("${avx2[@]}" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
-for source in attention_job attention_spec cache_append cache_attention call_memory cpu_features linear_layer scratch thread_pool kernels/portable; do
+for source in attention_job attention_spec cache_append cache_attention call_memory cpu_features decoder_layer linear_layer scratch thread_pool kernels/portable; do
   "$cxx" "${flags[@]}" -c "$source.cc" -o "$out/${source##*/}.o"
 done
 "$cxx" "${flags[@]}" "${avx2[@]}" -c kernels/avx2.cc -o "$out/avx2.o"

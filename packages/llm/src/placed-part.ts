@@ -20,3 +20,22 @@ export function placeOnHost(parts: readonly BatchPart[]): PlacedPart[] {
   }
   return placed;
 }
+
+/** The last `counts[i]` rows of each part, one after another: `rows` themselves where that is all. @param rows Of a step, [tokens, width] */
+export function lastRows(
+  parts: readonly PlacedPart[],
+  counts: readonly number[],
+  rows: Float32Array,
+  width: number,
+): Float32Array {
+  const length = counts.reduce((sum, count) => sum + count, 0) * width;
+  if (length === rows.length) return rows;
+  const out = new Float32Array(length);
+  let filled = 0;
+  for (const [i, { first, ids }] of parts.entries()) {
+    const end = first + ids.length;
+    out.set(rows.subarray((end - counts[i]!) * width, end * width), filled * width);
+    filled += counts[i]!;
+  }
+  return out;
+}

@@ -23,7 +23,7 @@ import { silu } from './layers/swiglu.js';
 import type { ModelConfig } from './model-config.js';
 import type { LayerWeights, ModelWeights, NormWeights } from './model-weights.js';
 import type { Pace } from './pace.js';
-import { type PlacedPart, placeOnHost } from './placed-part.js';
+import { lastRows, type PlacedPart, placeOnHost } from './placed-part.js';
 import { rowsOf, StepMemory } from './step-memory.js';
 
 /** Positions computed together while a prompt is read: enough to fill a matrix product, few enough to keep its steps short. */
@@ -191,30 +191,15 @@ export class Transformer {
   /** @returns For each part the logits that it wants. */
   async #forwardOnHost(parts: readonly PlacedPart[], pace: Pace): Promise<Float32Array[]> {
     if (parts.length === 0) return [];
-    const { vocabSize } = this.config;
+    const { hiddenSize, vocabSize } = this.config;
     const hidden = await this.#forwardParts(parts, pace);
     const wanted = parts.map(({ ids, wantsAll }) => (wantsAll ? ids.length : 1));
-    const logits = await this.#logits(this.#wantedRows(parts, wanted, hidden), pace);
+    const logits = await this.#logits(lastRows(parts, wanted, hidden, hiddenSize), pace);
     let given = 0;
     return wanted.map((count) => {
       given += count;
       return logits.subarray((given - count) * vocabSize, given * vocabSize);
     });
-  }
-
-  /** @param wanted Rows of each part, its last ones. */
-  #wantedRows(parts: readonly PlacedPart[], wanted: readonly number[], hidden: Float32Array): Float32Array {
-    const { hiddenSize } = this.config;
-    const length = wanted.reduce((sum, count) => sum + count, 0) * hiddenSize;
-    if (length === hidden.length) return hidden;
-    const rows = new Float32Array(length);
-    let filled = 0;
-    for (const [i, { first, ids }] of parts.entries()) {
-      const end = first + ids.length;
-      rows.set(hidden.subarray((end - wanted[i]!) * hiddenSize, end * hiddenSize), filled * hiddenSize);
-      filled += wanted[i]!;
-    }
-    return rows;
   }
 
   async #forwardParts(placed: readonly PlacedPart[], pace: Pace): Promise<Float32Array> {
