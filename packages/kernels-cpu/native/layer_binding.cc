@@ -47,8 +47,8 @@ Napi::Value create_layer(const Napi::CallbackInfo& info) {
         f.epsilon = p.number(kEpsilon, "epsilon", 0, 1);
         f.window_left = p.integer_or_unlimited(kWindowLeft, "windowLeft");
         if (!p.ok()) return false;
-        if (f.head_dim % 8 != 0 || 2 * f.half > f.head_dim)
-            return failure.set("ERR_UNSUPPORTED", "Expected a head dimension that is a multiple of 8, no smaller than its %d turned channels, got %d", 2 * f.half, f.head_dim);
+        if (f.head_dim % 8 != 0) return failure.set("ERR_UNSUPPORTED", "Expected a head dimension that is a multiple of 8, got %d", f.head_dim);
+        if (2 * f.half > f.head_dim) return failure.set("ERR_SHAPE", "Expected at most %d turned channels, got %d", f.head_dim, 2 * f.half);
         if (f.heads % f.kv_heads != 0) return failure.set("ERR_SHAPE", "Expected heads to be a multiple of kvHeads, got %d and %d", f.heads, f.kv_heads);
         const LayerParts parts{linear_at(info, 1, &failure), linear_at(info, 2, &failure), linear_at(info, 3, &failure), linear_at(info, 4, &failure)};
         if (failure.code) return false;

@@ -168,6 +168,11 @@ eachArgument('disposeLinear', [{}]);
       Int32Array.of(0),
     ];
     eachArgument('layerForward', step);
+    // A block table in memory that the call writes.
+    for (const written of [2, 3, 6, 7, 8, 9, 11])
+      attempt(`layerForward with pages in ${written}`, () =>
+        addon.layerForward(...replaced(step, 12, new Int32Array(step[written].buffer, 0, 1))),
+      );
     eachParameter('layerForward', step, 1);
   }
   eachArgument('disposeLayer', [{}]);

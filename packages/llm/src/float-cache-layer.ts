@@ -49,6 +49,10 @@ export class FloatCacheLayer implements KvCacheLayer {
     }
   }
 
+  writeBy(): boolean {
+    return false;
+  }
+
   view(pages: Int32Array, length: number): KvCacheView {
     const shape = { kvHeads: this.#kvHeads, capacity: this.#capacity, headDim: this.#headDim, length, pages };
     return this.#type === 'fp32'

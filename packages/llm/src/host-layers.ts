@@ -4,8 +4,11 @@ import type { KvCache } from './kv-cache.js';
 import type { KeyValueRows } from './kv-cache-layer.js';
 import type { Rotary } from './layers/rotary.js';
 import type { ModelConfig } from './model-config.js';
-import type { ModelWeights } from './model-weights.js';
+import type { LayerWeights, ModelWeights } from './model-weights.js';
 import type { PlacedPart } from './placed-part.js';
+
+/** Of a layer, at most: with more, one call would hold the event loop, and what is between its steps counts for nothing. */
+const MOST_WEIGHTS = 2 ** 24;
 
 /**
  * Layers that a backend computes in one call each: a few tokens of one sequence, with INT8 attention on codes. One call for each step of a layer leaves a
@@ -31,22 +34,22 @@ export class HostLayers {
   ): HostLayers | undefined {
     const { heads, kvHeads, headDim, norm, mlp, slidingWindows } = config;
     if (!backend.createHostLayer || !rotary || norm.type !== 'rms' || mlp.type !== 'gated') return undefined;
+    if (weights.layers.some((layer) => weightsOf(layer) > MOST_WEIGHTS)) return undefined;
     const scale = 1 / Math.sqrt(headDim);
     const shape = { heads, kvHeads, headDim, scale, epsilon: norm.epsilon, half: rotary.tables(0).half };
-    const layers: HostLayer[] = [];
-    for (const [index, layer] of weights.layers.entries()) {
-      const windowLeft = (slidingWindows[index] ?? Infinity) - 1;
-      const made = backend.createHostLayer({ ...layer, windowLeft }, shape);
-      if (!made) return undefined; // no other layer has been made either: they are all alike
-      layers.push(made);
-    }
-    return new HostLayers(config, rotary, layers);
+    const made = weights.layers.map((layer, index) =>
+      backend.createHostLayer!({ ...layer, windowLeft: (slidingWindows[index] ?? Infinity) - 1 }, shape),
+    );
+    const layers = made.filter((layer) => layer !== undefined);
+    if (layers.length === made.length) return new HostLayers(config, rotary, layers);
+    for (const layer of layers) layer.dispose();
+    return undefined;
   }
 
   /** Whether a step over these parts is one that the layers compute. */
   static suits(parts: readonly PlacedPart[]): boolean {
-    const { ids, attention } = parts[0]!;
-    return parts.length === 1 && ids.length <= FEW_TOKENS && attention === 'int8';
+    const { ids, attention, cache } = parts[0]!;
+    return parts.length === 1 && ids.length <= FEW_TOKENS && attention === 'int8' && cache.isCoded;
   }
 
   /** A step over such a part. */
@@ -63,6 +66,10 @@ export class HostLayers {
   dispose(): void {
     for (const layer of this.#layers) layer.dispose();
   }
+}
+
+function weightsOf({ qkv, attentionOutput, mlpUp, mlpDown }: LayerWeights): number {
+  return [qkv, attentionOutput, mlpUp, mlpDown].reduce((sum, { rows, cols }) => sum + rows * cols, 0);
 }
 
 type StepArrays = Omit<HostLayerStep, 'cache' | 'keyShift' | 'largestValueScale'>;

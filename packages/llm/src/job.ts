@@ -169,7 +169,7 @@ export class Job implements SubmittedWork {
   }
 
   abort(reason: unknown): void {
-    if (this.#isReleased) return;
+    if (this.isSettled) return;
     this.reject(reason);
     this.#onAbort(this);
   }

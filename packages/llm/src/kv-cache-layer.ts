@@ -69,7 +69,7 @@ export interface KvCacheLayer {
    * The same by a backend that writes the rows itself, behind at least one token; `rows` get them. @returns false, with nothing done, where this
    * cache's rows are not what backends write.
    */
-  writeBy?(write: WriteRows, rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): boolean;
+  writeBy(write: WriteRows, rows: KeyValueRows, state: LayerState, pages: Int32Array, length: number): boolean;
   view(pages: Int32Array, length: number): KvCacheView;
   copyPage(from: number, to: number): void;
   /** {@link LayerState.largest} after `length` tokens, known after the first `from`. */

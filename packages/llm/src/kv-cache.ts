@@ -63,6 +63,11 @@ export class KvCache implements PagedSequence {
     return this.#table.isDisposed;
   }
 
+  /** Whether it holds keys and values as codes. */
+  get isCoded(): boolean {
+    return !isFloat(this.#pool.shape.dtype);
+  }
+
   get pool(): KvCachePool {
     return this.#pool;
   }
@@ -89,28 +94,30 @@ export class KvCache implements PagedSequence {
   }
 
   /**
-   * Adds the next positions to one layer.
+   * Adds the next positions to one layer, or leaves it as it was.
    *
    * @throws {IntFlashError} as {@link reserve}; `ERR_OOM` when there is no page for them; `ERR_NONFINITE` from the quantizers.
    */
   append(layer: number, rows: KeyValueRows): void {
     const length = this.#makeRoom(layer, rows.tokens);
-    this.#pool.layers[layer]!.write(rows, this.#states[layer]!, this.#table.numbers, length);
+    this.#writeOrTakeBack(layer, length, () =>
+      this.#pool.layers[layer]!.write(rows, this.#states[layer]!, this.#table.numbers, length),
+    );
     this.#lengths[layer] = length + rows.tokens;
   }
 
   /**
    * As {@link append}, of rows that a backend writes where they go while it computes them.
    *
-   * @returns false, with nothing done, where it cannot: {@link KvCacheLayer.writeBy}.
+   * @returns false, with nothing written, where it cannot: {@link KvCacheLayer.writeBy}.
    */
   appendBy(layer: number, rows: KeyValueRows, write: WriteRows): boolean {
     const length = this.#makeRoom(layer, rows.tokens);
-    const { writeBy } = this.#pool.layers[layer]!;
-    if (!writeBy?.call(this.#pool.layers[layer], write, rows, this.#states[layer]!, this.#table.numbers, length))
-      return false;
-    this.#lengths[layer] = length + rows.tokens;
-    return true;
+    const isWritten = this.#writeOrTakeBack(layer, length, () =>
+      this.#pool.layers[layer]!.writeBy(write, rows, this.#states[layer]!, this.#table.numbers, length),
+    );
+    if (isWritten) this.#lengths[layer] = length + rows.tokens;
+    return isWritten;
   }
 
   /** Brings queries, [tokens, heads, headDim], into the units of the layer's keys, in place: once for each, after the keys were appended. */
@@ -162,13 +169,13 @@ export class KvCache implements PagedSequence {
   truncate(length: number): void {
     this.#table.expectToEndAt(length);
     this.#room = 0;
-    if (this.#lengths.every((held) => held <= length)) return;
+    if (this.#lengths.every((held) => held <= length) && this.#table.count <= pagesOf(length)) return;
     this.#lengths.forEach((held, layer) => {
       this.#lengths[layer] = Math.min(held, length);
     });
     this.#largest.length = Math.min(this.#largest.length, Math.floor(length / KV_PAGE_TOKENS));
     this.#table.cut(length);
-    this.#states = this.#statesAt(length);
+    this.#states = this.#states.map((_, layer) => this.#stateAt(layer, length));
   }
 
   putAside(): void {
@@ -203,19 +210,29 @@ export class KvCache implements PagedSequence {
     return length;
   }
 
-  #statesAt(length: number): LayerState[] {
-    if (length === 0) return this.#pool.layers.map((layer) => layer.start());
+  /** Rows may have decided the scales of others before one of them was found at fault. */
+  #writeOrTakeBack<T>(layer: number, length: number, write: () => T): T {
+    try {
+      return write();
+    } catch (error) {
+      this.#states[layer] = this.#stateAt(layer, length);
+      throw error;
+    }
+  }
+
+  /** Of the layer behind its first `length` tokens. */
+  #stateAt(index: number, length: number): LayerState {
+    const layer = this.#pool.layers[index]!;
+    if (length === 0) return layer.start();
     const whole = Math.floor(length / KV_PAGE_TOKENS);
     const known = whole === 0 ? undefined : this.#largestBehind(whole - 1);
-    return this.#pool.layers.map((layer, i) => {
-      const { offsets, channels } = this.#states[i]!;
-      const before = known?.[i] ?? layer.start().largest;
-      return {
-        offsets,
-        channels,
-        largest: layer.largestAt(length, whole * KV_PAGE_TOKENS, before, this.#table.numbers),
-      };
-    });
+    const { offsets, channels } = this.#states[index]!;
+    const before = known?.[index] ?? layer.start().largest;
+    return {
+      offsets,
+      channels,
+      largest: layer.largestAt(length, whole * KV_PAGE_TOKENS, before, this.#table.numbers),
+    };
   }
 
   /** Each layer's {@link LayerState.largest} behind a page's last token. */

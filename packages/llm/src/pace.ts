@@ -11,21 +11,28 @@ type Abortable = Pick<AbortSignal, 'throwIfAborted'>;
  */
 export class Pace {
   readonly #signals: readonly Abortable[];
-  #sliceStart = performance.now();
+  #slice = { start: performance.now() };
 
   constructor(...signals: (Abortable | undefined)[]) {
     this.#signals = signals.filter((signal) => signal !== undefined);
   }
 
+  /** Other signals, within the same slices. */
+  with(...signals: Abortable[]): Pace {
+    const pace = new Pace(...signals);
+    pace.#slice = this.#slice;
+    return pace;
+  }
+
   /** Whether the slice is used up: `if (pace.isDue) await pace.rest()` costs no microtask when it is not. */
   get isDue(): boolean {
-    return performance.now() - this.#sliceStart > SLICE_MS;
+    return performance.now() - this.#slice.start > SLICE_MS;
   }
 
   /** Lets the event loop run, then throws `signal.reason` if a signal was aborted. */
   async rest(): Promise<void> {
     await eventLoopRest();
-    this.#sliceStart = performance.now();
+    this.#slice.start = performance.now();
     this.throwIfAborted();
   }
 

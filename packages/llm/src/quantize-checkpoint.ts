@@ -142,9 +142,11 @@ async function writeFolder(
       return layout.make(entry.name, suffix, { rows, cols }, read);
     });
     await writeFileOf(WEIGHTS_FILE, () => file.sync());
-  } finally {
-    await writeFileOf(WEIGHTS_FILE, () => file.close());
+  } catch (error) {
+    await file.close().catch(() => undefined); // what came first is told
+    throw error;
   }
+  await writeFileOf(WEIGHTS_FILE, () => file.close());
   const writeBeside = (name: string, content: string | Uint8Array) =>
     writeFileOf(name, () => writeFile(join(folder, name), content));
   await writeBeside('config.json', await quantizedConfig(checkpoint.folder, scheme));

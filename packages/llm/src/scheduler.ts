@@ -27,9 +27,13 @@ export class Scheduler {
   readonly #transformer: Transformer;
   readonly #queue: Job[] = [];
   readonly #share = new PageShare((cache) => this.#isWaitedFor(cache));
-  /** Of what is between steps; each step has its own. */
+  /** Steps run within its slices. */
   readonly #pace = new Pace();
   readonly #readers = new Readers();
+  readonly #onAbort = (job: Job): void => {
+    if (job.step) job.step.leave();
+    else this.#drop(job);
+  };
   #isRunning = false;
   /** False once the memory ended before the longest step did. */
   #takesLong = true;
@@ -67,18 +71,13 @@ export class Scheduler {
     return job;
   }
 
-  readonly #onAbort = (job: Job): void => {
-    if (job.step) job.step.leave();
-    else this.#drop(job);
-  };
-
   async #run(): Promise<void> {
     this.#isRunning = true;
     let jobs: readonly Job[] = [];
     try {
       for (;;) {
         jobs = [];
-        await this.#pause(this.#share.sequences > 1); // whoever got logits in the last step may be back with the next token
+        await this.#pause(this.#expectsOthers);
         const waiting = this.#queue.length;
         if (waiting === 0) break;
         jobs = this.#schedule();
@@ -99,10 +98,15 @@ export class Scheduler {
     this.#drop(first);
   }
 
-  /** @param isLong Until others have had their turn, where the slice is not used up: a single sequence has nobody to wait for. */
-  #pause(isLong = true): Promise<void> | undefined {
+  /** Whether somebody may still come for this step: whoever got logits in the last one, or begins in the same moment as another. */
+  get #expectsOthers(): boolean {
+    return this.#share.sequences > 1 || this.#queue.some(({ work }) => work.cache.history.length === 0);
+  }
+
+  /** @param forOthers Whether they shall have their turn, though the slice is not used up. */
+  #pause(forOthers = true): Promise<void> | undefined {
     if (this.#pace.isDue) return this.#pace.rest();
-    return isLong ? eventLoopTurn() : undefined;
+    return forOthers ? eventLoopTurn() : undefined;
   }
 
   /** Takes the jobs of the next step out of the queue: some, if there are any and they need not wait for pages of one whose reader may be back soon. */
@@ -151,7 +155,7 @@ export class Scheduler {
 
   async #compute(jobs: readonly Job[]): Promise<PromiseSettledResult<PartOutcome>[]> {
     const step = new Step(jobs.length);
-    const pace = new Pace(step);
+    const pace = this.#pace.with(step);
     for (const job of jobs) job.step = step;
     const parts = jobs.map((job) => job.part);
     const [only] = jobs;
@@ -184,7 +188,8 @@ export class Scheduler {
     for (const [i, job] of jobs.entries()) {
       job.step = undefined;
       try {
-        if (this.#conclude(job, outcomes[i]!) && ++handedOut % atOnce === 0) await this.#pause();
+        if (!this.#conclude(job, outcomes[i]!)) continue;
+        if (++handedOut % atOnce === 0 && i + 1 < jobs.length) await this.#pause();
       } catch (reason) {
         job.fail(reason);
       }

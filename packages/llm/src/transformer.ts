@@ -45,7 +45,7 @@ export interface ForwardRun {
 /**
  * A decoder-only transformer: Llama, Mistral, Qwen2, Qwen3 and GPT-2 by the switches in their config.
  *
- * Stateless but for weights, rotary tables and a decoder on the backend's device, so sequences may run interleaved.
+ * Stateless but for weights, rotary tables and what the backend makes of its layers, so sequences may run interleaved.
  */
 export class Transformer {
   readonly config: ModelConfig;

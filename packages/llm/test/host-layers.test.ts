@@ -115,27 +115,79 @@ describe.skipIf(!hasAddon)('layers that the native backend computes in one call 
     expect(logits).toEqual((await logitsOf(false, run)).logits);
   });
 
-  it('refuses what is not finite as the steps do, and leaves the cache as it was', async () => {
-    const refusals = await Promise.all(
-      [true, false].map(async (hasLayers) => {
-        const { backend } = counting(hasLayers);
-        const weights = randomWeights(SMALL, cpu, 'int8');
+  /** Where channel 0 is not zero, which token 7 alone has, the first layer's rows are `huge` there. */
+  function weightsThatFail(hugeOf: (row: number) => number) {
+    const weights = randomWeights(SMALL, cpu, 'fp32');
+    const { hiddenSize, vocabSize, heads, kvHeads, headDim } = SMALL;
+    for (let id = 0; id < vocabSize; id++) weights.embedding[id * hiddenSize] = id === 7 ? 50 : 0;
+    const rows = (heads + 2 * kvHeads) * headDim;
+    const floats = Float32Array.from({ length: rows * hiddenSize }, (_, i) =>
+      i % hiddenSize === 0 ? hugeOf(i / hiddenSize) : Math.sin(i) / 10,
+    );
+    weights.layers[0]!.qkv.dispose();
+    const qkv = cpu.createLinear({ type: 'fp32', rows, cols: hiddenSize, weights: floats });
+    const layers = weights.layers.map((layer, i) => (i === 0 ? { ...layer, qkv } : layer));
+    const dispose = () => {
+      weights.dispose();
+      qkv.dispose();
+    };
+    return { ...weights, layers, dispose };
+  }
+
+  const FIRST_KEY = SMALL.heads * SMALL.headDim;
+  const FIRST_VALUE = FIRST_KEY + SMALL.kvHeads * SMALL.headDim;
+
+  it.each([
+    ['scores that are too large, once keys and values have been written', 'ERR_OVERFLOW', () => 1e25],
+    // Values before them have been written, and decide the scales of others.
+    [
+      'keys that are not finite',
+      'ERR_NONFINITE',
+      (row: number) => (row < FIRST_KEY ? 0 : row < FIRST_VALUE ? 3e38 : 1e9),
+    ],
+  ])('%s: refuses them as the steps do, and leaves the cache as it was', async (_, code, hugeOf) => {
+    const told = [];
+    for (const hasLayers of [true, false]) {
+      for (const fails of [true, false]) {
+        const { backend, counted } = counting(hasLayers);
+        const weights = weightsThatFail(hugeOf);
         const transformer = new Transformer(SMALL, weights, backend);
         const cache = transformer.createCache('int8', 'int8');
         const run = { cache, attention: 'int8', pace: new Pace() } as const;
-        await transformer.forward([1, 2, 3], run);
-        weights.embedding[5 * SMALL.hiddenSize] = Number.NaN;
-        const error = await transformer.forward([4, 5], run).catch((thrown) => thrown);
-        expect(cache.length).toBe(3);
+        await transformer.forward(tokenIds(64, 7), run);
+        const error = fails ? await transformer.forward([7], run).catch((thrown) => thrown) : { code, message: '' };
+        expect(error.code).toBe(code);
+        expect(cache.length).toBe(64);
         const logits = await transformer.forward([4], run);
+        expect(counted.steps > 0).toBe(hasLayers);
         cache.dispose();
         transformer.dispose();
         await expect(transformer.forward([4], run)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
         weights.dispose();
-        return { code: error.code, message: error.message, logits };
-      }),
-    );
-    expect(refusals[0]!.code).toBe('ERR_NONFINITE');
-    expect(refusals[0]).toEqual(refusals[1]);
+        told.push({ message: error.message, logits });
+      }
+    }
+    expect(told[0]!.message).toBe(told[2]!.message);
+    for (const { logits } of told) expect(logits).toEqual(told[3]!.logits);
+  });
+
+  it('are not made for what they would hold the event loop with, or where there are no codes', async () => {
+    for (const [config, attention, dtype] of [
+      [{ ...SMALL, intermediateSize: 60_000 }, 'int8', 'int8'],
+      [SMALL, 'fp32', 'fp32'],
+      [SMALL, 'int8', 'fp16'],
+      [SMALL, 'fp32', 'int8'],
+    ] as const) {
+      const { backend, counted } = counting();
+      const weights = randomWeights(config, cpu, 'int8');
+      const transformer = new Transformer(config, weights, backend);
+      const cache = transformer.createCache(attention, dtype);
+      await transformer.forward([1], { cache, attention, pace: new Pace() });
+      await transformer.forward([2], { cache, attention, pace: new Pace() });
+      expect([counted.live, counted.steps]).toEqual([0, 0]);
+      cache.dispose();
+      transformer.dispose();
+      weights.dispose();
+    }
   });
 });

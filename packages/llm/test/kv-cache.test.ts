@@ -157,6 +157,26 @@ describe('KvCache', () => {
     }
   });
 
+  it('takes back a write that failed half-way', () => {
+    const isNative = status().backends.some(({ name, available }) => name === 'cpu' && available);
+    for (const backend of [undefined, ...(isNative ? [selectBackend('cpu')] : [])]) {
+      const shape = { layers: 1, kvHeads: KV_HEADS, headDim: HEAD_DIM, dtype: 'int8', pages: 16 } as const;
+      const [straight, detour] = [1, 2].map(() => cacheOf('int8', new KvCachePool(shape, backend)));
+      const data = rows(90, 3);
+      const bad = rows(70, 4).map((x) => 1e9 * x); // scales that rows after it would have to keep to
+      bad[69 * STRIDE + KEY_OFFSET] = Number.NaN;
+      data.fill(0, 75 * STRIDE + VALUE_OFFSET, 76 * STRIDE); // a row whose scale depends on those before
+      append(straight!, data);
+      append(detour!, data, 0, 70);
+      const pages = detour!.pageCount;
+      expect(() => append(detour!, bad)).toThrowError(expect.objectContaining({ code: 'ERR_NONFINITE' }));
+      detour!.truncate(70);
+      expect([detour!.length, detour!.pageCount]).toEqual([70, pages]);
+      append(detour!, data, 70);
+      expect(flatCache(detour!.view(0))).toEqual(flatCache(straight!.view(0)));
+    }
+  });
+
   it('keeps value scales within 2^-20 of the largest before them, rows of zeros included', () => {
     for (const dtype of ['int8', 'int4'] as const) {
       const data = rows(12, 5);

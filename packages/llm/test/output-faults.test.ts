@@ -110,6 +110,15 @@ describe('what the system says against writing a model', () => {
     for (const left of await readdir(root)) await rm(join(root, left), { recursive: true });
   });
 
+  it('is what came first, where closing the file fails as well', async () => {
+    faults.set('write model.safetensors', systemError('ENOSPC'));
+    faults.set('close model.safetensors', systemError('EIO'));
+    expect((await faultOf(() => quantizeCheckpoint(golden, to))).message).toContain('ENOSPC');
+    faults.clear();
+    faults.set('close model.safetensors', systemError('EIO'));
+    expect((await faultOf(() => quantizeCheckpoint(golden, to))).message).toContain('EIO');
+  });
+
   it('is none of what a signal, or the caller’s own function, says', async () => {
     for (const reason of [new Error('enough'), systemError('ENOSPC'), 'enough']) {
       const early = quantizeCheckpoint(golden, to, { signal: AbortSignal.abort(reason) });

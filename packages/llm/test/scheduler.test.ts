@@ -140,6 +140,36 @@ describe('Scheduler', () => {
     expect(fake.steps).toEqual([[128, 1, 1], [128], [128], [72, 44]]);
   });
 
+  it('lets those begin together that begin in the same moment', async () => {
+    const fake = new FakeTransformer();
+    const submit = start(fake);
+    const one = submit([1]);
+    await Promise.resolve();
+    const two = submit([2]);
+    await new Promise<void>((resolve) => process.nextTick(resolve));
+    const three = submit([3]);
+    await Promise.all([one, two, three].map(({ outcome }) => outcome));
+    expect(fake.steps).toEqual([[1, 1, 1]]);
+  });
+
+  it('does not let the event loop turn for nobody between the tokens of one answer, however large the vocabulary', async () => {
+    const fake = new FakeTransformer();
+    vi.spyOn(fake, 'config', 'get').mockReturnValue({ vocabSize: 100_000 });
+    vi.spyOn(fake, 'forwardBatch').mockImplementation(async (parts) => parts.map(() => new Float32Array(4)));
+    const scheduler = new Scheduler(fake as unknown as Transformer);
+    const pool = new KvCachePool({ layers: 1, kvHeads: 1, headDim: 8, dtype: 'fp32', pages: 20 });
+    const cache = new KvCache(pool, { maxTokens: 900 });
+    scheduler.enter(cache);
+    vi.spyOn(cache, 'history', 'get').mockReturnValue([1]);
+    const draw = () => scheduler.submit({ ids: [1], cache, attention: 'fp32' }).outcome;
+    await draw();
+    await new Promise((resolve) => setImmediate(resolve));
+    const turns = vi.spyOn(globalThis, 'setImmediate');
+    for (let token = 0; token < 20; token++) await draw();
+    expect(turns.mock.calls.length).toBeLessThan(20); // where a slice is used up in the midst of them
+    turns.mockRestore();
+  });
+
   it('packs short prompts into one chunk', async () => {
     const fake = new FakeTransformer();
     const submit = start(fake);
@@ -177,6 +207,7 @@ describe('Scheduler', () => {
     expect(isReleased).toBe(false);
     await neighbour.outcome;
     await doomed.released;
+    doomed.abort('twice'); // and no neighbour with it
     neighbour.abort('it is done');
     await expect(neighbour.outcome).resolves.toBeInstanceOf(Float32Array);
   });

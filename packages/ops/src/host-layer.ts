@@ -32,7 +32,10 @@ export interface HostLayerStep {
 
 /** A layer that a backend computes in one call, to the bits of its steps one after the other. */
 export interface HostLayer {
-  /** @returns false when some key or value is not finite: those are in `rows`, `hidden` is as it was, and what the cache holds past `length` is undefined. */
+  /**
+   * @returns false when some key or value is not finite: those are in `rows`, and `hidden` is as it was. Then, and when it throws, what the cache holds past
+   *   `length` is undefined, and largest scales may be those of rows that are not there.
+   */
   stepSync(step: HostLayerStep): boolean;
   /** Not the linear layers; twice is a no-op, use afterwards throws `ERR_DISPOSED`. */
   dispose(): void;

@@ -56,19 +56,16 @@ export function viewedBuffer(view: ArrayBufferView): ArrayBufferLike {
 }
 
 /**
- * The typed array itself, or another of the same memory where it could answer otherwise than it is: then its class is one of the language's,
- * and so are those of its parts and copies. Anything else comes back as it is.
+ * The typed array itself, or another of the same memory where it could answer otherwise than it is, of what is asked of arrays here: then its class
+ * is one of the language's, and so are those of its parts and copies. Anything else comes back as it is.
  */
 export function plainArray<T>(array: T): T {
   const Plain = KINDS.get(kindOf.call(array) as string);
   if (Plain === undefined) return array;
   if (Object.getPrototypeOf(array) === Plain.prototype && !hidesItself(array as object)) return array;
-  const view = new Plain(
-    bufferOf.call(array) as ArrayBufferLike,
-    offsetOf.call(array) as number,
-    lengthOf.call(array) as number,
-  );
-  return view as unknown as T;
+  const length = lengthOf.call(array) as number;
+  const buffer = length === 0 ? new ArrayBuffer(0) : (bufferOf.call(array) as ArrayBufferLike); // a detached one would be refused without a code
+  return new Plain(buffer, length === 0 ? 0 : (offsetOf.call(array) as number), length) as unknown as T;
 }
 
 // One by one: a loop over the names would take three times as long, and every call passes here.
@@ -81,6 +78,11 @@ function hidesItself(array: object): boolean {
     Object.hasOwn(array, 'constructor') ||
     Object.hasOwn(array, 'subarray') ||
     Object.hasOwn(array, 'slice') ||
-    Object.hasOwn(array, 'set')
+    Object.hasOwn(array, 'set') ||
+    Object.hasOwn(array, 'map') ||
+    Object.hasOwn(array, 'findIndex') ||
+    Object.hasOwn(array, 'reduce') ||
+    Object.hasOwn(array, 'some') ||
+    Object.hasOwn(array, Symbol.iterator)
   );
 }

@@ -14,7 +14,7 @@ class Longer extends Float32Array {
     return 64;
   }
 }
-const own = <T extends object>(array: T, name: string, value: unknown): T =>
+const own = <T extends object>(array: T, name: PropertyKey, value: unknown): T =>
   Object.defineProperty(array, name, { value });
 const throwing = (name: string) =>
   Object.defineProperty(Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8), name, {
@@ -35,6 +35,15 @@ const lying: readonly (readonly [string, Float32Array])[] = [
   ['another size', own(eight(), 'byteLength', 4)],
   ['parts of its own', own(eight(), 'subarray', () => new Float32Array(64))],
   ['copies of its own', own(eight(), 'slice', () => new Float32Array(64))],
+  ['entries of its own', own(eight(), Symbol.iterator, function* () {})],
+  [
+    'other ways to go through it',
+    own(
+      own(eight(), 'findIndex', () => -1),
+      'map',
+      () => new Float32Array(8),
+    ),
+  ],
   ['a constructor that throws', throwing('constructor')],
   ['another prototype', Object.setPrototypeOf(eight(), Uint8Array.prototype)],
   ['no prototype', Object.setPrototypeOf(eight(), null)],
@@ -102,4 +111,10 @@ it('scales, masks and offsets of sequences are counted, not asked', () => {
   const offsets = own(own(Int32Array.of(0, 2), 'length', 1), Symbol.iterator as never, () => [][Symbol.iterator]());
   const { sequences } = judgeAttention(packed, { tensorLayout: 'NHD', cuSeqlensQ: offsets, cuSeqlensK: offsets });
   expect(sequences).toEqual([{ qStart: 0, qLen: 2, kStart: 0, kLen: 2 }]);
+});
+
+it('is nothing that throws where the memory is gone', () => {
+  const array = Longer.from([1, 2]);
+  structuredClone(array, { transfer: [array.buffer] });
+  expect(plainArray(array)).toEqual(new Float32Array(0));
 });
