@@ -18,7 +18,7 @@ export interface HostLayerStep {
   /** [tokens, hiddenSize]; changed in place. */
   readonly hidden: Float32Array;
   readonly tokens: number;
-  /** [tokens, (heads + 2 · kvHeads) · headDim]: where queries, keys and values go. */
+  /** Where queries, keys and values go, [tokens, (heads + 2 · kvHeads) · headDim]. */
   readonly rows: Float32Array;
   /** Of positions from 0 to the last token's or further, [positions, half]. */
   readonly cos: Float32Array;
