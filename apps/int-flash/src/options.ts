@@ -135,7 +135,7 @@ export function withSamplingOptions(command: Command): Command {
   return command
     .option('--system <text>', 'a system message to start the conversation with')
     .option('--seed <n>', 'same seed, same text', integer(0, Number.MAX_SAFE_INTEGER))
-    .option('--max-tokens <n>', 'stop after so many tokens', integer(1, 1_000_000))
+    .option('--max-tokens <n>', 'stop after so many tokens; 256 if not given', integer(1, 1_000_000))
     .option('--temperature <x>', '0 takes the likeliest token every time', number(0, 100))
     .option('--top-k <n>', 'sample among the k likeliest; 0 is all', integer(0, 1_000_000))
     .option('--top-p <x>', 'sample among the likeliest that hold this much probability', positive(1))

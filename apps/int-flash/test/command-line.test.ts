@@ -255,7 +255,7 @@ describe('a command that cannot do its work', () => {
     ['an unknown option', ['demo', '--sed', '1'], 2, /^ERR_USAGE: unknown option '--sed'/],
     ['no model there', ['demo', '--model', '/no/such/model'], 1, /^ERR_MODEL_FORMAT: .*no such folder/],
     ['no text there', ['perplexity', DEMO_MODEL, '/no/such/text'], 1, /^ENOENT: no such file.*\nhint: Check the path/],
-    ['a folder for a text', ['perplexity', DEMO_MODEL, DEMO_MODEL], 1, /^EISDIR: .*\nhint: Name a file/],
+    ['a folder for a text', ['perplexity', DEMO_MODEL, DEMO_MODEL], 2, /^ERR_USAGE: .*a folder.*\nhint: Name a file/],
     ['a GPU asked for where none is', ['generate', 'Hi', '--backend', 'cuda'], 1, /^ERR_(UNSUPPORTED|CUDA): /],
   ])('%s: one line, a hint, no stack', async (_, args, code, message) => {
     const run = await runCommand(args, { env: { CUDA_VISIBLE_DEVICES: '' } });

@@ -89,6 +89,22 @@ describe('generate', () => {
     },
   );
 
+  it.each([
+    [['generate', '-', '--model', model], /^ERR_USAGE: Expected a prompt on stdin, got nothing\n/],
+    [['generate', '', '--model', model], /^ERR_USAGE: Expected a prompt, got an empty one\n/],
+    [['perplexity', model, model], /^ERR_USAGE: Expected a text file, got a folder: /],
+    [['perplexity', model, '/dev/null'], /^ERR_USAGE: Expected a text file, got an empty one: \/dev\/null\n/],
+  ])('%j: there is nothing to read', async (args, said) => {
+    const run = await runFake(args as string[]);
+    expect(run).toMatchObject({ code: 2, prompts: [], alive: 0 });
+    expect(run.stderr).toMatch(said);
+  });
+
+  it('says where an answer was cut', async () => {
+    const run = await runFake(['generate', 'Hi', '--model', model, '--max-tokens', '2']);
+    expect(run.stderr).toMatch(/ · cut at the limit \(--max-tokens, or the context\)\n$/);
+  });
+
   it('reads the prompt from stdin, wraps it into the chat format, or leaves it raw', async () => {
     const chat = await runFake(['generate', '-', '--model', model, '--system', 'Be kind.'], { stdin: 'from stdin' });
     expect(chat.prompts).toEqual([
@@ -289,6 +305,17 @@ describe('chat', () => {
       'system: S user: two',
       'system: S user: three',
     ]);
+    expect(run.stderr.match(/^without the oldest turn: the context is full$/gm)).toHaveLength(2);
+  });
+
+  it('asks nothing where a message is longer than the context, says so, and goes on', async () => {
+    const run = await runFake(['chat', '--model', model, '--quiet'], {
+      stdin: `one\n${'word '.repeat(40)}\ntwo\n`,
+      contextLength: 30,
+    });
+    expect(run.prompts.map(promptText)).toEqual(['user: one', 'user: one assistant: Hello there. user: two']);
+    expect(run).toMatchObject({ code: 0, alive: 0 });
+    expect(run.stderr).toMatch(/^Too long: \d+ tokens, the context takes 29\. Nothing was asked\.\n$/);
   });
 
   it('prints a JSON object a turn', async () => {

@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ErrorCode, IntFlashError } from '@int-flash/ops';
-import { decodeUtf8, type JsonSource, parseJsonText } from './json-text.js';
+import { decodeUtf8, type JsonSource, parseJsonText, quote } from './json-text.js';
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -38,9 +38,9 @@ export async function readJsonFile(
 export async function requireJsonFile(folder: string, name: string, rules: JsonFileRules): Promise<JsonObject> {
   const value = await readJsonFile(folder, name, rules);
   if (value === undefined) {
-    throw new IntFlashError(rules.code, `Expected the model folder to hold ${name}, got none`, {
+    throw new IntFlashError(rules.code, `Expected the model folder to hold ${name}, got none in ${quote(folder)}`, {
       field: name,
-      hint: 'Give a folder in Hugging Face format: config.json, tokenizer.json and *.safetensors.',
+      hint: 'Give a folder on this machine in Hugging Face format: config.json, tokenizer.json and *.safetensors.',
     });
   }
   return value;

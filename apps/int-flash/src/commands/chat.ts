@@ -54,7 +54,21 @@ async function chat(app: App, options: ChatOptions): Promise<void> {
         terminal.note(terminal.notePaint.dim(`No command ${withoutControls(text)}. There are /reset and /exit.`));
         continue;
       }
-      const asked = withRoom(model, [...messages, { role: 'user', content: text }], options.maxTokens);
+      const all: ChatMessage[] = [...messages, { role: 'user', content: text }];
+      const asked = withRoom(model, all, options.maxTokens);
+      const [tokens, most] = [model.encode(asked).length, model.facts.contextLength - 1];
+      if (tokens > most) {
+        terminal.note(
+          terminal.notePaint.dim(`Too long: ${tokens} tokens, the context takes ${most}. Nothing was asked.`),
+        );
+        continue;
+      }
+      if (asked.length < all.length && !options.quiet) {
+        const left = (all.length - asked.length) / 2;
+        terminal.note(
+          terminal.notePaint.dim(`without the oldest ${left === 1 ? 'turn' : `${left} turns`}: the context is full`),
+        );
+      }
       const content = await reply(app, options, model, asked, loadMs);
       messages = [...asked, { role: 'assistant', content }];
       if (terminal.closed.aborted) throw fateOfOutput(terminal.closed.reason);

@@ -36,6 +36,10 @@ async function generate(app: App, argument: string, options: GenerateOptions, si
     throw new UsageError('--raw continues plain text, which has no place for --system');
   }
   const text = argument === '-' ? await readAll(addAbortSignal(signal, terminal.stdin)) : argument;
+  if (text === '')
+    throw new UsageError(
+      argument === '-' ? 'Expected a prompt on stdin, got nothing' : 'Expected a prompt, got an empty one',
+    );
   await withModel(app, options, signal, async ({ model, loadMs }) => {
     const prompt = promptFor(model, text, options);
     const show = terminal.stdout.isTTY ? withoutControls : (piece: string) => piece;
@@ -63,9 +67,10 @@ export function conversation(text: string, system: string | undefined): Prompt {
   return system === undefined ? [user] : [{ role: 'system', content: system }, user];
 }
 
-export function closingLine({ tokenIds, tokensPerSecond, timeToFirstTokenMs }: Answer): string {
+export function closingLine({ tokenIds, tokensPerSecond, timeToFirstTokenMs, finishReason }: Answer): string {
   const count = `${tokenIds.length} token${tokenIds.length === 1 ? '' : 's'}`;
-  return `${count} · ${formatRate(tokensPerSecond)} · first token after ${formatSeconds(timeToFirstTokenMs)}`;
+  const line = `${count} · ${formatRate(tokensPerSecond)} · first token after ${formatSeconds(timeToFirstTokenMs)}`;
+  return finishReason === 'length' ? `${line} · cut at the limit (--max-tokens, or the context)` : line;
 }
 
 export function generationReport(

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { App } from '../app.js';
+import { UsageError } from '../failures.js';
 import { withModel } from '../load.js';
 import { integer, type ModelOptions, path, withComputeOptions } from '../options.js';
 import { withProgressBar } from '../progress-bar.js';
@@ -23,7 +24,7 @@ export function addPerplexity(program: Command, app: App): void {
 
 async function perplexity(app: App, options: PerplexityOptions, file: string, signal: AbortSignal): Promise<void> {
   const { terminal } = app;
-  const text = await readFile(file, { encoding: 'utf8', signal });
+  const text = await readText(file, signal);
   await withModel(app, options, signal, async ({ model }) => {
     const quiet = options.quiet === true || options.json === true;
     const started = performance.now();
@@ -51,4 +52,15 @@ async function perplexity(app: App, options: PerplexityOptions, file: string, si
       terminal.note(terminal.notePaint.dim(`${how}, ${attention} attention, ${cache}, ${formatSeconds(ms)}`));
     }
   });
+}
+
+async function readText(file: string, signal: AbortSignal): Promise<string> {
+  try {
+    const text = await readFile(file, { encoding: 'utf8', signal });
+    if (text !== '') return text;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EISDIR') throw error;
+    throw new UsageError(`Expected a text file, got a folder: ${file}`, 'Name a file in it.');
+  }
+  throw new UsageError(`Expected a text file, got an empty one: ${file}`);
 }
