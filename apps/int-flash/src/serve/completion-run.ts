@@ -88,7 +88,7 @@ function roomFor(
 ): number {
   const room = contextLength - promptTokens;
   if (room < 1 || (maxTokens ?? 1) > room) {
-    const asked = maxTokens === undefined ? '' : ` and ${maxTokens} for the answer`;
+    const asked = maxTokens === undefined ? '' : `, and ${maxTokens} were asked for behind it`;
     throw invalid(
       `The context holds ${contextLength} tokens; the prompt takes ${promptTokens}${asked}.`,
       promptParam,
