@@ -180,6 +180,8 @@ describe('failures', () => {
   it('tells of the -- that npm wants before options', async () => {
     const hintOf = async (env: NodeJS.ProcessEnv) => (await runFake(['demo', 'Hi'], { env })).stderr.split('\n')[1];
     expect(await hintOf({ npm_lifecycle_event: 'demo' })).toMatch(/^hint: .*npm run demo -- --prompt/);
+    const web = await runFake(['demo'], { env: { npm_lifecycle_event: 'demo', npm_config_web: 'true' } });
+    expect(web).toMatchObject({ code: 2, stderr: expect.stringMatching(/--web behind --.*\nhint: .*demo -- --web\n/) });
     expect(await hintOf({})).toMatch(/^hint: Run int-flash --help/);
   });
 

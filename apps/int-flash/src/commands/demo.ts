@@ -71,7 +71,11 @@ async function demoPage(app: App, options: DemoOptions): Promise<void> {
 }
 
 async function demo(app: App, options: DemoOptions, signal: AbortSignal): Promise<void> {
-  const { terminal } = app;
+  const { terminal, env } = app;
+  // `npm run demo --web` keeps the option for npm itself, which tells of it in the environment alone.
+  if (env.npm_lifecycle_event === 'demo' && env.npm_config_web !== undefined) {
+    throw new UsageError('Expected --web behind --, got it before', 'With npm: npm run demo -- --web');
+  }
   const result = await withModel(app, options, signal, async ({ model, loadMs }): Promise<DemoResult> => {
     const seed = options.seed ?? DEFAULT_SEED;
     const played: PlayedScene[] = [];

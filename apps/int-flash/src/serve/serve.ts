@@ -61,7 +61,10 @@ export async function serve(
       stopped.catch(() => {}); // judged below
       if (options.json) await terminal.writeLine(JSON.stringify({ url: server.url, model: engine.name }));
       else await terminal.writeLine(`${engine.name} on ${engine.facts.backend.name}: ${server.url}`);
-      if (!quiet) terminal.note(terminal.notePaint.dim(`API: ${server.url}/v1, a context of ${engine.contextLength} tokens, Ctrl-C ends`));
+      if (!quiet)
+        terminal.note(
+          terminal.notePaint.dim(`API: ${server.url}/v1, a context of ${engine.contextLength} tokens, Ctrl-C ends`),
+        );
       onReady(server.url);
       await stopped;
       if (!quiet && state.requestsUnderWay > 0) {
