@@ -48,5 +48,8 @@ export function reportTables(report: Report): ReportTable[] {
 
 export function describeOrigin({ version, date, cpu, threads, backend, quick }: ReportOrigin): string {
   const how = quick ? 'int-flash reproduce --quick' : 'int-flash reproduce';
-  return `Every figure was measured by \`${how}\` (int-flash ${version}) on ${date}: ${cpu}, backend ${backend}, ${threads} threads.`;
+  const scope = quick
+    ? ' Its texts are short and its memory small: without --quick, perplexities and numbers of sequences are others.'
+    : '';
+  return `Every figure was measured by \`${how}\` (int-flash ${version}) on ${date}: ${cpu}, backend ${backend}, ${threads} threads.${scope}`;
 }
