@@ -95,30 +95,15 @@ Napi::Value append_cache_sync(const Napi::CallbackInfo& info) {
         s.int4 = p.integer(kAppendInt4, "int4", 0, 1) == 1;
         if (!p.ok()) return false;
         if (s.int4 && s.head_dim % 2 != 0) return failure.set("ERR_UNSUPPORTED", "Expected an even head dimension for INT4, got %d", s.head_dim);
-        if (args.absent(8) && s.length + s.tokens > s.capacity)
-            return failure.set("ERR_SHAPE", "Expected room for %lld tokens behind %lld, got a capacity of %lld", static_cast<long long>(s.tokens),
-                               static_cast<long long>(s.length), static_cast<long long>(s.capacity));
-        const double heads = static_cast<double>(s.kv_heads), scales = heads * static_cast<double>(s.capacity), width = heads * s.head_dim;
-        const double last = static_cast<double>(s.tokens - 1) * static_cast<double>(s.stride) + width;
-        const napi_typedarray_type codes = s.int4 ? napi_uint8_array : napi_int8_array;
-        const double coded = s.int4 ? scales * s.head_dim / 2 : scales * s.head_dim;
-        const ArrayView rows = args.float32_view(1, "rows"), keys = args.view(2, "keys", codes), values = args.view(3, "values", codes);
-        const ArrayView key_scales = args.float32_view(4, "keyScales"), value_scales = args.float32_view(5, "valueScales");
-        const ArrayView shift = args.float32_view(6, "keyShift"), largest = args.float32_view(7, "largestValueScale");
+        constexpr size_t kCache = 2;
+        if (!expect_room(&args, kCache, s, &failure)) return false;
+        const double last = static_cast<double>(s.tokens - 1) * static_cast<double>(s.stride) + static_cast<double>(s.kv_heads) * s.head_dim;
+        const ArrayView rows = args.float32_view(1, "rows");
         if (!args.ok()) return false;
         const double needed = s.tokens == 0 ? 0 : last + static_cast<double>(key_offset > value_offset ? key_offset : value_offset);
-        if (!holds(rows, needed, "rows", &failure) || !holds(keys, coded, "keys", &failure) || !holds(values, coded, "values", &failure) ||
-            !holds(key_scales, scales, "keyScales", &failure) || !holds(value_scales, scales, "valueScales", &failure) || !holds(shift, width, "keyShift", &failure) ||
-            !holds(largest, heads, "largestValueScale", &failure) || !read_pages(&args, 8, s.length + s.tokens, s.capacity, &s.pages, &failure))
-            return false;
+        if (!holds(rows, needed, "rows", &failure) || !read_code_cache(&args, kCache, &s, &failure)) return false;
         s.keys = static_cast<const float*>(rows.data) + key_offset;
         s.values = static_cast<const float*>(rows.data) + value_offset;
-        s.key_shift = static_cast<const float*>(shift.data);
-        s.largest_value_scale = static_cast<float*>(largest.data);
-        s.key_codes = static_cast<int8_t*>(keys.data);
-        s.value_codes = static_cast<int8_t*>(values.data);
-        s.key_scales = static_cast<float*>(key_scales.data);
-        s.value_scales = static_cast<float*>(value_scales.data);
         return true;
     }();
     if (!read) {

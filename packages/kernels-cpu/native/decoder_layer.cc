@@ -7,14 +7,7 @@
 namespace int_flash {
 namespace {
 
-// Of the calling thread, kept between calls.
-struct Workspace {
-    OwnedMemory memory;
-    LiveBytes bytes{0};  // of no backend's objects
-};
-thread_local Workspace workspace;
-
-bool is_in_use(const LinearLayer& layer, Failure* failure) { return !layer.disposed() || failure->set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed"); }
+thread_local ThreadMemory workspace;
 
 bool turn(const LayerFacts& f, float* rows, int64_t tokens, Failure* failure) {
     return turn_rows(*f.kernels, f.threads, rows, tokens * f.heads, f.head_dim, rows) ||
@@ -54,7 +47,7 @@ LayerOutcome DecoderLayer::forward(const LayerStep& step, LiveBytes* live, Failu
     const auto& [qkv, attention_output, mlp_up, mlp_down] = parts_;
     const LayerFacts& f = facts_;
     const int64_t tokens = step.append.tokens, width = int64_t{f.heads} * f.head_dim;
-    if (!is_in_use(*qkv, failure) || !is_in_use(*attention_output, failure) || !is_in_use(*mlp_up, failure) || !is_in_use(*mlp_down, failure)) return LayerOutcome::kFailed;
+    if (!qkv->expect_in_use(failure) || !attention_output->expect_in_use(failure) || !mlp_up->expect_in_use(failure) || !mlp_down->expect_in_use(failure)) return LayerOutcome::kFailed;
     const auto cut = [&](Arena arena, float** query, float** mixed, float** widened) {
         *query = arena.take<float>(static_cast<size_t>(tokens * width));
         *mixed = arena.take<float>(static_cast<size_t>(tokens * width));
@@ -63,12 +56,12 @@ LayerOutcome DecoderLayer::forward(const LayerStep& step, LiveBytes* live, Failu
     };
     float *query, *mixed, *widened;
     const size_t bytes = cut(Arena(nullptr), &query, &mixed, &widened);
-    if (workspace.memory.bytes() < bytes && !workspace.memory.allocate(bytes, &workspace.bytes)) {
+    if (!workspace.reserve(bytes)) {
         failure->bytes = static_cast<double>(bytes);
         failure->set("ERR_OOM", "Expected %zu bytes of memory for a layer's numbers, got none", bytes);
         return LayerOutcome::kFailed;
     }
-    cut(Arena(workspace.memory.as<char>()), &query, &mixed, &widened);
+    cut(Arena(workspace.as<char>()), &query, &mixed, &widened);
 
     LinearSteps normed;
     normed.norm_gain = gains_.as<float>();

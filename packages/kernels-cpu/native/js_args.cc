@@ -169,4 +169,15 @@ void throw_failure(Napi::Env env, const Failure& failure) {
     if (const napi_value error = make_error(env, failure)) napi_throw(env, error);
 }
 
+void* tagged_external(napi_env env, napi_value value, const napi_type_tag& tag, const char* what, Failure* failure) {
+    void* data = nullptr;
+    napi_valuetype type = napi_undefined;
+    bool ours = false;
+    if (value) napi_typeof(env, value, &type);
+    if (type == napi_external) napi_check_object_type_tag(env, value, &tag, &ours);
+    if (ours && napi_get_value_external(env, value, &data) == napi_ok) return data;
+    failure->set("ERR_ARG_TYPE", "Expected %s, got something else", what);
+    return nullptr;
+}
+
 }  // namespace int_flash

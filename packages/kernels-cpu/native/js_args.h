@@ -56,6 +56,9 @@ constexpr double kMaxCount = 9007199254740991.0;  // 2^53 - 1
 // The kernel table with this index in supportedIsas().
 const KernelTable* kernels_at(ParameterReader* parameters, size_t index);
 
+// What an external value of ours holds; null, with `failure` set, where `value` is none with this tag. `what`: as the message names it.
+void* tagged_external(napi_env env, napi_value value, const napi_type_tag& tag, const char* what, Failure* failure);
+
 // Throws `failure` as a JavaScript error with its code.
 void throw_failure(Napi::Env env, const Failure& failure);
 napi_value make_error(napi_env env, const Failure& failure);

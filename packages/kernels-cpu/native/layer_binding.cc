@@ -70,16 +70,8 @@ Napi::Value create_layer(const Napi::CallbackInfo& info) {
 }
 
 Handle* handle_of(const Napi::CallbackInfo& info, Failure* failure) {
-    void* data = nullptr;
-    napi_valuetype type = napi_undefined;
-    bool ours = false;
-    if (info.Length() > 0) napi_typeof(info.Env(), info[0], &type);
-    if (type == napi_external) napi_check_object_type_tag(info.Env(), info[0], &kHandleTag, &ours);
-    if (!ours || napi_get_value_external(info.Env(), info[0], &data) != napi_ok) {
-        failure->set("ERR_ARG_TYPE", "Expected a decoder layer's handle, got something else");
-        return nullptr;
-    }
-    return static_cast<Handle*>(data);
+    const napi_value value = info.Length() > 0 ? static_cast<napi_value>(info[0]) : nullptr;
+    return static_cast<Handle*>(tagged_external(info.Env(), value, kHandleTag, "a decoder layer's handle", failure));
 }
 
 bool read_step(ArgumentReader* args, const DecoderLayer& layer, LayerStep* step, Failure* failure) {
@@ -92,31 +84,19 @@ bool read_step(ArgumentReader* args, const DecoderLayer& layer, LayerStep* step,
     s.capacity = p.integer(kCapacity, "capacity", 0, kMaxTokens);
     s.length = p.integer(kLength, "length", 0, kMaxTokens);
     if (!p.ok()) return false;
-    if (args->absent(12) && s.length + s.tokens > s.capacity)
-        return failure->set("ERR_SHAPE", "Expected room for %lld tokens behind %lld, got a capacity of %lld", static_cast<long long>(s.tokens), static_cast<long long>(s.length),
-                            static_cast<long long>(s.capacity));
-    const double tokens = static_cast<double>(s.tokens), heads = f.kv_heads, scales = heads * static_cast<double>(s.capacity);
-    const double coded = scales * f.head_dim / (s.int4 ? 2 : 1), turned = (static_cast<double>(s.length) + tokens) * f.half;
-    const napi_typedarray_type codes = s.int4 ? napi_uint8_array : napi_int8_array;
+    s.kv_heads = f.kv_heads;
+    s.head_dim = f.head_dim;
+    constexpr size_t kCache = 6;
+    if (!expect_room(args, kCache, s, failure)) return false;
+    const double tokens = static_cast<double>(s.tokens), turned = (static_cast<double>(s.length) + tokens) * f.half;
     const ArrayView hidden = args->float32_view(2, "hidden"), rows = args->float32_view(3, "rows"), cos = args->float32_view(4, "cos"), sin = args->float32_view(5, "sin");
-    const ArrayView keys = args->view(6, "keys", codes), values = args->view(7, "values", codes);
-    const ArrayView key_scales = args->float32_view(8, "keyScales"), value_scales = args->float32_view(9, "valueScales");
-    const ArrayView shift = args->float32_view(10, "keyShift"), largest = args->float32_view(11, "largestValueScale");
     if (!args->ok() || !holds(hidden, tokens * layer.hidden(), "hidden", failure) || !holds(rows, tokens * static_cast<double>(f.row()), "rows", failure) ||
-        !holds(cos, turned, "cos", failure) || !holds(sin, turned, "sin", failure) || !holds(keys, coded, "keys", failure) || !holds(values, coded, "values", failure) ||
-        !holds(key_scales, scales, "keyScales", failure) || !holds(value_scales, scales, "valueScales", failure) || !holds(shift, heads * f.head_dim, "keyShift", failure) ||
-        !holds(largest, heads, "largestValueScale", failure) || !read_pages(args, 12, s.length + s.tokens, s.capacity, &s.pages, failure))
+        !holds(cos, turned, "cos", failure) || !holds(sin, turned, "sin", failure) || !read_code_cache(args, kCache, &s, failure))
         return false;
     step->hidden = static_cast<float*>(hidden.data);
     step->rows = static_cast<float*>(rows.data);
     step->cos = static_cast<const float*>(cos.data) + s.length * f.half;
     step->sin = static_cast<const float*>(sin.data) + s.length * f.half;
-    s.key_shift = static_cast<const float*>(shift.data);
-    s.largest_value_scale = static_cast<float*>(largest.data);
-    s.key_codes = static_cast<int8_t*>(keys.data);
-    s.value_codes = static_cast<int8_t*>(values.data);
-    s.key_scales = static_cast<float*>(key_scales.data);
-    s.value_scales = static_cast<float*>(value_scales.data);
     return true;
 }
 

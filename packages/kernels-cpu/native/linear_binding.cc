@@ -86,7 +86,7 @@ Napi::Value linear_forward(const Napi::CallbackInfo& info) {
     const LinearHandle* handle = handle_of(info, &failure);
     const bool done = handle && [&] {
         const LinearLayer& layer = *handle->layer;
-        if (layer.disposed()) return failure.set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed");
+        if (!layer.expect_in_use(&failure)) return false;
         const ArrayView input = args.float32_view(1, "input");
         const double tokens = args.number(2, "tokens", 0, 1 << 24);
         const ArrayView out = args.float32_view(3, "out");
@@ -131,16 +131,7 @@ Napi::Value dispose_linear(const Napi::CallbackInfo& info) {
 }  // namespace
 
 LinearHandle* linear_handle_of(napi_env env, napi_value value, Failure* failure) {
-    void* data = nullptr;
-    napi_valuetype type = napi_undefined;
-    bool ours = false;
-    if (value) napi_typeof(env, value, &type);
-    if (type == napi_external) napi_check_object_type_tag(env, value, &kHandleTag, &ours);
-    if (!ours || napi_get_value_external(env, value, &data) != napi_ok) {
-        failure->set("ERR_ARG_TYPE", "Expected a linear layer's handle, got something else");
-        return nullptr;
-    }
-    return static_cast<LinearHandle*>(data);
+    return static_cast<LinearHandle*>(tagged_external(env, value, kHandleTag, "a linear layer's handle", failure));
 }
 
 void export_linear(Napi::Env env, Napi::Object exports) {

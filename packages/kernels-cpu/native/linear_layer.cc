@@ -12,12 +12,7 @@
 namespace int_flash {
 namespace {
 
-// Prepared inputs of the calling thread, kept between calls: a decode step makes hundreds of them.
-struct Workspace {
-    OwnedMemory memory;
-    LiveBytes bytes{0};  // of no backend's objects
-};
-thread_local Workspace workspace;
+thread_local ThreadMemory workspace;  // prepared inputs
 
 constexpr int64_t kSwigluTokens = 32;  // whose gate and up projection a task holds before they become one
 
@@ -147,11 +142,11 @@ bool LinearLayer::forward(const float* input, int64_t tokens, float* out, const 
     };
     size_t bytes = 0;
     places_in(Arena(nullptr), &bytes);
-    if (!thread_scratch() || (workspace.memory.bytes() < bytes && !workspace.memory.allocate(bytes + bytes / 2, &workspace.bytes))) {
+    if (!thread_scratch() || !workspace.reserve(bytes)) {
         failure->bytes = static_cast<double>(bytes);
         return failure->set("ERR_OOM", "Expected %zu bytes of memory for the input, got none", bytes);
     }
-    const Places p = places_in(Arena(workspace.memory.as<char>()), &bytes);
+    const Places p = places_in(Arena(workspace.as<char>()), &bytes);
     std::atomic<bool> nonfinite{false};
     auto prepare = [&](int64_t t) {
         const float* row = input + t * cols_;

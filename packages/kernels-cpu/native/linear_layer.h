@@ -31,7 +31,7 @@ public:
     bool create(const KernelTable* kernels, int threads, const LinearSource& source, LiveBytes* live, Failure* failure);
     bool forward(const float* input, int64_t tokens, float* out, const LinearSteps& steps, Failure* failure) const;
     void dispose();
-    bool disposed() const { return disposed_; }
+    bool expect_in_use(Failure* failure) const { return !disposed_ || failure->set("ERR_DISPOSED", "Expected a linear layer in use, got one that was disposed"); }
     int rows() const { return rows_; }
     int cols() const { return cols_; }
     int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }

@@ -69,6 +69,19 @@ private:
     LiveBytes* live_ = nullptr;
 };
 
+// What a thread keeps between its calls: a decode step makes hundreds of them. Of no backend's objects.
+class ThreadMemory {
+public:
+    // False when there is none.
+    bool reserve(size_t bytes) { return memory_.bytes() >= bytes || memory_.allocate(bytes + bytes / 2, &live_); }
+    template <class T>
+    T* as() const { return memory_.as<T>(); }
+
+private:
+    LiveBytes live_{0};
+    OwnedMemory memory_;  // counts in the one above until its end
+};
+
 // Hands out parts of one block; with a null base it only adds up what will be needed.
 class Arena {
 public:
